@@ -1,0 +1,81 @@
+"""pyproject.toml, the hashed locks and environment.yml name the same versions."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+CORE = PROJECT["project"]["dependencies"]
+LOCKS = {
+    "core.txt": CORE,
+    "dev.txt": CORE + PROJECT["dependency-groups"]["dev"],
+    "vision.txt": [
+        pin for pin in CORE + EXTRAS["vision"] if not re.match(r"onedl-mm(cv|detection|segmentation)=", pin)
+    ],
+    "vision-built.txt": [pin for pin in EXTRAS["vision"] if re.match(r"onedl-mm(cv|detection|segmentation)=", pin)],
+    "language.txt": CORE + EXTRAS["language"],
+    "cuda.txt": CORE + EXTRAS["cuda"],
+}
+
+
+def locked(file: str) -> dict[str, str]:
+    """Package → version of a lock; every package must have a hash."""
+    text = (ROOT / "requirements" / file).read_text().replace("\\\n", " ")
+    pins = {}
+    for line in text.splitlines():
+        name, version, rest = re.fullmatch(r"([a-z0-9.-]+)==([^ ]+)(.*)", line).groups()
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", rest), f"{file}: {name} has no hash"
+        pins[name] = version
+    return pins
+
+
+@pytest.mark.parametrize("file", LOCKS)
+def test_lock_holds_what_pyproject_pins(file: str) -> None:
+    pins = locked(file)
+    for pin in LOCKS[file]:
+        name, version = pin.split("==")
+        assert pins[name] == version, f"{file}: {name}; run `bash requirements/compile.sh`"
+
+
+@pytest.mark.parametrize("file", ["dev.txt", "vision.txt", "language.txt", "cuda.txt"])
+def test_locks_agree_on_shared_packages(file: str) -> None:
+    core, other = locked("core.txt"), locked(file)
+    assert {name: other[name] for name in core} == core
+
+
+def test_one_opencv_without_a_screen() -> None:
+    opencv = {name for file in LOCKS for name in locked(file) if name.startswith("opencv")}
+    assert opencv == {"opencv-python-headless"}
+
+
+def test_core_needs_no_toolbox() -> None:
+    assert not {name for name in locked("core.txt") if re.match("onedl|transformers|peft|mamba|causal", name)}
+
+
+def test_conda_environment_has_the_same_pins() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert pip == CORE
+    python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
+    minor = int(python.partition("=3.")[2])
+    low, high = re.findall(r"3\.(\d+)", PROJECT["project"]["requires-python"])
+    assert int(low) <= minor < int(high)
+
+
+def test_no_committed_file_names_a_registry() -> None:
+    hosts = re.compile(
+        r"https?://[^\s\"']*(" + "py" + r"pi\.|python" + r"hosted\.|npm" + r"js\.)|--(extra-)?index-url|file://"
+    )
+    for folder in ("requirements", "."):
+        for path in Path(ROOT / folder).iterdir():
+            if path.is_file() and path.suffix in {".txt", ".toml", ".yml", ".yaml", ".sh", ".md", ""} | {".cff"}:
+                assert not hosts.search(path.read_text(errors="replace")), path
+
+
+def test_makefile_stays_short() -> None:
+    assert len((ROOT / "Makefile").read_text().splitlines()) < 30
