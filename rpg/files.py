@@ -1,0 +1,116 @@
+"""Files: whole under their final name, opened without running code, one writer at a time."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rpg.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; when the block ends well, it becomes `path`, flushed to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp's 0600 would keep a shared results folder from being read by others.
+        temporary.chmod(0o644)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write `tree` to `path` atomically, with sorted keys."""
+    write_text(path, json.dumps(tree, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: Path, next_command: str) -> Any:
+    """The parsed content of `path`; UserError naming `next_command`, which makes the file, if it can't be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: missing; make it with `{next_command}`") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run `{next_command}`") from error
+
+
+def write_tensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, atomically.
+
+    `metadata` may hold one entry at most: safetensors writes several in no fixed order, which would change the bytes.
+    """
+    from safetensors.torch import save_file
+
+    assert metadata is None or len(metadata) <= 1
+    with atomic(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+
+
+def read_tensors(path: Path) -> dict[str, "Tensor"]:
+    """The state dict in `path` (.safetensors, .pth, .pt or .bin), on the CPU, in the file's order.
+
+    A pickle is read with `weights_only=True`, so it can hold tensors and nothing that runs. Raises UserError if the
+    file is missing, truncated, holds code, or holds something else than named tensors.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: not a whole safetensors file ({error}); make or fetch it again") from error
+    if path.suffix not in (".pth", ".pt", ".bin"):
+        raise UserError(f"{path}: unknown kind of checkpoint; known: .safetensors .pth .pt .bin")
+    try:
+        tree = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises half a dozen types here; all of them mean that the file is not plain weights.
+        raise UserError(f"{path}: refused, it is truncated or holds more than weights; save a state dict") from error
+    if not isinstance(tree, dict) or not all(isinstance(value, torch.Tensor) for value in tree.values()):
+        raise UserError(f"{path}: not a state dict (names to tensors); save `model.state_dict()`")
+    return tree
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one writing process, UserError if another has it; the kernel frees it even after kill -9."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"{folder}: another run is writing there; wait for it or stop it") from error
+    finally:
+        os.close(handle)

@@ -1,0 +1,262 @@
+"""Typed, frozen configuration: the only reader of params.yaml.
+
+Every scientific choice stands in params.yaml; nothing here has a default, so a block can be read without this file.
+The JSON schema in workflow/schemas/ is `rpg schema` of the classes below.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rpg.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+# DVC leaves keys of these names out of its run-cache, so it would bring back old results after a change to one.
+FORBIDDEN_KEYS = ("size", "nfiles")
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Block(BaseModel):
+    """A block of params.yaml: immutable, without unknown keys, without conversions between types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Network(Block):
+    """A source network as `timm.create_model(name, **arguments)`."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class ClassificationTask(Block):
+    """Image classification with a timm network; the metric is top-1 accuracy in percent."""
+
+    kind: Literal["classification"]
+    data: Literal["digits", "cifar10"]
+    resolution: Annotated[int, Field(ge=1, description="images are resized to this many pixels each way")]
+    network: Network
+
+
+class Zoo(Block):
+    """How the source networks are trained (AdamW, one cycle, then constant) and which of their states are kept.
+
+    Each seed trains for `steps` steps along a one-cycle schedule up to `learning_rate`, then goes on at
+    `final_learning_rate` and is saved `saves` times, every `save_every` steps.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds_per_shard: Count
+    steps: Count
+    batch: Count
+    learning_rate: Positive
+    final_learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    label_smoothing: Share
+    shift: Annotated[int, Field(ge=0, description="random translation of a training image, in pixels each way")]
+    saves: Count
+    save_every: Count
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Zoo":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed stands there twice")
+        return self
+
+    def shards(self) -> dict[str, list[int]]:
+        """Shard name → its seeds. A seed's shard depends on the seed alone, so a new seed leaves other shards as is."""
+        shards: dict[str, list[int]] = {}
+        for seed in sorted(self.seeds):
+            first = seed - seed % self.seeds_per_shard
+            shards.setdefault(f"{first:04d}-{first + self.seeds_per_shard - 1:04d}", []).append(seed)
+        return shards
+
+
+class Tokens(Block):
+    """How checkpoints become tokens."""
+
+    width: Annotated[int, Field(ge=4, description="D, weights per token")]
+
+
+class PaperModel(Block):
+    """The published architecture, exactly: two plain Mamba2 blocks and the convolutional denoiser."""
+
+    flavor: Literal["paper"]
+    width: Annotated[int, Field(ge=4, multiple_of=4, description="M, width of the first Mamba2 block")]
+    state_width: Count
+    head_width: Count
+    expand: Count
+    channels: Annotated[list[Count], Field(min_length=5)]
+    kernel: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _skips_fit(self) -> "PaperModel":
+        odd = len(self.channels) % 2 == 1
+        if not odd or self.channels != self.channels[::-1] or self.channels[0] != 1:
+            raise ValueError("channels: must start with 1, read the same backwards and be odd in number")
+        return self
+
+
+class ResidualModel(Block):
+    """The default architecture: pre-norm residual Mamba2 blocks conditioned in each, and an MLP denoiser."""
+
+    flavor: Literal["residual"]
+    width: Annotated[int, Field(ge=4, multiple_of=4, description="M, width of the recurrent model")]
+    blocks: Count
+    state_width: Count
+    head_width: Count
+    expand: Count
+    hidden: Annotated[int, Field(ge=1, description="width of the denoiser's residual blocks")]
+    denoiser_blocks: Count
+
+
+class Diffusion(Block):
+    """The forward process (T = 1000 steps, β linear from 1e-4 to 0.02, as published) and what the network predicts."""
+
+    target: Literal["epsilon", "x0", "v"]
+
+
+Model = Annotated[PaperModel | ResidualModel, Field(discriminator="flavor")]
+
+
+class Train(Block):
+    """How RPG is trained: AdamW, warm-up and cosine, gradient clipping, EMA of the weights."""
+
+    seed: Annotated[int, Field(ge=0)]
+    steps: Count
+    batch: Annotated[int, Field(ge=1, description="B, checkpoints per step")]
+    diffusion_batch: Annotated[int, Field(ge=1, description="random tokens of the B·L that enter the loss each step")]
+    learning_rate: Positive
+    warmup: Share
+    weight_decay: Annotated[float, Field(ge=0)]
+    gradient_clip: Positive
+    ema: Share
+    state_every: Annotated[int, Field(ge=10, multiple_of=10, description="steps between saves of the state to resume")]
+
+
+class Sample(Block):
+    """How weights are sampled; `rpg sample` spreads them evenly over the permutation states."""
+
+    seed: Annotated[int, Field(ge=0)]
+    count: Count
+    solver: Literal["ddpm", "ddim", "dpm-solver++"]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+
+
+class Experiment(Block):
+    """One row of the tables: a task, its zoo, and the RPG that learns from it."""
+
+    task: ClassificationTask
+    zoo: Zoo
+    tokens: Tokens
+    model: Model
+    diffusion: Diffusion
+    train: Train
+    sample: Sample
+
+
+class Generator(Block):
+    """rpg/config.json: what rebuilds a trained RPG without params.yaml."""
+
+    model: Model
+    diffusion: Diffusion
+    width: Annotated[int, Field(description="D")]
+    length: Annotated[int, Field(description="L")]
+    states: Annotated[int, Field(description="S")]
+    parameters: int
+
+
+class Params(Block):
+    """The whole of params.yaml."""
+
+    run: Annotated[list[str], Field(min_length=1, description="the experiments that results/tables.md covers")]
+    data_root: Annotated[str | None, Field(description="folder of the data sets; the variable RPG_DATA goes first")]
+    experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")], Experiment]
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of that name; UserError with the known names otherwise."""
+        if name not in self.experiments:
+            raise UserError(f"{PARAMS_FILE}: no experiment '{name}'{_suggest(name, list(self.experiments))}")
+        return self.experiments[name]
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml; UserError with one line for the first fault found."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run rpg in the folder that holds params.yaml") from error
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    return check_params(tree, path)
+
+
+def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
+    """Params from the parsed YAML `tree`; `path` only names the file in errors."""
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: the top level must be a mapping with the keys run, data_root and experiments")
+    _refuse_forbidden_keys(tree, path)
+    try:
+        # Through JSON: pydantic's strict mode then takes YAML's own types and nothing else.
+        params = Params.model_validate_json(json.dumps(tree))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: {_first_fault(error, tree)}") from error
+    for name in params.run:
+        if name not in params.experiments:
+            raise UserError(f"{path}: run: no experiment '{name}'{_suggest(name, list(params.experiments))}")
+    if len(set(params.run)) != len(params.run):
+        raise UserError(f"{path}: run: an experiment stands there twice")
+    return params
+
+
+def json_schema() -> str:
+    """JSON schema of params.yaml, as workflow/schemas/params.schema.json holds it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Params.model_json_schema()}
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+def _refuse_forbidden_keys(tree: Any, path: Path, where: str = "") -> None:
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        if key in FORBIDDEN_KEYS:
+            raise UserError(
+                f"{path}: {where}{key}: no key may be called '{key}' (DVC's run-cache ignores it); choose another name"
+            )
+        if isinstance(value, (dict, list)):
+            _refuse_forbidden_keys(value, path, f"{where}{key}.")
+
+
+def _first_fault(error: Exception, tree: dict[str, Any]) -> str:
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())
+    faults = error.errors()
+    fault = faults[0]
+    where: list[str] = []
+    node: Any = tree
+    for step in fault["loc"]:
+        # pydantic names the flavor of a union as one more step; it is no key of the file.
+        if isinstance(node, dict) and step not in node and step != fault["loc"][-1]:
+            continue
+        where.append(str(step))
+        node = node.get(step) if isinstance(node, dict) else node[int(step)] if isinstance(node, list) else None
+    key = ".".join(where)
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if fault["type"] == "missing":
+        unknown = [str(other["loc"][-1]) for other in faults if other["type"] == "extra_forbidden"]
+        meant = difflib.get_close_matches(where[-1], unknown, 1)
+        return f"{key}: missing" + (f"; is '{meant[0]}' meant?" if meant else "")
+    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {json.dumps(fault['input'])[:60]}"
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(known))}"

@@ -1,0 +1,42 @@
+"""Where the artifacts of an experiment lie; the rules, the command line and the tests ask here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS = Path("results")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders of one experiment below `results`."""
+
+    experiment: str
+    results: Path = RESULTS
+
+    @property
+    def folder(self) -> Path:
+        return self.results / self.experiment
+
+    @property
+    def zoo(self) -> Path:
+        return self.folder / "zoo"
+
+    @property
+    def tokens(self) -> Path:
+        return self.folder / "tokens"
+
+    @property
+    def rpg(self) -> Path:
+        return self.folder / "rpg"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+    @property
+    def scores(self) -> Path:
+        return self.folder / "scores.json"
+
+    def seconds(self, layer: str) -> Path:
+        """Measured seconds of `layer`, apart from the artifacts, which are the same bytes in every run."""
+        return self.folder / "seconds" / f"{layer}.json"

@@ -1,0 +1,27 @@
+"""Randomness from (experiment seed, layer, index), never from what an earlier step left behind."""
+
+import hashlib
+import os
+
+import torch
+
+
+def derive(*parts: int | str) -> int:
+    """A 63-bit seed from its parts, the same on every machine: `derive(seed, "train", step)`."""
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded with `derive(*parts)`; numbers for a GPU are drawn here and copied, so that they agree."""
+    return torch.Generator().manual_seed(derive(*parts))
+
+
+def fix_arithmetic(threads: int) -> None:
+    """Make this process compute the same bits in every run: fixed threads, deterministic algorithms, no TF32 drift."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # Nothing here reads memory before it is written, so filling it first would only cost time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False

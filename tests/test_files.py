@@ -1,0 +1,105 @@
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+
+from rpg.errors import UserError
+from rpg.files import atomic, exclusive, read_json, read_tensors, sha256, write_json, write_tensors, write_text
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_new_file_appears_only_when_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder/a.txt"
+    with atomic(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == path.parent
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_json_bytes_do_not_depend_on_key_order(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": 1, "a": [1.5]})
+    write_json(tmp_path / "b.json", {"a": [1.5], "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert read_json(tmp_path / "a.json", "rpg zoo") == {"a": [1.5], "b": 1}
+
+
+def test_missing_and_broken_json_name_the_next_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="make it with `rpg zoo`"):
+        read_json(tmp_path / "a.json", "rpg zoo")
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(UserError, match="delete it and run `rpg zoo`"):
+        read_json(tmp_path / "a.json", "rpg zoo")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "safetensors"])
+def test_state_dicts_of_every_kind_are_read(tmp_path: Path, suffix: str) -> None:
+    state_dict, path = {"a": torch.randn(2, 3), "b": torch.tensor(4)}, tmp_path / f"w.{suffix}"
+    if suffix == "safetensors":
+        write_tensors(path, state_dict)
+    else:
+        torch.save(state_dict, path)
+    read = read_tensors(path)
+    assert read.keys() == state_dict.keys()
+    assert all(torch.equal(read[name], state_dict[name]) for name in read)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"model": {"a": torch.zeros(1)}}, {"epoch": 3}])
+def test_what_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="not a state dict"):
+        read_tensors(tmp_path / "w.pth")
+
+
+def test_unknown_suffix_and_missing_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.ckpt").touch()
+    with pytest.raises(UserError, match="unknown kind of checkpoint"):
+        read_tensors(tmp_path / "w.ckpt")
+    with pytest.raises(UserError, match="no such file"):
+        read_tensors(tmp_path / "x.pth")
+
+
+def test_safetensors_bytes_do_not_depend_on_order_or_layout(tmp_path: Path) -> None:
+    a, b = torch.randn(3, 4), torch.randn(5)
+    write_tensors(tmp_path / "1.safetensors", {"a": a, "b": b}, {"note": "x"})
+    write_tensors(tmp_path / "2.safetensors", {"b": b, "a": a.T.contiguous().T}, {"note": "x"})
+    assert sha256(tmp_path / "1.safetensors") == sha256(tmp_path / "2.safetensors")
+
+
+def _try(folder: Path, results) -> None:
+    try:
+        with exclusive(folder):
+            results.put("taken")
+    except UserError as error:
+        results.put(str(error))
+
+
+def test_a_folder_has_one_writing_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+
+    def attempt() -> str:
+        process = context.Process(target=_try, args=(tmp_path, results))
+        process.start()
+        process.join()
+        return results.get()
+
+    with exclusive(tmp_path):
+        assert attempt() == f"{tmp_path}: another run is writing there; wait for it or stop it"
+    assert attempt() == "taken"
