@@ -1,0 +1,24 @@
+"""Data sets by name, as `load_data(name, root)`."""
+
+import os
+from pathlib import Path
+
+from rpg.data.images import Images
+from rpg.errors import UserError
+
+
+def load_data(name: str, data_root: str | None) -> Images:
+    """The data set `name`; those that live in a folder are looked for below RPG_DATA, else below `data_root`."""
+    if name == "digits":
+        from rpg.data.digits import load_digits_images
+
+        return load_digits_images()
+    from rpg.data.cifar10 import load_cifar10
+
+    root = os.environ.get("RPG_DATA") or data_root
+    if not root:
+        raise UserError(f"data set '{name}': no data folder; set RPG_DATA, or data_root in params.yaml")
+    folder = Path(root) / name
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data folder; put {name} there, or set RPG_DATA to the folder that holds it")
+    return load_cifar10(folder)

@@ -1,0 +1,56 @@
+"""What every image data set becomes: three fixed splits of labelled images."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images: `images` [n, C, H, W] uint8, `labels` [n] int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8
+        assert self.images.ndim == 4
+        assert self.labels.shape == self.images.shape[:1]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set for classification.
+
+    Networks train on `train`; choices are made on `validation`; `test` is read by the scores layer alone.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+
+    def split(self, name: str) -> Split:
+        """The split called 'train', 'validation' or 'test'."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def inputs(self, images: Tensor, resolution: int) -> Tensor:
+        """Images [n, C, H, W] uint8 → [n, C, resolution, resolution] float32, the train split's mean 0 and std 1."""
+        std, mean = torch.std_mean(self.train.images.double(), dim=(0, 2, 3), keepdim=True)
+        normal = ((images - mean) / std).float()
+        if normal.shape[2:] == (resolution, resolution):
+            return normal
+        return functional.interpolate(normal, (resolution, resolution), mode="bilinear", antialias=True)
+
+
+def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
+    """`split` without, and with only, `count` images drawn evenly over the classes; the same ones for the same seed."""
+    from sklearn.model_selection import train_test_split
+
+    kept, held = train_test_split(
+        range(len(split.labels)), test_size=count, random_state=seed, stratify=split.labels.numpy()
+    )
+    kept, held = sorted(kept), sorted(held)
+    return Split(split.images[kept], split.labels[kept]), Split(split.images[held], split.labels[held])

@@ -1,0 +1,36 @@
+"""Train one shard of the zoo: `rpg zoo --experiment digits-resnet --shard 0000-0003`.
+
+Writes zoo/<shard>/<seed>-<step>.safetensors and, last, zoo/<shard>/manifest.json, which lists them.
+"""
+
+from pathlib import Path
+
+from rpg.files import exclusive, sha256, write_json, write_tensors
+from rpg.params import Experiment
+from rpg.tasks import load_task
+
+
+def train_shard(experiment: Experiment, seeds: list[int], folder: Path, data_root: str | None) -> None:
+    """Train the networks of `seeds` one after another and save the last states of each into `folder`."""
+    task = load_task(experiment.task, data_root)
+    checkpoints = []
+    with exclusive(folder):
+        for stranger in folder.glob("*.safetensors"):
+            stranger.unlink()
+        names: list[str] = []
+        for seed in seeds:
+            for step, state_dict in task.train(experiment.zoo, seed):
+                file = f"{seed:04d}-{step:06d}.safetensors"
+                write_tensors(folder / file, state_dict)
+                names = list(state_dict)
+                checkpoints.append(
+                    {
+                        "file": file,
+                        "seed": seed,
+                        "sha256": sha256(folder / file),
+                        "step": step,
+                        f"validation_{task.metric}": task.score(state_dict, "validation"),
+                    }
+                )
+        # safetensors sorts tensors by itself; tokens follow the state dict's order, so it is kept here.
+        write_json(folder / "manifest.json", {"checkpoints": checkpoints, "tensors": names})
