@@ -1,0 +1,291 @@
+"""Checkpoints as tokens: `rpg tokens --experiment digits-resnet`.
+
+Writes tokens/tokens.safetensors (`tokens` [N, L, D]), tokens/layout.json and tokens/stats.safetensors.
+
+A state dict's tensors are normalised one by one, flattened in the state dict's order, padded with NaN to a multiple of
+D and cut into rows (RPG section 2.1 and its published code):
+
+    running_var:  v → log(v / m + 0.05), m = 0.95 · mean(v)
+    every tensor: w → (w − μ) / σ
+
+N checkpoints, L tokens per checkpoint, D token width, K tensors that become tokens, S permutation states.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from rpg.errors import UserError
+from rpg.files import atomic, exclusive, read_json, read_tensors, sha256, write_json, write_tensors
+
+VARIANCE_SHIFT = 0.05
+VARIANCE_FLOOR = 0.001
+VARIANCE_MEAN_SHARE = 0.95
+# A standard deviation below this share of the mean is rounding: the tensor is constant.
+CONSTANT = 1e-9
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """Where one tensor of a state dict stands: `tokens` rows from row `first` on, or nowhere if `tokens` is 0."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    first: int
+    tokens: int
+
+    @property
+    def is_variance(self) -> bool:
+        return self.name.rpartition(".")[2] == "running_var"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tensor ↔ token map of one architecture, in state-dict order."""
+
+    width: int
+    tensors: tuple[TensorLayout, ...]
+
+    @classmethod
+    def of(cls, state_dict: dict[str, Tensor], width: int) -> "Layout":
+        """The layout of `state_dict` with tokens of `width` weights."""
+        tensors, first = [], 0
+        for name, tensor in state_dict.items():
+            skipped = name.endswith("num_batches_tracked") or tensor.numel() <= 1 or not tensor.is_floating_point()
+            tokens = 0 if skipped else math.ceil(tensor.numel() / width)
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            tensors.append(TensorLayout(name, tuple(tensor.shape), dtype, first, tokens))
+            first += tokens
+        if first == 0:
+            raise UserError(
+                "no tensor of the checkpoint can become tokens; is it a state dict of floating point weights?"
+            )
+        return cls(width, tuple(tensors))
+
+    @classmethod
+    def from_json(cls, tree: dict) -> "Layout":
+        tensors = (TensorLayout(**{**entry, "shape": tuple(entry["shape"])}) for entry in tree["tensors"])
+        return cls(tree["width"], tuple(tensors))
+
+    @property
+    def length(self) -> int:
+        """L, tokens per checkpoint."""
+        return sum(tensor.tokens for tensor in self.tensors)
+
+    @property
+    def tokenised(self) -> tuple[TensorLayout, ...]:
+        """The K tensors that become tokens."""
+        return tuple(tensor for tensor in self.tensors if tensor.tokens)
+
+    @property
+    def skipped(self) -> tuple[TensorLayout, ...]:
+        """The tensors that are copied through: counters, single numbers, integers."""
+        return tuple(tensor for tensor in self.tensors if not tensor.tokens)
+
+    def positions(self) -> Tensor:
+        """[L, 2] int64: the token's index inside its tensor, and the tensor's index among the K tokenised ones."""
+        rows = [(i, k) for k, tensor in enumerate(self.tokenised) for i in range(tensor.tokens)]
+        return torch.tensor(rows)
+
+    def padding(self) -> Tensor:
+        """[L, D] bool: True where a token holds no weight."""
+        padding_LD = torch.zeros(self.length, self.width, dtype=torch.bool)
+        for tensor in self.tokenised:
+            padding_LD[tensor.first : tensor.first + tensor.tokens].view(-1)[math.prod(tensor.shape) :] = True
+        return padding_LD
+
+    def check(self, state_dict: dict[str, Tensor], file: Path | str) -> None:
+        """UserError naming `file` and the tensor if `state_dict` has another structure, or a NaN or Inf."""
+        expected = {tensor.name: tensor for tensor in self.tensors}
+        for name in state_dict:
+            if name not in expected:
+                raise UserError(f"{file}: tensor '{name}' is not in the zoo's other checkpoints")
+        for name, tensor in expected.items():
+            if name not in state_dict:
+                raise UserError(f"{file}: tensor '{name}' is missing; the zoo's other checkpoints have it")
+            found = state_dict[name]
+            if tuple(found.shape) != tensor.shape:
+                raise UserError(f"{file}: tensor '{name}' has shape {list(found.shape)}, not {list(tensor.shape)}")
+            if found.is_floating_point() and not torch.isfinite(found).all():
+                raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; leave this checkpoint out of the zoo")
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Per-tensor statistics of a zoo, each [K] float64, in the order of `Layout.tokenised`.
+
+    `mean` and `std` are averages over checkpoints of each checkpoint's mean and unbiased standard deviation, taken
+    after the running_var transform with the checkpoint's own m. `scale` is the average m and `floor` the smallest
+    v / m that the inverse gives back (both unused for other tensors): 0.001 as published, or less where the zoo has
+    less, since a clamp above the zoo's own variances would not give them back.
+    """
+
+    mean: Tensor
+    std: Tensor
+    scale: Tensor
+    floor: Tensor
+
+    @classmethod
+    def of(cls, layout: Layout, state_dicts: Iterable[dict[str, Tensor]]) -> "Stats":
+        """Statistics over `state_dicts`, which are read once, one after another."""
+        count, total = 0, torch.zeros(3, len(layout.tokenised), dtype=torch.float64)
+        smallest = torch.full((len(layout.tokenised),), math.inf, dtype=torch.float64)
+        for state_dict in state_dicts:
+            count += 1
+            for k, tensor in enumerate(layout.tokenised):
+                weights, scale = state_dict[tensor.name].double(), 1.0
+                if tensor.is_variance:
+                    # A network that was never in training mode may have no variance at all: m = 0 would divide by it.
+                    scale = VARIANCE_MEAN_SHARE * weights.mean().item() or 1.0
+                    smallest[k] = torch.minimum(smallest[k], weights.min())
+                    weights = torch.log(weights / scale + VARIANCE_SHIFT)
+                std, mean = torch.std_mean(weights)
+                total[:, k] += torch.tensor([mean, std, scale])
+        mean, std, scale = total / count
+        # A constant tensor has nothing to scale; σ = 1 keeps it as it is instead of making NaN, which means padding.
+        std = torch.where(std > CONSTANT * mean.abs(), std, 1.0)
+        return cls(mean, std, scale, torch.clamp(smallest / scale, max=VARIANCE_FLOOR))
+
+
+def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats) -> Tensor:
+    """State dict → tokens [L, D] float32, normalised, NaN where there is no weight."""
+    tokens_LD = torch.full((layout.length, layout.width), math.nan)
+    for k, tensor in enumerate(layout.tokenised):
+        weights = state_dict[tensor.name].double().flatten()
+        if tensor.is_variance:
+            weights = torch.log(weights / stats.scale[k] + VARIANCE_SHIFT)
+        rows = tokens_LD[tensor.first : tensor.first + tensor.tokens].view(-1)
+        rows[: weights.numel()] = ((weights - stats.mean[k]) / stats.std[k]).float()
+    return tokens_LD
+
+
+def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tokens [L, D] → state dict in the layout's order; the tensors that never were tokens are taken from `skipped`."""
+    state_dict, k = {}, 0
+    for tensor in layout.tensors:
+        if not tensor.tokens:
+            state_dict[tensor.name] = skipped[tensor.name].clone()
+            continue
+        rows = tokens_LD[tensor.first : tensor.first + tensor.tokens].reshape(-1)[: math.prod(tensor.shape)]
+        weights = rows.double() * stats.std[k] + stats.mean[k]
+        if tensor.is_variance:
+            weights = torch.clamp(torch.exp(weights) - VARIANCE_SHIFT, min=stats.floor[k].item()) * stats.scale[k]
+        state_dict[tensor.name] = weights.to(getattr(torch, tensor.dtype)).reshape(tensor.shape)
+        k += 1
+    return state_dict
+
+
+class TokenStore:
+    """The tokens of a zoo on disk, memory-mapped: reading a checkpoint's tokens loads that checkpoint's alone.
+
+    `states` [N] is the permutation state of each checkpoint: which independent training run it came from.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`; UserError if it is incomplete or its tokens don't fit its layout."""
+        tree = read_json(folder / "layout.json", "rpg tokens")
+        self.layout = Layout.from_json(tree["layout"])
+        self.checkpoints: list[dict] = tree["checkpoints"]
+        self.seeds: list[int] = tree["seeds"]
+        self.states = torch.tensor([self.seeds.index(checkpoint["seed"]) for checkpoint in self.checkpoints])
+        tensors = read_tensors(folder / "stats.safetensors")
+        self.stats = Stats(**{name: tensors[f"stats.{name}"] for name in ("mean", "std", "scale", "floor")})
+        # [S, *shape] each: what the last checkpoint of each state has where tokens hold nothing.
+        self.skipped = {tensor.name: tensors[f"skipped.{tensor.name}"] for tensor in self.layout.skipped}
+        path = folder / "tokens.safetensors"
+        try:
+            self._slice = safe_open(path, "pt").get_slice("tokens")
+            shape = self._slice.get_shape()
+        except Exception as error:
+            # safetensors raises its own, OSError or KeyError, depending on where the file ends.
+            raise UserError(f"{path}: not a whole token store ({error}); run `rpg tokens` again") from error
+        if shape != [len(self.checkpoints), self.layout.length, self.layout.width]:
+            raise UserError(f"{path}: shape {shape} does not fit layout.json; run `rpg tokens` again")
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Tokens [L, D] of checkpoint `index`."""
+        return self._slice[index]
+
+    def detokenise(self, tokens_LD: Tensor, state: int) -> dict[str, Tensor]:
+        """State dict from `tokens_LD`, with the skipped tensors of permutation state `state`."""
+        skipped = {name: values[state] for name, values in self.skipped.items()}
+        return detokenise(tokens_LD, self.layout, self.stats, skipped)
+
+
+def collect(zoo: Path, shards: dict[str, list[int]]) -> tuple[list[dict], list[str]]:
+    """The checkpoints that the manifests of `shards` list, sorted by seed and step, and the names of their tensors.
+
+    Only seeds named in params.yaml are taken, so what an older choice of seeds left behind never enters. Raises
+    UserError if a manifest lacks a seed, or a file is missing or was changed after it was trained.
+    """
+    checkpoints, names = [], []
+    for shard, seeds in shards.items():
+        manifest = read_json(zoo / shard / "manifest.json", f"rpg zoo --shard {shard}")
+        names = manifest["tensors"]
+        for seed in seeds:
+            found = [checkpoint for checkpoint in manifest["checkpoints"] if checkpoint["seed"] == seed]
+            if not found:
+                raise UserError(f"{zoo / shard / 'manifest.json'}: no checkpoint of seed {seed}; run `rpg zoo` again")
+            checkpoints += [{**checkpoint, "file": f"{shard}/{checkpoint['file']}"} for checkpoint in found]
+    for checkpoint in checkpoints:
+        path = zoo / checkpoint["file"]
+        if not path.is_file() or sha256(path) != checkpoint["sha256"]:
+            raise UserError(f"{path}: missing or changed since it was trained; run `rpg zoo` for its shard again")
+    return sorted(checkpoints, key=lambda checkpoint: (checkpoint["seed"], checkpoint["step"])), names
+
+
+def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:
+    """The state dict in `path`, in the order of `names`; safetensors itself keeps no order."""
+    tensors = read_tensors(path)
+    return {name: tensors[name] for name in [*names, *tensors] if name in tensors}
+
+
+def write_tokens(zoo: Path, shards: dict[str, list[int]], width: int, folder: Path) -> None:
+    """Tokenise the zoo into `folder`, one checkpoint in memory at a time."""
+    with exclusive(folder):
+        checkpoints, names = collect(zoo, shards)
+        paths = [zoo / checkpoint["file"] for checkpoint in checkpoints]
+        layout = Layout.of(read_checkpoint(paths[0], names), width)
+        skipped: dict[int, dict[str, Tensor]] = {}
+
+        def checked() -> Iterable[dict[str, Tensor]]:
+            for path, checkpoint in zip(paths, checkpoints, strict=True):
+                state_dict = read_checkpoint(path, names)
+                layout.check(state_dict, path)
+                skipped[checkpoint["seed"]] = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
+                yield state_dict
+
+        stats = Stats.of(layout, checked())
+        shape = (len(paths), layout.length, layout.width)
+        with atomic(folder / "tokens.safetensors") as temporary:
+            tokens_NLD = create_safetensors(temporary, "tokens", shape)
+            for index, path in enumerate(paths):
+                tokens_NLD[index] = tokenise(read_checkpoint(path, names), layout, stats).numpy()
+            tokens_NLD.flush()
+        seeds = sorted(skipped)
+        tensors = {f"stats.{name}": tensor for name, tensor in vars(stats).items()}
+        for tensor in layout.skipped:
+            tensors[f"skipped.{tensor.name}"] = torch.stack([skipped[seed][tensor.name] for seed in seeds])
+        write_tensors(folder / "stats.safetensors", tensors)
+        write_json(folder / "layout.json", {"layout": asdict(layout), "checkpoints": checkpoints, "seeds": seeds})
+
+
+def create_safetensors(path: Path, name: str, shape: tuple[int, ...]) -> np.memmap:
+    """A safetensors file of one float32 tensor as a writable memory map; safetensors' own writer wants it in memory."""
+    end = 4 * math.prod(shape)
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    return np.memmap(path, np.float32, "r+", offset=8 + len(header), shape=shape)
