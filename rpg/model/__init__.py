@@ -1,0 +1,1 @@
+"""The networks and equations of RPG. Nothing here knows of files or tasks."""

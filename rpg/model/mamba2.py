@@ -1,0 +1,134 @@
+"""Mamba2 (Dao and Gu 2024, arXiv 2405.21060) in plain PyTorch, with the parameters of `mamba_ssm.Mamba2`.
+
+The state-space recurrence, per head with state h [P, N] and scalar decay:
+
+    h_l = exp(Δ_l A) h_{l-1} + Δ_l x_l B_lᵀ        y_l = h_l C_l + D x_l
+
+is computed in chunks (state-space duality, section 6): inside a chunk as a masked matrix product, between chunks by
+carrying the state, so time and memory are linear in the length. Where `mamba_ssm` is installed and the tensors are
+on a GPU, its kernel computes the same.
+
+Shape letters of this file: B batch, L length, I inner width (= H·P), H heads, P head width, N state width,
+C chunks, Q chunk length.
+"""
+
+import math
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CHUNK = 64
+
+
+@cache
+def _kernel() -> Any:
+    try:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+    except ImportError:
+        return None
+    return mamba_chunk_scan_combined
+
+
+def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor) -> Tensor:
+    """y [B, L, H, P] of the recurrence above, from a zero state, for any length L.
+
+    `dt_BLH` is positive (after softplus), `A_H` negative.
+    """
+    if x_BLHP.is_cuda and _kernel() is not None:
+        return _kernel()(x_BLHP, dt_BLH, A_H, B_BLN.unsqueeze(2), C_BLN.unsqueeze(2), chunk_size=CHUNK, D=D_H)
+    batch, length, heads, head_width = x_BLHP.shape
+    chunk = min(CHUNK, length)
+    # Steps that pad the last chunk have Δ = 0: they neither decay nor feed the state.
+    padding = -length % chunk
+
+    def chunked(tensor: Tensor) -> Tensor:
+        padded = functional.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, padding))
+        return padded.reshape(batch, -1, chunk, *tensor.shape[2:])
+
+    # Decays multiply over a whole chunk; in bfloat16 their logarithms would lose the digits that matter.
+    dt_BCQH = chunked(dt_BLH.to(torch.promote_types(dt_BLH.dtype, torch.float32)))
+    x_BCQHP = chunked(x_BLHP) * dt_BCQH.unsqueeze(-1)
+    B_BCQN, C_BCQN = chunked(B_BLN).to(x_BCQHP.dtype), chunked(C_BLN).to(x_BCQHP.dtype)
+    log_BHCQ = (dt_BCQH * A_H.to(dt_BCQH.dtype)).permute(0, 3, 1, 2).cumsum(-1)
+
+    # Inside a chunk: y_q = Σ_{k ≤ q} (C_q · B_k) exp(Σ_{k < j ≤ q} Δ_j A) Δ_k x_k
+    later = torch.ones(chunk, chunk, dtype=torch.bool, device=x_BLHP.device).triu(1)
+    decay_BHCQQ = (log_BHCQ.unsqueeze(-1) - log_BHCQ.unsqueeze(-2)).masked_fill(later, -math.inf).exp()
+    mix_BCQQ = C_BCQN @ B_BCQN.transpose(-1, -2)
+    x_BHCQP = x_BCQHP.permute(0, 3, 1, 2, 4)
+    y_BHCQP = (mix_BCQQ.unsqueeze(1) * decay_BHCQQ) @ x_BHCQP
+
+    # What each chunk adds to the state by its end, and the state that each chunk starts from.
+    to_end_BHCQ = (log_BHCQ[..., -1:] - log_BHCQ).exp()
+    added_BHCNP = B_BCQN.transpose(-1, -2).unsqueeze(1) @ (x_BHCQP * to_end_BHCQ.unsqueeze(-1))
+    over_BHC = log_BHCQ[..., -1].exp()
+    state_BHNP, starts = torch.zeros_like(added_BHCNP[:, :, 0]), []
+    for index in range(added_BHCNP.shape[2]):
+        starts.append(state_BHNP)
+        state_BHNP = state_BHNP * over_BHC[:, :, index, None, None] + added_BHCNP[:, :, index]
+    from_start_BHCQP = C_BCQN.unsqueeze(1) @ torch.stack(starts, dim=2)
+    y_BHCQP = y_BHCQP + from_start_BHCQP * log_BHCQ.exp().unsqueeze(-1)
+
+    y_BLHP = y_BHCQP.permute(0, 2, 3, 1, 4).reshape(batch, -1, heads, head_width)[:, :length]
+    return y_BLHP.to(x_BLHP.dtype) + D_H.unsqueeze(-1).to(x_BLHP.dtype) * x_BLHP
+
+
+class GatedNorm(nn.Module):
+    """y ← RMSNorm(y · silu(z)) · weight, for y and z [..., I]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        return functional.rms_norm(y * functional.silu(z), self.weight.shape, self.weight, eps=1e-5)
+
+
+class Mamba2(nn.Module):
+    """One Mamba2 block, u [B, L, input width] → [B, L, width]; its state dict is that of `mamba_ssm.Mamba2`.
+
+    One group, gated RMSNorm after the scan, convolution with bias, projections without. `input_width` lets a block
+    take another width than it gives, as the second block of the published 16384-wide networks does.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        state_width: int = 128,
+        head_width: int = 64,
+        expand: int = 2,
+        conv_width: int = 4,
+        input_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        inner = expand * width
+        if inner % head_width:
+            raise ValueError(f"expand · width = {inner} must be a multiple of head_width = {head_width}")
+        heads = inner // head_width
+        self.sizes = (inner, state_width, heads, head_width)
+        mixed = inner + 2 * state_width
+        self.in_proj = nn.Linear(input_width or width, inner + mixed + heads, bias=False)
+        self.conv1d = nn.Conv1d(mixed, mixed, conv_width, groups=mixed, padding=conv_width - 1)
+        # Δ starts log-uniform in [0.001, 0.1], stored before softplus; A starts uniform in [-16, -1].
+        dt = torch.exp(torch.rand(heads) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(heads))
+        self.norm = GatedNorm(inner)
+        self.out_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, u_BLM: Tensor) -> Tensor:
+        inner, state_width, heads, head_width = self.sizes
+        mixed = inner + 2 * state_width
+        z_BLI, xBC_BL, dt_BLH = self.in_proj(u_BLM).split([inner, mixed, heads], dim=-1)
+        # Padding on both sides and cutting the end makes the convolution causal.
+        convolved = self.conv1d(xBC_BL.transpose(1, 2))[..., : u_BLM.shape[1]].transpose(1, 2)
+        x_BLI, B_BLN, C_BLN = functional.silu(convolved).split([inner, state_width, state_width], dim=-1)
+        dt_BLH = functional.softplus(dt_BLH + self.dt_bias)
+        A_H = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
+        y_BLHP = scan(x_BLI.unflatten(-1, (heads, head_width)), dt_BLH, A_H, B_BLN, C_BLN, self.D)
+        return self.out_proj(self.norm(y_BLHP.flatten(-2), z_BLI))

@@ -1,0 +1,40 @@
+"""Name map between the published RPG's state dict and that of `flavor: paper`, one to one.
+
+Parameters of RPG here, in order: recurrent.positions, recurrent.conditions.{state, task}, recurrent.blocks.{0, 1},
+denoiser.{time, condition, encoder, decoder}; inside a Mamba2 block the names are `mamba_ssm.Mamba2`'s own.
+"""
+
+import re
+
+from torch import Tensor
+
+# Regular expression over a published name → name here. The denoiser stands three times in the published state dict;
+# the copy under `criteria.net.` is taken.
+NAMES = (
+    (r"to_permutation_state\.weight", r"recurrent.conditions.state.weight"),
+    (r"to_condition\.(weight|bias)", r"recurrent.conditions.task.\1"),
+    (r"model\.pe", r"recurrent.positions"),
+    (r"model\.mamba_forward\.(\d+)\.(.+)", r"recurrent.blocks.\1.\2"),
+    (r"criteria\.net\.time_embedder\.mlp\.(0|2)\.(.+)", r"denoiser.time.\1.\2"),
+    (r"criteria\.net\.condi_embedder\.(weight|bias)", r"denoiser.condition.\1"),
+    (r"criteria\.net\.(encoder|decoder)_list\.(\d+)\.0\.(.+)", r"denoiser.\1.\2.0.\3"),
+    (r"criteria\.net\.(encoder|decoder)_list\.(\d+)\.1\.0\.(.+)", r"denoiser.\1.\2.1.0.\3"),
+)
+# Copies and constants of the published state dict that nothing here needs.
+DROPPED = (r"criteria\.net\.time_embedder\.freqs", r"criteria\.diffusion_(trainer|sampler)\..+")
+
+
+def from_published(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """State dict for an `RPG` of flavor paper from a published one; ValueError names a tensor without a counterpart."""
+    state_dict = {}
+    for name, tensor in published.items():
+        if any(re.fullmatch(pattern, name) for pattern in DROPPED):
+            continue
+        for pattern, replacement in NAMES:
+            if re.fullmatch(pattern, name):
+                # Published positions carry a batch dimension, [1, L, M].
+                state_dict[re.sub(pattern, replacement, name)] = tensor.squeeze(0) if name == "model.pe" else tensor
+                break
+        else:
+            raise ValueError(f"published tensor '{name}' has no counterpart here")
+    return state_dict

@@ -1,0 +1,109 @@
+"""The chunked scan against the recurrence taken step by step, in values and gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rpg.model.mamba2 import CHUNK, Mamba2, scan
+
+
+def step_by_step(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
+    """h_l = exp(Δ A) h + Δ x Bᵀ, y = h C + D x, one position after another."""
+    h = x.new_zeros(x.shape[0], x.shape[2], x.shape[3], B.shape[-1])
+    ys = []
+    for step in range(x.shape[1]):
+        decay = (dt[:, step] * A).exp()[..., None, None]
+        h = decay * h + (dt[:, step, :, None] * x[:, step])[..., None] * B[:, step, None, None, :]
+        ys.append((h * C[:, step, None, None, :]).sum(-1) + D[:, None] * x[:, step])
+    return torch.stack(ys, dim=1)
+
+
+def inputs(length: int, dtype: torch.dtype) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(length)
+    shapes = [(2, length, 3, 4), (2, length, 3), (3,), (2, length, 5), (2, length, 5), (3,)]
+    x, dt, A, B, C, D = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes)
+    values = [x, functional.softplus(dt - 1), -A.exp(), B, C, D]
+    return [value.to(dtype).requires_grad_() for value in values]
+
+
+@pytest.mark.parametrize("length", [1, 7, CHUNK, CHUNK + 1, 2 * CHUNK, 3 * CHUNK - 5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def test_scan_equals_recurrence(length: int, dtype: torch.dtype, tolerance: float) -> None:
+    fast, slow = inputs(length, dtype), inputs(length, dtype)
+    y_fast, y_slow = scan(*fast), step_by_step(*slow)
+    assert y_fast.dtype == dtype
+    scale = y_slow.abs().max()
+    assert (y_fast - y_slow).abs().max() <= tolerance * scale
+    weight = torch.randn(y_slow.shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+    (y_fast * weight).sum().backward()
+    (y_slow * weight).sum().backward()
+    for a, b in zip(fast, slow, strict=True):
+        assert (a.grad - b.grad).abs().max() <= tolerance * b.grad.abs().max()
+
+
+def test_scan_is_finite_with_strong_decay() -> None:
+    values = inputs(2 * CHUNK, torch.float32)
+    values[2] = values[2].detach() * 1000
+    assert torch.isfinite(scan(*values)).all()
+
+
+def test_state_dict_is_that_of_mamba_ssm() -> None:
+    """Names, order and shapes as in mamba_ssm.Mamba2(d_model=128, d_state=64, headdim=32, expand=2)."""
+    shapes = {
+        name: tuple(tensor.shape) for name, tensor in Mamba2(128, state_width=64, head_width=32).state_dict().items()
+    }
+    assert list(shapes.items()) == [
+        ("dt_bias", (8,)),
+        ("A_log", (8,)),
+        ("D", (8,)),
+        ("in_proj.weight", (2 * 256 + 2 * 64 + 8, 128)),
+        ("conv1d.weight", (256 + 2 * 64, 1, 4)),
+        ("conv1d.bias", (256 + 2 * 64,)),
+        ("norm.weight", (256,)),
+        ("out_proj.weight", (128, 256)),
+    ]
+
+
+def test_block_equals_published_equations() -> None:
+    """The whole block, position by position, in float64, from its state dict alone."""
+    torch.manual_seed(0)
+    block = Mamba2(16, state_width=6, head_width=8, input_width=10).double()
+    w = block.state_dict()
+    u = torch.randn(2, 9, 10, dtype=torch.float64)
+    z, xBC, dt = (u @ w["in_proj.weight"].T).split([32, 32 + 12, 4], dim=-1)
+    history = functional.pad(xBC, (0, 0, 3, 0))
+    windows = torch.stack([history[:, i : i + 9] for i in range(4)], dim=-1)
+    convolved = functional.silu((windows * w["conv1d.weight"][:, 0]).sum(-1) + w["conv1d.bias"])
+    x, B, C = convolved.split([32, 6, 6], dim=-1)
+    y = step_by_step(x.unflatten(-1, (4, 8)), (dt + w["dt_bias"]).exp().log1p(), -w["A_log"].exp(), B, C, w["D"])
+    y = y.flatten(-2) * z * torch.sigmoid(z)
+    y = y / (y.square().mean(-1, keepdim=True) + 1e-5).sqrt() * w["norm.weight"]
+    torch.testing.assert_close(block(u), y @ w["out_proj.weight"].T, rtol=1e-10, atol=1e-12)
+
+
+def test_initial_steps_and_decays_lie_in_the_published_ranges() -> None:
+    torch.manual_seed(0)
+    block = Mamba2(1024)
+    dt = functional.softplus(block.dt_bias)
+    assert 0.001 * 0.999 <= dt.min() <= 0.002
+    assert 0.05 <= dt.max() <= 0.1 * 1.001
+    assert block.A_log.min() >= 0
+    assert block.A_log.max() <= math.log(16)
+
+
+def test_later_tokens_do_not_reach_earlier_ones() -> None:
+    torch.manual_seed(0)
+    block, u = Mamba2(16, head_width=8), torch.randn(1, 2 * CHUNK, 16)
+    changed = u.clone()
+    changed[:, CHUNK + 3] += 1
+    difference = (block(u) - block(changed)).abs().amax((0, 2))
+    assert (difference[: CHUNK + 3] == 0).all()
+    assert (difference[CHUNK + 3 :] > 0).all()
+
+
+def test_width_that_does_not_fit_heads_is_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of head_width"):
+        Mamba2(20, head_width=64)
