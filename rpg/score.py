@@ -1,0 +1,48 @@
+"""Score originals and samples on the test split, by the same code: `rpg score --experiment digits-vit`.
+
+Writes scores.json. `rpg score --experiment digits-vit --weights FILE` prints the score of any state dict.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rpg.errors import UserError
+from rpg.files import read_json, read_tensors, sha256, write_json
+from rpg.params import Experiment
+from rpg.progress import progress
+from rpg.tasks import load_task
+from rpg.tokens import collect
+
+
+def score_layer(experiment: Experiment, zoo: Path, samples: Path, out: Path, data_root: str | None) -> None:
+    """Score every checkpoint of the zoo and every sample; both on validation, for choices, and on test, for tables."""
+    task = load_task(experiment.task, data_root)
+    checkpoints, _ = collect(zoo, experiment.zoo.shards())
+    originals = [(zoo / entry["file"], {"seed": entry["seed"], "step": entry["step"]}) for entry in checkpoints]
+    manifest = read_json(samples / "manifest.json", "rpg sample")["samples"]
+    for entry in manifest:
+        path = samples / entry["file"]
+        if not path.is_file() or sha256(path) != entry["sha256"]:
+            raise UserError(f"{path}: missing or changed since it was sampled; run `rpg sample` again")
+    generated = [(samples / entry["file"], {"state": entry["state"]}) for entry in manifest]
+
+    def score(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
+        state_dict = read_tensors(path)
+        splits = {split: task.score(state_dict, split) for split in ("validation", "test")}
+        return {"file": f"{path.parent.name}/{path.name}", **facts, **splits}
+
+    networks = [*originals, *generated]
+    scores = [score(*network) for network in progress(networks, "score", total=len(networks))]
+    result = {
+        "metric": task.metric,
+        "parameters": sum(parameter.numel() for parameter in task.build().parameters()),
+        "original": scores[: len(originals)],
+        "rpg": scores[len(originals) :],
+    }
+    write_json(out, result)
+
+
+def score_file(experiment: Experiment, weights: Path, data_root: str | None) -> str:
+    """One line: the score of the state dict in `weights` on the test split."""
+    task = load_task(experiment.task, data_root)
+    return f"{weights}: {task.metric} {task.score(read_tensors(weights), 'test'):.2f}"

@@ -1,0 +1,189 @@
+"""Train RPG on the tokens of a zoo: `rpg train --experiment digits-resnet`.
+
+Writes rpg/model.safetensors (EMA weights), rpg/config.json and rpg/log.csv. While it runs, rpg/state/ holds what a
+killed run goes on from; on a CPU it ends in the same bytes as a run that was never killed.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rpg.errors import UserError
+from rpg.files import exclusive, read_json, read_tensors, sha256, write_json, write_tensors, write_text
+from rpg.model.diffusion import T
+from rpg.model.rpg import RPG
+from rpg.params import Diffusion, Experiment, Generator, Model, Train
+from rpg.progress import progress
+from rpg.seeds import derive, generator
+from rpg.tokens import TokenStore
+
+LOG_EVERY = 10
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def learning_rate(train: Train, step: int) -> float:
+    """Linear warm-up over the share `train.warmup` of the steps, then cosine down to zero; `step` counts from 1."""
+    warmup = train.warmup * train.steps
+    if step < warmup:
+        return train.learning_rate * step / warmup
+    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (train.steps - warmup)))
+
+
+class Training:
+    """RPG, its EMA and its optimizer, at one step of training; `save` and `resume` carry all of it across a kill."""
+
+    def __init__(self, experiment: Experiment, store: TokenStore, on: torch.device) -> None:
+        torch.manual_seed(derive(experiment.train.seed, "train", "weights"))
+        self.params, self.store, self.on = experiment.train, store, on
+        self.model = build(experiment.model, experiment.diffusion, store).to(on).train()
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.params.ema))
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay, fused=True
+        )
+        self.step, self.seconds, self.log = 0, 0.0, "step,loss,learning_rate\n"
+
+    def one_step(self) -> Tensor:
+        """Take one optimizer step; returns the loss, on the device. Its random numbers depend on the step alone."""
+        self.step += 1
+        draw = generator(self.params.seed, "train", self.step)
+        checkpoints = torch.randperm(len(self.store), generator=draw)[: self.params.batch]
+        tokens_BLD = torch.stack([self.store[index] for index in checkpoints.tolist()])
+        picks = torch.randperm(tokens_BLD.shape[0] * tokens_BLD.shape[1], generator=draw)[: self.params.diffusion_batch]
+        t = torch.randint(T, picks.shape, generator=draw)
+        noise = torch.randn(len(picks), tokens_BLD.shape[2], generator=draw)
+        inputs = (x.to(self.on) for x in (tokens_BLD, self.store.states[checkpoints], picks, t, noise))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.params, self.step)
+        with torch.autocast(self.on.type, torch.bfloat16, enabled=self.on.type == "cuda"):
+            loss = self.model.loss(*inputs)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
+        self.optimizer.step()
+        self.average.update_parameters(self.model)
+        return loss.detach()
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write everything that the next step depends on; `fingerprint` says what it was trained on."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{slot}": tensor for slot, tensor in slots.items()}
+        facts = {"fingerprint": fingerprint, "step": self.step, "seconds": self.seconds, "log": self.log}
+        tensors["facts"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+        write_tensors(path, tensors)
+
+    def resume(self, path: Path, fingerprint: str) -> bool:
+        """Go on from `path`, if it was saved by a training of the same fingerprint; False if it was not."""
+        tensors = read_tensors(path)
+        facts = json.loads(bytes(tensors.pop("facts").tolist()))
+        if facts["fingerprint"] != fingerprint:
+            return False
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        self.model.load_state_dict(parts["model"])
+        self.average.load_state_dict(parts["average"])
+        slots: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in parts["optimizer"].items():
+            index, _, slot = name.partition(".")
+            slots.setdefault(int(index), {})[slot] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        self.step, self.seconds, self.log = facts["step"], facts["seconds"], facts["log"]
+        return True
+
+
+def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
+    """A new RPG for the tokens in `store`; UserError if the model's widths do not fit together."""
+    layout = store.layout
+    try:
+        return RPG(model, layout.positions(), width=layout.width, states=len(store.seeds), target=diffusion.target)
+    except ValueError as error:
+        raise UserError(f"params.yaml: model: {error}") from error
+
+
+def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path) -> None:
+    """Train on the token store `tokens` and write the model into `folder`, and the time it took to `seconds`.
+
+    Raises UserError if the loss stops being finite.
+    """
+    with exclusive(folder):
+        store = TokenStore(tokens)
+        blocks = experiment.model_dump(include={"model", "diffusion", "train"})
+        fingerprint = hashlib.sha256(
+            (json.dumps(blocks, sort_keys=True) + sha256(tokens / "layout.json")).encode()
+        ).hexdigest()
+        training = Training(experiment, store, device())
+        state = folder / "state" / "state.safetensors"
+        resumed = state.is_file() and training.resume(state, fingerprint)
+        if resumed:
+            print(f"train: going on from step {training.step}", flush=True)
+        _run(training, state, fingerprint)
+        model = training.average.module
+        write_tensors(folder / "model.safetensors", model.state_dict())
+        write_text(folder / "log.csv", training.log)
+        config = Generator(
+            model=experiment.model,
+            diffusion=experiment.diffusion,
+            width=store.layout.width,
+            length=store.layout.length,
+            states=len(store.seeds),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+        )
+        write_json(folder / "config.json", config.model_dump())
+        write_json(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
+        shutil.rmtree(state.parent, ignore_errors=True)
+
+
+def _run(training: Training, state: Path, fingerprint: str) -> None:
+    """Take the steps that are left, logging and saving on the way."""
+    steps, started, before = training.params.steps, time.perf_counter(), training.seconds
+    total = torch.zeros((), device=training.on)
+    for step in progress(range(training.step + 1, steps + 1), "train", done=training.step, total=steps):
+        total += training.one_step()
+        if step % LOG_EVERY and step != steps:
+            continue
+        # Read only here: a number read from the GPU at every step would make it wait.
+        loss = total.item() / ((step - 1) % LOG_EVERY + 1)
+        total.zero_()
+        if not math.isfinite(loss):
+            raise UserError(f"train: the loss is {loss} at step {step}; lower train.learning_rate in params.yaml")
+        training.log += f"{step},{loss:.6g},{learning_rate(training.params, step):.6g}\n"
+        training.seconds = before + time.perf_counter() - started
+        if step % training.params.state_every == 0 and step != steps:
+            training.save(state, fingerprint)
+
+
+def read_config(folder: Path) -> Generator:
+    """rpg/config.json in `folder`; UserError if it is missing or not whole."""
+    path = folder / "config.json"
+    try:
+        return Generator.model_validate_json(json.dumps(read_json(path, "rpg train")))
+    except ValueError as error:
+        raise UserError(f"{path}: not written by this version; run `rpg train` again") from error
+
+
+def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
+    """The trained RPG in `folder`, ready to sample; UserError if it is missing or was trained on other tokens."""
+    config = read_config(folder)
+    if (config.width, config.length, config.states) != (store.layout.width, store.layout.length, len(store.seeds)):
+        raise UserError(f"{folder}: trained on tokens of another zoo; run `rpg train` again")
+    model = build(config.model, config.diffusion, store)
+    path = folder / "model.safetensors"
+    try:
+        model.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise UserError(f"{path}: does not fit config.json beside it; run `rpg train` again") from error
+    return model.to(on).eval()

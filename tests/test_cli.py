@@ -1,0 +1,177 @@
+"""Bad input is one line on standard error and exit code 2, whatever the verb."""
+
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, write_params
+
+from rpg.cli import main
+
+
+class Code:
+    """What a hostile pickle does when it is opened."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return (Path.touch, (self.marker,))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_params(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RPG_DATA", raising=False)
+    return tmp_path
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The line that `rpg *arguments` prints when it refuses."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err.removeprefix("rpg: error: ").rstrip("\n")
+
+
+def edit_params(folder: Path, *keys: str, value: object) -> None:
+    tree = yaml.safe_load((folder / "params.yaml").read_text())
+    node = tree
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize("verb", ["zoo", "tokens", "train", "sample", "score"])
+def test_unknown_experiment(folder: Path, capsys, verb: str) -> None:
+    assert refusal(capsys, verb, "--experiment", "mimi") == "params.yaml: no experiment 'mimi'; did you mean 'mini'?"
+
+
+def test_misspelt_key(folder: Path, capsys) -> None:
+    edit_params(folder, "experiments", "mini", "zoo", "stesp", value=3)
+    assert refusal(capsys, "zoo", "--experiment", "mini") == "params.yaml: experiments.mini.zoo.stesp: unknown key"
+
+
+def test_key_named_size(folder: Path, capsys) -> None:
+    edit_params(folder, "experiments", "mini", "tokens", "size", value=3)
+    assert "no key may be called 'size'" in refusal(capsys, "tables")
+
+
+def test_wrong_type(folder: Path, capsys) -> None:
+    edit_params(folder, "experiments", "mini", "train", "learning_rate", value="fast")
+    line = refusal(capsys, "train", "--experiment", "mini")
+    assert line == 'params.yaml: experiments.mini.train.learning_rate: input should be a valid number, not "fast"'
+
+
+def test_no_params_file(folder: Path, capsys) -> None:
+    (folder / "params.yaml").unlink()
+    assert "run rpg in the folder that holds params.yaml" in refusal(capsys, "tables")
+
+
+def test_missing_data_folder(folder: Path, capsys, monkeypatch) -> None:
+    edit_params(folder, "experiments", "mini", "task", "data", value="cifar10")
+    assert "set RPG_DATA" in refusal(capsys, "zoo", "--experiment", "mini")
+    monkeypatch.setenv("RPG_DATA", str(folder / "nowhere"))
+    assert f"{folder}/nowhere/cifar10: no such data folder" in refusal(capsys, "zoo", "--experiment", "mini")
+    (folder / "nowhere/cifar10").mkdir(parents=True)
+    assert "no train-*.parquet" in refusal(capsys, "zoo", "--experiment", "mini")
+    assert not list((folder / "results").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 200, -8])
+def test_truncated_safetensors(folder: Path, finished: Path, capsys, keep: int) -> None:
+    sample = next((finished / "results/mini/samples").glob("*.safetensors"))
+    (folder / "w.safetensors").write_bytes(sample.read_bytes()[:keep])
+    line = refusal(capsys, "score", "--experiment", "mini", "--weights", "w.safetensors")
+    assert line.startswith("w.safetensors: not a whole safetensors file")
+
+
+def test_truncated_checkpoint_in_the_zoo(folder: Path, finished: Path, capsys) -> None:
+    shutil.copytree(finished / "results", folder / "results")
+    path = next((folder / "results/mini/zoo/0000-0001").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:100])
+    line = refusal(capsys, "tokens", "--experiment", "mini")
+    assert line.startswith(str(path.relative_to(folder)))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickle_with_code_is_refused_and_not_run(folder: Path, capsys, legacy: bool) -> None:
+    marker, path = folder / "executed", folder / "w.pth"
+    if legacy:
+        path.write_bytes(pickle.dumps({"weight": Code(marker)}))
+    else:
+        torch.save({"weight": Code(marker)}, path)
+        assert zipfile.is_zipfile(path)
+    line = refusal(capsys, "score", "--experiment", "mini", "--weights", "w.pth")
+    assert line.startswith("w.pth: refused")
+    assert not marker.exists()
+
+
+def test_weights_of_another_network(folder: Path, capsys) -> None:
+    torch.save({"weight": torch.zeros(3)}, folder / "w.pth")
+    assert "do not fit network 'resnet18'" in refusal(capsys, "score", "--experiment", "mini", "--weights", "w.pth")
+
+
+def test_network_that_timm_refuses(folder: Path, capsys) -> None:
+    edit_params(folder, "experiments", "mini", "task", "network", "name", value="resnet17")
+    assert "network 'resnet17': timm refuses it" in refusal(capsys, "zoo", "--experiment", "mini")
+
+
+@pytest.mark.parametrize("verb", ["tokens", "train", "sample", "score"])
+def test_layer_without_the_one_before_names_the_command(folder: Path, capsys, verb: str) -> None:
+    line = refusal(capsys, verb, "--experiment", "mini")
+    before = {"tokens": "rpg zoo", "train": "rpg tokens", "sample": "rpg tokens", "score": "rpg zoo"}[verb]
+    assert f"make it with `{before}" in line
+
+
+@pytest.mark.parametrize("state", ["3", "-1"])
+def test_state_that_the_zoo_does_not_have(folder: Path, finished: Path, capsys, state: str) -> None:
+    shutil.copytree(finished / "results", folder / "results")
+    line = refusal(capsys, "sample", "--experiment", "mini", "--out", "w.safetensors", f"--state={state}")
+    assert line == f"state {state}: the zoo has states 0 to 2, one per seed"
+    assert not (folder / "w.safetensors").exists()
+
+
+def test_options_of_one_network_need_a_file(folder: Path, capsys) -> None:
+    assert "add --out FILE" in refusal(capsys, "sample", "--experiment", "mini", "--state", "1")
+
+
+def test_unknown_shard(folder: Path, capsys) -> None:
+    line = refusal(capsys, "zoo", "--experiment", "mini", "--shard", "../x")
+    assert line == "--shard ../x: not in this zoo; known: 0000-0001, 0002-0003"
+
+
+def test_model_trained_on_another_zoo(folder: Path, finished: Path, capsys) -> None:
+    shutil.copytree(finished / "results", folder / "results")
+    edit_params(folder, "experiments", "mini", "tokens", "width", value=32)
+    main(["tokens", "--experiment", "mini"])
+    assert "trained on tokens of another zoo" in refusal(capsys, "sample", "--experiment", "mini")
+
+
+def test_python_m_rpg_is_the_console_script() -> None:
+    def text(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+
+    help_text = text(sys.executable, "-m", "rpg", "--help")
+    assert help_text == text(str(Path(sys.executable).parent / "rpg"), "--help")
+    for verb in ("zoo", "tokens", "train", "sample", "score", "tables"):
+        assert f"\n    {verb} " in help_text
+
+
+def test_help_needs_no_heavy_import() -> None:
+    code = (
+        "import sys, rpg.cli; rpg.cli.parser(); print([m for m in ('torch', 'pandas', 'pydantic') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_layers
+
+from rpg.params import load_params
+from rpg.tables import markdown, summary
+
+
+def test_summary_by_hand() -> None:
+    assert summary([90.0, 91.0, 95.0]) == {"mean": 92.0, "std": 2.6458, "min": 90.0, "best": 95.0, "n": 3}
+    assert summary([90.0]) == {"mean": 90.0, "std": 0.0, "min": 90.0, "best": 90.0, "n": 1}
+
+
+def test_metrics_cover_all_networks(finished: Path) -> None:
+    entry = json.loads((finished / "results/metrics.json").read_text())["experiments"]["mini"]
+    scores = json.loads((finished / "results/mini/scores.json").read_text())
+    tests = [network["test"] for network in scores["rpg"]]
+    assert entry["rpg"]["n"] == 4
+    assert entry["rpg"]["mean"] == pytest.approx(sum(tests) / 4, abs=1e-4)
+    assert [entry["rpg"]["min"], entry["rpg"]["best"]] == pytest.approx([min(tests), max(tests)], abs=1e-4)
+    assert entry["original"]["n"] == 6
+    assert [entry["task"], entry["metric"]] == ["classification", "top1"]
+
+
+def test_seconds_stand_apart(finished: Path) -> None:
+    seconds = json.loads((finished / "results/seconds.json").read_text())["experiments"]["mini"]["seconds"]
+    assert seconds.keys() == {"train", "sample"}
+    assert all(value > 0 for value in seconds.values())
+    assert "seconds" not in (finished / "results/metrics.json").read_text()
+
+
+def test_tables_again_give_the_same_bytes(finished: Path) -> None:
+    names = ("tables.md", "metrics.json", "seconds.json")
+    before = [(finished / "results" / name).read_bytes() for name in names]
+    run_layers(finished, "tables")
+    assert [(finished / "results" / name).read_bytes() for name in names] == before
+
+
+def test_markdown_row() -> None:
+    numbers = {"mean": 97.123, "std": 0.456, "min": 96.0, "best": 98.0, "n": 20}
+    entry = {"task": "classification", "metric": "top1", "parameters": 12345, "original": {**numbers, "n": 40}}
+    row = markdown({"experiments": {"x": {**entry, "rpg": numbers}}}).splitlines()[-1]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["x", "12,345", "97.12 ± 0.46", "98.00", "40", "97.12 ± 0.46", "96.00", "98.00", "20"]
+
+
+def test_committed_tables_and_readme_say_the_same() -> None:
+    """The shipped numbers reach the promised quality, and the README's table is results/tables.md."""
+    tree = json.loads((ROOT / "results/metrics.json").read_text())
+    assert list(tree["experiments"]) == load_params(ROOT / "params.yaml").run
+    for entry in tree["experiments"].values():
+        assert entry["rpg"]["n"] >= 20
+        assert entry["rpg"]["mean"] >= 0.99 * entry["original"]["mean"]
+        assert entry["rpg"]["min"] >= 0.95 * entry["original"]["mean"]
+    assert (ROOT / "results/tables.md").read_text() == markdown(tree)
+    rows = [line for line in markdown(tree).splitlines() if line.startswith("|")]
+    assert "\n".join(rows) in (ROOT / "README.md").read_text()

@@ -1,0 +1,165 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import run_layers, write_params
+from safetensors.torch import load_file
+
+from rpg.errors import UserError
+from rpg.params import Diffusion, PaperModel, load_params
+from rpg.tokens import TokenStore
+from rpg.train import Training, learning_rate, load_rpg, train_rpg
+
+ARTIFACTS = ("model.safetensors", "config.json", "log.csv")
+
+
+def artifacts(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in ARTIFACTS}
+
+
+def train(finished: Path, folder: Path) -> dict[str, bytes]:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    train_rpg(experiment, finished / "results/mini/tokens", folder, folder.parent / "seconds.json")
+    return artifacts(folder)
+
+
+def test_learning_rate_rises_then_falls_along_a_cosine(finished: Path) -> None:
+    params = load_params(finished / "params.yaml").experiment("mini").train
+    assert [learning_rate(params, step) for step in (1, 2, 4, 22, 40)] == pytest.approx(
+        [0.003 / 4, 0.003 / 2, 0.003, 0.0015, 0.0]
+    )
+
+
+def test_training_again_gives_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    assert train(finished, tmp_path / "rpg") == artifacts(finished / "results/mini/rpg")
+    assert not (tmp_path / "rpg/state").exists()
+
+
+def test_log_and_loss(finished: Path) -> None:
+    log = pd.read_csv(finished / "results/mini/rpg/log.csv")
+    assert log["step"].tolist() == [10, 20, 30, 40]
+    # Normalised weights have a mean square near 1; learning the prototypes takes it down.
+    assert 0.7 < log["loss"][0] < 1.5
+    assert log["loss"][3] < 0.9 * log["loss"][0]
+
+
+def test_average_of_the_weights_is_an_ema(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    training = Training(experiment, TokenStore(finished / "results/mini/tokens"), torch.device("cpu"))
+    name = "denoiser.skip.weight"
+    training.one_step()
+    expected = training.model.state_dict()[name].clone()
+    for _ in range(3):
+        training.one_step()
+        expected = 0.9 * expected + 0.1 * training.model.state_dict()[name]
+    torch.testing.assert_close(training.average.module.state_dict()[name], expected)
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [3, 10, 19, 35, 40])
+def test_interrupted_training_ends_in_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
+) -> None:
+    whole = artifacts(finished / "results/mini/rpg")
+    step = Training.one_step
+
+    def stopping(self: Training) -> torch.Tensor:
+        if self.step + 1 == stop_at:
+            raise _Stop
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "one_step", stopping)
+        with pytest.raises(_Stop):
+            train(finished, tmp_path / "rpg")
+    saved = tmp_path / "rpg/state/state.safetensors"
+    assert saved.exists() == (stop_at > 10)
+    assert train(finished, tmp_path / "rpg") == whole
+
+
+def test_state_of_other_params_is_not_resumed(finished: Path, tmp_path: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    training = Training(experiment, store, torch.device("cpu"))
+    training.one_step()
+    training.save(tmp_path / "rpg/state/state.safetensors", "another fingerprint")
+    assert train(finished, tmp_path / "rpg") == artifacts(finished / "results/mini/rpg")
+
+
+def test_kill_9_then_the_same_command(finished: Path, tmp_path: Path) -> None:
+    """A real process, really killed once it has saved a state."""
+    write_params(tmp_path, train={"steps": 400})
+    (tmp_path / "results/mini").mkdir(parents=True)
+    (tmp_path / "results/mini/tokens").symlink_to(finished / "results/mini/tokens")
+    folder, state = tmp_path / "results/mini/rpg", tmp_path / "results/mini/rpg/state/state.safetensors"
+    run_layers(tmp_path, "train")
+    whole = artifacts(folder)
+    for name in ARTIFACTS:
+        (folder / name).unlink()
+    command = [sys.executable, "-m", "rpg", "train", "--experiment", "mini"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert state.exists()
+    assert not any((folder / name).exists() for name in ARTIFACTS)
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "going on from step" in again.stdout
+    assert artifacts(folder) == whole
+
+
+def test_training_that_diverges_says_where(finished: Path, tmp_path: Path) -> None:
+    write_params(tmp_path, train={"learning_rate": 1e30, "gradient_clip": 1e30, "warmup": 0.0})
+    experiment = load_params(tmp_path / "params.yaml").experiment("mini")
+    with pytest.raises(UserError, match=r"train: the loss is (nan|inf) at step 10; lower train.learning_rate"):
+        train_rpg(experiment, finished / "results/mini/tokens", tmp_path / "rpg", tmp_path / "seconds.json")
+    assert not (tmp_path / "rpg/model.safetensors").exists()
+
+
+def test_loaded_model_holds_the_trained_weights(finished: Path) -> None:
+    folder = finished / "results/mini/rpg"
+    model = load_rpg(folder, TokenStore(finished / "results/mini/tokens"), torch.device("cpu"))
+    saved = load_file(folder / "model.safetensors")
+    assert saved.keys() == model.state_dict().keys()
+    assert all(torch.equal(saved[name], tensor) for name, tensor in model.state_dict().items())
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert json.loads((folder / "config.json").read_text())["parameters"] == counted
+
+
+@pytest.mark.parametrize("model", ["paper", "residual"])
+@pytest.mark.parametrize("target", ["epsilon", "x0", "v"])
+def test_every_flavor_and_target_learns(finished: Path, model: str, target: str) -> None:
+    """40 steps of the ordinary training bring the loss on fixed checkpoints, times and noise down."""
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    paper = PaperModel(
+        flavor="paper", width=32, state_width=16, head_width=16, expand=2, channels=[1, 8, 16, 8, 1], kernel=7
+    )
+    update = {"model": paper if model == "paper" else experiment.model, "diffusion": Diffusion(target=target)}
+    store = TokenStore(finished / "results/mini/tokens")
+    training = Training(experiment.model_copy(update=update), store, torch.device("cpu"))
+    draw = torch.Generator().manual_seed(0)
+    picks = torch.arange(len(store) * store.layout.length)
+    t = torch.randint(1000, picks.shape, generator=draw)
+    noise = torch.randn(len(picks), store.layout.width, generator=draw)
+    tokens_NLD = torch.stack([store[index] for index in range(len(store))])
+
+    @torch.no_grad()
+    def loss() -> float:
+        return training.model.loss(tokens_NLD, store.states, picks, t, noise).item()
+
+    before = loss()
+    for _ in range(40):
+        training.one_step()
+    assert loss() < 0.985 * before
