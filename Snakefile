@@ -1,0 +1,37 @@
+from snakemake.utils import min_version, validate
+
+from rpg.workflow import (
+    manifests,
+    sample_choices,
+    score_choices,
+    shard_choices,
+    token_choices,
+    train_choices,
+)
+
+min_version("9.0")
+
+
+configfile: "params.yaml"
+
+
+validate(config, "workflow/schemas/params.schema.json")
+
+
+wildcard_constraints:
+    experiment=r"[a-z0-9][a-z0-9_.-]*",
+    shard=r"\d+-\d+",
+
+
+include: "workflow/rules/zoo.smk"
+include: "workflow/rules/tokens.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/sample.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/tables.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/tables.md",

@@ -1,0 +1,23 @@
+rule sample:
+    input:
+        layout=rules.tokens.output.layout,
+        stats=rules.tokens.output.stats,
+        model=rules.train.output.model,
+        config=rules.train.output.config,
+    output:
+        manifest=ensure("results/{experiment}/samples/manifest.json", non_empty=True),
+        seconds=ensure("results/{experiment}/seconds/sample.json", non_empty=True),
+    log:
+        "logs/{experiment}/sample.log",
+    benchmark:
+        "logs/{experiment}/sample.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        choices=sample_choices,
+    shell:
+        "python -m rpg sample --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

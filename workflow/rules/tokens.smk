@@ -1,0 +1,21 @@
+rule tokens:
+    input:
+        manifests,
+    output:
+        tokens=ensure("results/{experiment}/tokens/tokens.safetensors", non_empty=True),
+        layout=ensure("results/{experiment}/tokens/layout.json", non_empty=True),
+        stats=ensure("results/{experiment}/tokens/stats.safetensors", non_empty=True),
+    log:
+        "logs/{experiment}/tokens.log",
+    benchmark:
+        "logs/{experiment}/tokens.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        choices=token_choices,
+    shell:
+        "python -m rpg tokens --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

@@ -1,0 +1,24 @@
+rule train:
+    input:
+        tokens=rules.tokens.output.tokens,
+        layout=rules.tokens.output.layout,
+        stats=rules.tokens.output.stats,
+    output:
+        model=ensure("results/{experiment}/rpg/model.safetensors", non_empty=True),
+        config=ensure("results/{experiment}/rpg/config.json", non_empty=True),
+        log=ensure("results/{experiment}/rpg/log.csv", non_empty=True),
+        seconds=ensure("results/{experiment}/seconds/train.json", non_empty=True),
+    log:
+        "logs/{experiment}/train.log",
+    benchmark:
+        "logs/{experiment}/train.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    params:
+        choices=train_choices,
+    shell:
+        "python -m rpg train --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

@@ -1,0 +1,18 @@
+rule zoo:
+    output:
+        ensure("results/{experiment}/zoo/{shard}/manifest.json", non_empty=True),
+    log:
+        "logs/{experiment}/zoo-{shard}.log",
+    benchmark:
+        "logs/{experiment}/zoo-{shard}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        choices=shard_choices,
+    shell:
+        "python -m rpg zoo --experiment {wildcards.experiment:q} --shard {wildcards.shard:q}"
+        " --threads {threads} >{log:q} 2>&1"
