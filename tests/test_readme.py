@@ -1,0 +1,100 @@
+"""What a newcomer does: clone, the README's commands, and the promises made there. Slow; CI runs it.
+
+The clone gets a .venv of its own from `make`; uv's cache makes that quick where the packages were installed before.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def bash(command: str, folder: Path, *, activate: bool = True) -> str:
+    """Output of a command in `folder`, with its .venv active; it must succeed."""
+    script = f"source .venv/bin/activate\n{command}" if activate else command
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # Without the outer environment's activation, as in a new shell.
+        env={key: value for key, value in __import__("os").environ.items() if key != "VIRTUAL_ENV"},
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the last commit in which `make tables` has run."""
+    folder = tmp_path_factory.mktemp("newcomer") / "a clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    bash("make tables", folder, activate=False)
+    return folder
+
+
+def test_second_run_has_nothing_to_do(clone: Path) -> None:
+    assert "Nothing to be done" in bash("make tables", clone, activate=False)
+
+
+def test_tables_are_as_good_as_promised(clone: Path) -> None:
+    for entry in json.loads((clone / "results/metrics.json").read_text())["experiments"].values():
+        assert entry["rpg"]["n"] >= 20
+        assert entry["rpg"]["mean"] >= 0.99 * entry["original"]["mean"]
+        assert entry["rpg"]["min"] >= 0.95 * entry["original"]["mean"]
+
+
+def test_readme_s_other_commands_run(clone: Path) -> None:
+    """Every bash block but the two `make` commands, in order, then the Python block and the score of its network."""
+    first, *rest = blocks("bash")
+    assert "make tables" in first
+    outputs = [bash(block, clone) for block in rest]
+    score = float(re.search(r"w\.safetensors: top1 ([\d.]+)", outputs[0]).group(1))
+    (clone / "use.py").write_text(blocks("python")[0] + MEASURE)
+    measured = float(bash("python use.py", clone))
+    assert measured == pytest.approx(score, abs=0.01)
+    entry = json.loads((clone / "results/metrics.json").read_text())["experiments"]["digits-vit"]["rpg"]
+    assert entry["min"] - 1 <= score <= entry["best"] + 1
+
+
+MEASURE = """
+import torch
+from rpg.data.digits import load_digits_images
+data = load_digits_images()
+with torch.no_grad():
+    found = network.eval()(data.inputs(data.test.images, 8)).argmax(1)
+print(100 * (found == data.test.labels).double().mean().item())
+"""
+
+
+def test_a_second_run_from_scratch_writes_the_same_bytes(clone: Path) -> None:
+    """Against the first run in the clone, every artifact of one whole experiment, zoo to scores."""
+    kept = clone.parent / "first"
+    shutil.move(clone / "results/digits-vit", kept)
+    bash("snakemake --cores all results/digits-vit/scores.json", clone)
+    again = clone / "results/digits-vit"
+    names = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
+    assert len(names) == 40 + 2 + 3 + 3 + 20 + 1 + 1 + 2
+    for name in names:
+        if name.parts[0] != "seconds":
+            assert (again / name).read_bytes() == (kept / name).read_bytes(), name
+
+
+def test_suite_passes_in_the_clone(clone: Path) -> None:
+    assert sys.version_info >= (3, 11)
+    assert " passed" in bash("make test", clone, activate=False)
