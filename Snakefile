@@ -1,13 +1,6 @@
 from snakemake.utils import min_version, validate
 
-from rpg.workflow import (
-    manifests,
-    sample_choices,
-    score_choices,
-    shard_choices,
-    token_choices,
-    train_choices,
-)
+import rpg.workflow as ask
 
 min_version("9.0")
 
@@ -29,6 +22,9 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/tables.smk"
+
+
+ask.distrust_tables()
 
 
 rule all:

@@ -1,10 +1,11 @@
 """What the rules ask about params.yaml: targets, and the choices that each layer's result depends on."""
 
+import os
 from functools import cache
 from typing import Any, Protocol
 
 from rpg.params import Params, load_params
-from rpg.paths import Paths
+from rpg.paths import RESULTS, Paths
 
 
 class Wildcards(Protocol):
@@ -54,3 +55,15 @@ def manifests(wildcards: Wildcards) -> list[str]:
     """The manifests of all shards of an experiment's zoo; each holds the hashes of its checkpoints."""
     zoo = Paths(wildcards.experiment).zoo
     return [str(zoo / shard / "manifest.json") for shard in _params().experiment(wildcards.experiment).zoo.shards()]
+
+
+def distrust_tables() -> None:
+    """Give results/tables.md the oldest time if scores behind it are missing, as in a fresh clone.
+
+    The tables live in git, and Snakemake makes missing files anew only for a job that has to run for another reason:
+    a clone's tables would pass for finished. Older than params.yaml, an input of theirs, they are made from scratch.
+    """
+    tables = RESULTS / "tables.md"
+    if tables.exists() and not all(Paths(name).scores.exists() for name in _params().run):
+        # Not 0, which Snakemake takes for no time at all.
+        os.utime(tables, (1, 1))

@@ -18,6 +18,6 @@ rule sample:
         mem_mb=2000,
         runtime=60,
     params:
-        choices=sample_choices,
+        choices=ask.sample_choices,
     shell:
         "python -m rpg sample --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

@@ -1,6 +1,6 @@
 rule score:
     input:
-        manifests,
+        ask.manifests,
         samples=rules.sample.output.manifest,
     output:
         scores=ensure("results/{experiment}/scores.json", non_empty=True),
@@ -15,6 +15,6 @@ rule score:
         mem_mb=2000,
         runtime=60,
     params:
-        choices=score_choices,
+        choices=ask.score_choices,
     shell:
         "python -m rpg score --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

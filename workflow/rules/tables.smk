@@ -1,5 +1,6 @@
 rule tables:
     input:
+        "params.yaml",
         expand(rules.score.output.scores, experiment=config["run"]),
         expand(rules.train.output.seconds, experiment=config["run"]),
         expand(rules.sample.output.seconds, experiment=config["run"]),

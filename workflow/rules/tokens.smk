@@ -1,6 +1,6 @@
 rule tokens:
     input:
-        manifests,
+        ask.manifests,
     output:
         tokens=ensure("results/{experiment}/tokens/tokens.safetensors", non_empty=True),
         layout=ensure("results/{experiment}/tokens/layout.json", non_empty=True),
@@ -16,6 +16,6 @@ rule tokens:
         mem_mb=2000,
         runtime=60,
     params:
-        choices=token_choices,
+        choices=ask.token_choices,
     shell:
         "python -m rpg tokens --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

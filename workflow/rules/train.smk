@@ -19,6 +19,6 @@ rule train:
         mem_mb=3000,
         runtime=240,
     params:
-        choices=train_choices,
+        choices=ask.train_choices,
     shell:
         "python -m rpg train --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

@@ -12,7 +12,7 @@ rule zoo:
         mem_mb=2000,
         runtime=60,
     params:
-        choices=shard_choices,
+        choices=ask.shard_choices,
     shell:
         "python -m rpg zoo --experiment {wildcards.experiment:q} --shard {wildcards.shard:q}"
         " --threads {threads} >{log:q} 2>&1"
