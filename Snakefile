@@ -8,11 +8,14 @@ min_version("9.0")
 configfile: "params.yaml"
 
 
+ask.check_params()
+
+
 validate(config, "workflow/schemas/params.schema.json")
 
 
 wildcard_constraints:
-    experiment=r"[a-z0-9][a-z0-9_.-]*",
+    experiment=r"[a-z0-9][a-z0-9_-]*",
     shard=r"\d+-\d+",
 
 

@@ -5,14 +5,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rpg import __version__
 from rpg.errors import UserError
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as the rest of rpg does."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
 def parser() -> argparse.ArgumentParser:
     """All verbs and their options."""
-    root = argparse.ArgumentParser(prog="rpg", description="Recurrent diffusion for parameter generation.")
+    root = _Parser(prog="rpg", description="Recurrent diffusion for parameter generation.")
     root.add_argument("--version", action="version", version=f"rpg {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="verb")
 
@@ -56,10 +64,12 @@ def run(arguments: argparse.Namespace) -> None:
         return
 
     experiment, paths = params.experiment(arguments.experiment), Paths(arguments.experiment)
-    if arguments.threads < 1:
-        raise UserError(f"--threads {arguments.threads}: must be at least 1")
+    if not 1 <= arguments.threads <= 1024:
+        raise UserError(f"--threads {arguments.threads}: must be between 1 and 1024")
     if arguments.verb == "sample" and not arguments.out and (arguments.state, arguments.seed) != (None, None):
         raise UserError("--state and --seed choose one network: add --out FILE")
+    if arguments.verb == "sample" and arguments.out and arguments.out.suffix != ".safetensors":
+        raise UserError(f"--out {arguments.out}: must end in .safetensors")
 
     from rpg.seeds import fix_arithmetic
 
@@ -103,8 +113,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         run(parser().parse_args(argv))
     except UserError as error:
-        print(f"rpg: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(_refuse(str(error)))
     except BrokenPipeError:
         # The reader of a pipe has left (`rpg schema | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A full disk, a read-only folder, a folder where a file belongs.
+        sys.exit(_refuse(f"{error.filename or 'file'}: {error.strerror or error}"))
+
+
+def _refuse(message: str) -> int:
+    print(f"rpg: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

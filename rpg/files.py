@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,14 +46,17 @@ def write_json(path: Path, tree: Any) -> None:
     write_text(path, json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
 
-def read_json(path: Path, next_command: str) -> Any:
-    """The parsed content of `path`; UserError naming `next_command`, which makes the file, if it can't be read."""
+def read_json(path: Path, next_command: str, *keys: str) -> Any:
+    """The object in `path`, which must have `keys`; otherwise UserError naming `next_command`, which makes the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; make it with `{next_command}`") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run `{next_command}`") from error
+    if not isinstance(tree, dict) or not all(key in tree for key in keys):
+        raise UserError(f"{path}: not written by `{next_command}`; delete it and run that again")
+    return tree
 
 
 def write_tensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, str] | None = None) -> None:
@@ -91,7 +95,9 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
     except Exception as error:
         # torch raises half a dozen types here; all of them mean that the file is not plain weights.
         raise UserError(f"{path}: refused, it is truncated or holds more than weights; save a state dict") from error
-    if not isinstance(tree, dict) or not all(isinstance(value, torch.Tensor) for value in tree.values()):
+    if not isinstance(tree, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tree.items()
+    ):
         raise UserError(f"{path}: not a state dict (names to tensors); save `model.state_dict()`")
     return tree
 
@@ -104,13 +110,18 @@ def sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold `folder` for one writing process, UserError if another has it; the kernel frees it even after kill -9."""
+    """Hold `folder` for one writing process; another one waits. The kernel frees it even after kill -9."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: waiting for another run that is writing there", file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        for leftover in folder.glob(".*.*"):
+            # What `atomic` was writing when its process was killed.
+            leftover.unlink()
         yield
-    except BlockingIOError as error:
-        raise UserError(f"{folder}: another run is writing there; wait for it or stop it") from error
     finally:
         os.close(handle)

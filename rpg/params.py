@@ -26,14 +26,22 @@ Positive = Annotated[float, Field(gt=0)]
 class Block(BaseModel):
     """A block of params.yaml: immutable, without unknown keys, without conversions between types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Network(Block):
     """A source network as `timm.create_model(name, **arguments)`."""
 
-    name: str
+    # A colon would make timm fetch a network from a hub.
+    name: Annotated[str, Field(pattern=r"^[\w.]+$")]
     arguments: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _from_scratch(self) -> "Network":
+        for key in self.arguments:
+            if key == "checkpoint_path" or key.startswith("pretrained"):
+                raise ValueError(f"arguments: {key} would load weights; the zoo's networks start from their seed")
+        return self
 
 
 class ClassificationTask(Block):
@@ -171,6 +179,7 @@ class Generator(Block):
     length: Annotated[int, Field(description="L")]
     states: Annotated[int, Field(description="S")]
     parameters: int
+    tokens: Annotated[str, Field(description="SHA-256 of the layout.json of the tokens it was trained on")]
 
 
 class Params(Block):
@@ -178,13 +187,34 @@ class Params(Block):
 
     run: Annotated[list[str], Field(min_length=1, description="the experiments that results/tables.md covers")]
     data_root: Annotated[str | None, Field(description="folder of the data sets; the variable RPG_DATA goes first")]
-    experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")], Experiment]
+    experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Experiment]
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of that name; UserError with the known names otherwise."""
         if name not in self.experiments:
             raise UserError(f"{PARAMS_FILE}: no experiment '{name}'{_suggest(name, list(self.experiments))}")
         return self.experiments[name]
+
+
+class _OneKeyLoader(yaml.SafeLoader):
+    """YAML as PyYAML reads it, except that a key may not stand twice in one mapping: the last would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for name in names:
+            if names.count(name) > 1 and id(node) not in self.merged:
+                raise yaml.YAMLError(f"the key '{name}' stands twice in one block, line {node.start_mark.line + 1}")
+        return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        # A merge (`<<`) puts inherited keys before the block's own, which then go first: no fault.
+        if any(isinstance(key, yaml.ScalarNode) and key.value == "<<" for key, _ in node.value):
+            self.merged.add(id(node))
+        super().flatten_mapping(node)
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.merged: set[int] = set()
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
@@ -194,10 +224,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run rpg in the folder that holds params.yaml") from error
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return check_params(yaml.load(text, _OneKeyLoader), path)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    return check_params(tree, path)
 
 
 def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:

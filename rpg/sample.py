@@ -37,8 +37,8 @@ def sample_layer(params: Sample, tokens: Path, rpg: Path, folder: Path, seconds:
     with exclusive(folder):
         store = TokenStore(tokens)
         model = load_rpg(rpg, store, device())
-        for stranger in folder.glob("*.safetensors"):
-            stranger.unlink()
+        for stranger in [folder / "manifest.json", *folder.glob("*.safetensors")]:
+            stranger.unlink(missing_ok=True)
         samples, spent = [], 0.0
         for index in progress(range(params.count), "sample", total=params.count):
             state = index % len(store.seeds)

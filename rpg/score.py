@@ -6,6 +6,8 @@ Writes scores.json. `rpg score --experiment digits-vit --weights FILE` prints th
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rpg.errors import UserError
 from rpg.files import read_json, read_tensors, sha256, write_json
 from rpg.params import Experiment
@@ -19,7 +21,7 @@ def score_layer(experiment: Experiment, zoo: Path, samples: Path, out: Path, dat
     task = load_task(experiment.task, data_root)
     checkpoints, _ = collect(zoo, experiment.zoo.shards())
     originals = [(zoo / entry["file"], {"seed": entry["seed"], "step": entry["step"]}) for entry in checkpoints]
-    manifest = read_json(samples / "manifest.json", "rpg sample")["samples"]
+    manifest = read_json(samples / "manifest.json", "rpg sample", "samples")["samples"]
     for entry in manifest:
         path = samples / entry["file"]
         if not path.is_file() or sha256(path) != entry["sha256"]:
@@ -45,4 +47,8 @@ def score_layer(experiment: Experiment, zoo: Path, samples: Path, out: Path, dat
 def score_file(experiment: Experiment, weights: Path, data_root: str | None) -> str:
     """One line: the score of the state dict in `weights` on the test split."""
     task = load_task(experiment.task, data_root)
-    return f"{weights}: {task.metric} {task.score(read_tensors(weights), 'test'):.2f}"
+    state_dict = read_tensors(weights)
+    for name, tensor in state_dict.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")
+    return f"{weights}: {task.metric} {task.score(state_dict, 'test'):.2f}"

@@ -36,7 +36,9 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
     """metrics.json: one entry per experiment in `run:`."""
     experiments = {}
     for name in params.run:
-        scores = read_json(Paths(name, results).scores, f"rpg score --experiment {name}")
+        scores = read_json(
+            Paths(name, results).scores, f"rpg score --experiment {name}", "metric", "parameters", "original", "rpg"
+        )
         experiments[name] = {
             "task": params.experiment(name).task.kind,
             "metric": scores["metric"],
@@ -51,7 +53,7 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
     experiments = {
         name: {
             "seconds": {
-                layer: read_json(Paths(name, results).seconds(layer), f"rpg {layer}")["seconds"]
+                layer: read_json(Paths(name, results).seconds(layer), f"rpg {layer}", "seconds")["seconds"]
                 for layer in ("train", "sample")
             }
         }

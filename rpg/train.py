@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rpg.errors import UserError
-from rpg.files import exclusive, read_json, read_tensors, sha256, write_json, write_tensors, write_text
+from rpg.files import exclusive, read_json, read_tensors, write_json, write_tensors, write_text
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
 from rpg.params import Diffusion, Experiment, Generator, Model, Train
@@ -86,8 +86,13 @@ class Training:
 
     def resume(self, path: Path, fingerprint: str) -> bool:
         """Go on from `path`, if it was saved by a training of the same fingerprint; False if it was not."""
-        tensors = read_tensors(path)
-        facts = json.loads(bytes(tensors.pop("facts").tolist()))
+        try:
+            tensors = read_tensors(path)
+            facts = json.loads(bytes(tensors.pop("facts").tolist()))
+        except (UserError, KeyError, ValueError):
+            # Writing is atomic, so only a damaged disk or a hand can do this; the training can always start over.
+            print(f"{path}: not a whole state; starting over", flush=True)
+            return False
         if facts["fingerprint"] != fingerprint:
             return False
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
@@ -122,13 +127,12 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
     with exclusive(folder):
         store = TokenStore(tokens)
         blocks = experiment.model_dump(include={"model", "diffusion", "train"})
-        fingerprint = hashlib.sha256(
-            (json.dumps(blocks, sort_keys=True) + sha256(tokens / "layout.json")).encode()
-        ).hexdigest()
+        fingerprint = hashlib.sha256((json.dumps(blocks, sort_keys=True) + store.sha256).encode()).hexdigest()
         training = Training(experiment, store, device())
         state = folder / "state" / "state.safetensors"
-        resumed = state.is_file() and training.resume(state, fingerprint)
-        if resumed:
+        # Written last, so its absence says that the folder is not whole.
+        (folder / "config.json").unlink(missing_ok=True)
+        if state.is_file() and training.resume(state, fingerprint):
             print(f"train: going on from step {training.step}", flush=True)
         _run(training, state, fingerprint)
         model = training.average.module
@@ -141,6 +145,7 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
             length=store.layout.length,
             states=len(store.seeds),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
+            tokens=store.sha256,
         )
         write_json(folder / "config.json", config.model_dump())
         write_json(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
@@ -178,7 +183,7 @@ def read_config(folder: Path) -> Generator:
 def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     """The trained RPG in `folder`, ready to sample; UserError if it is missing or was trained on other tokens."""
     config = read_config(folder)
-    if (config.width, config.length, config.states) != (store.layout.width, store.layout.length, len(store.seeds)):
+    if config.tokens != store.sha256:
         raise UserError(f"{folder}: trained on tokens of another zoo; run `rpg train` again")
     model = build(config.model, config.diffusion, store)
     path = folder / "model.safetensors"

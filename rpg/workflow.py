@@ -4,6 +4,9 @@ import os
 from functools import cache
 from typing import Any, Protocol
 
+from snakemake.exceptions import WorkflowError
+
+from rpg.errors import UserError
 from rpg.params import Params, load_params
 from rpg.paths import RESULTS, Paths
 
@@ -17,7 +20,20 @@ class Wildcards(Protocol):
 
 @cache
 def _params() -> Params:
-    return load_params()
+    try:
+        return load_params()
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def check_params() -> None:
+    """WorkflowError, one line, if params.yaml has a fault."""
+    _params()
+
+
+def run() -> list[str]:
+    """The experiments that the tables cover, as `rpg tables` reads them."""
+    return _params().run
 
 
 def _block(wildcards: Wildcards, *names: str) -> dict[str, Any]:
@@ -27,7 +43,10 @@ def _block(wildcards: Wildcards, *names: str) -> dict[str, Any]:
 def shard_choices(wildcards: Wildcards) -> dict[str, Any]:
     """What the shard depends on: the task and the recipe, and its own seeds, not those of other shards."""
     choices = _block(wildcards, "task", "zoo")
-    choices["zoo"]["seeds"] = _params().experiment(wildcards.experiment).zoo.shards()[wildcards.shard]
+    shards = _params().experiment(wildcards.experiment).zoo.shards()
+    if wildcards.shard not in shards:
+        raise WorkflowError(f"shard {wildcards.shard}: not in this zoo; known: {', '.join(shards)}")
+    choices["zoo"]["seeds"] = shards[wildcards.shard]
     return choices
 
 

@@ -13,10 +13,12 @@ from rpg.tasks import load_task
 def train_shard(experiment: Experiment, seeds: list[int], folder: Path, data_root: str | None) -> None:
     """Train the networks of `seeds` one after another and save the last states of each into `folder`."""
     task = load_task(experiment.task, data_root)
+    task.check()
     checkpoints = []
     with exclusive(folder):
-        for stranger in folder.glob("*.safetensors"):
-            stranger.unlink()
+        # The manifest is written last, so its absence says that the shard is not whole.
+        for stranger in [folder / "manifest.json", *folder.glob("*.safetensors")]:
+            stranger.unlink(missing_ok=True)
         names: list[str] = []
         for seed in seeds:
             for step, state_dict in task.train(experiment.zoo, seed):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, write_params
+from safetensors.torch import load_file
 
 from rpg.cli import main
 
@@ -148,6 +149,79 @@ def test_options_of_one_network_need_a_file(folder: Path, capsys) -> None:
     assert "add --out FILE" in refusal(capsys, "sample", "--experiment", "mini", "--state", "1")
 
 
+@pytest.mark.parametrize("arguments", [[], ["--state", "a"], ["nothing"], ["sample", "--state", "x"]])
+def test_wrong_usage_is_one_line(folder: Path, capsys, arguments: list[str]) -> None:
+    assert "--help`" in refusal(capsys, *arguments)
+
+
+@pytest.mark.parametrize("out", ["results", "w.pth", "params.yaml/w.safetensors", "folder.safetensors"])
+def test_out_must_be_a_safetensors_file(folder: Path, finished: Path, capsys, out: str) -> None:
+    shutil.copytree(finished / "results", folder / "results")
+    (folder / "folder.safetensors").mkdir()
+    assert out.split("/")[0] in refusal(capsys, "sample", "--experiment", "mini", "--out", out)
+
+
+def test_file_in_the_way_of_results(folder: Path, capsys) -> None:
+    (folder / "results").touch()
+    assert "results" in refusal(capsys, "zoo", "--experiment", "mini")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", "{", "\0"])
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        ("tokens", "zoo/0000-0001/manifest.json"),
+        ("train", "tokens/layout.json"),
+        ("sample", "rpg/config.json"),
+        ("score", "samples/manifest.json"),
+        ("tables", "scores.json"),
+    ],
+)
+def test_own_json_of_the_wrong_structure_is_named(folder: Path, finished: Path, capsys, verb, name, text) -> None:
+    shutil.copytree(finished / "results", folder / "results")
+    (folder / "results/mini" / name).write_text(text)
+    line = refusal(capsys, verb, *([] if verb == "tables" else ["--experiment", "mini"]))
+    assert line.startswith(f"results/mini/{name}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"num_classes": 5},
+        {"num_classes": 0},
+        {"in_chans": 3},
+        {"features_only": True},
+        {"channels": [4]},
+        {"act_layer": "no"},
+        {"checkpoint_path": "/nowhere"},
+        {"pretrained": True},
+    ],
+)
+def test_network_that_does_not_fit_its_data(folder: Path, capsys, arguments: dict) -> None:
+    base = yaml.safe_load((folder / "params.yaml").read_text())["experiments"]["mini"]["task"]["network"]["arguments"]
+    edit_params(folder, "experiments", "mini", "task", "network", "arguments", value={**base, **arguments})
+    assert refusal(capsys, "zoo", "--experiment", "mini").startswith("params.yaml: ")
+
+
+def test_network_from_a_hub(folder: Path, capsys) -> None:
+    edit_params(folder, "experiments", "mini", "task", "network", "name", value="hf-hub:x/y")
+    assert "network.name" in refusal(capsys, "zoo", "--experiment", "mini")
+
+
+def test_weights_with_nan(folder: Path, finished: Path, capsys) -> None:
+    state_dict = torch.load(save_copy(finished, folder), weights_only=True)
+    state_dict["fc.bias"][0] = float("nan")
+    torch.save(state_dict, folder / "w.pth")
+    line = refusal(capsys, "score", "--experiment", "mini", "--weights", "w.pth")
+    assert line == "w.pth: tensor 'fc.bias' holds NaN or Inf"
+
+
+def save_copy(finished: Path, folder: Path) -> Path:
+    """The first sample of the miniature as a .pth."""
+    torch.save(load_file(finished / "results/mini/samples/0000.safetensors"), folder / "w.pth")
+    return folder / "w.pth"
+
+
 def test_unknown_shard(folder: Path, capsys) -> None:
     line = refusal(capsys, "zoo", "--experiment", "mini", "--shard", "../x")
     assert line == "--shard ../x: not in this zoo; known: 0000-0001, 0002-0003"
@@ -155,7 +229,9 @@ def test_unknown_shard(folder: Path, capsys) -> None:
 
 def test_model_trained_on_another_zoo(folder: Path, finished: Path, capsys) -> None:
     shutil.copytree(finished / "results", folder / "results")
-    edit_params(folder, "experiments", "mini", "tokens", "width", value=32)
+    # The same shapes, other checkpoints: what only the recorded hash can tell.
+    edit_params(folder, "experiments", "mini", "zoo", "seeds", value=[0, 1, 3])
+    main(["zoo", "--experiment", "mini"])
     main(["tokens", "--experiment", "mini"])
     assert "trained on tokens of another zoo" in refusal(capsys, "sample", "--experiment", "mini")
 

@@ -1,4 +1,5 @@
 import multiprocessing
+import queue
 from pathlib import Path
 
 import pytest
@@ -83,23 +84,26 @@ def test_safetensors_bytes_do_not_depend_on_order_or_layout(tmp_path: Path) -> N
 
 
 def _try(folder: Path, results) -> None:
-    try:
-        with exclusive(folder):
-            results.put("taken")
-    except UserError as error:
-        results.put(str(error))
+    results.put("started")
+    with exclusive(folder):
+        results.put("taken")
 
 
-def test_a_folder_has_one_writing_process(tmp_path: Path) -> None:
+def test_a_folder_has_one_writing_process_and_the_other_waits(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
-
-    def attempt() -> str:
-        process = context.Process(target=_try, args=(tmp_path, results))
-        process.start()
-        process.join()
-        return results.get()
-
+    process = context.Process(target=_try, args=(tmp_path, results))
     with exclusive(tmp_path):
-        assert attempt() == f"{tmp_path}: another run is writing there; wait for it or stop it"
-    assert attempt() == "taken"
+        process.start()
+        assert results.get(timeout=60) == "started"
+        with pytest.raises(queue.Empty):
+            results.get(timeout=1)
+    assert results.get(timeout=60) == "taken"
+    process.join()
+
+
+def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".model.safetensors.ab12cd34").write_bytes(b"half")
+    (tmp_path / "model.safetensors").write_bytes(b"whole")
+    with exclusive(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

@@ -119,7 +119,20 @@ def test_experiment_names_cannot_leave_results() -> None:
     assert "experiments" in fault(lambda t: t["experiments"].update({"../x": copy.deepcopy(MINIATURE)}))
 
 
-@pytest.mark.parametrize("text", ["", "- a", "run: [", "a: !!python/object/apply:os.system ['true']"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a",
+        "run: [",
+        "a: !!python/object/apply:os.system ['true']",
+        "data_root: 2023-99-99",
+        "run: &a [*a]",
+        "[" * 2000,
+        "run: 1\nrun: 2",
+        "\0",
+    ],
+)
 def test_files_that_are_no_mapping_are_one_line(tmp_path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
@@ -127,6 +140,22 @@ def test_files_that_are_no_mapping_are_one_line(tmp_path, text: str) -> None:
         load_params(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)
+
+
+def test_a_key_twice_is_named_but_a_merge_may_be_overridden(tmp_path) -> None:
+    path = tmp_path / "params.yaml"
+    text = yaml.safe_dump(tree())
+    path.write_text(text.replace("      ema: 0.9\n", "      ema: 0.9\n      ema: 0.5\n"))
+    with pytest.raises(UserError, match="the key 'ema' stands twice"):
+        load_params(path)
+    path.write_text("run: [mini]\ndata_root: null\nexperiments: {}\n")
+    with pytest.raises(UserError, match="run: no experiment 'mini'"):
+        load_params(path)
+    assert load_params(ROOT / "params.yaml").experiment("digits-vit-paper").train.ema == 0.0
+
+
+def test_infinite_numbers_are_refused() -> None:
+    assert "learning_rate" in fault(lambda t: mini(t)["train"].update(learning_rate=float("inf")))
 
 
 def test_blocks_are_frozen() -> None:

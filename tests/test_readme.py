@@ -52,7 +52,11 @@ def test_second_run_has_nothing_to_do(clone: Path) -> None:
 
 
 def test_tables_are_as_good_as_promised(clone: Path) -> None:
-    for entry in json.loads((clone / "results/metrics.json").read_text())["experiments"].values():
+    committed = json.loads((ROOT / "results/metrics.json").read_text())["experiments"]
+    for name, entry in json.loads((clone / "results/metrics.json").read_text())["experiments"].items():
+        # The same bytes on the same kind of CPU; another kind adds in another order.
+        for kind in ("original", "rpg"):
+            assert entry[kind]["mean"] == pytest.approx(committed[name][kind]["mean"], abs=1.0)
         assert entry["rpg"]["n"] >= 20
         assert entry["rpg"]["mean"] >= 0.99 * entry["original"]["mean"]
         assert entry["rpg"]["min"] >= 0.95 * entry["original"]["mean"]
@@ -68,7 +72,7 @@ def test_readme_s_other_commands_run(clone: Path) -> None:
     measured = float(bash("python use.py", clone))
     assert measured == pytest.approx(score, abs=0.01)
     entry = json.loads((clone / "results/metrics.json").read_text())["experiments"]["digits-vit"]["rpg"]
-    assert entry["min"] - 1 <= score <= entry["best"] + 1
+    assert entry["min"] <= score <= entry["best"]
 
 
 MEASURE = """

@@ -171,6 +171,8 @@ def spoil_shape(state_dict: dict[str, Tensor]) -> None:
         (lambda s: s.update(extra=torch.zeros(3)), "tensor 'extra' is not in"),
         (spoil_shape, r"tensor 'fc.weight' has shape \[10, 7\], not \[10, 8\]"),
         (lambda s: s["fc.bias"][0].fill_(math.nan), "tensor 'fc.bias' holds NaN or Inf"),
+        (lambda s: s["bn1.running_var"][0].fill_(-1), "tensor 'bn1.running_var' holds a negative variance"),
+        (lambda s: s.update({"fc.bias": s["fc.bias"].half()}), "tensor 'fc.bias' is float16, not float32"),
         (lambda s: s["bn1.running_var"][0].fill_(math.inf), "tensor 'bn1.running_var' holds NaN or Inf"),
     ],
 )

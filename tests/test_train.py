@@ -96,6 +96,13 @@ def test_state_of_other_params_is_not_resumed(finished: Path, tmp_path: Path) ->
     assert train(finished, tmp_path / "rpg") == artifacts(finished / "results/mini/rpg")
 
 
+def test_damaged_state_starts_over(finished: Path, tmp_path: Path) -> None:
+    state = tmp_path / "rpg/state/state.safetensors"
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"half a file")
+    assert train(finished, tmp_path / "rpg") == artifacts(finished / "results/mini/rpg")
+
+
 def test_kill_9_then_the_same_command(finished: Path, tmp_path: Path) -> None:
     """A real process, really killed once it has saved a state."""
     write_params(tmp_path, train={"steps": 400})

@@ -31,8 +31,14 @@ def _read(folder: Path, split: str) -> Split:
         try:
             table = pd.read_parquet(file, columns=["img", "label"])
             images += [np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row in table["img"]]
-            labels.append(table["label"].to_numpy())
+            labels += table["label"].tolist()
+            if any(label not in range(len(CLASSES)) for label in labels):
+                raise ValueError("a label is not a whole number from 0 to 9")
+            if any(image.shape != (32, 32, 3) for image in images):
+                raise ValueError("an image is not 32 pixels wide and high")
         except (OSError, ValueError, KeyError, TypeError, UnidentifiedImageError) as error:
             raise UserError(f"{file}: not CIFAR-10 in parquet ({' '.join(str(error).split())})") from error
+    if set(labels) != set(range(len(CLASSES))):
+        raise UserError(f"{folder}: the {split} files do not hold all ten classes; fetch the data set again")
     pixels_NHWC = torch.from_numpy(np.stack(images))
-    return Split(pixels_NHWC.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(np.concatenate(labels)).long())
+    return Split(pixels_NHWC.permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64))

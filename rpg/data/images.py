@@ -1,6 +1,7 @@
 """What every image data set becomes: three fixed splits of labelled images."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -36,10 +37,14 @@ class Images:
         """The split called 'train', 'validation' or 'test'."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
+    @cached_property
+    def _train_std_mean(self) -> tuple[Tensor, Tensor]:
+        return torch.std_mean(self.train.images.double(), dim=(0, 2, 3), keepdim=True)
+
     def inputs(self, images: Tensor, resolution: int) -> Tensor:
         """Images [n, C, H, W] uint8 → [n, C, resolution, resolution] float32, the train split's mean 0 and std 1."""
-        std, mean = torch.std_mean(self.train.images.double(), dim=(0, 2, 3), keepdim=True)
-        normal = ((images - mean) / std).float()
+        std, mean = self._train_std_mean
+        normal = ((images - mean.to(images.device)) / std.to(images.device)).float()
         if normal.shape[2:] == (resolution, resolution):
             return normal
         return functional.interpolate(normal, (resolution, resolution), mode="bilinear", antialias=True)

@@ -1,9 +1,9 @@
 rule tables:
     input:
         "params.yaml",
-        expand(rules.score.output.scores, experiment=config["run"]),
-        expand(rules.train.output.seconds, experiment=config["run"]),
-        expand(rules.sample.output.seconds, experiment=config["run"]),
+        expand(rules.score.output.scores, experiment=ask.run()),
+        expand(rules.train.output.seconds, experiment=ask.run()),
+        expand(rules.sample.output.seconds, experiment=ask.run()),
     output:
         tables=report(
             "results/tables.md", caption="../report/tables.rst", category="Tables"
@@ -22,6 +22,6 @@ rule tables:
         mem_mb=1000,
         runtime=10,
     params:
-        run=config["run"],
+        run=ask.run(),
     shell:
         "python -m rpg tables >{log:q} 2>&1"
