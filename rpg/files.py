@@ -108,6 +108,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_unchanged(path: Path, expected_sha256: str, made: str, next_command: str) -> None:
+    """UserError unless `path` holds what its manifest says; `made` and `next_command` say how it came to be."""
+    if not path.is_file() or sha256(path) != expected_sha256:
+        raise UserError(f"{path}: missing or changed since it was {made}; run {next_command} again")
+
+
+def clear(folder: Path) -> None:
+    """Remove an older run's networks from `folder`, and first the manifest, whose absence says that it is not whole."""
+    for stranger in [folder / "manifest.json", *folder.glob("*.safetensors")]:
+        stranger.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder` for one writing process; another one waits. The kernel frees it even after kill -9."""

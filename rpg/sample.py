@@ -8,14 +8,15 @@ from pathlib import Path
 
 from torch import Tensor
 
+from rpg.device import device
 from rpg.errors import UserError
-from rpg.files import exclusive, sha256, write_json, write_tensors
+from rpg.files import clear, exclusive, sha256, write_json, write_tensors
 from rpg.model.rpg import RPG
 from rpg.params import Sample
 from rpg.progress import progress
 from rpg.seeds import generator
 from rpg.tokens import TokenStore
-from rpg.train import device, load_rpg
+from rpg.train import load_rpg
 
 
 def sample_one(
@@ -37,8 +38,7 @@ def sample_layer(params: Sample, tokens: Path, rpg: Path, folder: Path, seconds:
     with exclusive(folder):
         store = TokenStore(tokens)
         model = load_rpg(rpg, store, device())
-        for stranger in [folder / "manifest.json", *folder.glob("*.safetensors")]:
-            stranger.unlink(missing_ok=True)
+        clear(folder)
         samples, spent = [], 0.0
         for index in progress(range(params.count), "sample", total=params.count):
             state = index % len(store.seeds)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rpg.errors import UserError
-from rpg.files import read_json, read_tensors, sha256, write_json
+from rpg.files import check_unchanged, read_json, read_tensors, write_json
 from rpg.params import Experiment
 from rpg.progress import progress
 from rpg.tasks import load_task
@@ -23,9 +23,7 @@ def score_layer(experiment: Experiment, zoo: Path, samples: Path, out: Path, dat
     originals = [(zoo / entry["file"], {"seed": entry["seed"], "step": entry["step"]}) for entry in checkpoints]
     manifest = read_json(samples / "manifest.json", "rpg sample", "samples")["samples"]
     for entry in manifest:
-        path = samples / entry["file"]
-        if not path.is_file() or sha256(path) != entry["sha256"]:
-            raise UserError(f"{path}: missing or changed since it was sampled; run `rpg sample` again")
+        check_unchanged(samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
     generated = [(samples / entry["file"], {"state": entry["state"]}) for entry in manifest]
 
     def score(path: Path, facts: dict[str, Any]) -> dict[str, Any]:

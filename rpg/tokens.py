@@ -24,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rpg.errors import UserError
-from rpg.files import atomic, exclusive, read_json, read_tensors, sha256, write_json, write_tensors
+from rpg.files import atomic, check_unchanged, exclusive, read_json, read_tensors, sha256, write_json, write_tensors
 
 VARIANCE_SHIFT = 0.05
 VARIANCE_FLOOR = 0.001
@@ -252,9 +252,7 @@ def collect(zoo: Path, shards: dict[str, list[int]]) -> tuple[list[dict], list[s
                 raise UserError(f"{zoo / shard / 'manifest.json'}: no checkpoint of seed {seed}; run `rpg zoo` again")
             checkpoints += [{**checkpoint, "file": f"{shard}/{checkpoint['file']}"} for checkpoint in found]
     for checkpoint in checkpoints:
-        path = zoo / checkpoint["file"]
-        if not path.is_file() or sha256(path) != checkpoint["sha256"]:
-            raise UserError(f"{path}: missing or changed since it was trained; run `rpg zoo` for its shard again")
+        check_unchanged(zoo / checkpoint["file"], checkpoint["sha256"], "trained", "`rpg zoo` for its shard")
     return sorted(checkpoints, key=lambda checkpoint: (checkpoint["seed"], checkpoint["step"])), names
 
 

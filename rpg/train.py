@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rpg.device import device
 from rpg.errors import UserError
 from rpg.files import exclusive, read_json, read_tensors, write_json, write_tensors, write_text
 from rpg.model.diffusion import T
@@ -25,11 +26,6 @@ from rpg.seeds import derive, generator
 from rpg.tokens import TokenStore
 
 LOG_EVERY = 10
-
-
-def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def learning_rate(train: Train, step: int) -> float:

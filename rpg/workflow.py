@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
-from rpg.params import Params, load_params
+from rpg.params import Experiment, Params, load_params
 from rpg.paths import RESULTS, Paths
 
 
@@ -36,14 +36,18 @@ def run() -> list[str]:
     return _params().run
 
 
+def _experiment(wildcards: Wildcards) -> Experiment:
+    return _params().experiment(wildcards.experiment)
+
+
 def _block(wildcards: Wildcards, *names: str) -> dict[str, Any]:
-    return _params().experiment(wildcards.experiment).model_dump(include=set(names))
+    return _experiment(wildcards).model_dump(include=set(names))
 
 
 def shard_choices(wildcards: Wildcards) -> dict[str, Any]:
     """What the shard depends on: the task and the recipe, and its own seeds, not those of other shards."""
     choices = _block(wildcards, "task", "zoo")
-    shards = _params().experiment(wildcards.experiment).zoo.shards()
+    shards = _experiment(wildcards).zoo.shards()
     if wildcards.shard not in shards:
         raise WorkflowError(f"shard {wildcards.shard}: not in this zoo; known: {', '.join(shards)}")
     choices["zoo"]["seeds"] = shards[wildcards.shard]
@@ -52,7 +56,7 @@ def shard_choices(wildcards: Wildcards) -> dict[str, Any]:
 
 def token_choices(wildcards: Wildcards) -> dict[str, Any]:
     """What the tokens depend on, besides the checkpoints: their width, and which seeds belong to the zoo."""
-    return {**_block(wildcards, "tokens"), "seeds": _params().experiment(wildcards.experiment).zoo.seeds}
+    return {**_block(wildcards, "tokens"), "seeds": _experiment(wildcards).zoo.seeds}
 
 
 def train_choices(wildcards: Wildcards) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def score_choices(wildcards: Wildcards) -> dict[str, Any]:
 def manifests(wildcards: Wildcards) -> list[str]:
     """The manifests of all shards of an experiment's zoo; each holds the hashes of its checkpoints."""
     zoo = Paths(wildcards.experiment).zoo
-    return [str(zoo / shard / "manifest.json") for shard in _params().experiment(wildcards.experiment).zoo.shards()]
+    return [str(zoo / shard / "manifest.json") for shard in _experiment(wildcards).zoo.shards()]
 
 
 def distrust_tables() -> None:

@@ -5,7 +5,7 @@ Writes zoo/<shard>/<seed>-<step>.safetensors and, last, zoo/<shard>/manifest.jso
 
 from pathlib import Path
 
-from rpg.files import exclusive, sha256, write_json, write_tensors
+from rpg.files import clear, exclusive, sha256, write_json, write_tensors
 from rpg.params import Experiment
 from rpg.tasks import load_task
 
@@ -16,9 +16,7 @@ def train_shard(experiment: Experiment, seeds: list[int], folder: Path, data_roo
     task.check()
     checkpoints = []
     with exclusive(folder):
-        # The manifest is written last, so its absence says that the shard is not whole.
-        for stranger in [folder / "manifest.json", *folder.glob("*.safetensors")]:
-            stranger.unlink(missing_ok=True)
+        clear(folder)
         names: list[str] = []
         for seed in seeds:
             for step, state_dict in task.train(experiment.zoo, seed):

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from rpg.data import load_data
 from rpg.data.images import Images
+from rpg.device import device
 from rpg.errors import UserError
 from rpg.params import ClassificationTask, Zoo
 from rpg.seeds import derive, generator
@@ -63,7 +64,7 @@ class Classification:
         Raises UserError if the loss stops being finite.
         """
         torch.manual_seed(derive("zoo", "weights", seed))
-        on = self._device
+        on = device()
         network = self.build().to(on).train()
         order = generator("zoo", "order", seed)
         train = self.data.train
@@ -102,17 +103,14 @@ class Classification:
         except RuntimeError as error:
             message = " ".join(str(error).split())[:300]
             raise UserError(f"the weights do not fit network '{self.params.network.name}': {message}") from error
-        network.to(self._device).eval()
+        on = device()
+        network.to(on).eval()
         data, hits = self.data.split(split), 0
         for start in range(0, len(data.labels), SCORE_BATCH):
-            images = data.images[start : start + SCORE_BATCH].to(self._device)
+            images = data.images[start : start + SCORE_BATCH].to(on)
             found = network(self.data.inputs(images, self.params.resolution)).argmax(1).cpu()
             hits += int((found == data.labels[start : start + SCORE_BATCH]).sum())
         return 100 * hits / len(data.labels)
-
-    @property
-    def _device(self) -> torch.device:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _batches(count: int, batch: int, order: torch.Generator) -> Iterator[Tensor]:
