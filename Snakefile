@@ -5,12 +5,8 @@ import rpg.workflow as ask
 min_version("9.0")
 
 
-configfile: "params.yaml"
-
-
-ask.check_params()
-
-
+# Not `configfile:`; rpg.params is the only reader of params.yaml.
+config.update(ask.config())
 validate(config, "workflow/schemas/params.schema.json")
 
 
@@ -20,6 +16,7 @@ wildcard_constraints:
 
 
 include: "workflow/rules/zoo.smk"
+include: "workflow/rules/collect.smk"
 include: "workflow/rules/tokens.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/sample.smk"

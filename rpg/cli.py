@@ -1,4 +1,5 @@
-"""The command line: one verb per layer, `rpg zoo | tokens | train | sample | score | tables`, and `rpg schema`."""
+"""The command line: one verb per layer, `rpg zoo | collect | tokens | train | sample | score | tables`, and
+`rpg ledger`, which keeps DVC's records, and `rpg schema`."""
 
 import argparse
 import os
@@ -24,15 +25,21 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"rpg {__version__}")
     verbs = root.add_subparsers(dest="verb", required=True, metavar="verb")
 
-    def layer(name: str, help_text: str) -> argparse.ArgumentParser:
+    def layer(name: str, help_text: str, computes: bool = True) -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=help_text, description=help_text)
-        verb.add_argument("--experiment", required=True, help="an experiment of params.yaml")
-        verb.add_argument("--threads", type=int, default=1, help="CPU threads; another number may change the last bits")
+        verb.add_argument("--experiment", dest="name", required=True, help="an experiment of params.yaml")
+        if computes:
+            verb.add_argument(
+                "--threads", type=int, default=1, help="CPU threads; another number may change the last bits"
+            )
         return verb
 
     zoo = layer("zoo", "train the source networks of one shard")
     zoo.add_argument("--shard", help="the shard, e.g. 0000-0003; all of them if left out")
-    layer("tokens", "collect and tokenise the checkpoints of the zoo")
+    layer(
+        "collect", "list the checkpoints of all shards; remove shards that params.yaml no longer names", computes=False
+    )
+    layer("tokens", "tokenise the checkpoints of the zoo")
     layer("train", "train RPG on the tokens; goes on where a killed run stopped")
     sample = layer("sample", "sample new networks; with --out one network to a file")
     sample.add_argument("--out", type=Path, help="write one network to this .safetensors file")
@@ -40,72 +47,40 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, help="the seed of its noise (default from params.yaml); needs --out")
     score = layer("score", "score originals and samples on the test split; with --weights one file")
     score.add_argument("--weights", type=Path, help="print the score of this state dict (.safetensors, .pth, .bin)")
-    verbs.add_parser("tables", help="write results/tables.md, metrics.json and seconds.json")
+    verbs.add_parser("tables", help="write results/tables.md, metrics.json, scores.csv and seconds.json")
+    ledger = verbs.add_parser("ledger", help="DVC's records: write dvc.yaml, status, pull, push")
+    actions = ledger.add_subparsers(dest="action", required=True, metavar="action")
+    write = actions.add_parser("write", help="write dvc.yaml, the stages of the rules, from params.yaml")
+    write.add_argument("--check", action="store_true", help="only say whether it would change")
+    actions.add_parser("status", help="one line per experiment: current, stale because of a key or file, or missing")
+    actions.add_parser("pull", help="fetch the artifacts of dvc.lock, check every byte, and tell Snakemake")
+    actions.add_parser("push", help="record what Snakemake has finished in dvc.lock, and upload it")
     verbs.add_parser("schema", help="print the JSON schema of params.yaml")
     return root
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Do what the arguments say. Imports stand where they are needed, so that `rpg --help` needs none of them."""
-    if arguments.verb == "schema":
+    chosen = dict(vars(arguments))
+    verb = chosen.pop("verb")
+    if verb == "schema":
         from rpg.params import json_schema
 
         sys.stdout.write(json_schema())
-        return
+    elif verb == "ledger":
+        import rpg.ledger as ledger
 
-    from rpg.params import load_params
-    from rpg.paths import RESULTS, Paths
+        getattr(ledger, chosen.pop("action"))(**chosen)
+    else:
+        from rpg import layers
 
-    params = load_params()
-    if arguments.verb == "tables":
-        from rpg.tables import write_tables
-
-        write_tables(params, RESULTS)
-        return
-
-    experiment, paths = params.experiment(arguments.experiment), Paths(arguments.experiment)
-    if not 1 <= arguments.threads <= 1024:
-        raise UserError(f"--threads {arguments.threads}: must be between 1 and 1024")
-    if arguments.verb == "sample" and not arguments.out and (arguments.state, arguments.seed) != (None, None):
-        raise UserError("--state and --seed choose one network: add --out FILE")
-    if arguments.verb == "sample" and arguments.out and arguments.out.suffix != ".safetensors":
-        raise UserError(f"--out {arguments.out}: must end in .safetensors")
-
-    from rpg.seeds import fix_arithmetic
-
-    fix_arithmetic(arguments.threads)
-    shards = experiment.zoo.shards()
-    if arguments.verb == "zoo":
-        from rpg.zoo import train_shard
-
-        if arguments.shard and arguments.shard not in shards:
-            raise UserError(f"--shard {arguments.shard}: not in this zoo; known: {', '.join(shards)}")
-        for shard in [arguments.shard] if arguments.shard else shards:
-            train_shard(experiment, shards[shard], paths.zoo / shard, params.data_root)
-    elif arguments.verb == "tokens":
-        from rpg.tokens import write_tokens
-
-        write_tokens(paths.zoo, shards, experiment.tokens.width, paths.tokens)
-    elif arguments.verb == "train":
-        from rpg.train import train_rpg
-
-        train_rpg(experiment, paths.tokens, paths.rpg, paths.seconds("train"))
-    elif arguments.verb == "sample":
-        from rpg.sample import sample_file, sample_layer
-
-        if arguments.out:
-            seed = experiment.sample.seed if arguments.seed is None else arguments.seed
-            state = arguments.state or 0
-            sample_file(experiment.sample, paths.tokens, paths.rpg, arguments.out, state=state, seed=seed)
-        else:
-            sample_layer(experiment.sample, paths.tokens, paths.rpg, paths.samples, paths.seconds("sample"))
-    elif arguments.verb == "score":
-        from rpg.score import score_file, score_layer
-
-        if arguments.weights:
-            print(score_file(experiment, arguments.weights, params.data_root))
-        else:
-            score_layer(experiment, paths.zoo, paths.samples, paths.scores, params.data_root)
+        if not 1 <= chosen.get("threads", 1) <= 1024:
+            raise UserError(f"--threads {chosen['threads']}: must be between 1 and 1024")
+        if verb == "sample" and not chosen["out"] and (chosen["state"], chosen["seed"]) != (None, None):
+            raise UserError("--state and --seed choose one network: add --out FILE")
+        if verb == "sample" and chosen["out"] and chosen["out"].suffix != ".safetensors":
+            raise UserError(f"--out {chosen['out']}: must end in .safetensors")
+        getattr(layers, verb)(**chosen)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

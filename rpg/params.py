@@ -6,6 +6,7 @@ The JSON schema in workflow/schemas/ is `rpg schema` of the classes below.
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -169,6 +170,19 @@ class Experiment(Block):
     train: Train
     sample: Sample
 
+    def recipe(self, seeds: list[int]) -> dict[str, Any]:
+        """What the checkpoints of `seeds` depend on: task and zoo block, without the seeds of other shards."""
+        tree = self.model_dump(include={"task", "zoo"})
+        tree["zoo"]["seeds"] = seeds
+        return tree
+
+
+class File(Block):
+    """A file that another one vouches for."""
+
+    file: Annotated[str, Field(description="path beside the file that names it")]
+    sha256: str
+
 
 class Generator(Block):
     """rpg/config.json: what rebuilds a trained RPG without params.yaml."""
@@ -180,6 +194,7 @@ class Generator(Block):
     states: Annotated[int, Field(description="S")]
     parameters: int
     tokens: Annotated[str, Field(description="SHA-256 of the layout.json of the tokens it was trained on")]
+    files: Annotated[list[File], Field(description="what was written beside it")]
 
 
 class Params(Block):
@@ -215,6 +230,12 @@ class _OneKeyLoader(yaml.SafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.merged: set[int] = set()
+
+
+# A float without a point, 1e-5, is YAML 1.2; `dvc exp run -S` writes it, and PyYAML reads YAML 1.1.
+_OneKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:

@@ -37,6 +37,10 @@ class Paths:
     def scores(self) -> Path:
         return self.folder / "scores.json"
 
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.json"
+
     def seconds(self, layer: str) -> Path:
         """Measured seconds of `layer`, apart from the artifacts, which are the same bytes in every run."""
         return self.folder / "seconds" / f"{layer}.json"

@@ -1,7 +1,7 @@
 """The tables of all experiments in `run:`: `rpg tables`.
 
-Writes results/tables.md and metrics.json, the same bytes in every run, and results/seconds.json and seconds.md, the
-measured times. Numbers are over all samples and all originals; the standard deviation is the sample's (n - 1).
+Writes results/tables.md, metrics.json and scores.csv (one row per network), the same bytes in every run, and
+results/seconds.json and seconds.md, the measured times. Numbers are over all samples and all originals.
 """
 
 from pathlib import Path
@@ -20,32 +20,31 @@ HEADING = """# Generated networks beside the originals they learned from
 """
 
 
-def summary(values: list[float]) -> dict[str, float | int]:
-    """mean, std, min, best and n of `values`, higher being better; std is 0 for a single value."""
-    series = pd.Series(values)
-    return {
-        "mean": round(float(series.mean()), 4),
-        "std": round(float(series.std()), 4) if len(series) > 1 else 0.0,
-        "min": round(float(series.min()), 4),
-        "best": round(float(series.max()), 4),
-        "n": len(series),
-    }
-
-
 def metrics(params: Params, results: Path) -> dict[str, Any]:
-    """metrics.json: one entry per experiment in `run:`."""
-    experiments = {}
-    for name in params.run:
-        scores = read_json(
-            Paths(name, results).scores, f"rpg score --experiment {name}", "metric", "parameters", "original", "rpg"
-        )
-        experiments[name] = {
+    """metrics.json: one entry per experiment in `run:`, its own metrics.json and its task."""
+    experiments = {
+        name: {
             "task": params.experiment(name).task.kind,
-            "metric": scores["metric"],
-            "parameters": scores["parameters"],
-            **{kind: summary([network["test"] for network in scores[kind]]) for kind in ("original", "rpg")},
+            **read_json(
+                Paths(name, results).metrics,
+                f"rpg score --experiment {name}",
+                *("metric", "parameters", "original", "rpg"),
+            ),
         }
+        for name in params.run
+    }
     return {"experiments": experiments}
+
+
+def scores(params: Params, results: Path) -> pd.DataFrame:
+    """scores.csv: one row per network, original or RPG, of every experiment in `run:`, with its scores in percent."""
+    rows = [
+        {"experiment": name, "networks": networks, **{key: entry[key] for key in ("file", "validation", "test")}}
+        for name in params.run
+        for kind, networks in (("original", "original"), ("rpg", "RPG"))
+        for entry in read_json(Paths(name, results).scores, f"rpg score --experiment {name}", "original", "rpg")[kind]
+    ]
+    return pd.DataFrame(rows)
 
 
 def seconds(params: Params, results: Path) -> dict[str, Any]:
@@ -92,10 +91,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def write_tables(params: Params, results: Path) -> None:
-    """Write tables.md, metrics.json, seconds.json and seconds.md into `results`."""
+    """Write tables.md, metrics.json, scores.csv, seconds.json and seconds.md into `results`."""
     tree = metrics(params, results)
     write_text(results / "tables.md", markdown(tree))
     write_json(results / "metrics.json", tree)
+    write_text(results / "scores.csv", scores(params, results).to_csv(index=False))
     times = seconds(params, results)
     write_json(results / "seconds.json", times)
     rows = [

@@ -16,15 +16,28 @@ import math
 import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from rpg.collect import read_zoo
 from rpg.errors import UserError
-from rpg.files import atomic, check_unchanged, exclusive, read_json, read_tensors, sha256, write_json, write_tensors
+from rpg.files import (
+    atomic,
+    check_unchanged,
+    exclusive,
+    fingerprint,
+    read_json,
+    read_tensors,
+    sha256,
+    write_json,
+    write_tensors,
+)
 
 VARIANCE_SHIFT = 0.05
 VARIANCE_FLOOR = 0.001
@@ -195,17 +208,21 @@ def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
 class TokenStore:
     """The tokens of a zoo on disk, memory-mapped: reading a checkpoint's tokens loads that checkpoint's alone.
 
-    `states` [N] is the permutation state of each checkpoint: which independent training run it came from.
+    `states` [N] is the permutation state of each checkpoint: which independent training run it came from. Sampling
+    needs layout and statistics only, so tokens.safetensors is opened when the first token is read.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open `folder`; UserError if it is incomplete or its tokens don't fit its layout."""
-        tree = read_json(folder / "layout.json", "rpg tokens", "layout", "checkpoints", "seeds")
+        """Open `folder`; UserError if layout.json or stats.safetensors is missing or was changed."""
+        self.folder = folder
+        tree = read_json(folder / "layout.json", "rpg tokens", "layout", "checkpoints", "seeds", "files")
+        self._files: dict[str, str] = {entry["file"]: entry["sha256"] for entry in tree["files"]}
         self.sha256 = sha256(folder / "layout.json")
         self.layout = Layout.from_json(tree["layout"])
         self.checkpoints: list[dict] = tree["checkpoints"]
         self.seeds: list[int] = tree["seeds"]
         self.states = torch.tensor([self.seeds.index(checkpoint["seed"]) for checkpoint in self.checkpoints])
+        self._check("stats.safetensors")
         tensors = read_tensors(folder / "stats.safetensors")
         try:
             self.stats = Stats(**{name: tensors[f"stats.{name}"] for name in ("mean", "std", "scale", "floor")})
@@ -213,21 +230,20 @@ class TokenStore:
             self.skipped = {tensor.name: tensors[f"skipped.{tensor.name}"] for tensor in self.layout.skipped}
         except KeyError as error:
             raise UserError(f"{folder / 'stats.safetensors'}: no tensor {error}; run `rpg tokens` again") from error
-        path = folder / "tokens.safetensors"
-        try:
-            self._slice = safe_open(path, "pt").get_slice("tokens")
-            shape = self._slice.get_shape()
-        except Exception as error:
-            # safetensors raises its own, OSError or KeyError, depending on where the file ends.
-            raise UserError(f"{path}: not a whole token store ({error}); run `rpg tokens` again") from error
-        if shape != [len(self.checkpoints), self.layout.length, self.layout.width]:
-            raise UserError(f"{path}: shape {shape} does not fit layout.json; run `rpg tokens` again")
+
+    def _check(self, name: str) -> None:
+        check_unchanged(self.folder / name, self._files.get(name, ""), "tokenised", "`rpg tokens`")
+
+    @cached_property
+    def _slice(self) -> Any:
+        self._check("tokens.safetensors")
+        return safe_open(self.folder / "tokens.safetensors", "pt").get_slice("tokens")
 
     def __len__(self) -> int:
         return len(self.checkpoints)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Tokens [L, D] of checkpoint `index`."""
+        """Tokens [L, D] of checkpoint `index`; UserError if tokens.safetensors is missing or was changed."""
         return self._slice[index]
 
     def detokenise(self, tokens_LD: Tensor, state: int) -> dict[str, Tensor]:
@@ -236,38 +252,18 @@ class TokenStore:
         return detokenise(tokens_LD, self.layout, self.stats, skipped)
 
 
-def collect(zoo: Path, shards: dict[str, list[int]]) -> tuple[list[dict], list[str]]:
-    """The checkpoints that the manifests of `shards` list, sorted by seed and step, and the names of their tensors.
-
-    Only seeds named in params.yaml are taken, so what an older choice of seeds left behind never enters. Raises
-    UserError if a manifest lacks a seed, or a file is missing or was changed after it was trained.
-    """
-    checkpoints, names = [], []
-    for shard, seeds in shards.items():
-        manifest = read_json(zoo / shard / "manifest.json", f"rpg zoo --shard {shard}", "checkpoints", "tensors")
-        names = manifest["tensors"]
-        for seed in seeds:
-            found = [checkpoint for checkpoint in manifest["checkpoints"] if checkpoint["seed"] == seed]
-            if not found:
-                raise UserError(f"{zoo / shard / 'manifest.json'}: no checkpoint of seed {seed}; run `rpg zoo` again")
-            checkpoints += [{**checkpoint, "file": f"{shard}/{checkpoint['file']}"} for checkpoint in found]
-    for checkpoint in checkpoints:
-        check_unchanged(zoo / checkpoint["file"], checkpoint["sha256"], "trained", "`rpg zoo` for its shard")
-    return sorted(checkpoints, key=lambda checkpoint: (checkpoint["seed"], checkpoint["step"])), names
-
-
 def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:
     """The state dict in `path`, in the order of `names`; safetensors itself keeps no order."""
     tensors = read_tensors(path)
     return {name: tensors[name] for name in [*names, *tensors] if name in tensors}
 
 
-def write_tokens(zoo: Path, shards: dict[str, list[int]], width: int, folder: Path) -> None:
-    """Tokenise the zoo into `folder`, one checkpoint in memory at a time."""
+def write_tokens(zoo: Path, width: int, folder: Path) -> None:
+    """Tokenise the collected zoo into `folder`, one checkpoint in memory at a time."""
     with exclusive(folder):
         # Written last, so its absence says that the store is not whole.
         (folder / "layout.json").unlink(missing_ok=True)
-        checkpoints, names = collect(zoo, shards)
+        checkpoints, names = read_zoo(zoo)
         paths = [zoo / checkpoint["file"] for checkpoint in checkpoints]
         layout = Layout.of(read_checkpoint(paths[0], names), width)
         skipped: dict[int, dict[str, Tensor]] = {}
@@ -291,7 +287,9 @@ def write_tokens(zoo: Path, shards: dict[str, list[int]], width: int, folder: Pa
         for tensor in layout.skipped:
             tensors[f"skipped.{tensor.name}"] = torch.stack([skipped[seed][tensor.name] for seed in seeds])
         write_tensors(folder / "stats.safetensors", tensors)
-        write_json(folder / "layout.json", {"layout": asdict(layout), "checkpoints": checkpoints, "seeds": seeds})
+        files = [fingerprint(folder / name) for name in ("stats.safetensors", "tokens.safetensors")]
+        tree = {"layout": asdict(layout), "checkpoints": checkpoints, "seeds": seeds, "files": files}
+        write_json(folder / "layout.json", tree)
 
 
 def create_safetensors(path: Path, name: str, shape: tuple[int, ...]) -> np.memmap:

@@ -17,10 +17,19 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rpg.device import device
 from rpg.errors import UserError
-from rpg.files import exclusive, read_json, read_tensors, write_json, write_tensors, write_text
+from rpg.files import (
+    check_unchanged,
+    exclusive,
+    fingerprint,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+    write_text,
+)
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
-from rpg.params import Diffusion, Experiment, Generator, Model, Train
+from rpg.params import Diffusion, Experiment, File, Generator, Model, Train
 from rpg.progress import progress
 from rpg.seeds import derive, generator
 from rpg.tokens import TokenStore
@@ -123,14 +132,14 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
     with exclusive(folder):
         store = TokenStore(tokens)
         blocks = experiment.model_dump(include={"model", "diffusion", "train"})
-        fingerprint = hashlib.sha256((json.dumps(blocks, sort_keys=True) + store.sha256).encode()).hexdigest()
+        learned_from = hashlib.sha256((json.dumps(blocks, sort_keys=True) + store.sha256).encode()).hexdigest()
         training = Training(experiment, store, device())
         state = folder / "state" / "state.safetensors"
         # Written last, so its absence says that the folder is not whole.
         (folder / "config.json").unlink(missing_ok=True)
-        if state.is_file() and training.resume(state, fingerprint):
+        if state.is_file() and training.resume(state, learned_from):
             print(f"train: going on from step {training.step}", flush=True)
-        _run(training, state, fingerprint)
+        _run(training, state, learned_from)
         model = training.average.module
         write_tensors(folder / "model.safetensors", model.state_dict())
         write_text(folder / "log.csv", training.log)
@@ -142,6 +151,7 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
             states=len(store.seeds),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             tokens=store.sha256,
+            files=[File(**fingerprint(folder / name)) for name in ("log.csv", "model.safetensors")],
         )
         write_json(folder / "config.json", config.model_dump())
         write_json(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
@@ -183,6 +193,8 @@ def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
         raise UserError(f"{folder}: trained on tokens of another zoo; run `rpg train` again")
     model = build(config.model, config.diffusion, store)
     path = folder / "model.safetensors"
+    expected = {entry.file: entry.sha256 for entry in config.files}
+    check_unchanged(path, expected.get(path.name, ""), "trained", "`rpg train`")
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:

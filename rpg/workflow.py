@@ -1,14 +1,30 @@
-"""What the rules ask about params.yaml: targets, and the choices that each layer's result depends on."""
+"""What the rules and dvc.yaml ask: targets, the choices in params.yaml and the source files that a layer depends on."""
 
+import base64
 import os
+from collections.abc import Callable
 from functools import cache
+from modulefinder import ModuleFinder
+from pathlib import Path
 from typing import Any, Protocol
 
 from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
-from rpg.params import Experiment, Params, load_params
+from rpg.params import Params, load_params
 from rpg.paths import RESULTS, Paths
+
+# Rule → keys of the experiment that its result depends on, besides its input files.
+CHOICES = {
+    "zoo": ("task", "zoo"),
+    "collect": ("task", "zoo"),
+    "tokens": ("tokens",),
+    "train": ("model", "diffusion", "train"),
+    "sample": ("sample",),
+    "score": ("task",),
+}
+# Of this package's own files those that no result depends on: the version, and how arguments are parsed.
+_FREE = ("rpg/__init__.py", "rpg/__main__.py", "rpg/cli.py")
 
 
 class Wildcards(Protocol):
@@ -26,9 +42,9 @@ def _params() -> Params:
         raise WorkflowError(str(error)) from None
 
 
-def check_params() -> None:
-    """WorkflowError, one line, if params.yaml has a fault."""
-    _params()
+def config() -> dict[str, Any]:
+    """The whole of params.yaml, as rpg reads it; WorkflowError, one line, if it has a fault."""
+    return _params().model_dump()
 
 
 def run() -> list[str]:
@@ -36,57 +52,56 @@ def run() -> list[str]:
     return _params().run
 
 
-def _experiment(wildcards: Wildcards) -> Experiment:
-    return _params().experiment(wildcards.experiment)
+def choices(rule: str) -> Callable[[Wildcards], dict[str, Any]]:
+    """For the rule's `params:`, what it depends on besides its input; Snakemake runs it again when they change."""
+
+    def chosen(wildcards: Wildcards) -> dict[str, Any]:
+        return _params().experiment(wildcards.experiment).model_dump(include=set(CHOICES[rule]))
+
+    return chosen
 
 
-def _block(wildcards: Wildcards, *names: str) -> dict[str, Any]:
-    return _experiment(wildcards).model_dump(include=set(names))
-
-
-def shard_choices(wildcards: Wildcards) -> dict[str, Any]:
-    """What the shard depends on: the task and the recipe, and its own seeds, not those of other shards."""
-    choices = _block(wildcards, "task", "zoo")
-    shards = _experiment(wildcards).zoo.shards()
+def recipe(wildcards: Wildcards) -> dict[str, Any]:
+    """As `choices("zoo")` for one shard: its own seeds, not those of other shards."""
+    experiment = _params().experiment(wildcards.experiment)
+    shards = experiment.zoo.shards()
     if wildcards.shard not in shards:
         raise WorkflowError(f"shard {wildcards.shard}: not in this zoo; known: {', '.join(shards)}")
-    choices["zoo"]["seeds"] = shards[wildcards.shard]
-    return choices
-
-
-def token_choices(wildcards: Wildcards) -> dict[str, Any]:
-    """What the tokens depend on, besides the checkpoints: their width, and which seeds belong to the zoo."""
-    return {**_block(wildcards, "tokens"), "seeds": _experiment(wildcards).zoo.seeds}
-
-
-def train_choices(wildcards: Wildcards) -> dict[str, Any]:
-    """What the trained RPG depends on, besides the tokens."""
-    return _block(wildcards, "model", "diffusion", "train")
-
-
-def sample_choices(wildcards: Wildcards) -> dict[str, Any]:
-    """What the samples depend on, besides RPG and the layout."""
-    return _block(wildcards, "sample")
-
-
-def score_choices(wildcards: Wildcards) -> dict[str, Any]:
-    """What the scores depend on, besides the networks: how to build and score them."""
-    return _block(wildcards, "task")
+    return experiment.recipe(shards[wildcards.shard])
 
 
 def manifests(wildcards: Wildcards) -> list[str]:
     """The manifests of all shards of an experiment's zoo; each holds the hashes of its checkpoints."""
     zoo = Paths(wildcards.experiment).zoo
-    return [str(zoo / shard / "manifest.json") for shard in _experiment(wildcards).zoo.shards()]
+    shards = _params().experiment(wildcards.experiment).zoo.shards()
+    return [str(zoo / shard / "manifest.json") for shard in shards]
+
+
+@cache
+def code(rule: str) -> list[str]:
+    """The files that `rpg <rule>` is made of: its module and every module of rpg it imports, its rule, the packages."""
+    root = Path(__file__).parent.parent
+    finder = ModuleFinder([str(root)])
+    finder.run_script(str(root / "rpg" / f"{rule}.py"))
+    found = [getattr(module, "__file__", None) for module in finder.modules.values()]
+    modules = {Path(path).relative_to(root) for path in found if path}
+    modules |= {Path("rpg/layers.py"), Path("rpg/paths.py"), Path("rpg/params.py"), Path("rpg/seeds.py")}
+    return [
+        *sorted(str(path) for path in modules if str(path) not in _FREE),
+        f"workflow/rules/{rule}.smk",
+        "environment.yml",
+    ]
 
 
 def distrust_tables() -> None:
-    """Give results/tables.md the oldest time if scores behind it are missing, as in a fresh clone.
+    """Give results/tables.md the oldest time and no history if scores behind it are missing, as in a fresh clone.
 
     The tables live in git, and Snakemake makes missing files anew only for a job that has to run for another reason:
-    a clone's tables would pass for finished. Older than params.yaml, an input of theirs, they are made from scratch.
+    a clone's tables would pass for finished. Older than the code they depend on, they are made from scratch.
     """
     tables = RESULTS / "tables.md"
     if tables.exists() and not all(Paths(name).scores.exists() for name in _params().run):
         # Not 0, which Snakemake takes for no time at all.
         os.utime(tables, (1, 1))
+        for path in RESULTS.glob("*.*"):
+            Path(".snakemake/metadata", base64.b64encode(bytes(path)).decode()).unlink(missing_ok=True)

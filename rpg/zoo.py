@@ -5,7 +5,7 @@ Writes zoo/<shard>/<seed>-<step>.safetensors and, last, zoo/<shard>/manifest.jso
 
 from pathlib import Path
 
-from rpg.files import clear, exclusive, sha256, write_json, write_tensors
+from rpg.files import clear, exclusive, fingerprint, write_json, write_tensors
 from rpg.params import Experiment
 from rpg.tasks import load_task
 
@@ -20,17 +20,17 @@ def train_shard(experiment: Experiment, seeds: list[int], folder: Path, data_roo
         names: list[str] = []
         for seed in seeds:
             for step, state_dict in task.train(experiment.zoo, seed):
-                file = f"{seed:04d}-{step:06d}.safetensors"
-                write_tensors(folder / file, state_dict)
+                path = folder / f"{seed:04d}-{step:06d}.safetensors"
+                write_tensors(path, state_dict)
                 names = list(state_dict)
                 checkpoints.append(
                     {
-                        "file": file,
+                        **fingerprint(path),
                         "seed": seed,
-                        "sha256": sha256(folder / file),
                         "step": step,
                         f"validation_{task.metric}": task.score(state_dict, "validation"),
                     }
                 )
         # safetensors sorts tensors by itself; tokens follow the state dict's order, so it is kept here.
-        write_json(folder / "manifest.json", {"checkpoints": checkpoints, "tensors": names})
+        manifest = {"checkpoints": checkpoints, "recipe": experiment.recipe(seeds), "tensors": names}
+        write_json(folder / "manifest.json", manifest)

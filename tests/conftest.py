@@ -97,5 +97,5 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the miniature has run from zoo to tables; tests read it and leave it as it is."""
     folder = tmp_path_factory.mktemp("finished")
     write_params(folder)
-    run_layers(folder, "zoo", "tokens", "train", "sample", "score", "tables")
+    run_layers(folder, "zoo", "collect", "tokens", "train", "sample", "score", "tables")
     return folder

@@ -55,7 +55,7 @@ def edit_params(folder: Path, *keys: str, value: object) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
 
 
-@pytest.mark.parametrize("verb", ["zoo", "tokens", "train", "sample", "score"])
+@pytest.mark.parametrize("verb", ["zoo", "collect", "tokens", "train", "sample", "score"])
 def test_unknown_experiment(folder: Path, capsys, verb: str) -> None:
     assert refusal(capsys, verb, "--experiment", "mimi") == "params.yaml: no experiment 'mimi'; did you mean 'mini'?"
 
@@ -103,8 +103,18 @@ def test_truncated_checkpoint_in_the_zoo(folder: Path, finished: Path, capsys) -
     shutil.copytree(finished / "results", folder / "results")
     path = next((folder / "results/mini/zoo/0000-0001").glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:100])
-    line = refusal(capsys, "tokens", "--experiment", "mini")
-    assert line.startswith(str(path.relative_to(folder)))
+    for verb in ("collect", "tokens", "score"):
+        line = refusal(capsys, verb, "--experiment", "mini")
+        assert line.startswith(f"{path.relative_to(folder)}: missing or changed since it was trained")
+
+
+@pytest.mark.parametrize("keep", [0, 100, -8])
+def test_truncated_model(folder: Path, finished: Path, capsys, keep: int) -> None:
+    shutil.copytree(finished / "results", folder / "results")
+    path = folder / "results/mini/rpg/model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    line = refusal(capsys, "sample", "--experiment", "mini")
+    assert line.startswith("results/mini/rpg/model.safetensors: missing or changed since it was trained")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -130,11 +140,11 @@ def test_network_that_timm_refuses(folder: Path, capsys) -> None:
     assert "network 'resnet17': timm refuses it" in refusal(capsys, "zoo", "--experiment", "mini")
 
 
-@pytest.mark.parametrize("verb", ["tokens", "train", "sample", "score"])
+@pytest.mark.parametrize("verb", ["collect", "tokens", "train", "sample", "score"])
 def test_layer_without_the_one_before_names_the_command(folder: Path, capsys, verb: str) -> None:
     line = refusal(capsys, verb, "--experiment", "mini")
-    before = {"tokens": "rpg zoo", "train": "rpg tokens", "sample": "rpg tokens", "score": "rpg zoo"}[verb]
-    assert f"make it with `{before}" in line
+    before = {"collect": "zoo", "tokens": "collect", "train": "tokens", "sample": "tokens", "score": "collect"}[verb]
+    assert f"make it with `rpg {before}" in line
 
 
 @pytest.mark.parametrize("state", ["3", "-1"])
@@ -170,11 +180,14 @@ def test_file_in_the_way_of_results(folder: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("verb", "name"),
     [
-        ("tokens", "zoo/0000-0001/manifest.json"),
+        ("collect", "zoo/0000-0001/manifest.json"),
+        ("tokens", "zoo/checkpoints.json"),
         ("train", "tokens/layout.json"),
         ("sample", "rpg/config.json"),
         ("score", "samples/manifest.json"),
+        ("score", "zoo/checkpoints.json"),
         ("tables", "scores.json"),
+        ("tables", "metrics.json"),
     ],
 )
 def test_own_json_of_the_wrong_structure_is_named(folder: Path, finished: Path, capsys, verb, name, text) -> None:
@@ -232,6 +245,7 @@ def test_model_trained_on_another_zoo(folder: Path, finished: Path, capsys) -> N
     # The same shapes, other checkpoints: what only the recorded hash can tell.
     edit_params(folder, "experiments", "mini", "zoo", "seeds", value=[0, 1, 3])
     main(["zoo", "--experiment", "mini"])
+    main(["collect", "--experiment", "mini"])
     main(["tokens", "--experiment", "mini"])
     assert "trained on tokens of another zoo" in refusal(capsys, "sample", "--experiment", "mini")
 
@@ -242,7 +256,7 @@ def test_python_m_rpg_is_the_console_script() -> None:
 
     help_text = text(sys.executable, "-m", "rpg", "--help")
     assert help_text == text(str(Path(sys.executable).parent / "rpg"), "--help")
-    for verb in ("zoo", "tokens", "train", "sample", "score", "tables"):
+    for verb in ("zoo", "collect", "tokens", "train", "sample", "score", "tables", "ledger"):
         assert f"\n    {verb} " in help_text
 
 

@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import ROOT, run_layers
 
 from rpg.params import load_params
-from rpg.tables import markdown, summary
+from rpg.score import summary
+from rpg.tables import markdown
 
 
 def test_summary_by_hand() -> None:
@@ -32,10 +34,18 @@ def test_seconds_stand_apart(finished: Path) -> None:
 
 
 def test_tables_again_give_the_same_bytes(finished: Path) -> None:
-    names = ("tables.md", "metrics.json", "seconds.json")
+    names = ("tables.md", "metrics.json", "scores.csv", "seconds.json")
     before = [(finished / "results" / name).read_bytes() for name in names]
     run_layers(finished, "tables")
     assert [(finished / "results" / name).read_bytes() for name in names] == before
+
+
+def test_scores_csv_has_every_network(finished: Path) -> None:
+    frame = pd.read_csv(finished / "results/scores.csv")
+    assert list(frame.columns) == ["experiment", "networks", "file", "validation", "test"]
+    assert frame.networks.tolist() == ["original"] * 6 + ["RPG"] * 4
+    scores = json.loads((finished / "results/mini/scores.json").read_text())
+    assert frame.test.tolist() == [network["test"] for network in scores["original"] + scores["rpg"]]
 
 
 def test_markdown_row() -> None:

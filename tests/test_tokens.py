@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rpg.errors import UserError
-from rpg.params import load_params
 from rpg.tokens import Layout, Stats, TokenStore, create_safetensors, detokenise, tokenise, write_tokens
 
 NETWORKS = {
@@ -139,24 +138,24 @@ def test_nothing_to_tokenise_is_refused() -> None:
 
 
 @pytest.fixture
-def workspace(finished: Path, tmp_path: Path) -> tuple[Path, dict[str, list[int]]]:
-    """A copy of the finished miniature's zoo, to spoil, and its shards."""
+def workspace(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished miniature's zoo, to spoil."""
     shutil.copytree(finished / "results/mini/zoo", tmp_path / "zoo")
-    return tmp_path, load_params(finished / "params.yaml").experiment("mini").zoo.shards()
+    return tmp_path
 
 
 def change(zoo: Path, edit) -> Path:
-    """Edit the first checkpoint of the second shard and its manifest, as if it had been trained so."""
+    """Edit the last checkpoint and its entry, as if it had been trained so."""
     from rpg.files import sha256
 
-    manifest_path = next(zoo.glob("0002-*/manifest.json"))
-    manifest = json.loads(manifest_path.read_text())
-    path = manifest_path.parent / manifest["checkpoints"][0]["file"]
+    tree = json.loads((zoo / "checkpoints.json").read_text())
+    entry = tree["checkpoints"][-1]
+    path = zoo / entry["file"]
     state_dict = load_file(path)
     edit(state_dict)
     save_file(state_dict, path)
-    manifest["checkpoints"][0]["sha256"] = sha256(path)
-    manifest_path.write_text(json.dumps(manifest))
+    entry["sha256"] = sha256(path)
+    (zoo / "checkpoints.json").write_text(json.dumps(tree))
     return path
 
 
@@ -177,20 +176,18 @@ def spoil_shape(state_dict: dict[str, Tensor]) -> None:
     ],
 )
 def test_checkpoint_that_does_not_fit_is_refused_by_name(workspace, edit, message: str) -> None:
-    folder, shards = workspace
-    path = change(folder / "zoo", edit)
+    path = change(workspace / "zoo", edit)
     with pytest.raises(UserError, match=message) as error:
-        write_tokens(folder / "zoo", shards, 64, folder / "tokens")
+        write_tokens(workspace / "zoo", 64, workspace / "tokens")
     assert str(path) in str(error.value)
-    assert not (folder / "tokens/tokens.safetensors").exists()
+    assert not (workspace / "tokens/tokens.safetensors").exists()
 
 
 def test_checkpoint_changed_after_training_is_refused(workspace) -> None:
-    folder, shards = workspace
-    path = next((folder / "zoo/0000-0001").glob("*.safetensors"))
+    path = next((workspace / "zoo/0000-0001").glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
     with pytest.raises(UserError, match="changed since it was trained") as error:
-        write_tokens(folder / "zoo", shards, 64, folder / "tokens")
+        write_tokens(workspace / "zoo", 64, workspace / "tokens")
     assert str(path) in str(error.value)
 
 
@@ -207,12 +204,6 @@ def test_store_holds_every_checkpoint_in_order_of_seed_and_step(finished: Path) 
         for name, tensor in original.items():
             if tensor.is_floating_point():
                 assert (back[name] - tensor).abs().max() <= 1e-6 * tensor.abs().max()
-
-
-def test_seeds_that_left_params_leave_the_tokens(workspace) -> None:
-    folder, _ = workspace
-    write_tokens(folder / "zoo", {"0000-0001": [1], "0002-0003": [2]}, 64, folder / "tokens")
-    assert TokenStore(folder / "tokens").seeds == [1, 2]
 
 
 def test_reading_one_checkpoint_leaves_the_others_on_disk(tmp_path: Path) -> None:
@@ -239,6 +230,25 @@ def test_truncated_store_is_refused_by_name(finished: Path, tmp_path: Path, keep
     shutil.copytree(finished / "results/mini/tokens", tmp_path / "tokens")
     path = tmp_path / "tokens/tokens.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match="not a whole token store") as error:
+    store = TokenStore(tmp_path / "tokens")
+    with pytest.raises(UserError, match="changed since it was tokenised") as error:
+        store[0]
+    assert str(path) in str(error.value)
+
+
+def test_changed_statistics_are_refused_by_name(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "results/mini/tokens", tmp_path / "tokens")
+    path = tmp_path / "tokens/stats.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    with pytest.raises(UserError, match="changed since it was tokenised") as error:
         TokenStore(tmp_path / "tokens")
     assert str(path) in str(error.value)
+
+
+def test_sampling_needs_no_tokens(finished: Path, tmp_path: Path) -> None:
+    """Layout and statistics are enough to turn tokens into weights; the store may have stayed elsewhere."""
+    shutil.copytree(finished / "results/mini/tokens", tmp_path / "tokens")
+    whole = TokenStore(finished / "results/mini/tokens")
+    (tmp_path / "tokens/tokens.safetensors").unlink()
+    back = TokenStore(tmp_path / "tokens").detokenise(whole[0], 0)
+    assert all(torch.equal(back[name], tensor) for name, tensor in whole.detokenise(whole[0], 0).items())

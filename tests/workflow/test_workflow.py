@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import ROOT, write_params
 
-RULES = ("zoo", "tokens", "train", "sample", "score", "tables")
+RULES = ("zoo", "collect", "tokens", "train", "sample", "score", "tables")
 
 
 def snakemake(folder: Path, *options: str) -> str:

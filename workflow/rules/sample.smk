@@ -4,6 +4,7 @@ rule sample:
         stats=rules.tokens.output.stats,
         model=rules.train.output.model,
         config=rules.train.output.config,
+        code=ask.code("sample"),
     output:
         manifest=ensure("results/{experiment}/samples/manifest.json", non_empty=True),
         seconds=ensure("results/{experiment}/seconds/sample.json", non_empty=True),
@@ -18,6 +19,6 @@ rule sample:
         mem_mb=2000,
         runtime=60,
     params:
-        choices=ask.sample_choices,
+        choices=ask.choices("sample"),
     shell:
         "python -m rpg sample --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

@@ -1,9 +1,11 @@
 rule score:
     input:
-        ask.manifests,
+        checkpoints=rules.collect.output,
         samples=rules.sample.output.manifest,
+        code=ask.code("score"),
     output:
         scores=ensure("results/{experiment}/scores.json", non_empty=True),
+        metrics=ensure("results/{experiment}/metrics.json", non_empty=True),
     log:
         "logs/{experiment}/score.log",
     benchmark:
@@ -15,6 +17,6 @@ rule score:
         mem_mb=2000,
         runtime=60,
     params:
-        choices=ask.score_choices,
+        choices=ask.choices("score"),
     shell:
         "python -m rpg score --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

@@ -1,14 +1,16 @@
 rule tables:
     input:
-        "params.yaml",
         expand(rules.score.output.scores, experiment=ask.run()),
+        expand(rules.score.output.metrics, experiment=ask.run()),
         expand(rules.train.output.seconds, experiment=ask.run()),
         expand(rules.sample.output.seconds, experiment=ask.run()),
+        code=ask.code("tables"),
     output:
         tables=report(
             "results/tables.md", caption="../report/tables.rst", category="Tables"
         ),
         metrics="results/metrics.json",
+        scores="results/scores.csv",
         seconds="results/seconds.json",
         times="results/seconds.md",
     log:

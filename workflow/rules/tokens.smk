@@ -1,6 +1,7 @@
 rule tokens:
     input:
-        ask.manifests,
+        checkpoints=rules.collect.output,
+        code=ask.code("tokens"),
     output:
         tokens=ensure("results/{experiment}/tokens/tokens.safetensors", non_empty=True),
         layout=ensure("results/{experiment}/tokens/layout.json", non_empty=True),
@@ -16,6 +17,6 @@ rule tokens:
         mem_mb=2000,
         runtime=60,
     params:
-        choices=ask.token_choices,
+        choices=ask.choices("tokens"),
     shell:
         "python -m rpg tokens --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

@@ -3,6 +3,7 @@ rule train:
         tokens=rules.tokens.output.tokens,
         layout=rules.tokens.output.layout,
         stats=rules.tokens.output.stats,
+        code=ask.code("train"),
     output:
         model=ensure("results/{experiment}/rpg/model.safetensors", non_empty=True),
         config=ensure("results/{experiment}/rpg/config.json", non_empty=True),
@@ -19,6 +20,6 @@ rule train:
         mem_mb=3000,
         runtime=240,
     params:
-        choices=ask.train_choices,
+        choices=ask.choices("train"),
     shell:
         "python -m rpg train --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

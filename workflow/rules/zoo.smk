@@ -1,4 +1,6 @@
 rule zoo:
+    input:
+        code=ask.code("zoo"),
     output:
         ensure("results/{experiment}/zoo/{shard}/manifest.json", non_empty=True),
     log:
@@ -12,7 +14,7 @@ rule zoo:
         mem_mb=2000,
         runtime=60,
     params:
-        choices=ask.shard_choices,
+        choices=ask.recipe,
     shell:
         "python -m rpg zoo --experiment {wildcards.experiment:q} --shard {wildcards.shard:q}"
         " --threads {threads} >{log:q} 2>&1"

@@ -1,0 +1,68 @@
+"""Collect the checkpoints of a zoo's shards: `rpg collect --experiment digits-resnet`.
+
+Writes zoo/checkpoints.json, which lists them all, and removes the shards whose seeds params.yaml no longer names.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rpg.errors import UserError
+from rpg.files import check_unchanged, exclusive, read_json, write_json
+from rpg.params import Experiment
+
+
+def collect_zoo(experiment: Experiment, zoo: Path) -> None:
+    """Write zoo/checkpoints.json: the checkpoints of all seeds, by seed and step, and the names of their tensors.
+
+    Raises UserError if a shard was trained by another recipe than params.yaml gives, lacks a seed, or a checkpoint is
+    missing or was changed after it was trained.
+    """
+    shards = experiment.zoo.shards()
+    with exclusive(zoo):
+        checkpoints, names = [], []
+        for shard, seeds in shards.items():
+            path = zoo / shard / "manifest.json"
+            manifest = read_json(path, f"rpg zoo --shard {shard}", "checkpoints", "recipe", "tensors")
+            _check_recipe(path, manifest["recipe"], experiment.recipe(seeds))
+            names = manifest["tensors"]
+            checkpoints += [{**entry, "file": f"{shard}/{entry['file']}"} for entry in manifest["checkpoints"]]
+            missing = set(seeds) - {entry["seed"] for entry in manifest["checkpoints"]}
+            if missing:
+                raise UserError(f"{path}: no checkpoint of seed {min(missing)}; delete it and run `rpg zoo` again")
+        for entry in checkpoints:
+            check_checkpoint(zoo, entry)
+        for folder in zoo.iterdir():
+            if folder.is_dir() and folder.name not in shards:
+                with exclusive(folder):
+                    shutil.rmtree(folder)
+        checkpoints.sort(key=lambda entry: (entry["seed"], entry["step"]))
+        write_json(zoo / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
+
+
+def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The checkpoints that `collect_zoo` listed, by seed and step, and the names of their tensors in order.
+
+    Raises UserError if one of them is missing or was changed after it was trained.
+    """
+    tree = read_json(zoo / "checkpoints.json", "rpg collect", "checkpoints", "tensors")
+    for entry in tree["checkpoints"]:
+        check_checkpoint(zoo, entry)
+    return tree["checkpoints"], tree["tensors"]
+
+
+def check_checkpoint(zoo: Path, entry: dict[str, Any]) -> None:
+    """UserError unless the checkpoint file of `entry` holds what it held when it was trained."""
+    shard = Path(entry["file"]).parent
+    check_unchanged(zoo / entry["file"], entry["sha256"], "trained", f"`rpg zoo --shard {shard}`")
+
+
+def _check_recipe(path: Path, trained: Any, wanted: Any) -> None:
+    for block, keys in wanted.items():
+        for key, value in keys.items():
+            found = trained.get(block, {}).get(key)
+            if found != value:
+                raise UserError(
+                    f"{path}: trained with {block}.{key} {found}, params.yaml says {value};"
+                    f" delete {path.parent} and train it again"
+                )
