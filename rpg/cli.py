@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     write.add_argument("--check", action="store_true", help="only say whether it would change")
     actions.add_parser("status", help="one line per experiment: current, stale because of a key or file, or missing")
     actions.add_parser("pull", help="fetch the artifacts of dvc.lock, check every byte, and tell Snakemake")
+    actions.add_parser("adopt", help="tell Snakemake that the artifacts are those of dvc.lock; `dvc repro` calls it")
     actions.add_parser("push", help="record what Snakemake has finished in dvc.lock, and upload it")
     verbs.add_parser("schema", help="print the JSON schema of params.yaml")
     return root

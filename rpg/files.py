@@ -108,8 +108,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fingerprint(path: Path) -> dict[str, str]:
-    """The entry by which a file beside `path` vouches for it: its name and its SHA-256."""
+def file_entry(path: Path) -> dict[str, str]:
+    """The entry by which another file vouches for `path`: its name and its SHA-256."""
     return {"file": path.name, "sha256": sha256(path)}
 
 
@@ -117,14 +117,6 @@ def check_unchanged(path: Path, expected_sha256: str, made: str, next_command: s
     """UserError unless `path` holds what its manifest says; `made` and `next_command` say how it came to be."""
     if not path.is_file() or sha256(path) != expected_sha256:
         raise UserError(f"{path}: missing or changed since it was {made}; run {next_command} again")
-
-
-def check_files(vouching: Path, key: str) -> None:
-    """UserError unless every file listed under `key` of the JSON file `vouching` is as it was when it was listed."""
-    for entry in read_json(vouching, "snakemake --cores all", key)[key]:
-        check_unchanged(
-            vouching.parent / entry["file"], entry["sha256"], "made", f"`snakemake` after deleting {vouching}"
-        )
 
 
 def clear(folder: Path) -> None:

@@ -7,11 +7,12 @@ say what those rules read and write, so `dvc status` and `snakemake --dry-run` a
 import csv
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rpg.errors import UserError
-from rpg.files import check_files, write_text
+from rpg.files import check_unchanged, read_json, write_text
 from rpg.params import Params, load_params
 from rpg.paths import RESULTS, Paths
 from rpg.workflow import CHOICES, code
@@ -46,6 +47,7 @@ class Stage:
     target: Path
     reads: tuple[Path, ...]
     writes: dict[Path, dict[str, bool]]
+    metrics: tuple[Path, ...] = ()
     options: str = ""
 
 
@@ -92,7 +94,8 @@ STAGES = {
         rules=("score",),
         target=ITEM.scores,
         reads=(ITEM.zoo, ITEM.samples),
-        writes={ITEM.scores: PLAIN, ITEM.metrics: IN_GIT},
+        writes={ITEM.scores: PLAIN},
+        metrics=(ITEM.metrics,),
     ),
 }
 
@@ -106,6 +109,8 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "params": [f"experiments.{ITEM.experiment}.{key}" for key in _union(CHOICES[rule] for rule in stage.rules)],
         "deps": [*map(str, stage.reads), *_union(code(rule) for rule in stage.rules)],
         "outs": [{str(path): options} if options else str(path) for path, options in stage.writes.items()],
+        # A stage with an uncached out that is not called a metric never enters the run-cache.
+        **({"metrics": [{str(path): IN_GIT} for path in stage.metrics]} if stage.metrics else {}),
     }
 
 
@@ -123,10 +128,16 @@ def dvc_yaml(params: Params) -> str:
     stages: dict[str, Any] = {name: {"foreach": "${run}", "do": _stage(stage)} for name, stage in STAGES.items()}
     stages["tables"] = {
         "desc": "put the experiments in `run` beside each other",
-        "cmd": ["python -m rpg ledger write --check", f"snakemake --cores all --allowed-rules tables -- {TABLES}"],
+        "cmd": [
+            "python -m rpg ledger write --check",
+            # The artifacts may come from the run-cache, behind Snakemake's back.
+            "python -m rpg ledger adopt",
+            f"snakemake --cores all --allowed-rules tables --forcerun tables -- {TABLES}",
+        ],
         "params": ["run"],
         "deps": [*map(str, read), *code("tables")],
-        "outs": [{str(RESULTS / name): IN_GIT} for name in tables],
+        # Persistent outs are never taken from the run-cache, so that the commands above end every `dvc repro`.
+        "outs": [{str(RESULTS / name): {**IN_GIT, "persist": True}} for name in tables],
     }
     tree = {
         "stages": stages,
@@ -172,10 +183,9 @@ def status() -> None:
         damaged = damaged_copies(repo)
     unfinished = unfinished_files()
     for name, line in lines.items():
-        known = not any(owner == name for owner, _ in unfinished)
-        if line == CURRENT and not known:
+        if line == CURRENT and any(owner == name for owner, _ in unfinished):
             line = "current, but unknown to Snakemake, which would make it again; `rpg ledger pull` tells it"
-        elif line != CURRENT and not unfinished:
+        elif line != CURRENT and not unfinished and _is_whole(name):
             line = f"finished, but not recorded; `rpg ledger push` does that ({line})"
         print(f"{name:{max(map(len, lines))}}  {line}")
     for artifact in damaged.values():
@@ -189,17 +199,29 @@ def pull() -> None:
     or the code is not that of dvc.lock any more.
     """
     write(check=True)
-    with _repository(remote_config={"verify": True}) as repo:
+    with _repository() as repo:
         drop_damaged_copies(repo)
         if examine(repo) != dict.fromkeys([*load_params().run, "tables"], CURRENT):
-            _need_remote(repo, "nothing can be fetched")
+            remote = _need_remote(repo, "nothing can be fetched")
+            repo.config["remote"][remote]["verify"] = True
             repo.pull()
         for name, line in examine(repo).items():
             if line != CURRENT:
                 raise UserError(f"{name}: {line}; Snakemake was told nothing")
-    # Only with --forceall are all records written; those of a part would hide later changes of params elsewhere.
-    _snakemake("--touch", "--forceall", "--cores", "1", "--", str(TABLES))
+    _tell_snakemake(TABLES)
     print("every artifact is that of dvc.lock, and Snakemake has nothing to do")
+
+
+def adopt() -> None:
+    """Tell Snakemake that the experiments' artifacts are finished; UserError if one is not that of dvc.lock.
+
+    The tables' stage calls it, so that Snakemake also knows what DVC brought back from its run-cache.
+    """
+    with _repository() as repo:
+        for name, line in examine(repo).items():
+            if name != "tables" and line != CURRENT:
+                raise UserError(f"{name}: {line}; Snakemake was told nothing")
+    _tell_snakemake(*(Paths(name).scores for name in load_params().run))
 
 
 def push() -> None:
@@ -209,14 +231,10 @@ def push() -> None:
     made, or if there is no remote; what was finished is recorded even then.
     """
     write(check=True)
-    for _, path in unfinished_files():
-        raise UserError(f"{path}: not up to date; run `snakemake --cores all {TABLES}` first")
     for name in load_params().run:
-        paths = Paths(name)
-        check_files(paths.zoo / "checkpoints.json", "checkpoints")
-        check_files(paths.tokens / "layout.json", "files")
-        check_files(paths.rpg / "config.json", "files")
-        check_files(paths.samples / "manifest.json", "samples")
+        check_artifacts(name)
+    for name, path in unfinished_files():
+        raise UserError(f"{name}: {path} is not up to date; run `snakemake --cores all {TABLES}` first")
     with _repository() as repo:
         drop_damaged_copies(repo)
         # Relinking would give the files new times.
@@ -226,12 +244,35 @@ def push() -> None:
     print("dvc.lock records every artifact, and the remote has them; commit dvc.lock and results/ with git")
 
 
+def _is_whole(name: str) -> bool:
+    with suppress(UserError):
+        for experiment in load_params().run if name == "tables" else [name]:
+            check_artifacts(experiment)
+        return True
+    return False
+
+
+def check_artifacts(name: str) -> None:
+    """UserError unless all artifacts of an experiment hold what they held when they were made."""
+    paths = Paths(name)
+    for vouching, key, verb in (
+        (paths.zoo / "checkpoints.json", "checkpoints", "zoo"),
+        (paths.tokens / "layout.json", "files", "tokens"),
+        (paths.rpg / "config.json", "files", "train"),
+        (paths.samples / "manifest.json", "samples", "sample"),
+    ):
+        command = f"rpg {verb} --experiment {name}"
+        for entry in read_json(vouching, command, key)[key]:
+            check_unchanged(vouching.parent / entry["file"], entry["sha256"], "made", f"`{command}`")
+
+
 def examine(repo: "Repo") -> dict[str, str]:
     """What `status` says of each experiment in `run:`, and of `tables`."""
     lines = {}
     for name in load_params().run:
         lines[name] = _line([repo.stage.load_one(name=f"{layer}@{name}") for layer in STAGES])
-    behind = [name for name, line in lines.items() if line != CURRENT]
+    # What is only missing here was there when the tables were made.
+    behind = [name for name, line in lines.items() if line.startswith("stale")]
     tables = _line([repo.stage.load_one(name="tables")])
     lines["tables"] = f"stale because of {behind[0]}" if behind and tables == CURRENT else tables
     return lines
@@ -251,7 +292,7 @@ def _line(stages: list["PipelineStage"]) -> str:
 
 def causes(stage: "PipelineStage") -> Iterator[str]:
     """The keys and files that make `stage` differ from dvc.lock, other than artifacts that are not there."""
-    for dependency in stage.deps:
+    for dependency in sorted(stage.deps, key=lambda dependency: not hasattr(dependency, "read_params")):
         if hasattr(dependency, "read_params"):
             recorded = dependency.hash_info.value if dependency.hash_info else {}
             yield from _changed_keys(recorded, dependency.read_params())
@@ -320,6 +361,12 @@ def unfinished_files() -> list[tuple[str, str]]:
     return [(path.parts[1] if len(path.parts) > 2 else "tables", str(path)) for path in pending]
 
 
+def _tell_snakemake(*made: Path) -> None:
+    """Have Snakemake record that `made` and all that they are made from are finished."""
+    # Without --forceall it records a part only, and later overlooks changed params of the rest.
+    _snakemake("--touch", "--forceall", "--cores", "1", "--", *map(str, made))
+
+
 def _snakemake(*options: str) -> str:
     """Standard output of Snakemake; UserError with its last words if it fails."""
     done = subprocess.run([sys.executable, "-m", "snakemake", *options], capture_output=True, text=True, check=False)
@@ -334,20 +381,28 @@ def _md5(path: Path) -> str:
 
 
 @contextmanager
-def _repository(**options: Any) -> Iterator["Repo"]:
+def _repository() -> Iterator["Repo"]:
     """The DVC repository, without DVC's memory of hashes, which trusts sizes and times; its errors in one line."""
-    from dvc.exceptions import DvcException
+    from dvc.exceptions import CheckoutError, DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
     with tempfile.TemporaryDirectory() as memory:
         try:
-            with Repo(config={"core": {"site_cache_dir": memory}}, **options) as repo:
+            with Repo(config={"core": {"site_cache_dir": memory}}) as repo:
                 yield repo
+        except CheckoutError as error:
+            raise UserError(f"{error.target_infos[0]}: the remote lacks it, or holds a damaged copy") from error
         except (DvcException, SCMError) as error:
+            if "unsaved files" in str(error):
+                path = os.path.relpath(str(error).splitlines()[-1])
+                raise UserError(f"{path}: not what dvc.lock records; delete it, or `rpg ledger push` it") from error
             raise UserError(f"dvc: {error}") from error
 
 
-def _need_remote(repo: "Repo", otherwise: str) -> None:
-    if not repo.config["core"].get("remote"):
+def _need_remote(repo: "Repo", otherwise: str) -> str:
+    """The name of DVC's default remote; UserError, beginning with `otherwise`, if there is none."""
+    name = repo.config["core"].get("remote")
+    if not name:
         raise UserError(f"{otherwise}: there is no remote; add one with `dvc remote add --default NAME URL`")
+    return str(name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rpg.device import device
 from rpg.errors import UserError
-from rpg.files import clear, exclusive, fingerprint, write_json, write_tensors
+from rpg.files import clear, exclusive, file_entry, write_json, write_tensors
 from rpg.model.rpg import RPG
 from rpg.params import Sample
 from rpg.progress import progress
@@ -47,7 +47,7 @@ def sample_layer(params: Sample, tokens: Path, rpg: Path, folder: Path, seconds:
             spent += time.perf_counter() - started
             path = folder / f"{index:04d}.safetensors"
             write_tensors(path, state_dict)
-            samples.append({**fingerprint(path), "state": state})
+            samples.append({**file_entry(path), "state": state})
         write_json(folder / "manifest.json", {"samples": samples})
         write_json(seconds, {"seconds": round(spent / params.count, 4), "count": params.count})
 

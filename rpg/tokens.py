@@ -31,7 +31,7 @@ from rpg.files import (
     atomic,
     check_unchanged,
     exclusive,
-    fingerprint,
+    file_entry,
     read_json,
     read_tensors,
     sha256,
@@ -287,7 +287,7 @@ def write_tokens(zoo: Path, width: int, folder: Path) -> None:
         for tensor in layout.skipped:
             tensors[f"skipped.{tensor.name}"] = torch.stack([skipped[seed][tensor.name] for seed in seeds])
         write_tensors(folder / "stats.safetensors", tensors)
-        files = [fingerprint(folder / name) for name in ("stats.safetensors", "tokens.safetensors")]
+        files = [file_entry(folder / name) for name in ("stats.safetensors", "tokens.safetensors")]
         tree = {"layout": asdict(layout), "checkpoints": checkpoints, "seeds": seeds, "files": files}
         write_json(folder / "layout.json", tree)
 

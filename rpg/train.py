@@ -20,7 +20,7 @@ from rpg.errors import UserError
 from rpg.files import (
     check_unchanged,
     exclusive,
-    fingerprint,
+    file_entry,
     read_json,
     read_tensors,
     write_json,
@@ -151,7 +151,7 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
             states=len(store.seeds),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             tokens=store.sha256,
-            files=[File(**fingerprint(folder / name)) for name in ("log.csv", "model.safetensors")],
+            files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
         )
         write_json(folder / "config.json", config.model_dump())
         write_json(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})

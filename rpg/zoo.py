@@ -5,7 +5,7 @@ Writes zoo/<shard>/<seed>-<step>.safetensors and, last, zoo/<shard>/manifest.jso
 
 from pathlib import Path
 
-from rpg.files import clear, exclusive, fingerprint, write_json, write_tensors
+from rpg.files import clear, exclusive, file_entry, write_json, write_tensors
 from rpg.params import Experiment
 from rpg.tasks import load_task
 
@@ -25,7 +25,7 @@ def train_shard(experiment: Experiment, seeds: list[int], folder: Path, data_roo
                 names = list(state_dict)
                 checkpoints.append(
                     {
-                        **fingerprint(path),
+                        **file_entry(path),
                         "seed": seed,
                         "step": step,
                         f"validation_{task.metric}": task.score(state_dict, "validation"),

@@ -8,78 +8,71 @@ from pathlib import Path
 
 import pytest
 import yaml
+from checkouts import RULES, make_checkout, planned, snakemake
 from conftest import ROOT, write_params
-
-RULES = ("zoo", "collect", "tokens", "train", "sample", "score", "tables")
-
-
-def snakemake(folder: Path, *options: str) -> str:
-    """Standard output and error of `snakemake` in `folder`; it must succeed."""
-    done = subprocess.run(["snakemake", *options], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def planned(folder: Path, *options: str) -> dict[str, int]:
-    """Rule → number of jobs of a dry run."""
-    text = snakemake(folder, "--dry-run", *options, "--", "results/tables.md")
-    return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", text, re.M) if rule in RULES}
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The workflow with the miniature experiment in place of the shipped ones."""
-    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(ROOT / name, tmp_path)
-    (tmp_path / "profiles").symlink_to("workflow/profiles")
-    write_params(tmp_path)
-    return tmp_path
+    return make_checkout(tmp_path)
 
 
 def test_dry_run_is_complete_from_nothing(checkout: Path) -> None:
-    assert planned(checkout) == {"zoo": 2, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
+    assert planned(checkout) == {"zoo": 2, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
 
 
-def test_run_then_nothing_to_do_then_only_what_a_key_reaches(checkout: Path, finished: Path) -> None:
-    """The whole miniature through Snakemake; then one changed key of each block, and what it makes stale."""
+def test_run_then_nothing_to_do_then_only_the_new_shard(checkout: Path, finished: Path) -> None:
+    """The whole miniature through Snakemake. What each key makes stale is in test_ledger.py."""
     snakemake(checkout, "--cores", "2", "results/tables.md")
     names = sorted(path.relative_to(finished) for path in (finished / "results").rglob("*") if path.is_file())
-    assert len(names) == 26
+    assert len(names) == 29
     for name in names:
         if "seconds" not in str(name):
             # The same bytes as the plain commands, which `finished` ran.
             assert (checkout / name).read_bytes() == (finished / name).read_bytes(), name
     assert "Nothing to be done" in snakemake(checkout, "--cores", "2", "results/tables.md")
-    reached = {
-        ("sample", "steps", 4): {"sample", "score", "tables"},
-        ("train", "steps", 50): {"train", "sample", "score", "tables"},
-        ("diffusion", "target", "v"): {"train", "sample", "score", "tables"},
-        ("model", "hidden", 48): {"train", "sample", "score", "tables"},
-        ("tokens", "width", 32): {"tokens", "train", "sample", "score", "tables"},
-        ("zoo", "weight_decay", 0.0): set(RULES),
-        ("task", "resolution", 9): set(RULES),
-    }
-    for (block, key, value), rules in reached.items():
-        write_params(checkout, **{block: {key: value}})
-        assert set(planned(checkout)) == rules, (block, key)
-    write_params(checkout)
-    assert planned(checkout) == {}
-
-    # One more seed in a shard of its own trains that shard alone.
     write_params(checkout, zoo={"seeds": [0, 1, 2, 4]})
-    assert planned(checkout) == {"zoo": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
+    assert planned(checkout) == {"zoo": 1, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
 
 
 def test_tables_from_git_do_not_hide_that_nothing_was_run(checkout: Path, finished: Path) -> None:
     """As in a fresh clone: tables newer than everything, no artifacts, no records of Snakemake's."""
     (checkout / "results").mkdir()
-    for name in ("tables.md", "metrics.json", "seconds.json", "seconds.md"):
+    for name in ("tables.md", "metrics.json", "scores.csv", "seconds.json", "seconds.md"):
         shutil.copy(finished / "results" / name, checkout / "results")
-    assert planned(checkout) == {"zoo": 2, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
+    everything = {"zoo": 2, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
+    assert planned(checkout) == everything
+    # The same where Snakemake has records of a run whose artifacts were deleted.
+    shutil.copytree(finished / "results", checkout / "results", dirs_exist_ok=True)
+    snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/tables.md")
+    assert planned(checkout) == {}
+    shutil.rmtree(checkout / "results/mini")
+    assert planned(checkout) == everything
 
 
-def test_fault_in_a_layer_shows_in_the_output(checkout: Path) -> None:
+def test_content_counts_and_not_time(checkout: Path, finished: Path) -> None:
+    """Touched code is no change; changed code is one, for the layers that it is part of."""
+    shutil.copytree(finished / "results", checkout / "results")
+    snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/tables.md")
+    for path in (checkout / "rpg").rglob("*.py"):
+        path.touch()
+    assert planned(checkout) == {}
+    # No result depends on a comment in params.yaml, or on how arguments are parsed.
+    for name, rules in (
+        ("params.yaml", ()),
+        ("rpg/cli.py", ()),
+        ("rpg/score.py", RULES[5:]),
+        ("rpg/tokens.py", RULES[2:]),
+    ):
+        with (checkout / name).open("a") as file:
+            file.write("# changed\n")
+        if rules:
+            assert set(planned(checkout)) == set(rules), name
+
+
+def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) -> None:
+    shutil.copytree(finished / "results", checkout / "results")
+    snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/tables.md")
     write_params(checkout, train={"learning_rate": 1e30, "gradient_clip": 1e30, "warmup": 0.0})
     done = subprocess.run(
         ["snakemake", "--cores", "2", "results/tables.md"], cwd=checkout, capture_output=True, text=True
@@ -113,7 +106,7 @@ def test_shipped_experiments_plan_every_layer() -> None:
     text = snakemake(ROOT, "--dry-run", "--forceall", "--", "results/tables.md")
     counts = dict(re.findall(r"^(\w+) +(\d+)$", text, re.M))
     assert {rule: counts[rule] for rule in RULES} == {
-        "zoo": "6", "tokens": "3", "train": "3", "sample": "3", "score": "3", "tables": "1",
+        "zoo": "6", "collect": "3", "tokens": "3", "train": "3", "sample": "3", "score": "3", "tables": "1",
     }  # fmt: skip
 
 

@@ -1,0 +1,272 @@
+"""dvc.yaml and dvc.lock say what the rules say, and the tests here notice when they do not."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from checkouts import REACHED, RULES, Job, as_stages, below, jobs, make_checkout, run_in, snakemake, stages, under
+from conftest import MINIATURE, ROOT
+
+from rpg.ledger import STAGES, dvc_yaml
+from rpg.params import load_params
+from rpg.workflow import CHOICES
+
+
+def rules_of(stage: dict[str, Any]) -> set[str]:
+    """The rules that a stage lets Snakemake run."""
+    command = stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][-1]
+    return set(re.search(r"--allowed-rules ((?:\w+ ?)+)", command).group(1).split())
+
+
+def rules_in(folder: Path) -> set[str]:
+    texts = [path.read_text() for path in (folder / "workflow/rules").glob("*.smk")]
+    return set(re.findall(r"^rule (\w+):", "".join(texts), re.M))
+
+
+def differences(folder: Path, every_job: list[Job]) -> list[str]:
+    """Where dvc.yaml in `folder` is not a projection of the rules there, which make `every_job`."""
+    tree = stages(folder)
+    known = set().union(*(rules_of(stage) for stage in tree.values()))
+    found = [f"rule {rule} has no stage" for rule in sorted(rules_in(folder) - known)]
+    reads: dict[str, set[str]] = {name: set() for name in tree}
+    writes: dict[str, set[str]] = {name: set() for name in tree}
+    owner = {}
+    for job in every_job:
+        for path in job.writes:
+            owners = [(name, out) for name, stage in tree.items() for out in stage["outs"] if under(path, out)]
+            if len(owners) != 1:
+                found.append(f"{path} lies under {len(owners)} outs")
+                continue
+            name, out = owners[0]
+            owner[path] = name
+            if job.rule not in rules_of(tree[name]):
+                found.append(f"{path} is an out of {name}, which does not run rule {job.rule}")
+            writes[name].add(out)
+            reads[name] |= set(job.reads)
+    for name, stage in tree.items():
+        found += [f"{name}: out {out} is written by no rule" for out in set(stage["outs"]) - writes[name]]
+        # What a stage's own rules hand to each other is no dep.
+        needed = {path for path in reads[name] if owner.get(path) != name}
+        found += [f"{name}: {path} is no dep" for path in needed if not any(under(path, d) for d in stage["deps"])]
+        found += [f"{name}: dep {d} is read by no rule" for d in stage["deps"] if not any(under(p, d) for p in needed)]
+        _, _, item = name.partition("@")
+        keys = {f"experiments.{item}.{key}" for rule in rules_of(stage) for key in CHOICES.get(rule, ())} or {"run"}
+        found += [f"{name}: {key} is no param" for key in sorted(keys - set(stage["params"]))]
+    return found
+
+
+@pytest.fixture(scope="module")
+def every_job(tmp_path_factory: pytest.TempPathFactory) -> list[Job]:
+    """All jobs of the miniature."""
+    return jobs(make_checkout(tmp_path_factory.mktemp("jobs")), "--forceall")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    make_checkout(tmp_path)
+    (tmp_path / "dvc.yaml").write_text(dvc_yaml(load_params(tmp_path / "params.yaml")))
+    return tmp_path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_dvc_yaml_is_that_of_params_and_rules() -> None:
+    assert (ROOT / "dvc.yaml").read_text() == dvc_yaml(load_params(ROOT / "params.yaml")), "run `rpg ledger write`"
+
+
+def test_stages_are_the_rules(checkout: Path, every_job: list[Job]) -> None:
+    assert differences(checkout, every_job) == []
+    assert differences(ROOT, jobs(ROOT, "--forceall")) == []
+    assert len(stages(ROOT)) == 5 * len(load_params(ROOT / "params.yaml").run) + 1
+
+
+def test_every_stage_has_a_description_and_one_line_per_command() -> None:
+    for stage in stages(ROOT).values():
+        assert stage["desc"]
+        for command in [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]:
+            assert command.startswith(("snakemake --cores all --allowed-rules ", "python -m rpg ledger "))
+
+
+EXTRA = """
+rule extra:
+    input:
+        rules.score.output.scores,
+    output:
+        "results/{experiment}/extra.json",
+    shell:
+        "cp {input} {output}"
+"""
+
+
+def test_rule_without_a_stage_is_noticed(checkout: Path) -> None:
+    with (checkout / "workflow/rules/score.smk").open("a") as rules:
+        rules.write(EXTRA)
+    assert differences(checkout, jobs(checkout, "--forceall")) == ["rule extra has no stage"]
+    edit(checkout / "workflow/rules/tables.smk", "    input:\n", '    input:\n        "results/mini/extra.json",\n')
+    found = differences(checkout, jobs(checkout, "--forceall"))
+    assert "results/mini/extra.json lies under 0 outs" in found
+    assert "tables: results/mini/extra.json is no dep" in found
+
+
+@pytest.mark.parametrize(
+    ("rule", "old", "new", "found"),
+    [
+        (
+            "sample",
+            "        seconds=",
+            '        extra="results/{experiment}/extra.json",\n        seconds=',
+            "results/mini/extra.json lies under 0 outs",
+        ),
+        ("sample", "        layout=rules.tokens.output.layout,\n", "", "tokens/layout.json is read by no rule"),
+        ("score", 'ask.code("score")', 'ask.code("tables")', "score@mini: rpg/tables.py is no dep"),
+    ],
+)  # fmt: skip
+def test_changed_rule_is_noticed(checkout: Path, rule: str, old: str, new: str, found: str) -> None:
+    edit(checkout / f"workflow/rules/{rule}.smk", old, new)
+    assert any(found in line for line in differences(checkout, jobs(checkout, "--forceall")))
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("      - results/${item}/rpg/log.csv\n", "results/mini/rpg/log.csv lies under 0 outs"),
+        ("      - results/${item}/zoo\n", "tokens@mini: results/mini/zoo/checkpoints.json is no dep"),
+        ("      - rpg/model/mamba2.py\n", "train@mini: rpg/model/mamba2.py is no dep"),
+        ("      - workflow/rules/collect.smk\n", "zoo@mini: workflow/rules/collect.smk is no dep"),
+    ],
+)
+def test_line_missing_from_dvc_yaml_is_noticed(checkout: Path, every_job: list[Job], line: str, found: str) -> None:
+    edit(checkout / "dvc.yaml", line, "")
+    assert found in differences(checkout, every_job)
+
+
+# Keys that cannot change alone: there is one kind of task, and another flavor has other keys.
+ALONE = {"task.kind", "model.flavor"}
+OTHER = {
+    "task.data": "cifar10",
+    "task.network": {"name": "resnet18", "arguments": {}},
+    "zoo.seeds": [0, 1, 2, 9],
+    "model.width": 36,
+    "diffusion.target": "v",
+    "train.state_every": 20,
+    "sample.solver": "ddim",
+}
+
+
+# One shard, so that there is less to plan.
+QUICK = {**MINIATURE, "zoo": {**MINIATURE["zoo"], "seeds": [0, 1]}}
+
+
+def flipped() -> dict[str, dict[str, Any]]:
+    """Every key of an experiment that can change alone → the miniature with another value there."""
+    found = {}
+    for block, keys in QUICK.items():
+        for key, value in keys.items():
+            name = f"{block}.{key}"
+            if name not in ALONE:
+                other = OTHER[name] if name in OTHER else value + 1 if isinstance(value, int) else value / 2 + 0.001
+                found[name] = {**QUICK, block: {**keys, key: other}}
+    return found
+
+
+def stale_in_dvc(tree: dict[str, dict[str, Any]], key: str) -> set[str]:
+    """The stages that a changed key of the miniature makes stale, by their params, deps and outs."""
+    dotted = f"experiments.mini.{key}"
+    return below(
+        tree,
+        {
+            name
+            for name, stage in tree.items()
+            if any(dotted == listed or dotted.startswith(f"{listed}.") for listed in stage["params"])
+        },
+    )
+
+
+def test_every_key_makes_the_same_layers_stale_in_both_tools(checkout: Path) -> None:
+    """One experiment per key, all finished (by name only) with the same values; then each with another one there."""
+    tree = stages(checkout)
+    names = {key: f"x{index}" for index, key in enumerate(flipped())}
+    assert len(names) > 30
+
+    def write(experiments: dict[str, Any]) -> None:
+        tree = {"run": list(experiments), "data_root": None, "experiments": experiments}
+        (checkout / "params.yaml").write_text(yaml.safe_dump(tree))
+
+    write(dict.fromkeys(names.values(), QUICK))
+    for path in [checkout / name for job in jobs(checkout) for name in job.writes]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("made")
+    snakemake(checkout, "--touch", "--forceall", "--cores", "2", "--", "results/tables.md")
+    assert jobs(checkout) == []
+    write({names[key]: tree for key, tree in flipped().items()})
+    stale: dict[str, set[str]] = {name: {"tables"} for name in names.values()}
+    for job in jobs(checkout):
+        stale.get(job.experiment, set()).add(job.rule)
+    reached = {block: set(rules) for (block, _, _), rules in REACHED.items()}
+    for key, name in names.items():
+        # A further seed leaves the shards of the others as they are.
+        assert stale[name] | {"zoo"} == reached[key.split(".")[0]] | {"zoo"}, key
+        assert as_stages(stale[name]) == stale_in_dvc(tree, key), key
+
+
+@pytest.mark.parametrize("layer", STAGES)
+def test_params_key_missing_from_a_stage_is_noticed(checkout: Path, every_job: list[Job], layer: str) -> None:
+    whole = yaml.safe_load((checkout / "dvc.yaml").read_text())
+    keys = whole["stages"][layer]["do"]["params"]
+    for key in keys:
+        whole["stages"][layer]["do"]["params"] = [other for other in keys if other != key]
+        (checkout / "dvc.yaml").write_text(yaml.safe_dump(whole))
+        assert differences(checkout, every_job) == [f"{layer}@mini: {key.replace('${item}', 'mini')} is no param"]
+
+
+def test_lock_is_that_of_the_committed_files() -> None:
+    """As `rpg ledger status` in a fresh clone: code, params and tables are those that made what dvc.lock records."""
+    lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    made = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+    for name, stage in stages(ROOT).items():
+        recorded = {dep["path"]: dep["md5"] for dep in lock[name]["deps"]}
+        assert sorted(recorded) == sorted(stage["deps"]), f"{name}; run `dvc repro`"
+        for path, md5 in recorded.items():
+            here = made.get(path) or hashlib.md5((ROOT / path).read_bytes()).hexdigest()
+            assert here == md5, f"{name}: {path}; run `dvc repro`"
+        for key, value in lock[name]["params"]["params.yaml"].items():
+            node: Any = params
+            for part in key.split("."):
+                node = node[part]
+            assert node == value, f"{name}: {key}; run `dvc repro`"
+        for out in lock[name]["outs"]:
+            committed = ROOT / out["path"]
+            if Path(out["path"]).name in ("tables.md", "metrics.json", "scores.csv", "seconds.json", "seconds.md"):
+                assert hashlib.md5(committed.read_bytes()).hexdigest() == out["md5"], out["path"]
+
+
+def test_every_rule_is_counted() -> None:
+    assert rules_in(ROOT) == set(RULES)
+
+
+def test_params_have_no_anchors() -> None:
+    """`dvc exp run -S` would write a changed value to each place that shares it, or lose it."""
+    assert not re.search(r"[&*][\w-]+\s*$", (ROOT / "params.yaml").read_text(), re.M)
+
+
+def test_verbs_refuse_in_one_line(checkout: Path) -> None:
+    """Without git, without DVC, with an old dvc.yaml."""
+    for verb in ("status", "pull", "push", "adopt"):
+        text = run_in(checkout, "python", "-m", "rpg", "ledger", verb, ok=False)
+        assert text.startswith("rpg: error: ")
+        assert text.count("\n") == 1, text
+    edit(checkout / "params.yaml", "run:\n- mini", "run:\n- other")
+    edit(checkout / "params.yaml", "  mini:", "  other:")
+    for arguments in (["status"], ["pull"], ["push"], ["write", "--check"]):
+        text = run_in(checkout, "python", "-m", "rpg", "ledger", *arguments, ok=False)
+        assert (
+            text == "rpg: error: dvc.yaml: not that of params.yaml and the rules; run `rpg ledger write`, then go on\n"
+        )

@@ -1,0 +1,294 @@
+"""The two tools on one checkout: `dvc repro`, Snakemake, push and pull. Slow; CI runs it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from checkouts import (
+    REACHED,
+    as_stages,
+    clone,
+    commit,
+    ledger,
+    make_repository,
+    planned,
+    run_in,
+    snakemake,
+    stale_stages,
+)
+from conftest import MINIATURE, write_params
+
+pytestmark = pytest.mark.slow
+LAYERS = ("zoo@mini", "tokens@mini", "train@mini", "sample@mini", "score@mini", "tables")
+CURRENT = {"mini": "current", "tables": "current"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which `dvc repro` has made everything from nothing and the result was committed."""
+    folder = make_repository(tmp_path_factory.mktemp("ledger") / "made")
+    assert list(repro(folder)) == list(LAYERS)
+    assert set(repro(folder).values()) == {"didn't change"}
+    commit(folder)
+    return folder
+
+
+@pytest.fixture
+def repository(made: Path, tmp_path: Path) -> Path:
+    """A copy of `made`, to change."""
+    shutil.copytree(made, tmp_path / "repository", symlinks=True)
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def pushed(repository: Path) -> Path:
+    """`repository`, with a folder beside it as its remote, which has everything."""
+    run_in(repository, "dvc", "remote", "add", "--default", "store", str(repository.parent / "remote"))
+    assert "the remote has them" in ledger(repository, "push")
+    commit(repository)
+    return repository
+
+
+def repro(folder: Path) -> dict[str, str]:
+    """Run `dvc repro`; stage → 'ran', 'is cached' or "didn't change", in the order of the output."""
+    text = run_in(folder, "dvc", "repro")
+    found = re.findall(r"^(?:Running stage '(\S+)'|Stage '(\S+)' (didn't change|is cached))", text, re.M)
+    return {ran or name: how or "ran" for ran, name, how in found}
+
+
+def status(folder: Path) -> dict[str, str]:
+    """`rpg ledger status`: experiment → what it says."""
+    lines = [line.partition(" ") for line in ledger(folder, "status").splitlines()]
+    return {name: words.strip() for name, _, words in lines}
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every artifact and table but measured times."""
+    results = folder / "results"
+    files = [path for path in results.rglob("*") if path.is_file() and "seconds" not in str(path.relative_to(results))]
+    return {path.relative_to(results): path.read_bytes() for path in files}
+
+
+def assert_all_current(folder: Path) -> None:
+    assert planned(folder) == {}
+    run_in(folder, "dvc", "status", "-q")
+    assert status(folder) == CURRENT
+
+
+def test_repro_makes_what_the_plain_commands_make(made: Path, finished: Path) -> None:
+    assert contents(made) == contents(finished)
+    assert_all_current(made)
+
+
+def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp_path: Path) -> None:
+    other = clone(pushed, tmp_path / "other")
+    assert status(other)["mini"].startswith("missing: results/mini/zoo and 10 more")
+    dry = run_in(other, "dvc", "repro", "--dry", "--allow-missing")
+    assert re.findall(r"^Stage '(\S+)' didn't change, skipping$", dry, re.M) == list(LAYERS)
+    assert "Running" not in dry
+
+    ledger(other, "pull")
+    assert contents(other) == contents(pushed)
+    assert_all_current(other)
+    for (block, key, value), rules in REACHED.items():
+        write_params(other, **{block: {key: value}})
+        assert set(planned(other)) == set(rules), (block, key)
+        assert stale_stages(other) == as_stages(set(rules)), (block, key)
+        assert status(other)["mini"] == f"stale because of experiments.mini.{block}.{key}"
+    for verb in ("pull", "push", "adopt"):
+        assert "Traceback" not in ledger(other, verb, ok=False)
+    write_params(other)
+    (other / "rpg/sample.py").write_text((other / "rpg/sample.py").read_text() + "# changed\n")
+    assert set(planned(other)) == {"sample", "score", "tables"}
+    assert stale_stages(other) == {"sample@mini", "score@mini", "tables"}
+    assert status(other)["mini"] == "stale because of rpg/sample.py"
+    assert "mini: stale because of rpg/sample.py; Snakemake was told nothing" in ledger(other, "pull", ok=False)
+
+
+@pytest.mark.parametrize(("block", "key", "value"), [("zoo", "weight_decay", 0.0), ("train", "steps", 50)])
+def test_old_results_come_back_with_their_key(repository: Path, block: str, key: str, value: float) -> None:
+    before = contents(repository)
+    write_params(repository, **{block: {key: value}})
+    changed = {LAYERS[index] for index in range(0 if block == "zoo" else 2, len(LAYERS))}
+    assert {name for name, how in repro(repository).items() if how == "ran"} == changed
+    assert contents(repository) != before
+    assert_all_current(repository)
+    between = contents(repository)
+    for params, expected in (({}, before), ({block: {key: value}}, between)):
+        write_params(repository, **params)
+        how = repro(repository)
+        # The zoo persists, for the sake of its shards, and what persists is not in the run-cache.
+        assert {name for name in changed if how[name] == "ran"} == {"tables"} | ({"zoo@mini"} & changed)
+        assert {name for name in changed if how[name] == "is cached"} == changed - {"tables", "zoo@mini"}
+        assert contents(repository) == expected
+        assert_all_current(repository)
+
+
+def test_one_more_seed_and_one_less(repository: Path) -> None:
+    before = contents(repository)
+    zoo = repository / "results/mini/zoo"
+    times = {path: path.stat().st_mtime_ns for path in zoo.rglob("*.safetensors")}
+    write_params(repository, zoo={"seeds": [0, 1, 2, 4]})
+    assert planned(repository)["zoo"] == 1
+    assert set(repro(repository).values()) == {"ran"}
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert len(list((zoo / "0004-0005").glob("*.safetensors"))) == 2
+    assert_all_current(repository)
+
+    write_params(repository)
+    assert "zoo" not in planned(repository)
+    repro(repository)
+    assert not (zoo / "0004-0005").exists()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert json.loads((repository / "results/mini/tokens/layout.json").read_text())["seeds"] == [0, 1, 2]
+    assert contents(repository) == before
+    assert_all_current(repository)
+
+
+def test_another_run_neither_deletes_nor_retrains(repository: Path) -> None:
+    tree = yaml.safe_load((repository / "params.yaml").read_text())
+    tree["experiments"]["other"] = {**MINIATURE, "zoo": {**MINIATURE["zoo"], "seeds": [5]}}
+    before = contents(repository)
+    for run, ran in ((["other"], 6), (["mini", "other"], 1), (["mini"], 1)):
+        tree["run"] = run
+        (repository / "params.yaml").write_text(yaml.safe_dump(tree))
+        assert "run `rpg ledger write`" in ledger(repository, "status", ok=False)
+        ledger(repository, "write")
+        assert list(repro(repository).values()).count("ran") == ran, run
+        assert planned(repository) == {}
+        assert set(status(repository).values()) == {"current"}
+        assert {path: contents(repository)[path] for path in before if path.parts[0] == "mini"} == {
+            path: content for path, content in before.items() if path.parts[0] == "mini"
+        }
+    assert contents(repository)[Path("tables.md")] == before[Path("tables.md")]
+
+
+def test_what_snakemake_made_is_recorded_by_push(pushed: Path, tmp_path: Path) -> None:
+    write_params(pushed, sample={"steps": 4})
+    assert "is not up to date" in ledger(pushed, "push", ok=False)
+    snakemake(pushed, "--cores", "2", "results/tables.md")
+    for words in status(pushed).values():
+        assert words.startswith("finished, but not recorded; `rpg ledger push` does that (stale because of ")
+    ledger(pushed, "push")
+    assert_all_current(pushed)
+    commit(pushed)
+    other = clone(pushed, tmp_path / "other")
+    ledger(other, "pull")
+    assert contents(other) == contents(pushed)
+    assert_all_current(other)
+
+
+ARTIFACTS = (
+    "zoo/0000-0001/0000-000042.safetensors",
+    "tokens/tokens.safetensors",
+    "tokens/stats.safetensors",
+    "rpg/model.safetensors",
+    "samples/0001.safetensors",
+    "scores.json",
+)
+
+
+def test_truncated_artifact_is_named_and_not_used(pushed: Path) -> None:
+    before = contents(pushed)
+    for name in ARTIFACTS:
+        path = pushed / "results/mini" / name
+        path.write_bytes(path.read_bytes()[:-5])
+        assert status(pushed)["mini"] == (
+            f"stale because of results/mini/{name}, which is not what was recorded"
+        )  # fmt: skip
+        assert f"results/mini/{name}: not what dvc.lock records" in ledger(pushed, "pull", ok=False)
+        ledger(pushed, "push", ok=False)
+        if name.startswith("zoo/"):
+            # The zoo persists: DVC neither deletes it nor takes it from the run-cache.
+            assert f"{name}: missing or changed since it was trained" in run_in(pushed, "dvc", "repro", ok=False)
+            path.unlink()
+            ledger(pushed, "pull")
+        else:
+            assert set(repro(pushed).values()) <= {"didn't change", "is cached", "ran"}
+        assert contents(pushed) == before, name
+    ledger(pushed, "pull")
+    assert_all_current(pushed)
+
+
+def cached(root: Path, md5: str) -> Path:
+    return root / "files/md5" / md5[:2] / md5[2:]
+
+
+def damage(path: Path) -> None:
+    """Flip one bit of a file that DVC has made read-only, and leave it read-only."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(content)
+    path.chmod(0o444)
+
+
+def test_damaged_copy_in_cache_or_remote_is_named_and_not_used(pushed: Path, tmp_path: Path) -> None:
+    before = contents(pushed)
+    lock = yaml.safe_load((pushed / "dvc.lock").read_text())["stages"]
+    recorded = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
+    samples = cached(pushed / ".dvc/cache", recorded["results/mini/samples"])
+    inner = {entry["relpath"]: entry["md5"] for entry in json.loads(samples.read_text())}
+    names = {
+        "results/mini/tokens/tokens.safetensors": recorded["results/mini/tokens/tokens.safetensors"],
+        "results/mini/samples": recorded["results/mini/samples"],
+        "results/mini/samples/0001.safetensors": inner["0001.safetensors"],
+    }
+    for artifact, md5 in names.items():
+        damage(cached(pushed / ".dvc/cache", md5))
+        path = pushed / artifact
+        if path.is_file():
+            # DVC itself puts the damaged copy in place, and finds everything up to date.
+            path.unlink()
+            run_in(pushed, "dvc", "checkout")
+            run_in(pushed, "dvc", "status", "-q")
+            assert f"stale because of {artifact}, which is not what was recorded" in status(pushed)["mini"]
+        assert f"{artifact}: the copy in DVC's cache is damaged" in ledger(pushed, "status")
+        assert f"{artifact}: the copy in DVC's cache was damaged; dropped" in ledger(pushed, "pull")
+        assert contents(pushed) == before
+        assert_all_current(pushed)
+
+    other = clone(pushed, tmp_path / "other")
+    remote = cached(pushed.parent / "remote", names["results/mini/tokens/tokens.safetensors"])
+    damage(remote)
+    text = ledger(other, "pull", ok=False)
+    assert "results/mini/tokens/tokens.safetensors: the remote lacks it, or holds a damaged copy" in text
+    assert not (other / "results/mini/tokens/tokens.safetensors").exists()
+    remote.unlink()
+    ledger(pushed, "push")
+    ledger(other, "pull")
+    assert contents(other) == before
+    assert_all_current(other)
+
+
+def test_without_a_remote_push_records_and_says_so(repository: Path) -> None:
+    text = ledger(repository, "push", ok=False)
+    assert "recorded in dvc.lock and in the cache, but not uploaded: there is no remote" in text
+    shutil.rmtree(repository / "results/mini/samples")
+    shutil.rmtree(repository / ".dvc/cache")
+    assert "nothing can be fetched: there is no remote" in ledger(repository, "pull", ok=False)
+
+
+def test_metrics_plots_params_and_experiments(repository: Path) -> None:
+    shown = json.loads(run_in(repository, "dvc", "metrics", "show", "--json"))
+    entry = json.loads((repository / "results/mini/metrics.json").read_text())
+    assert shown[""]["data"] == {"results/mini/metrics.json": {"data": entry}}
+    plots = json.loads(run_in(repository, "dvc", "plots", "show", "--json"))["data"]
+    assert set(plots) == {"loss", "accuracy"}
+    loss, accuracy = (json.loads(plots[name][0]["content"])["data"]["values"] for name in ("loss", "accuracy"))
+    assert [row["step"] for row in loss] == ["10", "20", "30", "40"]
+    assert len(accuracy) == 10
+    run_in(
+        repository, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--allow-empty", "--quiet", "-m", "y"
+    )
+    run_in(repository, "dvc", "exp", "run", "--name", "five-steps", "-S", "experiments.mini.sample.steps=5")
+    assert yaml.safe_load((repository / "params.yaml").read_text())["experiments"]["mini"]["sample"]["steps"] == 5
+    assert planned(repository) == {}
+    table = run_in(repository, "dvc", "exp", "show", "--csv", "--only-changed", "--drop", "deps|rpg/|workflow/")
+    assert "five-steps" in table
+    difference = json.loads(run_in(repository, "dvc", "params", "diff", "--json"))
+    assert difference == {"params.yaml": {"experiments.mini.sample.steps": {"old": 3, "new": 5}}}
+    assert "results/mini/metrics.json" in run_in(repository, "dvc", "metrics", "diff", "--all")
