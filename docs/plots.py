@@ -1,0 +1,14 @@
+"""Write docs/loss.svg and docs/accuracy.svg, the plots of `dvc plots show` as images, with .venv active:
+
+uvx --with vl-convert-python==1.9.0.post1 python docs/plots.py
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+import vl_convert
+
+shown = subprocess.run(["dvc", "plots", "show", "--json"], capture_output=True, text=True, check=True)
+for name, plot in json.loads(shown.stdout)["data"].items():
+    Path(f"docs/{name}.svg").write_text(vl_convert.vegalite_to_svg(json.dumps(plot[0]["content"])))
