@@ -183,7 +183,7 @@ def status() -> None:
         damaged = damaged_copies(repo)
     unfinished = unfinished_files()
     for name, line in lines.items():
-        if line == CURRENT and any(owner == name for owner, _ in unfinished):
+        if set(lines.values()) == {CURRENT} and any(owner == name for owner, _ in unfinished):
             line = "current, but unknown to Snakemake, which would make it again; `rpg ledger pull` tells it"
         elif line != CURRENT and not unfinished and _is_whole(name):
             line = f"finished, but not recorded; `rpg ledger push` does that ({line})"
@@ -201,13 +201,18 @@ def pull() -> None:
     write(check=True)
     with _repository() as repo:
         drop_damaged_copies(repo)
-        if examine(repo) != dict.fromkeys([*load_params().run, "tables"], CURRENT):
-            remote = _need_remote(repo, "nothing can be fetched")
-            repo.config["remote"][remote]["verify"] = True
+        current = set(examine(repo).values()) == {CURRENT}
+        remote = None if current else _need_remote(repo, "nothing can be fetched")
+    if remote:
+        with _repository(remote_config={"verify": True}) as repo:
             repo.pull()
+    # Once more from nothing: DVC remembers what it has just written as whole, whatever it wrote.
+    with _repository() as repo:
         for name, line in examine(repo).items():
             if line != CURRENT:
                 raise UserError(f"{name}: {line}; Snakemake was told nothing")
+        # The artifacts are right; this gives the cache the copies that were dropped, or never there.
+        repo.commit(force=True, relink=False)
     _tell_snakemake(TABLES)
     print("every artifact is that of dvc.lock, and Snakemake has nothing to do")
 
@@ -381,7 +386,7 @@ def _md5(path: Path) -> str:
 
 
 @contextmanager
-def _repository() -> Iterator["Repo"]:
+def _repository(**options: Any) -> Iterator["Repo"]:
     """The DVC repository, without DVC's memory of hashes, which trusts sizes and times; its errors in one line."""
     from dvc.exceptions import CheckoutError, DvcException
     from dvc.repo import Repo
@@ -389,7 +394,7 @@ def _repository() -> Iterator["Repo"]:
 
     with tempfile.TemporaryDirectory() as memory:
         try:
-            with Repo(config={"core": {"site_cache_dir": memory}}) as repo:
+            with Repo(config={"core": {"site_cache_dir": memory}}, **options) as repo:
                 yield repo
         except CheckoutError as error:
             raise UserError(f"{error.target_infos[0]}: the remote lacks it, or holds a damaged copy") from error

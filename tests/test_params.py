@@ -173,3 +173,13 @@ def test_a_new_seed_leaves_the_other_shards_as_they_are() -> None:
     assert shards(0, 1, 3) == {"0000-0001": [0, 1], "0002-0003": [3]}
     assert shards(0, 1, 3, 4) == {**shards(0, 1, 3), "0004-0005": [4]}
     assert shards(3, 1) == {"0000-0001": [1], "0002-0003": [3]}
+
+
+@pytest.mark.parametrize(("text", "number"), [("1e-05", 1e-5), ("4e-3", 4e-3), ("0.002", 2e-3), ("2E-3", 2e-3)])
+def test_floats_as_dvc_writes_them(tmp_path, text: str, number: float) -> None:
+    """`dvc exp run -S ...=0.00001` writes 1e-05, which PyYAML alone reads as text."""
+    tree = {"run": ["mini"], "data_root": None, "experiments": {"mini": MINIATURE}}
+    whole = yaml.safe_dump(tree)
+    assert "learning_rate: 0.003" in whole
+    (tmp_path / "params.yaml").write_text(whole.replace("learning_rate: 0.003", f"learning_rate: {text}"))
+    assert load_params(tmp_path / "params.yaml").experiment("mini").train.learning_rate == number

@@ -4,12 +4,15 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from checkouts import RULES, make_checkout, planned, snakemake
 from conftest import ROOT, write_params
+
+from rpg.workflow import code
 
 
 @pytest.fixture
@@ -79,6 +82,15 @@ def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) ->
     )
     assert done.returncode != 0
     assert "lower train.learning_rate" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("layer", ["collect", "sample"])
+def test_code_of_a_layer_holds_every_module_that_it_loads(layer: str) -> None:
+    script = f"import sys, rpg.{layer}; print(*(m for m in sys.modules if m.startswith('rpg.')))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    files = {name.replace(".", "/") for name in loaded}
+    assert f"rpg/{layer}" in files
+    assert files <= {path.removesuffix(".py").removesuffix("/__init__") for path in code(layer)}
 
 
 def test_fault_in_params_is_one_line_of_snakemake(checkout: Path) -> None:
