@@ -21,7 +21,7 @@ import yaml
 
 from rpg.errors import UserError
 from rpg.files import check_unchanged, read_json, write_text
-from rpg.params import Params, load_params
+from rpg.params import File, Params, load_params
 from rpg.paths import RESULTS, Paths
 from rpg.workflow import CHOICES, code
 
@@ -183,7 +183,9 @@ def status() -> None:
         damaged = damaged_copies(repo)
     unfinished = unfinished_files()
     for name, line in lines.items():
-        if set(lines.values()) == {CURRENT} and any(owner == name for owner, _ in unfinished):
+        # A clone's tables are current without the artifacts behind them.
+        whole = name != "tables" or set(lines.values()) == {CURRENT}
+        if line == CURRENT and whole and any(owner == name for owner, _ in unfinished):
             line = "current, but unknown to Snakemake, which would make it again; `rpg ledger pull` tells it"
         elif line != CURRENT and not unfinished and _is_whole(name):
             line = f"finished, but not recorded; `rpg ledger push` does that ({line})"
@@ -200,7 +202,15 @@ def pull() -> None:
     """
     write(check=True)
     with _repository() as repo:
+        # Before anything is fetched: what dvc.lock records was made from these very params and files, or is not wanted.
+        for stage in _stages(repo):
+            for cause in changed_inputs(stage):
+                if not Path(cause).is_relative_to(RESULTS):
+                    raise UserError(f"{stage.addressing}: stale because of {cause}; nothing was fetched")
         drop_damaged_copies(repo)
+        if set(examine(repo).values()) != {CURRENT}:
+            repo.checkout(allow_missing=True)
+    with _repository() as repo:
         current = set(examine(repo).values()) == {CURRENT}
         remote = None if current else _need_remote(repo, "nothing can be fetched")
     if remote:
@@ -240,6 +250,7 @@ def push() -> None:
         check_artifacts(name)
     for name, path in unfinished_files():
         raise UserError(f"{name}: {path} is not up to date; run `snakemake --cores all {TABLES}` first")
+    check_tables()
     with _repository() as repo:
         drop_damaged_copies(repo)
         # Relinking would give the files new times.
@@ -251,14 +262,30 @@ def push() -> None:
 
 def _is_whole(name: str) -> bool:
     with suppress(UserError):
-        for experiment in load_params().run if name == "tables" else [name]:
-            check_artifacts(experiment)
+        if name == "tables":
+            check_tables()
+        else:
+            check_artifacts(name)
         return True
     return False
 
 
+def check_tables() -> None:
+    """UserError unless the tables are those of the experiments' scores."""
+    from rpg.tables import markdown, metrics, scores
+
+    params = load_params()
+    tree = metrics(params, RESULTS)
+    texts = {TABLES: markdown(tree), RESULTS / "scores.csv": scores(params, RESULTS).to_csv(index=False)}
+    for path, text in texts.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            raise UserError(f"{path}: not what the scores say; run `rpg tables` again")
+    if read_json(RESULTS / "metrics.json", "rpg tables") != tree:
+        raise UserError(f"{RESULTS / 'metrics.json'}: not what the scores say; run `rpg tables` again")
+
+
 def check_artifacts(name: str) -> None:
-    """UserError unless all artifacts of an experiment hold what they held when they were made."""
+    """UserError unless the artifacts of an experiment hold what they held when they were made, with no file beside."""
     paths = Paths(name)
     for vouching, key, verb in (
         (paths.zoo / "checkpoints.json", "checkpoints", "zoo"),
@@ -267,8 +294,18 @@ def check_artifacts(name: str) -> None:
         (paths.samples / "manifest.json", "samples", "sample"),
     ):
         command = f"rpg {verb} --experiment {name}"
-        for entry in read_json(vouching, command, key)[key]:
-            check_unchanged(vouching.parent / entry["file"], entry["sha256"], "made", f"`{command}`")
+        try:
+            entries = [
+                File(file=entry["file"], sha256=entry["sha256"]) for entry in read_json(vouching, command, key)[key]
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{vouching}: not written by `{command}`; delete it and run that again") from error
+        for entry in entries:
+            check_unchanged(vouching.parent / entry.file, entry.sha256, "made", f"`{command}`")
+        for path in vouching.parent.rglob("*.safetensors"):
+            # rpg/state/ is no artifact: what a killed training goes on from.
+            if str(path.relative_to(vouching.parent)) not in {"state/state.safetensors", *(e.file for e in entries)}:
+                raise UserError(f"{path}: no file of this experiment; delete it")
 
 
 def examine(repo: "Repo") -> dict[str, str]:
@@ -283,6 +320,11 @@ def examine(repo: "Repo") -> dict[str, str]:
     return lines
 
 
+def _stages(repo: "Repo") -> list["PipelineStage"]:
+    names = [f"{layer}@{name}" for name in load_params().run for layer in STAGES]
+    return [repo.stage.load_one(name=name) for name in (*names, "tables")]
+
+
 def _line(stages: list["PipelineStage"]) -> str:
     """The line of the experiment that `stages` make, first to last: its first cause to be stale, or what is missing."""
     for stage in stages:
@@ -292,11 +334,19 @@ def _line(stages: list["PipelineStage"]) -> str:
             return f"stale because of {cause}"
     missing = [str(out) for stage in stages for out in stage.outs if not out.exists]
     more = f" and {len(missing) - 1} more" if missing[1:] else ""
-    return f"missing: {missing[0]}{more}; `rpg ledger pull` fetches it, Snakemake makes it" if missing else CURRENT
+    return f"missing: {missing[0]}{more}; `rpg ledger pull` brings it back" if missing else CURRENT
 
 
 def causes(stage: "PipelineStage") -> Iterator[str]:
     """The keys and files that make `stage` differ from dvc.lock, other than artifacts that are not there."""
+    yield from changed_inputs(stage)
+    for out in stage.outs:
+        if out.workspace_status().get(str(out)) not in (None, "deleted"):
+            yield f"{_first_difference(out)}, which is not what was recorded"
+
+
+def changed_inputs(stage: "PipelineStage") -> Iterator[str]:
+    """The keys of params.yaml and the files that `stage` would be made from now, and was not; then its command."""
     for dependency in sorted(stage.deps, key=lambda dependency: not hasattr(dependency, "read_params")):
         if hasattr(dependency, "read_params"):
             recorded = dependency.hash_info.value if dependency.hash_info else {}
@@ -305,9 +355,6 @@ def causes(stage: "PipelineStage") -> Iterator[str]:
             yield str(dependency)
     if stage.cmd_changed:
         yield f"the command of {stage.addressing} in dvc.yaml"
-    for out in stage.outs:
-        if out.workspace_status().get(str(out)) not in (None, "deleted"):
-            yield f"{_first_difference(out)}, which is not what was recorded"
 
 
 def _changed_keys(before: Any, after: Any, where: str = "") -> Iterator[str]:
@@ -362,7 +409,8 @@ def drop_damaged_copies(repo: "Repo") -> None:
 def unfinished_files() -> list[tuple[str, str]]:
     """What Snakemake would make on the way to the tables: the experiment, or `tables`, and the file."""
     rows = csv.DictReader(_snakemake("--summary", "--", str(TABLES)).splitlines(), delimiter="\t")
-    pending = [Path(row["output_file"]) for row in rows if row["plan"] != "no update"]
+    # Without a record of its own, Snakemake takes a file for finished, whatever params it was made with.
+    pending = [Path(row["output_file"]) for row in rows if row["plan"] != "no update" or row["rule"] == "-"]
     return [(path.parts[1] if len(path.parts) > 2 else "tables", str(path)) for path in pending]
 
 
@@ -403,11 +451,14 @@ def _repository(**options: Any) -> Iterator["Repo"]:
                 path = os.path.relpath(str(error).splitlines()[-1])
                 raise UserError(f"{path}: not what dvc.lock records; delete it, or `rpg ledger push` it") from error
             raise UserError(f"dvc: {error}") from error
+        except ImportError as error:
+            # A remote of a kind whose package is not installed.
+            raise UserError(f"dvc: {error}") from error
 
 
 def _need_remote(repo: "Repo", otherwise: str) -> str:
     """The name of DVC's default remote; UserError, beginning with `otherwise`, if there is none."""
     name = repo.config["core"].get("remote")
-    if not name:
+    if name not in repo.config["remote"]:
         raise UserError(f"{otherwise}: there is no remote; add one with `dvc remote add --default NAME URL`")
     return str(name)

@@ -55,6 +55,7 @@ def differences(folder: Path, every_job: list[Job]) -> list[str]:
         _, _, item = name.partition("@")
         keys = {f"experiments.{item}.{key}" for rule in rules_of(stage) for key in CHOICES.get(rule, ())} or {"run"}
         found += [f"{name}: {key} is no param" for key in sorted(keys - set(stage["params"]))]
+        found += [f"{name}: param {key} reaches no rule" for key in sorted(set(stage["params"]) - keys)]
     return found
 
 

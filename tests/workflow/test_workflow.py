@@ -84,7 +84,7 @@ def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) ->
     assert "lower train.learning_rate" in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("layer", ["collect", "sample"])
+@pytest.mark.parametrize("layer", ["collect", "sample", "score"])
 def test_code_of_a_layer_holds_every_module_that_it_loads(layer: str) -> None:
     script = f"import sys, rpg.{layer}; print(*(m for m in sys.modules if m.startswith('rpg.')))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
