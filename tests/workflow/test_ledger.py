@@ -10,8 +10,8 @@ import yaml
 from checkouts import REACHED, RULES, Job, as_stages, below, jobs, make_checkout, run_in, snakemake, stages, under
 from conftest import MINIATURE, ROOT
 
-from rpg.ledger import STAGES, dvc_yaml
 from rpg.params import load_params
+from rpg.stages import STAGES, dvc_yaml
 from rpg.workflow import CHOICES
 
 
