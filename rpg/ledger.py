@@ -272,7 +272,7 @@ def unfinished_files() -> list[tuple[str, str]]:
     """What Snakemake would make on the way to the tables: the experiment, or `tables`, and the file."""
     rows = csv.DictReader(_snakemake("--summary", "--", str(TABLES)).splitlines(), delimiter="\t")
     # Without a record of its own, Snakemake takes a file for finished, whatever params it was made with.
-    pending = [Path(row["output_file"]) for row in rows if row["plan"] != "no update" or row["rule"] == "-"]
+    pending = [Path(row["output_file"]) for row in rows if row["plan"] != "no update" or row["log-file(s)"] == "-"]
     return [(path.parts[1] if len(path.parts) > 2 else "tables", str(path)) for path in pending]
 
 
