@@ -48,7 +48,7 @@ def status() -> None:
         # A clone's tables are current without the artifacts behind them.
         whole = name != "tables" or set(lines.values()) == {CURRENT}
         if line == CURRENT and whole and any(owner == name for owner, _ in unfinished):
-            line = "current, but unknown to Snakemake, which would make it again; `rpg ledger pull` tells it"
+            line = "current, but Snakemake does not know it; `rpg ledger pull` tells it"
         elif line != CURRENT and not unfinished and _is_whole(name):
             line = f"finished, but not recorded; `rpg ledger push` does that ({line})"
         print(f"{name:{max(map(len, lines))}}  {line}")
