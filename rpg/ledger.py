@@ -70,14 +70,14 @@ def pull() -> None:
                 if not Path(cause).is_relative_to(RESULTS):
                     raise UserError(f"{stage.addressing}: stale because of {cause}; nothing was fetched")
         drop_damaged_copies(repo)
-        if set(examine(repo).values()) != {CURRENT}:
-            repo.checkout(allow_missing=True)
+        if wanted := _wanted(repo):
+            repo.checkout(targets=wanted, allow_missing=True)
     with _repository() as repo:
-        current = set(examine(repo).values()) == {CURRENT}
-        remote = None if current else _need_remote(repo, "nothing can be fetched")
-    if remote:
+        if wanted := _wanted(repo):
+            _need_remote(repo, "nothing can be fetched")
+    if wanted:
         with _repository(remote_config={"verify": True}) as repo:
-            repo.pull()
+            repo.pull(targets=wanted)
     # Once more from nothing: DVC remembers what it has just written as whole, whatever it wrote.
     with _repository() as repo:
         for name, line in examine(repo).items():
@@ -185,6 +185,11 @@ def examine(repo: "Repo") -> dict[str, str]:
 def _stages(repo: "Repo") -> list["PipelineStage"]:
     names = [f"{layer}@{name}" for name in load_params().run for layer in STAGES]
     return [repo.stage.load_one(name=name) for name in (*names, "tables")]
+
+
+def _wanted(repo: "Repo") -> list[str]:
+    """The artifacts that are missing here or not what dvc.lock records."""
+    return [str(out) for stage in _stages(repo) for out in stage.outs if out.use_cache and out.workspace_status()]
 
 
 def _line(stages: list["PipelineStage"]) -> str:
@@ -318,9 +323,7 @@ def _repository(**options: Any) -> Iterator["Repo"]:
             raise UserError(f"dvc: {error}") from error
 
 
-def _need_remote(repo: "Repo", otherwise: str) -> str:
-    """The name of DVC's default remote; UserError, beginning with `otherwise`, if there is none."""
-    name = repo.config["core"].get("remote")
-    if name not in repo.config["remote"]:
+def _need_remote(repo: "Repo", otherwise: str) -> None:
+    """UserError, beginning with `otherwise`, if DVC has no default remote."""
+    if repo.config["core"].get("remote") not in repo.config["remote"]:
         raise UserError(f"{otherwise}: there is no remote; add one with `dvc remote add --default NAME URL`")
-    return str(name)
