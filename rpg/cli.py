@@ -1,4 +1,4 @@
-"""The command line: one verb per layer, `rpg zoo | collect | tokens | train | sample | score | tables`, and
+"""The command line: one verb per layer, `rpg zoo | collect | tokens | train | sample | score | tables`, then
 `rpg ledger`, which keeps DVC's records, and `rpg schema`."""
 
 import argparse
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     score = layer("score", "score originals and samples on the test split; with --weights one file")
     score.add_argument("--weights", type=Path, help="print the score of this state dict (.safetensors, .pth, .bin)")
     verbs.add_parser("tables", help="write results/tables.md, metrics.json, scores.csv and seconds.json")
-    ledger = verbs.add_parser("ledger", help="DVC's records: write dvc.yaml, status, pull, push")
+    ledger = verbs.add_parser("ledger", help="DVC's records: write, status, pull, adopt, push")
     actions = ledger.add_subparsers(dest="action", required=True, metavar="action")
     write = actions.add_parser("write", help="write dvc.yaml, the stages of the rules, from params.yaml")
     write.add_argument("--check", action="store_true", help="only say whether it would change")

@@ -1,4 +1,4 @@
-"""The ledger: DVC records every artifact and table that the rules make: `rpg ledger write | status | pull | push`.
+"""The ledger, DVC's records of every artifact and table: `rpg ledger write | status | pull | adopt | push`.
 
 Snakemake is the only engine; DVC is told what it made, and Snakemake what DVC brought back.
 """
@@ -65,24 +65,25 @@ def pull() -> None:
     write(check=True)
     with _repository() as repo:
         # Before anything is fetched: what dvc.lock records was made from these very params and files, or is not wanted.
-        for stage in _stages(repo):
+        stages = [stage for group in _stages(repo).values() for stage in group]
+        for stage in stages:
             for cause in changed_inputs(stage):
                 if not Path(cause).is_relative_to(RESULTS):
                     raise UserError(f"{stage.addressing}: stale because of {cause}; nothing was fetched")
         drop_damaged_copies(repo)
-        if wanted := _wanted(repo):
-            repo.checkout(targets=wanted, allow_missing=True)
-    with _repository() as repo:
-        if wanted := _wanted(repo):
+        wanted = [out for stage in stages for out in stage.outs if out.use_cache and out.workspace_status()]
+        targets = [str(out) for out in wanted]
+        lacking = any(out.changed_cache() for out in wanted)
+        if lacking:
             _need_remote(repo, "nothing can be fetched")
-    if wanted:
+        elif targets:
+            repo.checkout(targets=targets)
+    if lacking:
         with _repository(remote_config={"verify": True}) as repo:
-            repo.pull(targets=wanted)
+            repo.pull(targets=targets)
     # Once more from nothing: DVC remembers what it has just written as whole, whatever it wrote.
     with _repository() as repo:
-        for name, line in examine(repo).items():
-            if line != CURRENT:
-                raise UserError(f"{name}: {line}; Snakemake was told nothing")
+        _need_current(examine(repo))
         # The artifacts are right; this gives the cache the copies that were dropped, or never there.
         repo.commit(force=True, relink=False)
     _tell_snakemake(TABLES)
@@ -95,10 +96,16 @@ def adopt() -> None:
     The tables' stage calls it, so that Snakemake also knows what DVC brought back from its run-cache.
     """
     with _repository() as repo:
-        for name, line in examine(repo).items():
-            if name != "tables" and line != CURRENT:
-                raise UserError(f"{name}: {line}; Snakemake was told nothing")
+        lines = examine(repo)
+    del lines["tables"]
+    _need_current(lines)
     _tell_snakemake(*(Paths(name).scores for name in load_params().run))
+
+
+def _need_current(lines: dict[str, str]) -> None:
+    for name, line in lines.items():
+        if line != CURRENT:
+            raise UserError(f"{name}: {line}; Snakemake was told nothing")
 
 
 def push() -> None:
@@ -133,17 +140,15 @@ def _is_whole(name: str) -> bool:
 
 
 def check_tables() -> None:
-    """UserError unless the tables are those of the experiments' scores."""
-    from rpg.tables import markdown, metrics, scores
+    """UserError unless the tables are, byte by byte, what `rpg tables` makes of the experiments' scores."""
+    from rpg.tables import write_tables
 
-    params = load_params()
-    tree = metrics(params, RESULTS)
-    texts = {TABLES: markdown(tree), RESULTS / "scores.csv": scores(params, RESULTS).to_csv(index=False)}
-    for path, text in texts.items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            raise UserError(f"{path}: not what the scores say; run `rpg tables` again")
-    if read_json(RESULTS / "metrics.json", "rpg tables") != tree:
-        raise UserError(f"{RESULTS / 'metrics.json'}: not what the scores say; run `rpg tables` again")
+    with tempfile.TemporaryDirectory() as again:
+        write_tables(load_params(), RESULTS, Path(again))
+        for expected in Path(again).iterdir():
+            path = RESULTS / expected.name
+            if not path.is_file() or path.read_bytes() != expected.read_bytes():
+                raise UserError(f"{path}: not what the scores say; run `rpg tables` again")
 
 
 def check_artifacts(name: str) -> None:
@@ -164,32 +169,27 @@ def check_artifacts(name: str) -> None:
             raise UserError(f"{vouching}: not written by `{command}`; delete it and run that again") from error
         for entry in entries:
             check_unchanged(vouching.parent / entry.file, entry.sha256, "made", f"`{command}`")
+        # rpg/state/ is no artifact: what a killed training goes on from.
+        known = {vouching.parent / file for file in ("state/state.safetensors", *(entry.file for entry in entries))}
         for path in vouching.parent.rglob("*.safetensors"):
-            # rpg/state/ is no artifact: what a killed training goes on from.
-            if str(path.relative_to(vouching.parent)) not in {"state/state.safetensors", *(e.file for e in entries)}:
+            if path not in known:
                 raise UserError(f"{path}: no file of this experiment; delete it")
 
 
 def examine(repo: "Repo") -> dict[str, str]:
     """What `status` says of each experiment in `run:`, and of `tables`."""
-    lines = {}
-    for name in load_params().run:
-        lines[name] = _line([repo.stage.load_one(name=f"{layer}@{name}") for layer in STAGES])
+    lines = {name: _line(stages) for name, stages in _stages(repo).items()}
     # What is only missing here was there when the tables were made.
     behind = [name for name, line in lines.items() if line.startswith("stale")]
-    tables = _line([repo.stage.load_one(name="tables")])
-    lines["tables"] = f"stale because of {behind[0]}" if behind and tables == CURRENT else tables
+    if behind and lines["tables"] == CURRENT:
+        lines["tables"] = f"stale because of {behind[0]}"
     return lines
 
 
-def _stages(repo: "Repo") -> list["PipelineStage"]:
-    names = [f"{layer}@{name}" for name in load_params().run for layer in STAGES]
-    return [repo.stage.load_one(name=name) for name in (*names, "tables")]
-
-
-def _wanted(repo: "Repo") -> list[str]:
-    """The artifacts that are missing here or not what dvc.lock records."""
-    return [str(out) for stage in _stages(repo) for out in stage.outs if out.use_cache and out.workspace_status()]
+def _stages(repo: "Repo") -> dict[str, list["PipelineStage"]]:
+    """Each experiment in `run:` → its stages, first to last; then `tables` → theirs."""
+    names = {name: [f"{layer}@{name}" for layer in STAGES] for name in load_params().run} | {"tables": ["tables"]}
+    return {owner: [repo.stage.load_one(name=name) for name in group] for owner, group in names.items()}
 
 
 def _line(stages: list["PipelineStage"]) -> str:

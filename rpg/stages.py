@@ -31,15 +31,15 @@ class Stage:
     rules: tuple[str, ...]
     target: Path
     reads: tuple[Path, ...]
-    writes: dict[Path, dict[str, bool]]
+    writes: tuple[Path, ...]
     metrics: tuple[Path, ...] = ()
-    options: str = ""
+    persist: bool = False
+    options: tuple[str, ...] = ()
 
 
 ITEM = Paths("${item}")
 TOKENS, LAYOUT, STATS = (ITEM.tokens / name for name in ("tokens.safetensors", "layout.json", "stats.safetensors"))
 MODEL, CONFIG, LOSS = (ITEM.rpg / name for name in ("model.safetensors", "config.json", "log.csv"))
-PLAIN: dict[str, bool] = {}
 # In git, not in DVC's cache: small, and read without either.
 IN_GIT = {"cache": False}
 STAGES = {
@@ -50,36 +50,37 @@ STAGES = {
         reads=(),
         # DVC would delete all shards for one more seed. So they stay, and collect runs each time, that none of them is
         # taken unchecked.
-        writes={ITEM.zoo: {"persist": True}},
-        options="--forcerun collect",
+        writes=(ITEM.zoo,),
+        persist=True,
+        options=("--forcerun", "collect"),
     ),
     "tokens": Stage(
         "tokenise the checkpoints",
         rules=("tokens",),
         target=TOKENS,
         reads=(ITEM.zoo,),
-        writes={TOKENS: PLAIN, LAYOUT: PLAIN, STATS: PLAIN},
+        writes=(TOKENS, LAYOUT, STATS),
     ),
     "train": Stage(
         "train RPG on the tokens",
         rules=("train",),
         target=MODEL,
         reads=(TOKENS, LAYOUT, STATS),
-        writes={MODEL: PLAIN, CONFIG: PLAIN, LOSS: PLAIN, ITEM.seconds("train"): PLAIN},
+        writes=(MODEL, CONFIG, LOSS, ITEM.seconds("train")),
     ),
     "sample": Stage(
         "sample new networks",
         rules=("sample",),
         target=ITEM.samples / "manifest.json",
         reads=(LAYOUT, STATS, MODEL, CONFIG),
-        writes={ITEM.samples: PLAIN, ITEM.seconds("sample"): PLAIN},
+        writes=(ITEM.samples, ITEM.seconds("sample")),
     ),
     "score": Stage(
         "score originals and samples",
         rules=("score",),
         target=ITEM.scores,
         reads=(ITEM.zoo, ITEM.samples),
-        writes={ITEM.scores: PLAIN},
+        writes=(ITEM.scores,),
         metrics=(ITEM.metrics,),
     ),
 }
@@ -87,13 +88,13 @@ STAGES = {
 
 def _stage(stage: Stage) -> dict[str, Any]:
     """The stage as dvc.yaml has it."""
-    command = ["snakemake --cores all --allowed-rules", *stage.rules, *stage.options.split(), "--", str(stage.target)]
+    command = ["snakemake --cores all --allowed-rules", *stage.rules, *stage.options, "--", str(stage.target)]
     return {
         "desc": stage.desc,
         "cmd": " ".join(command),
         "params": [f"experiments.{ITEM.experiment}.{key}" for key in _union(CHOICES[rule] for rule in stage.rules)],
         "deps": [*map(str, stage.reads), *_union(code(rule) for rule in stage.rules)],
-        "outs": [{str(path): options} if options else str(path) for path, options in stage.writes.items()],
+        "outs": [{str(path): {"persist": True}} if stage.persist else str(path) for path in stage.writes],
         # A stage with an uncached out that is not called a metric never enters the run-cache.
         **({"metrics": [{str(path): IN_GIT} for path in stage.metrics]} if stage.metrics else {}),
     }

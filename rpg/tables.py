@@ -90,16 +90,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def write_tables(params: Params, results: Path) -> None:
-    """Write tables.md, metrics.json, scores.csv, seconds.json and seconds.md into `results`."""
+def write_tables(params: Params, results: Path, into: Path | None = None) -> None:
+    """Write tables.md, metrics.json, scores.csv, seconds.json and seconds.md into the folder `into`, or `results`."""
+    into = into or results
     tree = metrics(params, results)
-    write_text(results / "tables.md", markdown(tree))
-    write_json(results / "metrics.json", tree)
-    write_text(results / "scores.csv", scores(params, results).to_csv(index=False))
+    write_text(into / "tables.md", markdown(tree))
+    write_json(into / "metrics.json", tree)
+    write_text(into / "scores.csv", scores(params, results).to_csv(index=False))
     times = seconds(params, results)
-    write_json(results / "seconds.json", times)
+    write_json(into / "seconds.json", times)
     rows = [
         {"network": name, "RPG training seconds": f"{s['train']:.1f}", "seconds per sample": f"{s['sample']:.3f}"}
         for name, s in ((name, entry["seconds"]) for name, entry in times["experiments"].items())
     ]
-    write_text(results / "seconds.md", "# Measured times\n\n" + table(rows))
+    write_text(into / "seconds.md", "# Measured times\n\n" + table(rows))

@@ -142,5 +142,5 @@ def stale_stages(folder: Path) -> set[str]:
 
 def as_stages(rules: set[str]) -> set[str]:
     """The stages of the miniature that stand for these rules."""
-    names = {"collect" if rule == "zoo" else rule for rule in rules}
-    return {"tables" if rule == "tables" else f"{'zoo' if rule == 'collect' else rule}@mini" for rule in names}
+    layers = {"zoo" if rule == "collect" else rule for rule in rules}
+    return {layer if layer == "tables" else f"{layer}@mini" for layer in layers}

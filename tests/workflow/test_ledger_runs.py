@@ -230,9 +230,7 @@ def test_truncated_artifact_is_named_and_not_used(pushed: Path) -> None:
     for name in ARTIFACTS:
         path = pushed / "results/mini" / name
         path.write_bytes(path.read_bytes()[:-5])
-        assert status(pushed)["mini"] == (
-            f"stale because of results/mini/{name}, which is not what was recorded"
-        )  # fmt: skip
+        assert status(pushed)["mini"] == f"stale because of results/mini/{name}, which is not what was recorded"
         assert f"results/mini/{name}: not what dvc.lock records" in ledger(pushed, "pull", ok=False)
         assert "rpg: error: " in ledger(pushed, "push", ok=False)
         if name.startswith("zoo/"):
@@ -241,7 +239,8 @@ def test_truncated_artifact_is_named_and_not_used(pushed: Path) -> None:
             path.unlink()
             ledger(pushed, "pull")
         else:
-            assert set(repro(pushed).values()) <= {"didn't change", "is cached", "ran"}
+            # Restored from the cache, not made again.
+            assert set(repro(pushed).values()) == {"didn't change", "is cached"}
         assert contents(pushed) == before, name
     ledger(pushed, "pull")
     assert_all_current(pushed)
@@ -328,9 +327,6 @@ def test_metrics_plots_params_and_experiments(repository: Path) -> None:
     loss, accuracy = (plots[name][0]["content"]["data"]["values"] for name in ("loss", "accuracy"))
     assert [row["step"] for row in loss] == ["10", "20", "30", "40"]
     assert len(accuracy) == 10
-    run_in(
-        repository, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "--allow-empty", "--quiet", "-m", "y"
-    )
     run_in(repository, "dvc", "exp", "run", "--name", "five-steps", "-S", "experiments.mini.sample.steps=5")
     assert yaml.safe_load((repository / "params.yaml").read_text())["experiments"]["mini"]["sample"]["steps"] == 5
     assert planned(repository) == {}
