@@ -13,7 +13,7 @@ test: $(VENV)/.installed
 
 $(VENV)/.installed: requirements/dev.txt pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python '>=3.11,<3.13' $(VENV)
-	$(UV) pip sync --quiet --python $(VENV) --require-hashes requirements/dev.txt
+	$(UV) pip sync --quiet --compile-bytecode --python $(VENV) --require-hashes requirements/dev.txt
 	$(UV) pip install --quiet --python $(VENV) --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -15,10 +15,13 @@ wildcard_constraints:
     shard=r"\d+-\d+",
 
 
+include: "workflow/rules/base.smk"
 include: "workflow/rules/zoo.smk"
 include: "workflow/rules/collect.smk"
 include: "workflow/rules/tokens.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/tune.smk"
+include: "workflow/rules/hypernetwork.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/tables.smk"

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rpg import __version__
 from rpg.errors import UserError
@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
             )
         return verb
 
+    layer("base", "train the network that the zoo's runs start from, if the experiment has one")
     zoo = layer("zoo", "train the source networks of one shard")
     zoo.add_argument("--shard", help="the shard, e.g. 0000-0003; all of them if left out")
     layer(
@@ -41,12 +42,22 @@ def parser() -> argparse.ArgumentParser:
     )
     layer("tokens", "tokenise the checkpoints of the zoo")
     layer("train", "train RPG on the tokens; goes on where a killed run stopped")
-    sample = layer("sample", "sample new networks; with --out one network to a file")
-    sample.add_argument("--out", type=Path, help="write one network to this .safetensors file")
-    sample.add_argument("--state", type=int, help="its permutation state, 0 to seeds - 1 (default 0); needs --out")
-    sample.add_argument("--seed", type=int, help="the seed of its noise (default from params.yaml); needs --out")
+    layer("tune", "fine-tune RPG on the task loss, if the experiment does")
+    layer("hypernetwork", "train a hypernetwork on the task loss alone, if the experiment compares with one")
+    layer("sample", "sample new networks")
+    generate = layer("generate", "generate networks for a task, in a permutation state, or any")
+    generate.add_argument("--out", type=Path, required=True, help="write to this .safetensors file")
+    _add_task(generate).add_argument("--describe", dest="sentence", help='the task in words: "even numbers"')
+    generate.add_argument("--count", type=int, default=1, help="so many networks, to <out>-0, <out>-1, ... (default 1)")
+    generate.add_argument("--state", type=int, help="permutation state, 0 to seeds - 1 (default: drawn)")
+    generate.add_argument("--seed", type=int, help="seed of the noise (default from params.yaml)")
+    generate.add_argument("--steps", type=int, help="steps of the sampler (default from params.yaml)")
+    demo = layer("demo", "open a local web page that generates networks and tries them out", computes=False)
+    demo.add_argument("--port", type=int, default=8501, help="port of this machine (default 8501)")
+    demo.add_argument("--no-browser", dest="browser", action="store_false", help="only serve the page")
     score = layer("score", "score originals and samples on the test split; with --weights one file")
     score.add_argument("--weights", type=Path, help="print the score of this state dict (.safetensors, .pth, .bin)")
+    _add_task(score)
     verbs.add_parser("tables", help="write results/tables.md, metrics.json, scores.csv and seconds.json")
     ledger = verbs.add_parser("ledger", help="DVC's records: write, status, pull, adopt, push")
     actions = ledger.add_subparsers(dest="action", required=True, metavar="action")
@@ -58,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     actions.add_parser("push", help="record what Snakemake has finished in dvc.lock, and upload it")
     verbs.add_parser("schema", help="print the JSON schema of params.yaml")
     return root
+
+
+def _add_task(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    verb.add_argument("--classes", type=lambda text: text.split(","), help="the task: these classes, as 3,8 or cat,dog")
+    verb.add_argument("--code", help="the task: one 0 or 1 per class, as 0001000010")
+    return verb
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -77,11 +94,24 @@ def run(arguments: argparse.Namespace) -> None:
 
         if not 1 <= chosen.get("threads", 1) <= 1024:
             raise UserError(f"--threads {chosen['threads']}: must be between 1 and 1024")
-        if verb == "sample" and not chosen["out"] and (chosen["state"], chosen["seed"]) != (None, None):
-            raise UserError("--state and --seed choose one network: add --out FILE")
-        if verb == "sample" and chosen["out"] and chosen["out"].suffix != ".safetensors":
-            raise UserError(f"--out {chosen['out']}: must end in .safetensors")
+        _check(verb, chosen)
         getattr(layers, verb)(**chosen)
+
+
+def _check(verb: str, chosen: dict[str, Any]) -> None:
+    """UserError for values that no layer could use."""
+    for name, low, high in (
+        ("count", 1, 100_000),
+        ("steps", 1, 1000),
+        ("seed", 0, 2**63 - 1),
+        ("port", 1, 65535),
+    ):
+        if chosen.get(name) is not None and not low <= chosen[name] <= high:
+            raise UserError(f"--{name} {chosen[name]}: must be between {low} and {high}")
+    if verb == "generate" and chosen["out"].suffix != ".safetensors":
+        raise UserError(f"--out {chosen['out']}: must end in .safetensors")
+    if verb == "score" and not chosen["weights"] and (chosen["classes"] or chosen["code"]):
+        raise UserError("--classes and --code name the task of one file: add --weights FILE")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,41 +7,46 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rpg.base import fingerprint
 from rpg.errors import UserError
 from rpg.files import check_unchanged, exclusive, read_json, write_json
 from rpg.params import Experiment
 
 
-def collect_zoo(experiment: Experiment, zoo: Path) -> None:
-    """Write zoo/checkpoints.json: the checkpoints of all seeds, by seed and step, and the names of their tensors.
+def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
+    """Write zoo/checkpoints.json: the checkpoints of all runs, by seed, code and step, and their tensors' names.
 
-    Raises UserError if a shard was trained by another recipe than params.yaml gives, lacks a seed, or a checkpoint is
-    missing or was changed after it was trained.
+    Raises UserError if a shard was trained by another recipe than params.yaml gives, from another base network than
+    the one in `base`, lacks a run, or a checkpoint is missing or was changed after it was trained.
     """
-    shards = experiment.zoo.shards()
+    shards = experiment.shards()
+    start = fingerprint(experiment, base)
     with exclusive(zoo):
         checkpoints, names = [], []
-        for shard, seeds in shards.items():
+        for shard, runs in shards.items():
             path = zoo / shard / "manifest.json"
-            manifest = read_json(path, f"rpg zoo --shard {shard}", "checkpoints", "recipe", "tensors")
-            _check_recipe(path, manifest["recipe"], experiment.recipe(seeds))
+            manifest = read_json(path, f"rpg zoo --shard {shard}", "checkpoints", "recipe", "tensors", "base")
+            _check_recipe(path, manifest["recipe"], experiment.recipe(runs))
+            if manifest["base"] != start:
+                raise UserError(f"{path}: trained from another base network; delete {path.parent} and train it again")
             names = manifest["tensors"]
             checkpoints += [{**entry, "file": f"{shard}/{entry['file']}"} for entry in manifest["checkpoints"]]
-            missing = set(seeds) - {entry["seed"] for entry in manifest["checkpoints"]}
-            if missing:
-                raise UserError(f"{path}: no checkpoint of seed {min(missing)}; delete it and run `rpg zoo` again")
+            found = {(entry["seed"], entry.get("code")) for entry in manifest["checkpoints"]}
+            for run in runs:
+                if (run.seed, run.code) not in found:
+                    raise UserError(f"{path}: no checkpoint of {run}; delete it and run `rpg zoo` again")
         for entry in checkpoints:
             check_checkpoint(zoo, entry)
         for folder in zoo.iterdir():
             if folder.is_dir() and folder.name not in shards:
                 with exclusive(folder):
                     shutil.rmtree(folder)
-        checkpoints.sort(key=lambda entry: (entry["seed"], entry["step"]))
+        checkpoints.sort(key=lambda entry: (entry["seed"], entry.get("code", ""), entry["step"]))
         write_json(zoo / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
 
 
 def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The checkpoints that `collect_zoo` listed, by seed and step, and the names of their tensors in order.
+    """The checkpoints that `collect_zoo` listed, by seed, code and step, and the names of their tensors in order.
 
     Raises UserError if one of them is missing or was changed after it was trained.
     """
@@ -63,6 +68,11 @@ def _check_recipe(path: Path, trained: Any, wanted: Any) -> None:
             found = trained.get(block, {}).get(key)
             if found != value:
                 raise UserError(
-                    f"{path}: trained with {block}.{key} {found}, params.yaml says {value};"
+                    f"{path}: trained with {block}.{key} {_short(found)}, params.yaml says {_short(value)};"
                     f" delete {path.parent} and train it again"
                 )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 100 else f"{text[:97]}..."

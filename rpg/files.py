@@ -102,6 +102,17 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
     return tree
 
 
+def read_metadata(path: Path, key: str) -> str | None:
+    """What a safetensors file says under `key`, as `write_tensors` wrote it; None if it says nothing."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get(key)
+    except (SafetensorError, OSError):
+        return None
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:

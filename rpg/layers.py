@@ -1,4 +1,4 @@
-"""The layers as commands: what `rpg zoo | collect | tokens | train | sample | score | tables` do with params.yaml.
+"""The layers as commands: what `rpg base | zoo | collect | tokens | train | tune | ... | tables` do with params.yaml.
 
 Each function imports its own layer only, so a layer starts fast and depends on no other layer's code.
 """
@@ -6,29 +6,38 @@ Each function imports its own layer only, so a layer starts fast and depends on 
 from pathlib import Path
 
 from rpg.errors import UserError
-from rpg.params import load_params
+from rpg.params import Experiment, Params, load_params
 from rpg.paths import RESULTS, Paths
 from rpg.seeds import fix_arithmetic
+
+
+def base(name: str, threads: int) -> None:
+    """Train the network that the zoo's runs start from."""
+    from rpg.base import train_base
+
+    params, experiment = _has("base", name)
+    fix_arithmetic(threads)
+    train_base(experiment, Paths(name).base, params.data_root)
 
 
 def zoo(name: str, threads: int, shard: str | None) -> None:
     """Train `shard` of the zoo, or all of its shards."""
     from rpg.zoo import train_shard
 
-    params = load_params()
-    experiment, shards = params.experiment(name), params.experiment(name).zoo.shards()
+    params, paths = load_params(), Paths(name)
+    experiment, shards = params.experiment(name), params.experiment(name).shards()
     if shard and shard not in shards:
         raise UserError(f"--shard {shard}: not in this zoo; known: {', '.join(shards)}")
     fix_arithmetic(threads)
     for chosen in [shard] if shard else shards:
-        train_shard(experiment, shards[chosen], Paths(name).zoo / chosen, params.data_root)
+        train_shard(experiment, shards[chosen], paths.zoo / chosen, paths.base, params.data_root)
 
 
 def collect(name: str) -> None:
     """List the checkpoints of all shards."""
     from rpg.collect import collect_zoo
 
-    collect_zoo(load_params().experiment(name), Paths(name).zoo)
+    collect_zoo(load_params().experiment(name), Paths(name).zoo, Paths(name).base)
 
 
 def tokens(name: str, threads: int) -> None:
@@ -49,20 +58,79 @@ def train(name: str, threads: int) -> None:
     train_rpg(experiment, paths.tokens, paths.rpg, paths.seconds("train"))
 
 
-def sample(name: str, threads: int, out: Path | None, state: int | None, seed: int | None) -> None:
-    """Sample all networks of the experiment, or one into the file `out`."""
-    from rpg.sample import sample_file, sample_layer
+def tune(name: str, threads: int) -> None:
+    """Fine-tune RPG on the task loss."""
+    from rpg.tune import tune_rpg
 
-    chosen, paths = load_params().experiment(name).sample, Paths(name)
+    params, experiment = _has("tune", name)
+    paths = Paths(name)
     fix_arithmetic(threads)
-    if not out:
-        sample_layer(chosen, paths.tokens, paths.rpg, paths.samples, paths.seconds("sample"))
-        return
-    seed = chosen.seed if seed is None else seed
-    sample_file(chosen, paths.tokens, paths.rpg, out, state=state or 0, seed=seed)
+    tune_rpg(experiment, paths.tokens, paths.rpg, paths.tune, paths.seconds("tune"), params.data_root)
 
 
-def score(name: str, threads: int, weights: Path | None) -> None:
+def hypernetwork(name: str, threads: int) -> None:
+    """Train a hypernetwork, for comparison."""
+    from rpg.hypernetwork import train_hypernetwork
+
+    params, experiment = _has("hypernetwork", name)
+    paths = Paths(name)
+    fix_arithmetic(threads)
+    train_hypernetwork(experiment, paths.tokens, paths.hypernetwork, paths.seconds("hypernetwork"), params.data_root)
+
+
+def _has(block: str, name: str) -> tuple[Params, Experiment]:
+    params = load_params()
+    experiment = params.experiment(name)
+    if not getattr(experiment, block):
+        raise UserError(f"params.yaml: experiments.{name}: has no {block} block, so there is no such layer")
+    return params, experiment
+
+
+def sample(name: str, threads: int) -> None:
+    """Sample all networks of the experiment."""
+    from rpg.sample import sample_layer
+
+    experiment, paths = load_params().experiment(name), Paths(name)
+    models = {"rpg": paths.generator(experiment)}
+    if experiment.tune:
+        models["untuned"] = paths.rpg
+    if experiment.hypernetwork:
+        models["hypernetwork"] = paths.hypernetwork
+    fix_arithmetic(threads)
+    # A hypernetwork has learned one step from pure noise and no other.
+    steps = {"hypernetwork": 1}
+    sample_layer(experiment.sample, paths.tokens, models, steps, paths.samples, paths.seconds("sample"))
+
+
+def generate(
+    name: str,
+    threads: int,
+    out: Path,
+    classes: list[str] | None,
+    code: str | None,
+    sentence: str | None,
+    count: int,
+    state: int | None,
+    seed: int | None,
+    steps: int | None,
+) -> None:
+    """Generate networks for a task, in a permutation state, or any."""
+    from rpg.generation import generate_files
+
+    fix_arithmetic(threads)
+    generate_files(
+        name, out, classes=classes, code=code, sentence=sentence, count=count, state=state, seed=seed, steps=steps
+    )
+
+
+def demo(name: str, port: int, browser: bool) -> None:
+    """Serve a page that generates networks and tries them out."""
+    from rpg import demo as page
+
+    page.demo(name, port, browser)
+
+
+def score(name: str, threads: int, weights: Path | None, classes: list[str] | None, code: str | None) -> None:
     """Score originals and samples, or print the score of the file `weights`."""
     from rpg.score import score_file, score_layer
 
@@ -70,9 +138,12 @@ def score(name: str, threads: int, weights: Path | None) -> None:
     experiment = params.experiment(name)
     fix_arithmetic(threads)
     if weights:
-        print(score_file(experiment, weights, params.data_root))
+        from rpg.generation import task_code
+
+        chosen = task_code(params, experiment, classes, code, None)
+        print(score_file(experiment, weights, chosen, params.data_root))
     else:
-        score_layer(experiment, paths.zoo, paths.samples, paths.scores, paths.metrics, params.data_root)
+        score_layer(experiment, paths, params.data_root)
 
 
 def tables() -> None:

@@ -18,7 +18,7 @@ from rpg.errors import UserError
 from rpg.files import check_unchanged, read_json, write_text
 from rpg.params import File, load_params
 from rpg.paths import RESULTS, Paths
-from rpg.stages import STAGES, TABLES, dvc_yaml
+from rpg.stages import TABLES, dvc_yaml, stage_names
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -153,13 +153,19 @@ def check_tables() -> None:
 
 def check_artifacts(name: str) -> None:
     """UserError unless the artifacts of an experiment hold what they held when they were made, with no file beside."""
-    paths = Paths(name)
-    for vouching, key, verb in (
+    paths, experiment = Paths(name), load_params().experiment(name)
+    vouchers = [
         (paths.zoo / "checkpoints.json", "checkpoints", "zoo"),
         (paths.tokens / "layout.json", "files", "tokens"),
         (paths.rpg / "config.json", "files", "train"),
         (paths.samples / "manifest.json", "samples", "sample"),
-    ):
+    ]
+    vouchers += [
+        (paths.folder / layer / vouching, "files", layer)
+        for layer, vouching in (("base", "manifest.json"), ("tune", "config.json"), ("hypernetwork", "config.json"))
+        if getattr(experiment, layer)
+    ]
+    for vouching, key, verb in vouchers:
         command = f"rpg {verb} --experiment {name}"
         try:
             entries = [
@@ -188,7 +194,8 @@ def examine(repo: "Repo") -> dict[str, str]:
 
 def _stages(repo: "Repo") -> dict[str, list["PipelineStage"]]:
     """Each experiment in `run:` → its stages, first to last; then `tables` → theirs."""
-    names = {name: [f"{layer}@{name}" for layer in STAGES] for name in load_params().run} | {"tables": ["tables"]}
+    params = load_params()
+    names = {name: list(stage_names(params, name).values()) for name in params.run} | {"tables": ["tables"]}
     return {owner: [repo.stage.load_one(name=name) for name in group] for owner, group in names.items()}
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rpg import codes
 from rpg.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
@@ -54,16 +55,88 @@ class ClassificationTask(Block):
     network: Network
 
 
+class TaskCodes(Block):
+    """One binary task per code: tell the classes whose bit is 1 from the rest; top-1 accuracy in percent.
+
+    A code is a whole number whose ten binary digits are the bits, the first digit being class 0. The zoo learns
+    `seen` codes, drawn by `draw`, and the `held_out` ones, which only the scores look at.
+    """
+
+    kind: Literal["task_codes"]
+    data: Literal["digits", "cifar10"]
+    resolution: Annotated[int, Field(ge=1, description="images are resized to this many pixels each way")]
+    network: Network
+    seen: Annotated[int, Field(ge=2, description="codes that RPG learns from")]
+    draw: Annotated[int, Field(ge=0, description="seed of the draw of the seen codes")]
+    held_out: Annotated[list[Annotated[int, Field(ge=1, le=1022)]], Field(min_length=1)]
+    held_out_pairs: Annotated[
+        int, Field(ge=0, description="seen codes of which the run of one seed is held out, too; needs several seeds")
+    ]
+
+    @model_validator(mode="after")
+    def _codes_fit(self) -> "TaskCodes":
+        if len(set(self.held_out)) != len(self.held_out):
+            raise ValueError("held_out: a code stands there twice")
+        self.seen_codes()
+        if self.held_out_pairs > self.seen:
+            raise ValueError(f"held_out_pairs: only {self.seen} codes are seen")
+        return self
+
+    def held_out_codes(self) -> list[str]:
+        """The held-out codes as text, in the order of `held_out`."""
+        return [codes.of_number(number) for number in self.held_out]
+
+    def seen_codes(self) -> list[str]:
+        """The seen codes as text, in the order of their draw."""
+        return codes.draw_seen(self.seen, self.draw, self.held_out_codes())
+
+
+Task = Annotated[ClassificationTask | TaskCodes, Field(discriminator="kind")]
+
+
+class Run(Block):
+    """One training run of the zoo: the seed of its weights and data order, and its task if there are several.
+
+    A run that is held out is trained and scored, and RPG never learns from it.
+    """
+
+    seed: int
+    code: str | None
+    held_out: bool
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}" + (f", code {self.code}" if self.code else "")
+
+
+class Base(Block):
+    """Networks that learn to tell all classes apart; the zoo's runs start from their weights, with a new head.
+
+    One seed is one network for the whole zoo; as many as the zoo's seeds give each of those a network of its own, hence
+    an initialisation of its own. Without this block each run starts from its seed's own random weights.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    steps: Count
+    batch: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    shift: Annotated[int, Field(ge=0, description="random translation of a training image, in pixels each way")]
+
+
 class Zoo(Block):
     """How the source networks are trained (AdamW, one cycle, then constant) and which of their states are kept.
 
     Each seed trains for `steps` steps along a one-cycle schedule up to `learning_rate`, then goes on at
-    `final_learning_rate` and is saved `saves` times, every `save_every` steps.
+    `final_learning_rate` and is saved `saves` times, every `save_every` steps. With task codes there is one such run
+    for each seed and code; `together` runs of one seed are computed at once, which is faster and takes more memory.
     """
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-    seeds_per_shard: Count
+    runs_per_shard: Count
+    together: Count
     steps: Count
+    head_steps: Annotated[int, Field(ge=0, description="first steps, in which only the head learns")]
+    focal_gamma: Annotated[float, Field(ge=0, description="exponent of the focal loss; 0 is cross-entropy")]
     batch: Count
     learning_rate: Positive
     final_learning_rate: Positive
@@ -79,14 +152,6 @@ class Zoo(Block):
             raise ValueError("seeds: a seed stands there twice")
         return self
 
-    def shards(self) -> dict[str, list[int]]:
-        """Shard name → its seeds. A seed's shard depends on the seed alone, so a new seed leaves other shards as is."""
-        shards: dict[str, list[int]] = {}
-        for seed in sorted(self.seeds):
-            first = seed - seed % self.seeds_per_shard
-            shards.setdefault(f"{first:04d}-{first + self.seeds_per_shard - 1:04d}", []).append(seed)
-        return shards
-
 
 class Tokens(Block):
     """How checkpoints become tokens."""
@@ -94,10 +159,46 @@ class Tokens(Block):
     width: Annotated[int, Field(ge=4, description="D, weights per token")]
 
 
+PerToken = Annotated[
+    bool, Field(description="true: a vector of its own for each token; false: one vector for all tokens")
+]
+
+
+class PermutationStateCondition(Block):
+    """Which of the zoo's training runs (seeds) the weights come from."""
+
+    kind: Literal["permutation_state"]
+    per_token: PerToken
+
+
+class TaskCodeCondition(Block):
+    """The task code, through Linear-SiLU-Linear, or one Linear if `hidden` is null."""
+
+    kind: Literal["task_code"]
+    hidden: Count | None
+    per_token: PerToken
+
+
+class VectorCondition(Block):
+    """Numbers that the zoo's manifests hold of each checkpoint, say its accuracy, through Linear-SiLU-Linear."""
+
+    kind: Literal["vector"]
+    field: Annotated[str, Field(description="key of a checkpoint's manifest entry: a number, or a list of numbers")]
+    hidden: Count | None
+    per_token: PerToken
+
+
+Condition = Annotated[
+    PermutationStateCondition | TaskCodeCondition | VectorCondition, Field(discriminator="kind", title="Condition")
+]
+Conditions = Annotated[list[Condition], Field(min_length=1, description="what the caller can ask for")]
+
+
 class PaperModel(Block):
     """The published architecture, exactly: two plain Mamba2 blocks and the convolutional denoiser."""
 
     flavor: Literal["paper"]
+    conditions: Conditions
     width: Annotated[int, Field(ge=4, multiple_of=4, description="M, width of the first Mamba2 block")]
     state_width: Count
     head_width: Count
@@ -117,6 +218,7 @@ class ResidualModel(Block):
     """The default architecture: pre-norm residual Mamba2 blocks conditioned in each, and an MLP denoiser."""
 
     flavor: Literal["residual"]
+    conditions: Conditions
     width: Annotated[int, Field(ge=4, multiple_of=4, description="M, width of the recurrent model")]
     blocks: Count
     state_width: Count
@@ -135,13 +237,11 @@ class Diffusion(Block):
 Model = Annotated[PaperModel | ResidualModel, Field(discriminator="flavor")]
 
 
-class Train(Block):
-    """How RPG is trained: AdamW, warm-up and cosine, gradient clipping, EMA of the weights."""
+class Optimization(Block):
+    """AdamW, warm-up and cosine, gradient clipping, EMA of the weights."""
 
     seed: Annotated[int, Field(ge=0)]
     steps: Count
-    batch: Annotated[int, Field(ge=1, description="B, checkpoints per step")]
-    diffusion_batch: Annotated[int, Field(ge=1, description="random tokens of the B·L that enter the loss each step")]
     learning_rate: Positive
     warmup: Share
     weight_decay: Annotated[float, Field(ge=0)]
@@ -150,30 +250,120 @@ class Train(Block):
     state_every: Annotated[int, Field(ge=10, multiple_of=10, description="steps between saves of the state to resume")]
 
 
+class Train(Optimization):
+    """How RPG is trained on the tokens of the zoo."""
+
+    batch: Annotated[int, Field(ge=1, description="B, checkpoints per step")]
+    diffusion_batch: Annotated[int, Field(ge=1, description="random tokens of the B·L that enter the loss each step")]
+
+
+class Hypernetwork(Optimization):
+    """RPG's network trained from scratch on the task loss alone, for comparison.
+
+    Each step draws `networks` of the zoo's (state, code) pairs, generates their networks in one step from noise and
+    takes the loss of their task on `images` training images.
+    """
+
+    networks: Count
+    images: Annotated[int, Field(ge=1, description="training images that all networks of a step see")]
+
+
+class Tune(Optimization):
+    """Task-loss fine-tuning of a trained RPG: networks are generated and put to their task, on training images.
+
+    As `Hypernetwork`, with two additions. Of the networks of a step, the first half is generated from pure noise; the
+    other half from those tokens made noisy again, at random diffusion times, so that every step of a sampler meets
+    what it was tuned on. And `diffusion` times the diffusion loss on the zoo's checkpoints of the same pairs is added.
+    """
+
+    networks: Annotated[int, Field(ge=2, multiple_of=2)]
+    images: Annotated[int, Field(ge=1, description="training images that all networks of a step see")]
+    diffusion_batch: Annotated[int, Field(ge=1, description="random tokens that enter the diffusion loss")]
+    diffusion: Annotated[float, Field(ge=0, description="weight of the diffusion loss")]
+
+
 class Sample(Block):
-    """How weights are sampled; `rpg sample` spreads them evenly over the permutation states."""
+    """How weights are sampled: `count` networks, or as many for each task code, evenly over the permutation states."""
 
     seed: Annotated[int, Field(ge=0)]
     count: Count
     solver: Literal["ddpm", "ddim", "dpm-solver++"]
     steps: Annotated[int, Field(ge=1, le=1000)]
+    seen: Annotated[
+        int | None, Field(ge=1, description="of the seen task codes, so many are asked for; all held-out ones are")
+    ] = None
 
 
 class Experiment(Block):
-    """One row of the tables: a task, its zoo, and the RPG that learns from it."""
+    """One row of the tables: a task, its zoo, and the RPG that learns from it.
 
-    task: ClassificationTask
+    `base`, `tune` and `hypernetwork` are layers that an experiment may lack.
+    """
+
+    task: Task
+    base: Base | None = None
     zoo: Zoo
     tokens: Tokens
     model: Model
     diffusion: Diffusion
     train: Train
+    tune: Tune | None = None
+    hypernetwork: Hypernetwork | None = None
     sample: Sample
 
-    def recipe(self, seeds: list[int]) -> dict[str, Any]:
-        """What the checkpoints of `seeds` depend on: task and zoo block, without the seeds of other shards."""
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> "Experiment":
+        kinds = [condition.kind for condition in self.model.conditions]
+        if isinstance(self.task, TaskCodes):
+            if not self.sample.seen or self.sample.seen > self.task.seen:
+                raise ValueError(f"sample.seen: must be given, from 1 to {self.task.seen}, with task codes")
+            if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
+                raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
+            if self.task.held_out_pairs and len(self.zoo.seeds) == 1:
+                raise ValueError("task.held_out_pairs: needs two seeds or more in zoo.seeds")
+        else:
+            needs = "needs task.kind task_codes"
+            if "task_code" in kinds:
+                raise ValueError(f"model.conditions: task_code {needs}")
+            if self.sample.seen:
+                raise ValueError(f"sample.seen: {needs}")
+            for name in ("base", "tune", "hypernetwork"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: {needs}")
+        return self
+
+    def timed(self) -> list[str]:
+        """The layers whose seconds are measured, first to last."""
+        return ["train", *(layer for layer in ("tune", "hypernetwork") if getattr(self, layer)), "sample"]
+
+    def runs(self) -> dict[int, Run]:
+        """Index → run of the zoo. A run's index depends on nothing else that params.yaml may add."""
+        if not isinstance(self.task, TaskCodes):
+            return {seed: Run(seed=seed, code=None, held_out=False) for seed in sorted(self.zoo.seeds)}
+        held, seen = self.task.held_out_codes(), self.task.seen_codes()
+        # The k-th of the first seen codes lacks the run of the k-th seed, counted round.
+        pairs = {(self.zoo.seeds[k % len(self.zoo.seeds)], seen[k]) for k in range(self.task.held_out_pairs)}
+        return {
+            seed * 2**codes.CLASSES + index: Run(seed=seed, code=code, held_out=code in held or (seed, code) in pairs)
+            for seed in sorted(self.zoo.seeds)
+            for index, code in enumerate([*held, *seen])
+        }
+
+    def shards(self) -> dict[str, list[Run]]:
+        """Shard name → its runs. A run's shard depends on its index alone, so a new seed leaves other shards as is."""
+        shards: dict[str, list[Run]] = {}
+        for index, run in self.runs().items():
+            first = index - index % self.zoo.runs_per_shard
+            shards.setdefault(f"{first:04d}-{first + self.zoo.runs_per_shard - 1:04d}", []).append(run)
+        return shards
+
+    def recipe(self, runs: list[Run]) -> dict[str, Any]:
+        """What the checkpoints of `runs` depend on: task and zoo block, without the runs of other shards."""
         tree = self.model_dump(include={"task", "zoo"})
-        tree["zoo"]["seeds"] = seeds
+        for key in ("seen", "draw", "held_out", "held_out_pairs"):
+            tree["task"].pop(key, None)
+        del tree["zoo"]["seeds"]
+        tree["zoo"]["runs"] = [run.model_dump() for run in runs]
         return tree
 
 
@@ -191,7 +381,6 @@ class Generator(Block):
     diffusion: Diffusion
     width: Annotated[int, Field(description="D")]
     length: Annotated[int, Field(description="L")]
-    states: Annotated[int, Field(description="S")]
     parameters: int
     tokens: Annotated[str, Field(description="SHA-256 of the layout.json of the tokens it was trained on")]
     files: Annotated[list[File], Field(description="what was written beside it")]
@@ -202,6 +391,9 @@ class Params(Block):
 
     run: Annotated[list[str], Field(min_length=1, description="the experiments that results/tables.md covers")]
     data_root: Annotated[str | None, Field(description="folder of the data sets; the variable RPG_DATA goes first")]
+    language_model: Annotated[
+        str | None, Field(description="folder of a causal language model for --describe; a lexicon answers without one")
+    ]
     experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Experiment]
 
     def experiment(self, name: str) -> Experiment:
@@ -253,7 +445,9 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
     """Params from the parsed YAML `tree`; `path` only names the file in errors."""
     if not isinstance(tree, dict):
-        raise UserError(f"{path}: the top level must be a mapping with the keys run, data_root and experiments")
+        raise UserError(
+            f"{path}: the top level must be a mapping with the keys run, data_root, language_model and experiments"
+        )
     _refuse_forbidden_keys(tree, path)
     try:
         # Through JSON: pydantic's strict mode then takes YAML's own types and nothing else.

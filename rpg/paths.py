@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from rpg.params import Experiment
+
 RESULTS = Path("results")
 
 
@@ -18,6 +20,10 @@ class Paths:
         return self.results / self.experiment
 
     @property
+    def base(self) -> Path:
+        return self.folder / "base"
+
+    @property
     def zoo(self) -> Path:
         return self.folder / "zoo"
 
@@ -28,6 +34,18 @@ class Paths:
     @property
     def rpg(self) -> Path:
         return self.folder / "rpg"
+
+    @property
+    def tune(self) -> Path:
+        return self.folder / "tune"
+
+    @property
+    def hypernetwork(self) -> Path:
+        return self.folder / "hypernetwork"
+
+    def generator(self, experiment: Experiment) -> Path:
+        """The folder of the model that samples: the tuned RPG if the experiment tunes it."""
+        return self.tune if experiment.tune else self.rpg
 
     @property
     def samples(self) -> Path:

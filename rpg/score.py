@@ -1,52 +1,118 @@
 """Score originals and samples on the test split, by the same code: `rpg score --experiment digits-vit`.
 
 Writes scores.json, every network's score, and metrics.json, their summary over all originals and all samples (test
-split; the standard deviation is the sample's, n - 1). `rpg score --experiment digits-vit --weights FILE` prints the
-score of any state dict.
+split; the standard deviation is the sample's, n - 1). With task codes, seen and held-out codes apart, and beside them
+the baselines: those of rpg.baselines, the majority class, the RPG before it was tuned and the hypernetwork. `rpg score
+--experiment digits-vit --weights FILE` prints the score of any state dict.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
+from rpg.baselines import formulas
 from rpg.collect import read_zoo
 from rpg.errors import UserError
-from rpg.files import check_unchanged, read_json, read_tensors, write_json
+from rpg.files import check_unchanged, read_json, read_metadata, read_tensors, write_json
 from rpg.params import Experiment
+from rpg.paths import Paths
 from rpg.progress import progress
 from rpg.tasks import load_task
+from rpg.tasks.stack import StateDict, unstack
+from rpg.tokens import TokenStore
+
+SPLITS = ("validation", "test")
+# What a network is called in scores.json beside its scores, and its weights.
+Network = tuple[dict[str, Any], StateDict]
 
 
-def score_layer(
-    experiment: Experiment, zoo: Path, samples: Path, out: Path, metrics: Path, data_root: str | None
-) -> None:
+def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
     """Score every checkpoint of the zoo and every sample; both on validation, for choices, and on test, for tables."""
     task = load_task(experiment.task, data_root)
-    checkpoints, _ = read_zoo(zoo)
-    originals = [(zoo / entry["file"], {"seed": entry["seed"], "step": entry["step"]}) for entry in checkpoints]
-    manifest = read_json(samples / "manifest.json", "rpg sample", "samples")["samples"]
+    checkpoints, _ = read_zoo(paths.zoo)
+    manifest = read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
     for entry in manifest:
-        check_unchanged(samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
-    generated = [(samples / entry["file"], {"state": entry["state"]}) for entry in manifest]
+        check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
 
-    def score(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
-        state_dict = read_tensors(path)
-        splits = {split: task.score(state_dict, split) for split in ("validation", "test")}
-        return {"file": f"{path.parent.name}/{path.name}", **facts, **splits}
+    def score(networks: Iterator[Network], count: int) -> list[dict[str, Any]]:
+        return [
+            {**facts, **task.scores(state_dict, SPLITS, facts.get("code"))}
+            for facts, state_dict in progress(networks, "score", total=count)
+        ]
 
-    networks = [*originals, *generated]
-    scores = [score(*network) for network in progress(networks, "score", total=len(networks))]
-    result: dict[str, Any] = {
+    facts = ("seed", "step", "code", "held_out", "model", "state")
+    originals, samples = (
+        score(
+            (
+                ({"file": entry["file"], **{key: entry[key] for key in facts if key in entry}}, read_tensors(path))
+                for entry, path in ((entry, folder / entry["file"]) for entry in entries)
+            ),
+            len(entries),
+        )
+        for folder, entries in ((paths.zoo, checkpoints), (paths.samples, manifest))
+    )
+    kinds = {"original": originals}
+    for sample in samples:
+        kinds.setdefault(sample.pop("model"), []).append(sample)
+    if "code" in checkpoints[0]:
+        store = TokenStore(paths.tokens)
+        runs = list(dict.fromkeys((sample["state"], sample["code"]) for sample in kinds["rpg"]))
+        for name, formula in formulas(store).items():
+            networks = (
+                (
+                    {"state": state, "code": code},
+                    unstack(store.detokenise(formula(state, code).unsqueeze(0), torch.tensor([state])))[0],
+                )
+                for state, code in runs
+            )
+            kinds[name] = score(networks, len(runs))
+        kinds["majority_class"] = [
+            {"state": state, "code": code, **{split: task.majority(code, split) for split in SPLITS}}
+            for state, code in runs
+        ]
+        _name_sets(kinds, store)
+    facts_of_all = {
         "metric": task.metric,
-        "parameters": sum(parameter.numel() for parameter in task.build().parameters()),
-        "original": scores[: len(originals)],
-        "rpg": scores[len(originals) :],
+        "parameters": sum(parameter.numel() for parameter in task.network.parameters()),
     }
-    write_json(out, result)
-    kinds = {kind: summary([network["test"] for network in result[kind]]) for kind in ("original", "rpg")}
-    write_json(metrics, {"metric": result["metric"], "parameters": result["parameters"], **kinds})
+    write_json(paths.scores, {**facts_of_all, **kinds})
+    write_json(paths.metrics, {**facts_of_all, **_metrics(kinds)})
+
+
+def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> None:
+    """Give each network its `set`: seen, held_out (the code), or held_out_pairs (the code with this state).
+
+    An original that no sample was asked for has no set: the sets compare the same tasks.
+    """
+    learned = {(store.state(entry), entry["code"]) for entry in store.checkpoints}
+    seen = {code for _, code in learned}
+    asked = {(sample["state"], sample["code"]) for sample in kinds["rpg"]}
+    for networks in kinds.values():
+        for network in networks:
+            pair = (network["state"] if "state" in network else store.seeds.index(network["seed"]), network["code"])
+            name = "held_out" if pair[1] not in seen else "seen" if pair in learned else "held_out_pairs"
+            network["set"] = name if pair in asked else None
+
+
+def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """metrics.json: summaries on the test split, with task codes also of each set and of the baselines."""
+
+    def of(networks: list[dict[str, Any]]) -> dict[str, float | int]:
+        return summary([network["test"] for network in networks])
+
+    def by_set(kind: str) -> dict[str, Any]:
+        sets = dict.fromkeys(network["set"] for network in kinds[kind] if network["set"])
+        return {name: of([network for network in kinds[kind] if network["set"] == name]) for name in sets}
+
+    tree: dict[str, Any] = {kind: of(kinds[kind]) for kind in ("original", "rpg")}
+    if "set" in kinds["rpg"][0]:
+        tree |= by_set("rpg")
+        tree["original_by_set"] = by_set("original")
+        tree["baselines"] = {kind: by_set(kind) for kind in kinds if kind not in ("original", "rpg")}
+    return tree
 
 
 def summary(values: list[float]) -> dict[str, float | int]:
@@ -61,11 +127,18 @@ def summary(values: list[float]) -> dict[str, float | int]:
     }
 
 
-def score_file(experiment: Experiment, weights: Path, data_root: str | None) -> str:
-    """One line: the score of the state dict in `weights` on the test split."""
+def score_file(experiment: Experiment, weights: Path, code: str | None, data_root: str | None) -> str:
+    """One line: the score of the state dict in `weights` on the test split, in the task of `code` if there are tasks.
+
+    Raises UserError if the weights do not fit, or if neither the caller nor the file names the task.
+    """
     task = load_task(experiment.task, data_root)
     state_dict = read_tensors(weights)
+    # A file that `rpg generate` wrote knows its task.
+    code = code or read_metadata(weights, "task_code")
+    if code is None and experiment.task.kind == "task_codes":
+        raise UserError(f"{weights}: for which task? add --classes or --code")
     for name, tensor in state_dict.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")
-    return f"{weights}: {task.metric} {task.score(state_dict, 'test'):.2f}"
+    return f"{weights}: {task.metric} {task.score(state_dict, 'test', code):.2f}"

@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from rpg.params import Params
+from rpg.params import Experiment, Params
 from rpg.paths import RESULTS, Paths
-from rpg.workflow import CHOICES, code
+from rpg.workflow import CHOICES, MODEL, OPTIONAL, code, extras
+from rpg.workflow import TOKENS as TOKENS_FILES
 
 TABLES = RESULTS / "tables.md"
 HEADER = """\
@@ -38,11 +39,25 @@ class Stage:
 
 
 ITEM = Paths("${item}")
-TOKENS, LAYOUT, STATS = (ITEM.tokens / name for name in ("tokens.safetensors", "layout.json", "stats.safetensors"))
-MODEL, CONFIG, LOSS = (ITEM.rpg / name for name in ("model.safetensors", "config.json", "log.csv"))
+TOKENS = tuple(ITEM.tokens / name for name in TOKENS_FILES)
+_, LAYOUT, STATS = TOKENS
+
+
+def _model(layer: str, folder: Path) -> tuple[Path, ...]:
+    """What a layer that trains a model writes."""
+    return (*(folder / name for name in (*MODEL, "log.csv")), ITEM.seconds(layer))
+
+
 # In git, not in DVC's cache: small, and read without either.
 IN_GIT = {"cache": False}
 STAGES = {
+    "base": Stage(
+        "train the network that the zoo's runs start from",
+        rules=("base",),
+        target=ITEM.base / "manifest.json",
+        reads=(),
+        writes=(ITEM.base,),
+    ),
     "zoo": Stage(
         "train the source networks and list their checkpoints",
         rules=("zoo", "collect"),
@@ -57,22 +72,36 @@ STAGES = {
     "tokens": Stage(
         "tokenise the checkpoints",
         rules=("tokens",),
-        target=TOKENS,
+        target=TOKENS[0],
         reads=(ITEM.zoo,),
-        writes=(TOKENS, LAYOUT, STATS),
+        writes=TOKENS,
     ),
     "train": Stage(
         "train RPG on the tokens",
         rules=("train",),
-        target=MODEL,
-        reads=(TOKENS, LAYOUT, STATS),
-        writes=(MODEL, CONFIG, LOSS, ITEM.seconds("train")),
+        target=ITEM.rpg / "model.safetensors",
+        reads=TOKENS,
+        writes=_model("train", ITEM.rpg),
+    ),
+    "tune": Stage(
+        "fine-tune RPG on the task loss",
+        rules=("tune",),
+        target=ITEM.tune / "model.safetensors",
+        reads=(*TOKENS, *(ITEM.rpg / name for name in MODEL)),
+        writes=_model("tune", ITEM.tune),
+    ),
+    "hypernetwork": Stage(
+        "train a hypernetwork on the task loss alone",
+        rules=("hypernetwork",),
+        target=ITEM.hypernetwork / "model.safetensors",
+        reads=TOKENS,
+        writes=_model("hypernetwork", ITEM.hypernetwork),
     ),
     "sample": Stage(
         "sample new networks",
         rules=("sample",),
         target=ITEM.samples / "manifest.json",
-        reads=(LAYOUT, STATS, MODEL, CONFIG),
+        reads=(LAYOUT, STATS, *(ITEM.rpg / name for name in MODEL)),
         writes=(ITEM.samples, ITEM.seconds("sample")),
     ),
     "score": Stage(
@@ -86,14 +115,30 @@ STAGES = {
 }
 
 
-def _stage(stage: Stage) -> dict[str, Any]:
-    """The stage as dvc.yaml has it."""
+def stage_names(params: Params, experiment: str) -> dict[str, str]:
+    """Layer → stage of an experiment in `run:`, as dvc.yaml names it: `zoo@digits-vit`.
+
+    Where an experiment reads more than others, of layers that those lack, its stage is one of its own, named after
+    what it reads: `sample-tune-hypernetwork@digits-tasks`.
+    """
+    chosen = params.experiment(experiment)
+    names = {}
+    for layer, stage in STAGES.items():
+        if layer not in OPTIONAL or getattr(chosen, layer):
+            more = dict.fromkeys(why for rule in stage.rules for why in extras(rule, chosen, ITEM))
+            names[layer] = "-".join([layer, *(why.replace("_", "-") for why in more)]) + f"@{experiment}"
+    return names
+
+
+def _stage(stage: Stage, experiment: Experiment) -> dict[str, Any]:
+    """The stage as dvc.yaml has it for experiments with the same layers as `experiment`."""
+    more = {str(path) for rule in stage.rules for paths in extras(rule, experiment, ITEM).values() for path in paths}
     command = ["snakemake --cores all --allowed-rules", *stage.rules, *stage.options, "--", str(stage.target)]
     return {
         "desc": stage.desc,
         "cmd": " ".join(command),
         "params": [f"experiments.{ITEM.experiment}.{key}" for key in _union(CHOICES[rule] for rule in stage.rules)],
-        "deps": [*map(str, stage.reads), *_union(code(rule) for rule in stage.rules)],
+        "deps": [*map(str, stage.reads), *sorted(more), *_union(code(rule) for rule in stage.rules)],
         "outs": [{str(path): {"persist": True}} if stage.persist else str(path) for path in stage.writes],
         # A stage with an uncached out that is not called a metric never enters the run-cache.
         **({"metrics": [{str(path): IN_GIT} for path in stage.metrics]} if stage.metrics else {}),
@@ -109,9 +154,18 @@ def dvc_yaml(params: Params) -> str:
     run = [Paths(name) for name in params.run]
     tables = ("tables.md", "metrics.json", "scores.csv", "seconds.json", "seconds.md")
     read = [
-        path for paths in run for path in (paths.scores, paths.metrics, paths.seconds("train"), paths.seconds("sample"))
+        path
+        for paths in run
+        for path in (paths.scores, paths.metrics, *map(paths.seconds, params.experiment(paths.experiment).timed()))
     ]
-    stages: dict[str, Any] = {name: {"foreach": "${run}", "do": _stage(stage)} for name, stage in STAGES.items()}
+    stages: dict[str, Any] = {}
+    for layer, stage in STAGES.items():
+        for experiment in params.run:
+            name, _, item = stage_names(params, experiment).get(layer, "").partition("@")
+            if name in stages:
+                stages[name]["foreach"].append(item)
+            elif name:
+                stages[name] = {"foreach": [item], "do": _stage(stage, params.experiment(item))}
     stages["tables"] = {
         "desc": "put the experiments in `run` beside each other",
         "cmd": [

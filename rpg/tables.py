@@ -19,6 +19,26 @@ HEADING = """# Generated networks beside the originals they learned from
 
 """
 
+# In the order of the table; an experiment may lack some.
+METHODS = {
+    "original": "trained for the task",
+    "rpg": "RPG",
+    "untuned": "RPG, not tuned",
+    "hypernetwork": "hypernetwork, task loss only",
+    "ridge_pairs": "ridge regression, pairs of bits",
+    "ridge": "ridge regression, bits",
+    "nearest_task": "weights of the nearest seen task",
+    "mean_network": "mean of the seen networks",
+    "majority_class": "majority class",
+}
+SECONDS = {
+    "train": "RPG training seconds",
+    "tune": "tuning seconds",
+    "hypernetwork": "hypernetwork seconds",
+    "sample": "seconds per sample",
+}
+SETS = {"seen": "seen", "held_out_pairs": "held-out pairs", "held_out": "held-out"}
+
 
 def metrics(params: Params, results: Path) -> dict[str, Any]:
     """metrics.json: one entry per experiment in `run:`, its own metrics.json and its task."""
@@ -48,12 +68,12 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
 
 
 def seconds(params: Params, results: Path) -> dict[str, Any]:
-    """seconds.json: seconds of training RPG and seconds per sample, as they were measured."""
+    """seconds.json: seconds of each training and seconds per sample, as they were measured."""
     experiments = {
         name: {
             "seconds": {
                 layer: read_json(Paths(name, results).seconds(layer), f"rpg {layer}", "seconds")["seconds"]
-                for layer in ("train", "sample")
+                for layer in params.experiment(name).timed()
             }
         }
         for name in params.run
@@ -78,7 +98,31 @@ def markdown(tree: dict[str, Any]) -> str:
         for name, entry in tree["experiments"].items()
     ]
     names = sorted({entry["metric"] for entry in tree["experiments"].values()})
-    return HEADING.format(metrics=", ".join(names)) + table(rows)
+    return (
+        HEADING.format(metrics=", ".join(names))
+        + table(rows)
+        + "".join(unseen_tasks(name, entry) for name, entry in tree["experiments"].items() if "held_out" in entry)
+    )
+
+
+def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
+    """The section of an experiment with task codes: the networks trained for the task, RPG, and every baseline."""
+    kinds = {"original": entry["original_by_set"], "rpg": entry, **entry["baselines"]}
+    sets = [key for key in SETS if key in entry]
+
+    def row(kind: str, of: dict[str, Any]) -> dict[str, Any]:
+        cells = {"networks": METHODS[kind]}
+        for key in sets:
+            cells |= {
+                f"{SETS[key]} mean ± std": f"{of[key]['mean']:.2f} ± {of[key]['std']:.2f}",
+                f"{SETS[key]} min": f"{of[key]['min']:.2f}",
+                f"{SETS[key]} best": f"{of[key]['best']:.2f}",
+                f"{SETS[key]} n": of[key]["n"],
+            }
+        return cells
+
+    rows = [row(kind, kinds[kind]) for kind in METHODS if kind in kinds]
+    return f"\n## {name}: tasks seen and never seen\n\n{table(rows)}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -100,7 +144,13 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
     times = seconds(params, results)
     write_json(into / "seconds.json", times)
     rows = [
-        {"network": name, "RPG training seconds": f"{s['train']:.1f}", "seconds per sample": f"{s['sample']:.3f}"}
-        for name, s in ((name, entry["seconds"]) for name, entry in times["experiments"].items())
+        {
+            "network": name,
+            **{
+                column: f"{entry['seconds'][layer]:.3f}" if layer in entry["seconds"] else ""
+                for layer, column in SECONDS.items()
+            },
+        }
+        for name, entry in times["experiments"].items()
     ]
     write_text(into / "seconds.md", "# Measured times\n\n" + table(rows))

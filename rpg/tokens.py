@@ -190,17 +190,20 @@ def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats) -> Ten
 
 
 def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tokens [L, D] → state dict in the layout's order; the tensors that never were tokens are taken from `skipped`."""
+    """Tokens [..., L, D] → state dict in the layout's order, each tensor [..., *shape], differentiably.
+
+    The tensors that never were tokens are taken from `skipped`, which must have their leading dimensions already.
+    """
     state_dict, k = {}, 0
     for tensor in layout.tensors:
         if not tensor.tokens:
             state_dict[tensor.name] = skipped[tensor.name].clone()
             continue
-        rows = tokens_LD[tensor.first : tensor.first + tensor.tokens].reshape(-1)[: math.prod(tensor.shape)]
-        weights = rows.double() * stats.std[k] + stats.mean[k]
+        rows = tokens_LD[..., tensor.first : tensor.first + tensor.tokens, :].flatten(-2)
+        weights = rows[..., : math.prod(tensor.shape)].double() * stats.std[k] + stats.mean[k]
         if tensor.is_variance:
             weights = torch.clamp(torch.exp(weights) - VARIANCE_SHIFT, min=stats.floor[k].item()) * stats.scale[k]
-        state_dict[tensor.name] = weights.to(getattr(torch, tensor.dtype)).reshape(tensor.shape)
+        state_dict[tensor.name] = weights.to(getattr(torch, tensor.dtype)).unflatten(-1, tensor.shape)
         k += 1
     return state_dict
 
@@ -208,20 +211,21 @@ def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
 class TokenStore:
     """The tokens of a zoo on disk, memory-mapped: reading a checkpoint's tokens loads that checkpoint's alone.
 
-    `states` [N] is the permutation state of each checkpoint: which independent training run it came from. Sampling
-    needs layout and statistics only, so tokens.safetensors is opened when the first token is read.
+    `checkpoints` are the N that became tokens, `held_out` those that did not, `seeds` the seeds of both: the index of
+    a checkpoint's seed is its permutation state. Sampling needs layout and statistics only, so tokens.safetensors is
+    opened when the first token is read.
     """
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`; UserError if layout.json or stats.safetensors is missing or was changed."""
         self.folder = folder
-        tree = read_json(folder / "layout.json", "rpg tokens", "layout", "checkpoints", "seeds", "files")
+        tree = read_json(folder / "layout.json", "rpg tokens", "layout", "checkpoints", "held_out", "seeds", "files")
         self._files: dict[str, str] = {entry["file"]: entry["sha256"] for entry in tree["files"]}
         self.sha256 = sha256(folder / "layout.json")
         self.layout = Layout.from_json(tree["layout"])
-        self.checkpoints: list[dict] = tree["checkpoints"]
+        self.checkpoints: list[dict[str, Any]] = tree["checkpoints"]
+        self.held_out: list[dict[str, Any]] = tree["held_out"]
         self.seeds: list[int] = tree["seeds"]
-        self.states = torch.tensor([self.seeds.index(checkpoint["seed"]) for checkpoint in self.checkpoints])
         self._check("stats.safetensors")
         tensors = read_tensors(folder / "stats.safetensors")
         try:
@@ -246,10 +250,14 @@ class TokenStore:
         """Tokens [L, D] of checkpoint `index`; UserError if tokens.safetensors is missing or was changed."""
         return self._slice[index]
 
-    def detokenise(self, tokens_LD: Tensor, state: int) -> dict[str, Tensor]:
-        """State dict from `tokens_LD`, with the skipped tensors of permutation state `state`."""
-        skipped = {name: values[state] for name, values in self.skipped.items()}
-        return detokenise(tokens_LD, self.layout, self.stats, skipped)
+    def state(self, checkpoint: dict[str, Any]) -> int:
+        """The permutation state of a checkpoint: which of the zoo's seeds it came from."""
+        return self.seeds.index(checkpoint["seed"])
+
+    def detokenise(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
+        """Tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the permutation states `states_B`."""
+        skipped = {name: values[states_B.to(values.device)] for name, values in self.skipped.items()}
+        return detokenise(tokens_BLD, self.layout, self.stats, skipped)
 
 
 def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:
@@ -263,7 +271,9 @@ def write_tokens(zoo: Path, width: int, folder: Path) -> None:
     with exclusive(folder):
         # Written last, so its absence says that the store is not whole.
         (folder / "layout.json").unlink(missing_ok=True)
-        checkpoints, names = read_zoo(zoo)
+        zoo_checkpoints, names = read_zoo(zoo)
+        checkpoints = [checkpoint for checkpoint in zoo_checkpoints if not checkpoint["held_out"]]
+        held_out = [checkpoint for checkpoint in zoo_checkpoints if checkpoint["held_out"]]
         paths = [zoo / checkpoint["file"] for checkpoint in checkpoints]
         layout = Layout.of(read_checkpoint(paths[0], names), width)
         skipped: dict[int, dict[str, Tensor]] = {}
@@ -288,8 +298,8 @@ def write_tokens(zoo: Path, width: int, folder: Path) -> None:
             tensors[f"skipped.{tensor.name}"] = torch.stack([skipped[seed][tensor.name] for seed in seeds])
         write_tensors(folder / "stats.safetensors", tensors)
         files = [file_entry(folder / name) for name in ("stats.safetensors", "tokens.safetensors")]
-        tree = {"layout": asdict(layout), "checkpoints": checkpoints, "seeds": seeds, "files": files}
-        write_json(folder / "layout.json", tree)
+        tree = {"layout": asdict(layout), "checkpoints": checkpoints, "held_out": held_out, "seeds": seeds}
+        write_json(folder / "layout.json", {**tree, "files": files})
 
 
 def create_safetensors(path: Path, name: str, shape: tuple[int, ...]) -> np.memmap:

@@ -9,12 +9,15 @@ import json
 import math
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from rpg import conditions
 from rpg.device import device
 from rpg.errors import UserError
 from rpg.files import (
@@ -29,7 +32,7 @@ from rpg.files import (
 )
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
-from rpg.params import Diffusion, Experiment, File, Generator, Model, Train
+from rpg.params import Condition, Diffusion, Experiment, File, Generator, Model, Optimization, Train
 from rpg.progress import progress
 from rpg.seeds import derive, generator
 from rpg.tokens import TokenStore
@@ -37,21 +40,27 @@ from rpg.tokens import TokenStore
 LOG_EVERY = 10
 
 
-def learning_rate(train: Train, step: int) -> float:
-    """Linear warm-up over the share `train.warmup` of the steps, then cosine down to zero; `step` counts from 1."""
-    warmup = train.warmup * train.steps
+def learning_rate(params: Optimization, step: int) -> float:
+    """Linear warm-up over the share `warmup` of the steps, then cosine down to zero; `step` counts from 1."""
+    warmup = params.warmup * params.steps
     if step < warmup:
-        return train.learning_rate * step / warmup
-    return train.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (train.steps - warmup)))
+        return params.learning_rate * step / warmup
+    return params.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (params.steps - warmup)))
+
+
+# The loss of a model; random numbers come from the generator.
+Loss = Callable[[RPG, torch.Generator], Tensor]
 
 
 class Training:
-    """RPG, its EMA and its optimizer, at one step of training; `save` and `resume` carry all of it across a kill."""
+    """A model, its EMA and its optimizer, at one step of training; `save` and `resume` carry all of it across a kill.
 
-    def __init__(self, experiment: Experiment, store: TokenStore, on: torch.device) -> None:
-        torch.manual_seed(derive(experiment.train.seed, "train", "weights"))
-        self.params, self.store, self.on = experiment.train, store, on
-        self.model = build(experiment.model, experiment.diffusion, store).to(on).train()
+    `layer` is the name under which the random numbers of each step are drawn.
+    """
+
+    def __init__(self, params: Optimization, model: RPG, loss: Loss, layer: str, on: torch.device) -> None:
+        self.params, self.loss, self.layer, self.on = params, loss, layer, on
+        self.model = model.to(on).train()
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.params.ema))
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay, fused=True
@@ -61,17 +70,10 @@ class Training:
     def one_step(self) -> Tensor:
         """Take one optimizer step; returns the loss, on the device. Its random numbers depend on the step alone."""
         self.step += 1
-        draw = generator(self.params.seed, "train", self.step)
-        checkpoints = torch.randperm(len(self.store), generator=draw)[: self.params.batch]
-        tokens_BLD = torch.stack([self.store[index] for index in checkpoints.tolist()])
-        picks = torch.randperm(tokens_BLD.shape[0] * tokens_BLD.shape[1], generator=draw)[: self.params.diffusion_batch]
-        t = torch.randint(T, picks.shape, generator=draw)
-        noise = torch.randn(len(picks), tokens_BLD.shape[2], generator=draw)
-        inputs = (x.to(self.on) for x in (tokens_BLD, self.store.states[checkpoints], picks, t, noise))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.params, self.step)
         with torch.autocast(self.on.type, torch.bfloat16, enabled=self.on.type == "cuda"):
-            loss = self.model.loss(*inputs)
+            loss = self.loss(self.model, generator(self.params.seed, self.layer, self.step))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
@@ -118,10 +120,33 @@ class Training:
 def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
     """A new RPG for the tokens in `store`; UserError if the model's widths do not fit together."""
     layout = store.layout
+    sizes = conditions.sizes(conditions.of_checkpoints(model.conditions, store), store)
     try:
-        return RPG(model, layout.positions(), width=layout.width, states=len(store.seeds), target=diffusion.target)
+        return RPG(model, layout.positions(), width=layout.width, sizes=sizes, target=diffusion.target)
     except ValueError as error:
         raise UserError(f"params.yaml: model: {error}") from error
+
+
+def diffusion_loss(model: RPG, tokens_BLD: Tensor, prototypes_BLW: Tensor, count: int, draw: torch.Generator) -> Tensor:
+    """The diffusion loss on `count` random tokens of those given, at random times."""
+    picks = torch.randperm(tokens_BLD.shape[0] * tokens_BLD.shape[1], generator=draw)[:count]
+    t = torch.randint(T, picks.shape, generator=draw)
+    noise = torch.randn(len(picks), tokens_BLD.shape[2], generator=draw)
+    on = tokens_BLD.device
+    return model.loss(tokens_BLD, prototypes_BLW, picks.to(on), t.to(on), noise.to(on))
+
+
+def train_loss(store: TokenStore, params: Train, asked: Sequence[Condition], on: torch.device) -> Loss:
+    """The diffusion loss on random checkpoints of `store`."""
+    values = conditions.of_checkpoints(asked, store)
+
+    def loss(model: RPG, draw: torch.Generator) -> Tensor:
+        checkpoints = torch.randperm(len(store), generator=draw)[: params.batch].tolist()
+        tokens_BLD = torch.stack([store[index] for index in checkpoints]).to(on)
+        prototypes_BLW = model.recurrent({name: value[checkpoints].to(on) for name, value in values.items()})
+        return diffusion_loss(model, tokens_BLD, prototypes_BLW, params.diffusion_batch, draw)
+
+    return loss
 
 
 def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path) -> None:
@@ -129,27 +154,48 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
 
     Raises UserError if the loss stops being finite.
     """
+    params, on = experiment.train, device()
+    store = TokenStore(tokens)
+    torch.manual_seed(derive(params.seed, "train", "weights"))
+    model = build(experiment.model, experiment.diffusion, store)
+    loss = train_loss(store, params, experiment.model.conditions, on)
+    training = Training(params, model, loss, "train", on)
+    blocks = experiment.model_dump(include={"model", "diffusion", "train"})
+    run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])
+
+
+def run_training(
+    training: Training,
+    folder: Path,
+    seconds: Path,
+    model: Model,
+    diffusion: Diffusion,
+    store: TokenStore,
+    learns_from: list[Any],
+) -> None:
+    """Take all steps, from where a killed run stopped, and write the model into `folder`, the time to `seconds`.
+
+    `model` and `diffusion` are the blocks that the model was built from. A state that is there to resume is of this
+    training if `learns_from`, what decides its bytes, is the same.
+    """
+    layer = training.layer
     with exclusive(folder):
-        store = TokenStore(tokens)
-        blocks = experiment.model_dump(include={"model", "diffusion", "train"})
-        learned_from = hashlib.sha256((json.dumps(blocks, sort_keys=True) + store.sha256).encode()).hexdigest()
-        training = Training(experiment, store, device())
+        fingerprint = hashlib.sha256(json.dumps(learns_from, sort_keys=True).encode()).hexdigest()
         state = folder / "state" / "state.safetensors"
         # Written last, so its absence says that the folder is not whole.
         (folder / "config.json").unlink(missing_ok=True)
-        if state.is_file() and training.resume(state, learned_from):
-            print(f"train: going on from step {training.step}", flush=True)
-        _run(training, state, learned_from)
-        model = training.average.module
-        write_tensors(folder / "model.safetensors", model.state_dict())
+        if state.is_file() and training.resume(state, fingerprint):
+            print(f"{layer}: going on from step {training.step}", flush=True)
+        _run(training, state, fingerprint)
+        network = training.average.module
+        write_tensors(folder / "model.safetensors", network.state_dict())
         write_text(folder / "log.csv", training.log)
         config = Generator(
-            model=experiment.model,
-            diffusion=experiment.diffusion,
+            model=model,
+            diffusion=diffusion,
             width=store.layout.width,
             length=store.layout.length,
-            states=len(store.seeds),
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
             tokens=store.sha256,
             files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
         )
@@ -161,8 +207,8 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
 def _run(training: Training, state: Path, fingerprint: str) -> None:
     """Take the steps that are left, logging and saving on the way."""
     steps, started, before = training.params.steps, time.perf_counter(), training.seconds
-    total = torch.zeros((), device=training.on)
-    for step in progress(range(training.step + 1, steps + 1), "train", done=training.step, total=steps):
+    total, layer = torch.zeros((), device=training.on), training.layer
+    for step in progress(range(training.step + 1, steps + 1), layer, done=training.step, total=steps):
         total += training.one_step()
         if step % LOG_EVERY and step != steps:
             continue
@@ -170,7 +216,7 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
         loss = total.item() / ((step - 1) % LOG_EVERY + 1)
         total.zero_()
         if not math.isfinite(loss):
-            raise UserError(f"train: the loss is {loss} at step {step}; lower train.learning_rate in params.yaml")
+            raise UserError(f"{layer}: the loss is {loss} at step {step}; lower {layer}.learning_rate in params.yaml")
         training.log += f"{step},{loss:.6g},{learning_rate(training.params, step):.6g}\n"
         training.seconds = before + time.perf_counter() - started
         if step % training.params.state_every == 0 and step != steps:
@@ -178,25 +224,30 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
 
 
 def read_config(folder: Path) -> Generator:
-    """rpg/config.json in `folder`; UserError if it is missing or not whole."""
+    """config.json in `folder`; UserError if it is missing or not whole."""
     path = folder / "config.json"
     try:
-        return Generator.model_validate_json(json.dumps(read_json(path, "rpg train")))
+        return Generator.model_validate_json(json.dumps(read_json(path, maker(folder))))
     except ValueError as error:
-        raise UserError(f"{path}: not written by this version; run `rpg train` again") from error
+        raise UserError(f"{path}: not written by this version; run `{maker(folder)}` again") from error
+
+
+def maker(folder: Path) -> str:
+    """The command that writes the model in `folder`."""
+    return "rpg train" if folder.name == "rpg" else f"rpg {folder.name}"
 
 
 def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     """The trained RPG in `folder`, ready to sample; UserError if it is missing or was trained on other tokens."""
     config = read_config(folder)
     if config.tokens != store.sha256:
-        raise UserError(f"{folder}: trained on tokens of another zoo; run `rpg train` again")
+        raise UserError(f"{folder}: trained on tokens of another zoo; run `{maker(folder)}` again")
     model = build(config.model, config.diffusion, store)
     path = folder / "model.safetensors"
     expected = {entry.file: entry.sha256 for entry in config.files}
-    check_unchanged(path, expected.get(path.name, ""), "trained", "`rpg train`")
+    check_unchanged(path, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
-        raise UserError(f"{path}: does not fit config.json beside it; run `rpg train` again") from error
+        raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again") from error
     return model.to(on).eval()

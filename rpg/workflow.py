@@ -11,20 +11,28 @@ from typing import Any, Protocol
 from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
-from rpg.params import Params, load_params
+from rpg.params import Experiment, Params, load_params
 from rpg.paths import RESULTS, Paths
 
 # Rule → keys of the experiment that its result depends on, besides its input files.
 CHOICES = {
+    "base": ("task", "base"),
     "zoo": ("task", "zoo"),
     "collect": ("task", "zoo"),
     "tokens": ("tokens",),
     "train": ("model", "diffusion", "train"),
+    "tune": ("task", "tune"),
+    "hypernetwork": ("task", "model", "diffusion", "hypernetwork"),
     "sample": ("sample",),
     "score": ("task",),
 }
+# The layers that an experiment may lack: it has those whose block params.yaml gives it.
+OPTIONAL = ("base", "tune", "hypernetwork")
 # Of this package's own files those that no result depends on: the version, and how arguments are parsed.
 _FREE = ("rpg/__init__.py", "rpg/__main__.py", "rpg/cli.py")
+
+TOKENS = ("tokens.safetensors", "layout.json", "stats.safetensors")
+MODEL = ("model.safetensors", "config.json")
 
 
 class Wildcards(Protocol):
@@ -64,7 +72,7 @@ def choices(rule: str) -> Callable[[Wildcards], dict[str, Any]]:
 def recipe(wildcards: Wildcards) -> dict[str, Any]:
     """As `choices("zoo")` for one shard: its own seeds, not those of other shards."""
     experiment = _params().experiment(wildcards.experiment)
-    shards = experiment.zoo.shards()
+    shards = experiment.shards()
     if wildcards.shard not in shards:
         raise WorkflowError(f"shard {wildcards.shard}: not in this zoo; known: {', '.join(shards)}")
     return experiment.recipe(shards[wildcards.shard])
@@ -73,15 +81,49 @@ def recipe(wildcards: Wildcards) -> dict[str, Any]:
 def manifests(wildcards: Wildcards) -> list[str]:
     """The manifests of all shards of an experiment's zoo; each holds the hashes of its checkpoints."""
     zoo = Paths(wildcards.experiment).zoo
-    shards = _params().experiment(wildcards.experiment).zoo.shards()
+    shards = _params().experiment(wildcards.experiment).shards()
     return [str(zoo / shard / "manifest.json") for shard in shards]
+
+
+def extras(rule: str, experiment: Experiment, paths: Paths) -> dict[str, list[Path]]:
+    """Why → files that a rule reads besides what it reads of every experiment."""
+    models = {layer: [paths.folder / layer / name for name in MODEL] for layer in ("tune", "hypernetwork")}
+    # The manifest vouches for the networks beside it.
+    base = [paths.base / "manifest.json"]
+    return {
+        why: files
+        for why, files in {
+            "zoo": {"base": base},
+            "collect": {"base": base},
+            "sample": models,
+            "score": {"task_codes": [paths.tokens / name for name in TOKENS]},
+        }.get(rule, {}).items()
+        if why == experiment.task.kind or getattr(experiment, why, None)
+    }
+
+
+def extra(rule: str) -> Callable[[Wildcards], list[str]]:
+    """For the rule's `input:`, what it reads of layers that not every experiment has."""
+
+    def files(wildcards: Wildcards) -> list[str]:
+        found = extras(rule, _params().experiment(wildcards.experiment), Paths(wildcards.experiment))
+        return [str(path) for paths in found.values() for path in paths]
+
+    return files
+
+
+def seconds() -> list[str]:
+    """The measured seconds of all experiments in `run:`."""
+    params = _params()
+    return [str(Paths(name).seconds(layer)) for name in params.run for layer in params.experiment(name).timed()]
 
 
 @cache
 def code(rule: str) -> list[str]:
     """The files that `rpg <rule>` is made of: its module and every module of rpg it imports, its rule, the packages."""
     root = Path(__file__).parent.parent
-    finder = ModuleFinder([str(root)])
+    # What `rpg.generate` is made of is imported on its first use, and no layer uses it.
+    finder = ModuleFinder([str(root)], excludes=["rpg.generation"])
     finder.run_script(str(root / "rpg" / f"{rule}.py"))
     found = [getattr(module, "__file__", None) for module in finder.modules.values()]
     modules = {Path(path).relative_to(root) for path in found if path}

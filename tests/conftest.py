@@ -30,8 +30,11 @@ MINIATURE = {
     },
     "zoo": {
         "seeds": [0, 1, 2],
-        "seeds_per_shard": 2,
+        "runs_per_shard": 2,
+        "together": 1,
         "steps": 40,
+        "head_steps": 0,
+        "focal_gamma": 0.0,
         "batch": 64,
         "learning_rate": 0.01,
         "final_learning_rate": 0.001,
@@ -44,6 +47,7 @@ MINIATURE = {
     "tokens": {"width": 64},
     "model": {
         "flavor": "residual",
+        "conditions": [{"kind": "permutation_state", "per_token": False}],
         "width": 32,
         "blocks": 1,
         "state_width": 16,
@@ -69,20 +73,68 @@ MINIATURE = {
 }
 
 
-def write_params(folder: Path, **blocks: dict) -> None:
-    """params.yaml with one experiment, `mini`; `blocks` replaces or adds keys of its blocks."""
-    experiment = {name: {**block, **blocks.get(name, {})} for name, block in MINIATURE.items()}
-    tree = {"run": ["mini"], "data_root": None, "experiments": {"mini": experiment}}
+# The miniature with task codes and with every layer that an experiment may lack.
+OPTIMIZATION = {key: MINIATURE["train"][key] for key in ("seed", "warmup", "weight_decay", "gradient_clip", "ema")}
+TASKS = {
+    **MINIATURE,
+    "task": {
+        **MINIATURE["task"],
+        "kind": "task_codes",
+        "network": {
+            "name": "resnet18",
+            "arguments": {**MINIATURE["task"]["network"]["arguments"], "num_classes": 2},
+        },
+        "seen": 6,
+        "draw": 0,
+        "held_out": [314, 482],
+        "held_out_pairs": 2,
+    },
+    "base": {"seeds": [5, 6], "steps": 60, "batch": 64, "learning_rate": 0.01, "weight_decay": 0.01, "shift": 0},
+    "zoo": {**MINIATURE["zoo"], "seeds": [0, 1], "runs_per_shard": 1024, "together": 3, "steps": 20, "saves": 1},
+    "model": {
+        **MINIATURE["model"],
+        "conditions": [
+            {"kind": "permutation_state", "per_token": True},
+            {"kind": "task_code", "hidden": 16, "per_token": False},
+        ],
+    },
+    "tune": {
+        **OPTIMIZATION,
+        "steps": 20,
+        "learning_rate": 0.001,
+        "state_every": 10,
+        "networks": 4,
+        "images": 16,
+        "diffusion_batch": 16,
+        "diffusion": 0.1,
+    },
+    "hypernetwork": {
+        **OPTIMIZATION, "steps": 20, "learning_rate": 0.001, "state_every": 10, "networks": 2, "images": 16
+    },
+    "sample": {**MINIATURE["sample"], "count": 3, "seen": 6},
+}  # fmt: skip
+TASKS_LAYERS = ("base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score")
+
+
+def write_tree(folder: Path, **experiments: dict) -> None:
+    """params.yaml with these experiments."""
+    tree = {"run": list(experiments), "data_root": None, "language_model": None, "experiments": experiments}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
 
 
-def run_layers(folder: Path, *verbs: str) -> None:
-    """Run `rpg <verb> --experiment mini` for each verb, in this process, with `folder` as working directory."""
+def write_params(folder: Path, **blocks: dict) -> None:
+    """params.yaml with one experiment, `mini`; `blocks` replaces or adds keys of its blocks."""
+    experiment = {name: {**block, **blocks.get(name, {})} for name, block in MINIATURE.items()}
+    write_tree(folder, mini=experiment)
+
+
+def run_layers(folder: Path, *verbs: str, experiment: str = "mini") -> None:
+    """Run `rpg <verb> --experiment NAME` for each verb, in this process, with `folder` as working directory."""
     before = Path.cwd()
     os.chdir(folder)
     try:
         for verb in verbs:
-            main([verb] if verb == "tables" else [verb, "--experiment", "mini"])
+            main([verb] if verb == "tables" else [verb, "--experiment", experiment])
     finally:
         os.chdir(before)
 
@@ -99,3 +151,29 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_params(folder)
     run_layers(folder, "zoo", "collect", "tokens", "train", "sample", "score", "tables")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, for the miniature with task codes, `tasks`."""
+    folder = tmp_path_factory.mktemp("tasks")
+    write_tree(folder, tasks=TASKS)
+    run_layers(folder, *TASKS_LAYERS, "tables", experiment="tasks")
+    return folder
+
+
+def assert_promises(tree: dict) -> None:
+    """The quality that the README promises, of results/metrics.json `tree`."""
+    for entry in tree["experiments"].values():
+        assert entry["rpg"]["n"] >= 20
+        if "held_out" not in entry:
+            assert entry["rpg"]["mean"] >= 0.99 * entry["original"]["mean"]
+            assert entry["rpg"]["min"] >= 0.95 * entry["original"]["mean"]
+            continue
+        # Tasks that RPG never met: better than anything else that can be had without training for them.
+        for unseen in {"held_out", "held_out_pairs"} & entry.keys():
+            assert entry[unseen]["n"] >= 20
+            assert all(entry[unseen]["mean"] > of[unseen]["mean"] for of in entry["baselines"].values())
+    tasks = tree["experiments"]["digits-tasks"]
+    assert tasks["held_out"]["n"] == 60
+    assert min(tasks["held_out"]["mean"], tasks["seen"]["mean"]) >= 98.0

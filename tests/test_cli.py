@@ -150,16 +150,30 @@ def test_layer_without_the_one_before_names_the_command(folder: Path, capsys, ve
 @pytest.mark.parametrize("state", ["3", "-1"])
 def test_state_that_the_zoo_does_not_have(folder: Path, finished: Path, capsys, state: str) -> None:
     shutil.copytree(finished / "results", folder / "results")
-    line = refusal(capsys, "sample", "--experiment", "mini", "--out", "w.safetensors", f"--state={state}")
+    line = refusal(capsys, "generate", "--experiment", "mini", "--out", "w.safetensors", f"--state={state}")
     assert line == f"state {state}: the zoo has states 0 to 2, one per seed"
     assert not (folder / "w.safetensors").exists()
 
 
 def test_options_of_one_network_need_a_file(folder: Path, capsys) -> None:
-    assert "add --out FILE" in refusal(capsys, "sample", "--experiment", "mini", "--state", "1")
+    assert "--out" in refusal(capsys, "generate", "--experiment", "mini", "--state", "1")
+    line = refusal(capsys, "score", "--experiment", "mini", "--code", "0100111010")
+    assert line == "--classes and --code name the task of one file: add --weights FILE"
 
 
-@pytest.mark.parametrize("arguments", [[], ["--state", "a"], ["nothing"], ["sample", "--state", "x"]])
+@pytest.mark.parametrize("layer", ["base", "tune", "hypernetwork"])
+def test_layer_that_the_experiment_lacks(folder: Path, capsys, layer: str) -> None:
+    line = refusal(capsys, layer, "--experiment", "mini")
+    assert line == f"params.yaml: experiments.mini: has no {layer} block, so there is no such layer"
+
+
+def test_demo_of_an_experiment_without_tasks(folder: Path, finished: Path, capsys) -> None:
+    assert "make it with `rpg tokens" in refusal(capsys, "demo", "--experiment", "mini")
+    shutil.copytree(finished / "results", folder / "results")
+    assert "rpg demo is for task_codes" in refusal(capsys, "demo", "--experiment", "mini")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--state", "a"], ["nothing"], ["generate", "--state", "x"]])
 def test_wrong_usage_is_one_line(folder: Path, capsys, arguments: list[str]) -> None:
     assert "--help`" in refusal(capsys, *arguments)
 
@@ -168,7 +182,7 @@ def test_wrong_usage_is_one_line(folder: Path, capsys, arguments: list[str]) -> 
 def test_out_must_be_a_safetensors_file(folder: Path, finished: Path, capsys, out: str) -> None:
     shutil.copytree(finished / "results", folder / "results")
     (folder / "folder.safetensors").mkdir()
-    assert out.split("/")[0] in refusal(capsys, "sample", "--experiment", "mini", "--out", out)
+    assert out.split("/")[0] in refusal(capsys, "generate", "--experiment", "mini", "--out", out)
 
 
 def test_file_in_the_way_of_results(folder: Path, capsys) -> None:
@@ -247,6 +261,7 @@ def test_model_trained_on_another_zoo(folder: Path, finished: Path, capsys) -> N
     main(["zoo", "--experiment", "mini"])
     main(["collect", "--experiment", "mini"])
     main(["tokens", "--experiment", "mini"])
+    capsys.readouterr()
     assert "trained on tokens of another zoo" in refusal(capsys, "sample", "--experiment", "mini")
 
 
@@ -256,8 +271,9 @@ def test_python_m_rpg_is_the_console_script() -> None:
 
     help_text = text(sys.executable, "-m", "rpg", "--help")
     assert help_text == text(str(Path(sys.executable).parent / "rpg"), "--help")
-    for verb in ("zoo", "collect", "tokens", "train", "sample", "score", "tables", "ledger"):
-        assert f"\n    {verb} " in help_text
+    layers = ("base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score", "tables")
+    for verb in (*layers, "generate", "demo", "ledger"):
+        assert f"\n    {verb}" in help_text
 
 
 def test_help_needs_no_heavy_import() -> None:

@@ -20,7 +20,7 @@ def workspace(finished: Path, tmp_path: Path) -> Path:
 
 def collect(folder: Path) -> list[dict]:
     """The checkpoints, after collecting anew."""
-    collect_zoo(load_params(folder / "params.yaml").experiment("mini"), folder / "results/mini/zoo")
+    collect_zoo(load_params(folder / "params.yaml").experiment("mini"), folder / "results/mini/zoo", folder / "base")
     return read_zoo(folder / "results/mini/zoo")[0]
 
 

@@ -3,14 +3,16 @@ import json
 
 import pytest
 import yaml
-from conftest import MINIATURE, ROOT
+from conftest import MINIATURE, ROOT, TASKS
 
+from rpg import codes
 from rpg.errors import UserError
-from rpg.params import FORBIDDEN_KEYS, check_params, json_schema, load_params
+from rpg.params import FORBIDDEN_KEYS, Experiment, check_params, json_schema, load_params
 
 
 def tree() -> dict:
-    return {"run": ["mini"], "data_root": None, "experiments": {"mini": copy.deepcopy(MINIATURE)}}
+    experiments = {"mini": copy.deepcopy(MINIATURE)}
+    return {"run": ["mini"], "data_root": None, "language_model": None, "experiments": experiments}
 
 
 def fault(change) -> str:
@@ -31,8 +33,9 @@ def mini(changed: dict) -> dict:
 
 def test_shipped_params_are_read() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert params.run == ["digits-resnet", "digits-vit", "digits-convnext"]
-    for name in params.run:
+    plain = ["digits-resnet", "digits-vit", "digits-convnext"]
+    assert params.run == [*plain, "digits-tasks", "digits-tasks-seeds"]
+    for name in plain:
         zoo = params.experiment(name).zoo
         assert len(zoo.seeds) >= 8
         assert zoo.saves >= 5
@@ -97,6 +100,7 @@ def test_value_out_of_range_is_named() -> None:
 def test_channels_that_the_skips_do_not_fit_are_refused(channels: list[int]) -> None:
     model = {
         "flavor": "paper",
+        "conditions": [{"kind": "permutation_state", "per_token": False}],
         "width": 32,
         "state_width": 16,
         "head_width": 16,
@@ -148,7 +152,7 @@ def test_a_key_twice_is_named_but_a_merge_may_be_overridden(tmp_path) -> None:
     path.write_text(text.replace("      ema: 0.9\n", "      ema: 0.9\n      ema: 0.5\n"))
     with pytest.raises(UserError, match="the key 'ema' stands twice"):
         load_params(path)
-    path.write_text("run: [mini]\ndata_root: null\nexperiments: {}\n")
+    path.write_text("run: [mini]\ndata_root: null\nlanguage_model: null\nexperiments: {}\n")
     with pytest.raises(UserError, match="run: no experiment 'mini'"):
         load_params(path)
     assert load_params(ROOT / "params.yaml").experiment("digits-vit-paper").train.ema == 0.0
@@ -168,7 +172,8 @@ def test_a_new_seed_leaves_the_other_shards_as_they_are() -> None:
     def shards(*seeds: int) -> dict[str, list[int]]:
         changed = tree()
         mini(changed)["zoo"]["seeds"] = list(seeds)
-        return check_params(changed).experiment("mini").zoo.shards()
+        found = check_params(changed).experiment("mini").shards()
+        return {name: [run.seed for run in runs] for name, runs in found.items()}
 
     assert shards(0, 1, 3) == {"0000-0001": [0, 1], "0002-0003": [3]}
     assert shards(0, 1, 3, 4) == {**shards(0, 1, 3), "0004-0005": [4]}
@@ -178,8 +183,86 @@ def test_a_new_seed_leaves_the_other_shards_as_they_are() -> None:
 @pytest.mark.parametrize(("text", "number"), [("1e-05", 1e-5), ("4e-3", 4e-3), ("0.002", 2e-3), ("2E-3", 2e-3)])
 def test_floats_as_dvc_writes_them(tmp_path, text: str, number: float) -> None:
     """`dvc exp run -S ...=0.00001` writes 1e-05, which PyYAML alone reads as text."""
-    tree = {"run": ["mini"], "data_root": None, "experiments": {"mini": MINIATURE}}
+    tree = {"run": ["mini"], "data_root": None, "language_model": None, "experiments": {"mini": MINIATURE}}
     whole = yaml.safe_dump(tree)
     assert "learning_rate: 0.003" in whole
     (tmp_path / "params.yaml").write_text(whole.replace("learning_rate: 0.003", f"learning_rate: {text}"))
     assert load_params(tmp_path / "params.yaml").experiment("mini").train.learning_rate == number
+
+
+HELD_OUT = [314, 482, 589, 197, 462, 111, 101, 278, 793, 279, 653, 238, 1001, 141, 884, 592, 502, 643, 383, 128]
+
+
+def test_shipped_experiments_with_task_codes() -> None:
+    params = load_params(ROOT / "params.yaml")
+    for name, seen, seeds in (
+        ("digits-tasks", 300, 1),
+        ("digits-tasks-seeds", 100, 3),
+        ("cifar10-tasks-mini", 300, 1),
+        ("cifar10-tasks", 982, 1),
+    ):
+        experiment = params.experiment(name)
+        assert experiment.task.held_out == HELD_OUT
+        assert [experiment.task.seen, len(experiment.zoo.seeds), experiment.sample.count] == [seen, seeds, 3]
+        runs = experiment.runs().values()
+        assert len(runs) == seeds * (seen + 20)
+        held = {codes.of_number(number) for number in HELD_OUT}
+        assert sum(run.held_out for run in runs) == 20 * seeds + experiment.task.held_out_pairs
+        assert all(run.held_out for run in runs if run.code in held)
+
+
+def test_held_out_pairs_leave_their_code_seen_in_other_states() -> None:
+    runs = Experiment.model_validate_json(json.dumps(TASKS)).runs().values()
+    held = {(run.seed, run.code) for run in runs if run.held_out}
+    seen = {run.code for run in runs if not run.held_out}
+    pairs = {pair for pair in held if pair[1] in seen}
+    assert len(pairs) == 2
+    assert {seed for seed, _ in pairs} == {0, 1}
+    assert {code for _, code in held - pairs} == {codes.of_number(314), codes.of_number(482)}
+
+
+def test_more_seen_codes_and_seeds_leave_the_other_shards_as_they_are() -> None:
+    def shards(seen: int, *seeds: int) -> dict[str, list[str]]:
+        task, zoo = {**TASKS["task"], "seen": seen}, {**TASKS["zoo"], "seeds": seeds, "runs_per_shard": 8}
+        tree = {**TASKS, "task": task, "zoo": zoo, "base": None}
+        found = Experiment.model_validate_json(json.dumps(tree)).shards()
+        return {name: [f"{run.seed} {run.code}" for run in runs] for name, runs in found.items()}
+
+    small, more, third = shards(6, 0, 1), shards(14, 0, 1), shards(6, 0, 1, 2)
+    assert list(small) == ["0000-0007", "1024-1031"]
+    assert all(more[name] == runs for name, runs in small.items())
+    assert list(more) == ["0000-0007", "0008-0015", "1024-1031", "1032-1039"]
+    assert {name: third[name] for name in small} == small
+
+
+@pytest.mark.parametrize(
+    ("block", "update", "fault"),
+    [
+        ("task", {"seen": 1019}, "only 1018 codes"),
+        ("task", {"held_out": [0]}, "greater than or equal to 1"),
+        ("task", {"held_out": [1023]}, "less than or equal to 1022"),
+        ("task", {"held_out": [5, 5]}, "a code stands there twice"),
+        ("task", {"held_out_pairs": 7}, "only 6 codes are seen"),
+        ("zoo", {"seeds": [0]}, "needs two seeds or more|must be one, or as many"),
+        ("base", {"seeds": [0, 1, 2]}, "base.seeds: must be one, or as many as zoo.seeds"),
+        ("sample", {"seen": 7}, "sample.seen: must be given, from 1 to 6"),
+        ("sample", {"seen": None}, "sample.seen: must be given"),
+    ],
+)
+def test_task_codes_that_do_not_fit(block: str, update: dict, fault: str) -> None:
+    whole = {"run": ["x"], "data_root": None, "language_model": None, "experiments": {"x": copy.deepcopy(TASKS)}}
+    whole["experiments"]["x"][block].update(update)
+    with pytest.raises(UserError, match=fault):
+        check_params(whole)
+
+
+@pytest.mark.parametrize("block", ["base", "tune", "hypernetwork"])
+def test_layers_of_task_codes_need_them(block: str) -> None:
+    whole = tree()
+    mini(whole)[block] = copy.deepcopy(TASKS[block])
+    with pytest.raises(UserError, match=f"{block}: needs task.kind task_codes"):
+        check_params(whole)
+    whole = tree()
+    mini(whole)["model"]["conditions"] = [{"kind": "task_code", "hidden": None, "per_token": False}]
+    with pytest.raises(UserError, match="task_code needs task"):
+        check_params(whole)

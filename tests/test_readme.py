@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, assert_promises
 
 pytestmark = pytest.mark.slow
 README = (ROOT / "README.md").read_text()
@@ -52,13 +52,12 @@ def test_second_run_has_nothing_to_do(clone: Path) -> None:
 
 def test_tables_are_as_good_as_promised(clone: Path) -> None:
     committed = json.loads((ROOT / "results/metrics.json").read_text())["experiments"]
-    for name, entry in json.loads((clone / "results/metrics.json").read_text())["experiments"].items():
+    made = json.loads((clone / "results/metrics.json").read_text())
+    assert_promises(made)
+    for name, entry in made["experiments"].items():
         # The same bytes on the same kind of CPU; another kind adds in another order.
         for kind in ("original", "rpg"):
             assert entry[kind]["mean"] == pytest.approx(committed[name][kind]["mean"], abs=1.0)
-        assert entry["rpg"]["n"] >= 20
-        assert entry["rpg"]["mean"] >= 0.99 * entry["original"]["mean"]
-        assert entry["rpg"]["min"] >= 0.95 * entry["original"]["mean"]
 
 
 def test_readme_s_other_commands_run(clone: Path) -> None:
@@ -67,13 +66,17 @@ def test_readme_s_other_commands_run(clone: Path) -> None:
     assert "make tables" in first
     outputs = [bash(IDENTITY + block, clone) for block in rest]
     assert "tables           current" in next(output for output in outputs if "the remote has them" in output)
-    assert "experiments.digits-vit.sample.steps" in next(output for output in outputs if "two-steps" in output)
+    assert "experiments.digits-vit.sample.steps" in next(output for output in outputs if "one-step" in output)
     assert bash("git status --short params.yaml dvc.yaml", clone) == ""
     assert "Nothing to be done" in bash("make tables", clone, activate=False)
     score = float(re.search(r"w\.safetensors: top1 ([\d.]+)", outputs[0]).group(1))
     (clone / "use.py").write_text(blocks("python")[0] + MEASURE)
     measured = float(bash("python use.py", clone))
     assert measured == pytest.approx(score, abs=0.01)
+    # A network for {3, 8}, from the command line and from Python.
+    assert float(re.search(r"eights\.safetensors: top1 ([\d.]+)", "".join(outputs)).group(1)) > 90
+    (clone / "ask.py").write_text(blocks("python")[1])
+    bash("python ask.py", clone)
     entry = json.loads((clone / "results/metrics.json").read_text())["experiments"]["digits-vit"]["rpg"]
     assert entry["min"] <= score <= entry["best"]
 

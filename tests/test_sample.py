@@ -6,8 +6,11 @@ import torch
 from conftest import MINIATURE
 from safetensors.torch import load_file
 
-from rpg.cli import main
 from rpg.files import sha256
+from rpg.params import load_params
+from rpg.sample import sample_networks, wishes
+from rpg.tokens import TokenStore
+from rpg.train import load_rpg
 
 NETWORK = MINIATURE["task"]["network"]
 
@@ -26,21 +29,41 @@ def test_samples_load_as_they_are_and_spread_over_the_states(finished: Path) -> 
         assert int(network.bn1.num_batches_tracked) == 44
 
 
-def test_one_sample_to_a_file(finished: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(finished)
+def test_samples_of_task_codes_are_for_every_code_and_model(tasks: Path) -> None:
+    folder = tasks / "results/tasks/samples"
+    samples = json.loads((folder / "manifest.json").read_text())["samples"]
+    seen = load_params(tasks / "params.yaml").experiment("tasks").task.seen_codes()
+    # The third network of a code is again in the first state; what RPG is compared with makes one for each.
+    for model, states in (("rpg", (0, 1, 0)), ("untuned", (0, 1)), ("hypernetwork", (0, 1))):
+        own = [(sample["code"], sample["state"]) for sample in samples if sample["model"] == model]
+        assert sorted(own[len(states) * 2 :]) == sorted((code, state) for code in seen for state in states)
+        assert own[: len(states) * 2] == [(code, state) for code in ["0100111010", "0111100010"] for state in states]
+    assert len(samples) == 7 * 8
+    for sample in samples:
+        assert sample["file"].startswith("" if sample["model"] == "rpg" else sample["model"])
+        network = timm.create_model(NETWORK["name"], **{**NETWORK["arguments"], "num_classes": 2})
+        network.load_state_dict(load_file(folder / sample["file"]))
 
-    def sample(name: str, *options: str) -> bytes:
-        main(["sample", "--experiment", "mini", "--out", str(tmp_path / name), *options])
-        return (tmp_path / name).read_bytes()
 
-    assert sample("a.safetensors", "--state", "1", "--seed", "7") == sample(
-        "b.safetensors", "--state", "1", "--seed", "7"
-    )
-    assert sample("c.safetensors", "--state", "1", "--seed", "8") != sample(
-        "a.safetensors", "--state", "1", "--seed", "7"
-    )
-    assert sample("d.safetensors", "--state", "2", "--seed", "7") != sample(
-        "a.safetensors", "--state", "1", "--seed", "7"
-    )
-    # By default the first of the layer's own samples.
-    assert sample("e.safetensors") == (finished / "results/mini/samples/0000.safetensors").read_bytes()
+def test_fewer_seen_codes_are_asked_for(tasks: Path) -> None:
+    params = load_params(tasks / "params.yaml").experiment("tasks")
+    found = wishes(TokenStore(tasks / "results/tasks/tokens"), params.sample.model_copy(update={"seen": 1, "count": 3}))
+    code = found[-1][1]
+    assert code in params.task.seen_codes()
+    assert found[-3:] == [(0, code), (1, code), (0, code)]
+    assert len(found) == 9
+
+
+def test_networks_sampled_together_are_those_sampled_alone(finished: Path) -> None:
+    """The batch's oracle; the noise of each depends on its own index alone."""
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    model = load_rpg(finished / "results/mini/rpg", store, torch.device("cpu"))
+    asked = experiment.model.conditions
+    wanted = [(k % 3, None) for k in range(11)]
+    together = [network for network, _, _ in sample_networks(model, asked, store, experiment.sample, wanted)]
+    for k, wish in enumerate(wanted):
+        ((alone, state, code),) = sample_networks(model, asked, store, experiment.sample, [wish], first=k)
+        assert (state, code) == wish
+        for name, tensor in alone.items():
+            torch.testing.assert_close(together[k][name], tensor, rtol=1e-4, atol=1e-5)

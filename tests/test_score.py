@@ -64,3 +64,64 @@ def test_scoring_again_gives_the_same_bytes(finished: Path) -> None:
     before = path.read_bytes()
     run_layers(finished, "score")
     assert path.read_bytes() == before
+
+
+def task_accuracy(path: Path, code: str) -> float:
+    """The test score in a binary task, worked out again without the project's task code."""
+    data = load_digits_images()
+    train = data.train.images.float()
+    images = (data.test.images.float() - train.mean()) / train.std()
+    network = timm.create_model(NETWORK["name"], **{**NETWORK["arguments"], "num_classes": 2}).eval()
+    network.load_state_dict(load_file(path))
+    shall = torch.tensor([code[label] == "1" for label in data.test.labels.tolist()])
+    with torch.no_grad():
+        return (network(images).argmax(1).bool() == shall).double().mean().item() * 100
+
+
+def test_scores_of_task_codes(tasks: Path) -> None:
+    folder = tasks / "results/tasks"
+    scores = json.loads((folder / "scores.json").read_text())
+    for kind, below in (("original", "zoo"), ("rpg", "samples"), ("untuned", "samples"), ("hypernetwork", "samples")):
+        for entry in (scores[kind][0], scores[kind][-1]):
+            assert abs(entry["test"] - task_accuracy(folder / below / entry["file"], entry["code"])) < 1e-9
+    learned = {(entry["seed"], entry["code"]) for entry in scores["original"] if not entry["held_out"]}
+    seen = {code for _, code in learned}
+    for entry in scores["rpg"]:
+        pair = entry["state"], entry["code"]
+        assert entry["set"] == ("held_out" if pair[1] not in seen else "seen" if pair in learned else "held_out_pairs")
+
+
+def test_metrics_of_task_codes_by_set(tasks: Path) -> None:
+    folder = tasks / "results/tasks"
+    scores, metrics = (json.loads((folder / name).read_text()) for name in ("scores.json", "metrics.json"))
+    methods = {"untuned", "hypernetwork", "nearest_task", "ridge", "ridge_pairs", "mean_network", "majority_class"}
+    assert set(metrics["baselines"]) == methods
+    # RPG makes three networks of each code in two states, the others one of each.
+    counts = {"seen": 10, "held_out_pairs": 2, "held_out": 4}
+    assert {name: metrics[name]["n"] for name in counts} == {"seen": 15, "held_out_pairs": 3, "held_out": 6}
+    assert metrics["rpg"]["n"] == 24
+    for kind, by_set in {"original": metrics["original_by_set"], "rpg": metrics, **metrics["baselines"]}.items():
+        for name in counts:
+            values = [entry["test"] for entry in scores[kind] if entry["set"] == name]
+            assert by_set[name]["n"] == len(values), kind
+            assert kind == "rpg" or len(values) == counts[name], kind
+            assert by_set[name]["mean"] == pytest.approx(sum(values) / len(values), abs=1e-4)
+
+
+def test_nearest_task_of_a_seen_task_is_its_original(tasks: Path) -> None:
+    scores = json.loads((tasks / "results/tasks/scores.json").read_text())
+    originals = {(entry["seed"], entry["code"]): entry["test"] for entry in scores["original"]}
+    for entry in scores["nearest_task"]:
+        if entry["set"] == "seen":
+            assert entry["test"] == pytest.approx(originals[entry["state"], entry["code"]], abs=0.2)
+
+
+def test_file_without_a_task_needs_one(tasks: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tasks)
+    arguments = ["score", "--experiment", "tasks", "--weights", "results/tasks/samples/0000.safetensors"]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "for which task? add --classes or --code" in capsys.readouterr().err
+    scores = json.loads(Path("results/tasks/scores.json").read_text())
+    main([*arguments, "--classes", "1,4,5,6,8"])
+    assert capsys.readouterr().out.endswith(f"top1 {scores['rpg'][0]['test']:.2f}\n")

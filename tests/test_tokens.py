@@ -196,11 +196,12 @@ def test_store_holds_every_checkpoint_in_order_of_seed_and_step(finished: Path) 
     assert [(entry["seed"], entry["step"]) for entry in store.checkpoints] == [
         (0, 42), (0, 44), (1, 42), (1, 44), (2, 42), (2, 44),
     ]  # fmt: skip
-    assert store.states.tolist() == [0, 0, 1, 1, 2, 2]
+    assert [store.state(entry) for entry in store.checkpoints] == [0, 0, 1, 1, 2, 2]
     assert len(store) == 6
     for index, entry in enumerate(store.checkpoints):
         original = load_file(finished / "results/mini/zoo" / entry["file"])
-        back = store.detokenise(store[index], int(store.states[index]))
+        state = torch.tensor([store.state(entry)])
+        back = {name: tensor[0] for name, tensor in store.detokenise(store[index][None], state).items()}
         for name, tensor in original.items():
             if tensor.is_floating_point():
                 assert (back[name] - tensor).abs().max() <= 1e-6 * tensor.abs().max()
@@ -250,5 +251,7 @@ def test_sampling_needs_no_tokens(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "results/mini/tokens", tmp_path / "tokens")
     whole = TokenStore(finished / "results/mini/tokens")
     (tmp_path / "tokens/tokens.safetensors").unlink()
-    back = TokenStore(tmp_path / "tokens").detokenise(whole[0], 0)
-    assert all(torch.equal(back[name], tensor) for name, tensor in whole.detokenise(whole[0], 0).items())
+    back = TokenStore(tmp_path / "tokens").detokenise(whole[0][None], torch.tensor([0]))
+    assert all(
+        torch.equal(back[name], tensor) for name, tensor in whole.detokenise(whole[0][None], torch.tensor([0])).items()
+    )

@@ -12,10 +12,11 @@ import torch
 from conftest import run_layers, write_params
 from safetensors.torch import load_file
 
+from rpg.conditions import of_checkpoints
 from rpg.errors import UserError
-from rpg.params import Diffusion, PaperModel, load_params
+from rpg.params import Diffusion, Experiment, PaperModel, load_params
 from rpg.tokens import TokenStore
-from rpg.train import Training, learning_rate, load_rpg, train_rpg
+from rpg.train import Training, build, learning_rate, load_rpg, train_loss, train_rpg
 
 ARTIFACTS = ("model.safetensors", "config.json", "log.csv")
 
@@ -28,6 +29,13 @@ def train(finished: Path, folder: Path) -> dict[str, bytes]:
     experiment = load_params(finished / "params.yaml").experiment("mini")
     train_rpg(experiment, finished / "results/mini/tokens", folder, folder.parent / "seconds.json")
     return artifacts(folder)
+
+
+def new_training(experiment: Experiment, store: TokenStore) -> Training:
+    on = torch.device("cpu")
+    model = build(experiment.model, experiment.diffusion, store)
+    loss = train_loss(store, experiment.train, experiment.model.conditions, on)
+    return Training(experiment.train, model, loss, "train", on)
 
 
 def test_learning_rate_rises_then_falls_along_a_cosine(finished: Path) -> None:
@@ -52,7 +60,7 @@ def test_log_and_loss(finished: Path) -> None:
 
 def test_average_of_the_weights_is_an_ema(finished: Path) -> None:
     experiment = load_params(finished / "params.yaml").experiment("mini")
-    training = Training(experiment, TokenStore(finished / "results/mini/tokens"), torch.device("cpu"))
+    training = new_training(experiment, TokenStore(finished / "results/mini/tokens"))
     name = "denoiser.skip.weight"
     training.one_step()
     expected = training.model.state_dict()[name].clone()
@@ -90,7 +98,7 @@ def test_interrupted_training_ends_in_the_same_bytes(
 def test_state_of_other_params_is_not_resumed(finished: Path, tmp_path: Path) -> None:
     experiment = load_params(finished / "params.yaml").experiment("mini")
     store = TokenStore(finished / "results/mini/tokens")
-    training = Training(experiment, store, torch.device("cpu"))
+    training = new_training(experiment, store)
     training.one_step()
     training.save(tmp_path / "rpg/state/state.safetensors", "another fingerprint")
     assert train(finished, tmp_path / "rpg") == artifacts(finished / "results/mini/rpg")
@@ -151,11 +159,18 @@ def test_every_flavor_and_target_learns(finished: Path, model: str, target: str)
     """40 steps of the ordinary training bring the loss on fixed checkpoints, times and noise down."""
     experiment = load_params(finished / "params.yaml").experiment("mini")
     paper = PaperModel(
-        flavor="paper", width=32, state_width=16, head_width=16, expand=2, channels=[1, 8, 16, 8, 1], kernel=7
+        flavor="paper",
+        conditions=experiment.model.conditions,
+        width=32,
+        state_width=16,
+        head_width=16,
+        expand=2,
+        channels=[1, 8, 16, 8, 1],
+        kernel=7,
     )
     update = {"model": paper if model == "paper" else experiment.model, "diffusion": Diffusion(target=target)}
     store = TokenStore(finished / "results/mini/tokens")
-    training = Training(experiment.model_copy(update=update), store, torch.device("cpu"))
+    training = new_training(experiment.model_copy(update=update), store)
     draw = torch.Generator().manual_seed(0)
     picks = torch.arange(len(store) * store.layout.length)
     t = torch.randint(1000, picks.shape, generator=draw)
@@ -164,7 +179,8 @@ def test_every_flavor_and_target_learns(finished: Path, model: str, target: str)
 
     @torch.no_grad()
     def loss() -> float:
-        return training.model.loss(tokens_NLD, store.states, picks, t, noise).item()
+        prototypes = training.model.recurrent(of_checkpoints(experiment.model.conditions, store))
+        return training.model.loss(tokens_NLD, prototypes, picks, t, noise).item()
 
     before = loss()
     for _ in range(40):

@@ -30,7 +30,8 @@ def test_manifest_lists_every_seed_and_save(finished: Path) -> None:
 
 def test_a_seed_s_networks_do_not_depend_on_its_shard(finished: Path, tmp_path: Path) -> None:
     experiment = load_params(finished / "params.yaml").experiment("mini")
-    train_shard(experiment, [1], tmp_path / "alone", None)
+    alone = [run for run in experiment.runs().values() if run.seed == 1]
+    train_shard(experiment, alone, tmp_path / "alone", tmp_path / "base", None)
     for path in (tmp_path / "alone").glob("*.safetensors"):
         assert path.read_bytes() == (finished / "results/mini/zoo/0000-0001" / path.name).read_bytes()
 

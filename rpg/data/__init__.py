@@ -2,12 +2,21 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rpg.data.images import Images
 from rpg.errors import UserError
 
+if TYPE_CHECKING:
+    from rpg.data.images import Images
 
-def load_data(name: str, data_root: str | None) -> Images:
+# Data set → its classes, known without reading it.
+CLASSES = {
+    "digits": tuple(map(str, range(10))),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+
+
+def load_data(name: str, data_root: str | None) -> "Images":
     """The data set `name`; those that live in a folder are looked for below RPG_DATA, else below `data_root`."""
     if name == "digits":
         from rpg.data.digits import load_digits_images

@@ -8,18 +8,19 @@ import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from rpg.data import CLASSES
 from rpg.data.images import Images, Split, hold_out
 from rpg.errors import UserError
 
 VALIDATION_SHARE = 0.1
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NAMES = CLASSES["cifar10"]
 
 
 def load_cifar10(folder: Path) -> Images:
     """Images [n, 3, 32, 32]; a tenth of the training files, drawn evenly over the classes, is the validation split."""
     train = _read(folder, "train")
     train, validation = hold_out(train, round(len(train.labels) * VALIDATION_SHARE), seed=0)
-    return Images(train, validation, _read(folder, "test"), CLASSES)
+    return Images(train, validation, _read(folder, "test"), NAMES)
 
 
 def _read(folder: Path, split: str) -> Split:
@@ -32,13 +33,13 @@ def _read(folder: Path, split: str) -> Split:
             table = pd.read_parquet(file, columns=["img", "label"])
             images += [np.asarray(Image.open(io.BytesIO(row["bytes"])).convert("RGB")) for row in table["img"]]
             labels += table["label"].tolist()
-            if any(label not in range(len(CLASSES)) for label in labels):
+            if any(label not in range(len(NAMES)) for label in labels):
                 raise ValueError("a label is not a whole number from 0 to 9")
             if any(image.shape != (32, 32, 3) for image in images):
                 raise ValueError("an image is not 32 pixels wide and high")
         except (OSError, ValueError, KeyError, TypeError, UnidentifiedImageError) as error:
             raise UserError(f"{file}: not CIFAR-10 in parquet ({' '.join(str(error).split())})") from error
-    if set(labels) != set(range(len(CLASSES))):
+    if set(labels) != set(range(len(NAMES))):
         raise UserError(f"{folder}: the {split} files do not hold all ten classes; fetch the data set again")
     pixels_NHWC = torch.from_numpy(np.stack(images))
     return Split(pixels_NHWC.permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64))

@@ -2,6 +2,7 @@
 
 import torch
 
+from rpg.data import CLASSES
 from rpg.data.images import Images, Split, hold_out
 
 TEST, VALIDATION = 500, 200
@@ -15,4 +16,4 @@ def load_digits_images() -> Images:
     images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
     rest, test = hold_out(Split(images, torch.from_numpy(digits.target).long()), TEST, seed=0)
     train, validation = hold_out(rest, VALIDATION, seed=0)
-    return Images(train, validation, test, tuple(map(str, range(10))))
+    return Images(train, validation, test, CLASSES["digits"])

@@ -1,7 +1,16 @@
-"""What tells the recurrent model where a token stands and which network is wanted."""
+"""What tells the recurrent model where a token stands and which network is wanted.
+
+A condition is a module from values [B, C], what the caller asks of each of B networks, to [B, 1 or L, M], which is
+added to every position, or to each its own. `KINDS` lists them; another kind is one more class and its params block.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from rpg.params import Condition, PermutationStateCondition, TaskCodeCondition, VectorCondition
 
 
 def position_embedding(positions_L2: Tensor, width: int) -> Tensor:
@@ -26,22 +35,87 @@ def time_embedding(t: Tensor, width: int = 256) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class Conditions(nn.Module):
-    """What the caller asks for, as one vector that is added to every position: the permutation state, and a task code.
+class PermutationState(nn.Module):
+    """One learned vector, or L, per permutation state; values [B, 1] are the states, 0 to S - 1 (RPG section 2.3)."""
 
-    `task_width` 0 means that there is no task code; otherwise it is [B, C] with C = `task_width`.
+    def __init__(
+        self, params: PermutationStateCondition, states: int, length: int, width: int, normalised: bool = False
+    ) -> None:
+        super().__init__()
+        self.width = width
+        self.embedding = nn.Embedding(states, width * (length if params.per_token else 1))
+
+    def forward(self, values_B1: Tensor) -> Tensor:
+        """[B, 1 or L, M]."""
+        return self.embedding(values_B1[:, 0].long()).unflatten(1, (-1, self.width))
+
+
+class Vector(nn.Module):
+    """Values [B, C], any real numbers, through Linear, or Linear-SiLU-Linear if `hidden` is given.
+
+    `normalised` gives each token's vector mean 0 and standard deviation 1, as an embedding has at the start: without
+    it a task code moves the prototypes a tenth as much as a permutation state does, and is learned late.
     """
 
-    def __init__(self, states: int, task_width: int, width: int) -> None:
+    def __init__(
+        self,
+        params: VectorCondition | TaskCodeCondition,
+        values: int,
+        length: int,
+        width: int,
+        normalised: bool = False,
+    ) -> None:
         super().__init__()
-        self.state = nn.Embedding(states, width)
-        self.task = nn.Linear(task_width, width) if task_width else None
+        self.width, self.normalised = width, normalised
+        outputs = width * (length if params.per_token else 1)
+        self.layers: nn.Module = nn.Linear(values, outputs)
+        if params.hidden:
+            self.layers = nn.Sequential(nn.Linear(values, params.hidden), nn.SiLU(), nn.Linear(params.hidden, outputs))
 
-    def forward(self, states_B: Tensor, task_BC: Tensor | None) -> Tensor:
-        """[B, 1, M]; ValueError if a task code is given to a model without one, or the other way round."""
-        if (self.task is None) != (task_BC is None):
-            raise ValueError("a task code is needed exactly where the model was trained with one")
-        condition_BM = self.state(states_B)
-        if self.task is not None:
-            condition_BM = condition_BM + self.task(task_BC)
-        return condition_BM.unsqueeze(1)
+    def forward(self, values_BC: Tensor) -> Tensor:
+        """[B, 1 or L, M]."""
+        embedded = self.layers(values_BC.to(next(self.parameters()))).unflatten(1, (-1, self.width))
+        return functional.layer_norm(embedded, embedded.shape[-1:]) if self.normalised else embedded
+
+
+class TaskCode(Vector):
+    """Values [B, C] are the bits of the task code, 0 or 1 (RPG section 4, unseen tasks)."""
+
+
+KINDS = {"permutation_state": PermutationState, "task_code": TaskCode, "vector": Vector}
+
+
+def condition_name(params: Condition) -> str:
+    """The name by which a caller sets the condition: its kind, or the field of a vector."""
+    return params.field if isinstance(params, VectorCondition) else params.kind
+
+
+class Conditions(nn.Module):
+    """All conditions of a model for L tokens, added up.
+
+    `sizes`: name → S of the permutation state, C of the others.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Condition],
+        sizes: Mapping[str, int],
+        length: int,
+        width: int,
+        normalised: bool = False,
+    ) -> None:
+        super().__init__()
+        self.kinds = nn.ModuleDict()
+        for entry in params:
+            name = condition_name(entry)
+            self.kinds[name] = KINDS[entry.kind](entry, sizes[name], length, width, normalised)
+
+    def forward(self, values: Mapping[str, Tensor]) -> Tensor:
+        """[B, 1 or L, M] from name → values [B, C]; ValueError if the names are not those of the conditions."""
+        if set(values) != set(self.kinds):
+            raise ValueError(f"conditions {sorted(values)} given, the model was trained with {sorted(self.kinds)}")
+        embedded = [kind(values[name]) for name, kind in self.kinds.items()]
+        total = embedded[0]
+        for other in embedded[1:]:
+            total = total + other
+        return total

@@ -40,7 +40,8 @@ def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tens
     if x_BLHP.is_cuda and _kernel() is not None:
         return _kernel()(x_BLHP, dt_BLH, A_H, B_BLN.unsqueeze(2), C_BLN.unsqueeze(2), chunk_size=CHUNK, D=D_H)
     batch, length, heads, head_width = x_BLHP.shape
-    chunk = min(CHUNK, length)
+    # Chunks of one length, at most CHUNK, with as little padding as can be.
+    chunk = math.ceil(length / math.ceil(length / CHUNK))
     # Steps that pad the last chunk have Δ = 0: they neither decay nor feed the state.
     padding = -length % chunk
 

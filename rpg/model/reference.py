@@ -1,6 +1,6 @@
 """Name map between the published RPG's state dict and that of `flavor: paper`, one to one.
 
-Parameters of RPG here, in order: recurrent.positions, recurrent.conditions.{state, task}, recurrent.blocks.{0, 1},
+Parameters of RPG here, in order: recurrent.positions, recurrent.conditions, recurrent.blocks.{0, 1},
 denoiser.{time, condition, encoder, decoder}; inside a Mamba2 block the names are `mamba_ssm.Mamba2`'s own.
 """
 
@@ -11,8 +11,8 @@ from torch import Tensor
 # Regular expression over a published name → name here. The denoiser stands three times in the published state dict;
 # the copy under `criteria.net.` is taken.
 NAMES = (
-    (r"to_permutation_state\.weight", r"recurrent.conditions.state.weight"),
-    (r"to_condition\.(weight|bias)", r"recurrent.conditions.task.\1"),
+    (r"to_permutation_state\.weight", r"recurrent.conditions.kinds.permutation_state.embedding.weight"),
+    (r"to_condition\.(weight|bias)", r"recurrent.conditions.kinds.task_code.layers.\1"),
     (r"model\.pe", r"recurrent.positions"),
     (r"model\.mamba_forward\.(\d+)\.(.+)", r"recurrent.blocks.\1.\2"),
     (r"criteria\.net\.time_embedder\.mlp\.(0|2)\.(.+)", r"denoiser.time.\1.\2"),

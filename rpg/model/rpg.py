@@ -1,5 +1,7 @@
 """RPG: a recurrent model gives each token a prototype; a diffusion turns noise into the token, given its prototype."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,10 @@ from rpg.params import PaperModel, ResidualModel
 
 
 class RPG(nn.Module):
-    """The generator for one architecture: `positions` [L, 2] of its tokens, width D, S permutation states."""
+    """The generator for one architecture: `positions` [L, 2] of its tokens, width D.
+
+    `sizes` gives, by name, how many states or values each of `params.conditions` has.
+    """
 
     def __init__(
         self,
@@ -18,40 +23,39 @@ class RPG(nn.Module):
         positions_L2: Tensor,
         *,
         width: int,
-        states: int,
+        sizes: Mapping[str, int],
         target: diffusion.Target,
-        task_width: int = 0,
     ) -> None:
         super().__init__()
         self.width, self.length, self.target = width, len(positions_L2), target
-        sizes = {"state_width": params.state_width, "head_width": params.head_width, "expand": params.expand}
+        widths = {"state_width": params.state_width, "head_width": params.head_width, "expand": params.expand}
         self.recurrent: nn.Module
-        self.denoiser: nn.Module
+        self.denoiser: ConvDenoiser | MLPDenoiser
         if isinstance(params, PaperModel):
             self.recurrent = PaperRecurrent(
-                positions_L2, states, width=params.width, prototype_width=width, task_width=task_width, **sizes
+                positions_L2, params.conditions, sizes, width=params.width, prototype_width=width, **widths
             )
             self.denoiser = ConvDenoiser(width, params.channels, params.kernel)
         else:
             self.recurrent = ResidualRecurrent(
-                positions_L2, states, width=params.width, blocks=params.blocks, task_width=task_width, **sizes
+                positions_L2, params.conditions, sizes, width=params.width, blocks=params.blocks, **widths
             )
             self.denoiser = MLPDenoiser(width, params.width, params.hidden, params.denoiser_blocks)
 
     def loss(
         self,
         tokens_BLD: Tensor,
-        states_B: Tensor,
+        prototypes_BLW: Tensor,
         picks: Tensor,
         t: Tensor,
         noise: Tensor,
-        task_BC: Tensor | None = None,
     ) -> Tensor:
         """Mean squared error of the prediction over the weights (not the padding, NaN) of the picked tokens.
 
-        `picks` [n] are indices into the B·L tokens, `t` [n] their diffusion times, `noise` [n, D] their ε.
+        `prototypes_BLW` are those of `self.recurrent` for the conditions of the tokens [B, L, D]; `picks` [n] are
+        indices into the B·L tokens, `t` [n] their diffusion times, `noise` [n, D] their ε.
         """
-        prototypes = self.recurrent(states_B, task_BC).flatten(0, 1)[picks]
+        prototypes = prototypes_BLW.flatten(0, 1)[picks]
         tokens = tokens_BLD.flatten(0, 1)[picks]
         holds_weight = ~tokens.isnan()
         x0 = tokens.nan_to_num(0.0)
@@ -59,34 +63,39 @@ class RPG(nn.Module):
         errors = (output - diffusion.training_target(x0, noise, t, self.target)).square() * holds_weight
         return errors.sum() / holds_weight.sum()
 
+    def denoise(self, x_BLD: Tensor, t_B: Tensor, prototypes_BLW: Tensor) -> Tensor:
+        """x_0 [B, L, D] that the model predicts from x_t [B, L, D] at times `t_B`, in one call of the denoiser."""
+        t_BL = t_B.unsqueeze(1).expand(x_BLD.shape[:2])
+        output = self.denoiser(x_BLD.flatten(0, 1), t_BL.flatten(), prototypes_BLW.flatten(0, 1))
+        return diffusion.predicted_x0(x_BLD, output.view_as(x_BLD), t_BL, self.target)
+
     @torch.inference_mode()
     def sample(
         self,
-        state: int,
+        values: Mapping[str, Tensor],
         *,
         solver: diffusion.Solver,
         steps: int,
-        generator: torch.Generator,
-        task_C: Tensor | None = None,
+        generators: Sequence[torch.Generator],
     ) -> Tensor:
-        """Tokens [L, D] of one new network of permutation state `state`; the prototypes are computed once.
+        """Tokens [B, L, D] of B new networks; the prototypes are computed once.
 
-        Noise is drawn from `generator`, on the CPU, and copied, so that every device starts from the same.
+        `values`: name of a condition → [B, C]. The noise of each network is drawn from its own generator, on the CPU,
+        and copied, so that every device starts from the same.
         """
         weight = next(self.parameters())
 
         def noise(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=generator).to(like)
+            rows = [torch.randn(self.length, self.width, generator=generator) for generator in generators]
+            return torch.cat(rows).to(like)
 
-        states_B = torch.tensor([state], device=weight.device)
-        task_BC = None if task_C is None else task_C.unsqueeze(0).to(weight)
-        prototypes_LW = self.recurrent(states_B, task_BC).squeeze(0)
-        x_LD = noise(torch.empty(self.length, self.width, device=weight.device, dtype=weight.dtype))
-        return diffusion.sample(
-            lambda x, t: self.denoiser(x, t, prototypes_LW),
-            x_LD,
+        prototypes = self.recurrent({name: value.to(weight) for name, value in values.items()}).flatten(0, 1)
+        x_ND = diffusion.sample(
+            lambda x, t: self.denoiser(x, t, prototypes),
+            noise(weight),
             target=self.target,
             solver=solver,
             steps=steps,
             noise=noise,
         )
+        return x_ND.unflatten(0, (len(generators), self.length))

@@ -1,6 +1,9 @@
-"""Image classification with timm networks, scored by top-1 accuracy."""
+"""Image classification with timm networks, scored by top-1 accuracy: all classes, or those of a task code.
 
-from collections.abc import Iterator
+With a task code, the label of an image is the code's bit of its class.
+"""
+
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -11,10 +14,12 @@ from rpg.data import load_data
 from rpg.data.images import Images
 from rpg.device import device
 from rpg.errors import UserError
-from rpg.params import ClassificationTask, Zoo
+from rpg.params import Base, ClassificationTask, Run, TaskCodes, Zoo
+from rpg.progress import progress
 from rpg.seeds import derive, generator
+from rpg.tasks.stack import StateDict, logits, stack, unstack
 
-SCORE_BATCH = 1000
+SCORE_BATCH = 250
 
 
 class Classification:
@@ -22,95 +27,202 @@ class Classification:
 
     metric = "top1"
 
-    def __init__(self, params: ClassificationTask, data_root: str | None) -> None:
+    def __init__(self, params: ClassificationTask | TaskCodes, data_root: str | None) -> None:
         self.params = params
         self.data_root = data_root
+        self._inputs: dict[str, Tensor] = {}
 
     @cached_property
     def data(self) -> Images:
         """The data set, read when first needed; UserError if its folder is missing."""
         return load_data(self.params.data, self.data_root)
 
-    def build(self) -> nn.Module:
-        """A new network with weights from torch's global generator; UserError if timm refuses its arguments."""
+    @property
+    def outputs(self) -> int:
+        """K, what a source network gives one score each for."""
+        return 2 if isinstance(self.params, TaskCodes) else len(self.data.classes)
+
+    def build(self, **arguments: int) -> nn.Module:
+        """A new network with weights from torch's global generator; UserError if timm refuses its arguments.
+
+        `arguments` go before those in params.yaml.
+        """
         import timm
 
         network = self.params.network
         try:
-            return timm.create_model(network.name, pretrained=False, **network.arguments)
+            return timm.create_model(network.name, pretrained=False, **{**network.arguments, **arguments})
         except Exception as error:
             # The arguments go to any of a hundred network classes, which fail each in its own way.
             raise self._refused(error) from error
 
+    @cached_property
+    def network(self) -> nn.Module:
+        """A network in evaluation mode to put weights into; its own mean nothing."""
+        # Building one must not move the generator that a training draws from.
+        with torch.random.fork_rng(devices=[]):
+            # Pooling is several times faster in this memory format.
+            return self.build().to(device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
     def check(self) -> None:
         """UserError if the network does not take the images of the data set or does not give one score per class."""
-        network = self.build().eval()
-        inputs = self.data.inputs(self.data.train.images[:2], self.params.resolution)
+        inputs = self.data.inputs(self.data.train.images[:2].to(device()), self.params.resolution)
         try:
             with torch.inference_mode():
-                shape = tuple(network(inputs).shape)
+                shape = tuple(self.network(inputs).shape)
         except Exception as error:
             raise self._refused(error) from error
-        if shape != (2, len(self.data.classes)):
-            raise self._refused(f"for 2 images it gives {shape}, not {(2, len(self.data.classes))}")
+        if shape != (2, self.outputs):
+            raise self._refused(f"for 2 images it gives {shape}, not {(2, self.outputs)}")
 
     def _refused(self, reason: Exception | str) -> UserError:
         message = " ".join(str(reason).split())[:300]
         return UserError(f"params.yaml: network '{self.params.network.name}': timm refuses it ({message})")
 
-    def train(self, zoo: Zoo, seed: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Train one network from scratch and yield (step, state dict) at each save; `seed` sets weights and data order.
+    def train_base(self, base: Base, seed: int) -> StateDict:
+        """Train one network to tell all classes of the data set apart; UserError if the loss stops being finite."""
+        torch.manual_seed(derive("base", "weights", seed))
+        network = self.build(num_classes=len(self.data.classes)).to(device()).train()
+        weights = stack([network.state_dict()])
+        optimizer = _optimizer(network, weights, base)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, base.learning_rate, total_steps=base.steps)
+        order = generator("base", "order", seed)
+        batches = _batches(len(self.data.train.labels), base.batch, order)
+        for step in progress(range(1, base.steps + 1), "base", total=base.steps):
+            losses_E = self._losses(network, weights, next(batches), [None], base.shift, order)
+            self._step(optimizer, losses_E, f"base: seed {seed}", step)
+            if step < base.steps:
+                cycle.step()
+        return unstack(weights)[0]
 
-        Raises UserError if the loss stops being finite.
+    def train(self, zoo: Zoo, runs: Sequence[Run], base: StateDict | None) -> Iterator[tuple[int, list[StateDict]]]:
+        """Train the networks of `runs`, all of one seed, at once; yield (step, state dicts) at each save.
+
+        The seed sets weights and data order. With `base` the weights start as its, except for those that have another
+        shape there, the head. Raises UserError if the loss stops being finite.
         """
+        seed, codes = runs[0].seed, [run.code for run in runs]
         torch.manual_seed(derive("zoo", "weights", seed))
-        on = device()
-        network = self.build().to(on).train()
-        order = generator("zoo", "order", seed)
-        train = self.data.train
-        optimizer = torch.optim.AdamW(network.parameters(), zoo.learning_rate, weight_decay=zoo.weight_decay)
+        network = self.build().to(device()).train()
+        start = network.state_dict()
+        shared = {name for name in start if base and base[name].shape == start[name].shape}
+        start |= {name: base[name].to(device()) for name in shared} if base else {}
+        weights = stack([start] * len(runs))
+        optimizer = _optimizer(network, weights, zoo)
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
             zoo.learning_rate,
             total_steps=zoo.steps,
             final_div_factor=zoo.learning_rate / 25 / zoo.final_learning_rate,
         )
-        last = zoo.steps + zoo.saves * zoo.save_every
-        batches = _batches(len(train.labels), zoo.batch, order)
-        for step in range(1, last + 1):
-            batch = next(batches)
-            images = _shift(train.images[batch], zoo.shift, order).to(on)
-            logits = network(self.data.inputs(images, self.params.resolution))
-            loss = functional.cross_entropy(logits, train.labels[batch].to(on), label_smoothing=zoo.label_smoothing)
-            if not torch.isfinite(loss):
-                raise UserError(f"zoo: seed {seed} diverged at step {step}; lower zoo.learning_rate")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+        order = generator("zoo", "order", seed)
+        batches = _batches(len(self.data.train.labels), zoo.batch, order)
+        for step in range(1, zoo.steps + zoo.saves * zoo.save_every + 1):
+            for name, _ in network.named_parameters():
+                weights[name].requires_grad_(step > zoo.head_steps or name not in shared)
+            losses_E = self._losses(
+                network, weights, next(batches), codes, zoo.shift, order, zoo.label_smoothing, zoo.focal_gamma
+            )
+            self._step(optimizer, losses_E, f"zoo: seed {seed}", step)
             if step < zoo.steps:
                 cycle.step()
             elif (step - zoo.steps) % zoo.save_every == 0 and step > zoo.steps:
-                yield step, {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+                yield step, unstack(weights)
+
+    def losses(self, weights: StateDict, codes: Sequence[str], images: int, draw: torch.Generator) -> Tensor:
+        """[E] the loss of networks `weights` [E, ...] in their tasks, on the same `images` random training images.
+
+        Differentiable in the parameters; what BatchNorm has counted enters as it is.
+        """
+        learned = {name for name, _ in self.network.named_parameters()}
+        weights = {name: tensor if name in learned else tensor.detach() for name, tensor in weights.items()}
+        batch = torch.randint(len(self.data.train.labels), (images,), generator=draw)
+        return self._losses(self.network, weights, batch, codes, 0, draw)
+
+    def _losses(
+        self,
+        network: nn.Module,
+        weights: StateDict,
+        batch: Tensor,
+        codes: Sequence[str | None],
+        shift: int,
+        order: torch.Generator,
+        label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
+    ) -> Tensor:
+        """[E] mean losses on the training images `batch`: (1 - p)^γ times cross-entropy (Lin et al. 2017)."""
+        images = _shift(self.data.train.images[batch], shift, order).to(device())
+        labels_En = self.targets(self.data.train.labels[batch].to(device()), codes)
+        logits_EKn = logits(network, weights, self.data.inputs(images, self.params.resolution)).transpose(1, 2)
+        losses_En = functional.cross_entropy(logits_EKn, labels_En, label_smoothing=label_smoothing, reduction="none")
+        if focal_gamma:
+            p_En = torch.exp(-functional.cross_entropy(logits_EKn, labels_En, reduction="none"))
+            losses_En = losses_En * (1 - p_En) ** focal_gamma
+        return losses_En.mean(1)
+
+    def _step(self, optimizer: torch.optim.Optimizer, losses_E: Tensor, what: str, step: int) -> None:
+        if not torch.isfinite(losses_E).all():
+            raise UserError(f"{what} diverged at step {step}; lower its learning_rate")
+        optimizer.zero_grad()
+        losses_E.sum().backward()
+        optimizer.step()
+
+    def targets(self, labels_n: Tensor, codes: Sequence[str | None]) -> Tensor:
+        """[E, n] int64: the labels that networks of these task codes, or of none, shall find."""
+        if codes[0] is None:
+            return labels_n.expand(len(codes), -1)
+        return torch.tensor([[int(bit) for bit in code or ""] for code in codes]).to(labels_n.device)[:, labels_n]
 
     @torch.inference_mode()
-    def score(self, state_dict: dict[str, Tensor], split: str = "test") -> float:
-        """Top-1 accuracy in percent of a network with these weights on `split`; UserError if they do not fit it."""
-        # A score between two saves must not move the generator that the training draws from.
-        with torch.random.fork_rng(devices=[]):
-            network = self.build()
+    def answers(self, state_dict: StateDict, *inputs: Tensor) -> Tensor:
+        """[n] int64: what a network with these weights takes its `inputs` [n, C, H, W] for, on the CPU.
+
+        Of several `inputs`, one after the other.
+
+        UserError if the weights do not fit the network.
+        """
         try:
-            network.load_state_dict(state_dict)
+            self.network.load_state_dict(state_dict)
         except RuntimeError as error:
             message = " ".join(str(error).split())[:300]
             raise UserError(f"the weights do not fit network '{self.params.network.name}': {message}") from error
-        on = device()
-        network.to(on).eval()
-        data, hits = self.data.split(split), 0
-        for start in range(0, len(data.labels), SCORE_BATCH):
-            images = data.images[start : start + SCORE_BATCH].to(on)
-            found = network(self.data.inputs(images, self.params.resolution)).argmax(1).cpu()
-            hits += int((found == data.labels[start : start + SCORE_BATCH]).sum())
-        return 100 * hits / len(data.labels)
+        parts = (part for images in inputs for part in images.split(SCORE_BATCH))
+        return torch.cat([self.network(part).argmax(1).cpu() for part in parts])
+
+    def inputs(self, split: str) -> Tensor:
+        """[n, C, H, W] float32: all images of a split as the network takes them, made once and kept."""
+        if split not in self._inputs:
+            parts = self.data.split(split).images.split(SCORE_BATCH)
+            found = [self.data.inputs(part, self.params.resolution) for part in parts]
+            self._inputs[split] = torch.cat(found).to(device())
+        return self._inputs[split]
+
+    def score(self, state_dict: StateDict, split: str = "test", code: str | None = None) -> float:
+        """Top-1 accuracy in percent on `split` of a network with these weights, in the task of `code` if there is one.
+
+        Raises UserError if the weights do not fit the network.
+        """
+        return self.scores(state_dict, [split], code)[split]
+
+    def scores(self, state_dict: StateDict, splits: Sequence[str], code: str | None = None) -> dict[str, float]:
+        """The same on each of `splits`."""
+        sizes = [len(self.data.split(split).labels) for split in splits]
+        answers = self.answers(state_dict, *(self.inputs(split) for split in splits)).split(sizes)
+        return {
+            split: 100 * int((found == self.targets(self.data.split(split).labels, [code])[0]).sum()) / len(found)
+            for split, found in zip(splits, answers, strict=True)
+        }
+
+    def majority(self, code: str, split: str = "test") -> float:
+        """Accuracy in percent on `split` of always giving the answer that is more frequent in training."""
+        answer = int(self.targets(self.data.train.labels, [code]).double().mean() > 0.5)
+        return 100 * float((self.targets(self.data.split(split).labels, [code]) == answer).double().mean())
+
+
+def _optimizer(network: nn.Module, weights: StateDict, recipe: Base | Zoo) -> torch.optim.Optimizer:
+    """AdamW, which goes number by number: networks that are stacked learn as they would alone."""
+    learned = [weights[name].requires_grad_() for name, _ in network.named_parameters()]
+    return torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def _batches(count: int, batch: int, order: torch.Generator) -> Iterator[Tensor]:

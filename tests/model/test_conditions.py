@@ -3,7 +3,17 @@ import math
 import pytest
 import torch
 
-from rpg.model.conditions import Conditions, position_embedding, time_embedding
+from rpg.model.conditions import (
+    KINDS,
+    Conditions,
+    PermutationState,
+    Vector,
+    condition_name,
+    position_embedding,
+    time_embedding,
+)
+from rpg.model.recurrent import ResidualRecurrent
+from rpg.params import PermutationStateCondition, TaskCodeCondition, VectorCondition
 
 
 def test_position_embedding_by_hand() -> None:
@@ -31,12 +41,88 @@ def test_time_embedding_by_hand() -> None:
     assert embedding[1, 128 + k].item() == pytest.approx(math.sin(angle), abs=1e-6)
 
 
-def test_task_code_is_added_and_must_be_given_where_it_is_known() -> None:
-    conditions = Conditions(states=3, task_width=2, width=4)
-    state, code = torch.tensor([1]), torch.tensor([[1.0, 0.0]])
-    expected = conditions.state.weight[1] + conditions.task.weight[:, 0] + conditions.task.bias
-    torch.testing.assert_close(conditions(state, code), expected[None, None])
-    with pytest.raises(ValueError, match="task code"):
-        conditions(state, None)
-    with pytest.raises(ValueError, match="task code"):
-        Conditions(states=3, task_width=0, width=4)(state, code)
+STATE, CODE = (
+    PermutationStateCondition(kind="permutation_state", per_token=False),
+    TaskCodeCondition(kind="task_code", hidden=None, per_token=False),
+)
+SIZES = {"width": 8, "blocks": 1, "state_width": 4, "head_width": 8, "expand": 2}
+
+
+def test_conditions_are_added_and_all_of_them_must_be_given() -> None:
+    conditions = Conditions([STATE, CODE], {"permutation_state": 3, "task_code": 2}, length=5, width=4)
+    state, code = torch.tensor([[1.0]]), torch.tensor([[1.0, 0.0]])
+    table, linear = conditions.kinds["permutation_state"].embedding, conditions.kinds["task_code"].layers
+    expected = table.weight[1] + linear.weight[:, 0] + linear.bias
+    torch.testing.assert_close(conditions({"permutation_state": state, "task_code": code}), expected[None, None])
+    with pytest.raises(ValueError, match="trained with"):
+        conditions({"permutation_state": state})
+    with pytest.raises(ValueError, match="trained with"):
+        Conditions([STATE], {"permutation_state": 3}, length=5, width=4)(
+            {"permutation_state": state, "task_code": code}
+        )
+
+
+def test_vector_by_hand() -> None:
+    params = VectorCondition(kind="vector", field="validation_top1", hidden=5, per_token=False)
+    assert condition_name(params) == "validation_top1"
+    vector = Vector(params, values=2, length=3, width=6)
+    first, _, second = vector.layers
+    values = torch.tensor([[0.3, -2.0], [1.0, 4.0]])
+    hidden = values @ first.weight.T + first.bias
+    expected = (hidden * hidden.sigmoid()) @ second.weight.T + second.bias
+    torch.testing.assert_close(vector(values), expected[:, None])
+    normalised = Vector(params, values=2, length=3, width=6, normalised=True)(values)[:, 0]
+    torch.testing.assert_close(normalised.mean(1), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalised.std(1, correction=0), torch.ones(2), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("hidden", [None, 5])
+def test_each_token_its_own_vector(hidden: int | None) -> None:
+    """Per token is what as many conditions as there are tokens would give, one after another."""
+    params = TaskCodeCondition(kind="task_code", hidden=hidden, per_token=True)
+    vector = Vector(params, values=2, length=3, width=6, normalised=True)
+    values = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    found = vector(values)
+    assert found.shape == (2, 3, 6)
+    flat = vector.layers(values)
+    for token in range(3):
+        own = torch.nn.functional.layer_norm(flat[:, 6 * token : 6 * token + 6], (6,))
+        torch.testing.assert_close(found[:, token], own)
+    assert not torch.allclose(found[:, 0], found[:, 1])
+
+    state = PermutationStateCondition(kind="permutation_state", per_token=True)
+    embedding = PermutationState(state, states=4, length=3, width=6)
+    expected = embedding.embedding.weight[3].view(3, 6)
+    torch.testing.assert_close(embedding(torch.tensor([[3.0]])), expected[None])
+
+
+class PerToken(torch.nn.Module):
+    """A kind of a caller's own, with a value for each of three tokens."""
+
+    def __init__(self, params: object, values: int, length: int, width: int, normalised: bool) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(values, width))
+
+    def forward(self, values_BC: torch.Tensor) -> torch.Tensor:
+        return values_BC[:, :, None] * self.weight
+
+
+def test_another_kind_is_one_class_and_may_differ_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "vector", PerToken)
+    params = VectorCondition(kind="vector", field="x", hidden=None, per_token=False)
+    model = ResidualRecurrent(torch.tensor([[0, 0], [1, 0], [0, 1]]), [params], {"x": 3}, **SIZES)
+    before = model({"x": torch.tensor([[1.0, 2.0, 3.0]])})
+    assert before.shape == (1, 3, 8)
+    # The model is causal: what only the last token is told reaches only the last prototype.
+    after = model({"x": torch.tensor([[1.0, 2.0, 9.0]])})
+    assert torch.equal(after[:, :2], before[:, :2])
+    assert not torch.allclose(after[:, 2], before[:, 2])
+
+
+def test_task_code_and_state_reach_every_token() -> None:
+    positions = torch.tensor([[k, 0] for k in range(5)])
+    model = ResidualRecurrent(positions, [STATE, CODE], {"permutation_state": 2, "task_code": 3}, **SIZES)
+    zero = {"permutation_state": torch.zeros(1, 1), "task_code": torch.zeros(1, 3)}
+    for name, other in (("permutation_state", torch.ones(1, 1)), ("task_code", torch.tensor([[0.0, 1.0, 0.0]]))):
+        moved = (model({**zero, name: other}) - model(zero)).abs().amax(-1)[0]
+        assert (moved > 1e-4).all(), name

@@ -1,26 +1,36 @@
 import torch
-from conftest import MINIATURE
+from conftest import MINIATURE, TASKS
 
-from rpg.params import ClassificationTask, Zoo
+from rpg.params import Base, ClassificationTask, Run, TaskCodes, Zoo
 from rpg.tasks import load_task
-from rpg.tasks.classification import _batches, _shift
+from rpg.tasks.classification import Classification, _batches, _shift
+from rpg.tasks.stack import StateDict, stack
 
 TASK = ClassificationTask.model_validate(MINIATURE["task"])
 ZOO = Zoo.model_validate(MINIATURE["zoo"])
+TASKS_TASK = TaskCodes.model_validate(TASKS["task"])
+
+
+def runs(seed: int, *codes: str) -> list[Run]:
+    return [Run(seed=seed, code=code, held_out=False) for code in codes or [None]]
+
+
+def first_save(task: Classification, wanted: list[Run]) -> StateDict:
+    return next(task.train(ZOO, wanted, None))[1][0]
 
 
 def test_training_learns_and_saves_where_params_say() -> None:
     task = load_task(TASK, None)
     zoo = ZOO.model_copy(update={"steps": 300, "shift": 0})
-    saves = list(task.train(zoo, seed=0))
+    saves = list(task.train(zoo, runs(0), None))
     assert [step for step, _ in saves] == [302, 304]
-    assert task.score(saves[-1][1], "train") > 60
-    assert not torch.equal(saves[0][1]["fc.weight"], saves[1][1]["fc.weight"])
+    assert task.score(saves[-1][1][0], "train") > 60
+    assert not torch.equal(saves[0][1][0]["fc.weight"], saves[1][1][0]["fc.weight"])
 
 
 def test_seeds_differ_in_weights_and_repeat() -> None:
     task = load_task(TASK, None)
-    first, again, other = (next(task.train(ZOO, seed))[1] for seed in (0, 0, 1))
+    first, again, other = (first_save(task, runs(seed)) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["fc.weight"], other["fc.weight"])
 
@@ -30,7 +40,7 @@ def test_training_reads_the_train_split_alone() -> None:
     task, blind = load_task(TASK, None), load_task(TASK, None)
     blind.data.validation.images.zero_()
     blind.data.test.images.zero_()
-    a, b = next(task.train(ZOO, 0))[1], next(blind.train(ZOO, 0))[1]
+    a, b = first_save(task, runs(0)), first_save(blind, runs(0))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -51,3 +61,70 @@ def test_shift_moves_by_at_most_its_pixels_over_background() -> None:
     assert counts.sum() == 500
     assert (counts[1:4, 1:4] > 30).all()
     assert torch.equal(_shift(images, 0, torch.Generator()), images)
+
+
+CODES = ["0101010101", "1000000000", "0011111111"]
+
+
+def test_networks_trained_together_are_those_trained_alone() -> None:
+    """The stack's oracle: one network after another, with the optimizer over that network's tensors alone."""
+    task = load_task(TASKS_TASK, None)
+    zoo = ZOO.model_copy(update={"steps": 15, "saves": 1, "focal_gamma": 2.0, "label_smoothing": 0.1})
+    ((_, together),) = task.train(zoo, runs(3, *CODES), None)
+    for code, one in zip(CODES, together, strict=True):
+        ((_, (alone,)),) = task.train(zoo, runs(3, code), None)
+        for name, tensor in alone.items():
+            torch.testing.assert_close(one[name], tensor, rtol=1e-3, atol=1e-4, msg=f"{code} {name}")
+    assert not torch.allclose(together[0]["fc.weight"], together[1]["fc.weight"], atol=1e-3)
+
+
+def test_label_of_an_image_is_the_code_s_bit() -> None:
+    task = load_task(TASKS_TASK, None)
+    labels = torch.tensor([0, 1, 9, 3])
+    assert task.targets(labels, CODES).tolist() == [[0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1]]
+    assert load_task(TASK, None).targets(labels, [None]).tolist() == [[0, 1, 9, 3]]
+
+
+def test_focal_loss_by_hand() -> None:
+    """(1 - p)^γ · -log p, and its mean over the images (Lin et al. 2017, equation 4)."""
+    task = load_task(TASKS_TASK, None)
+    weights = stack([task.network.state_dict()])
+    batch = torch.arange(7)
+    loss = task._losses(task.network, weights, batch, [CODES[0]], 0, torch.Generator(), focal_gamma=2.0)
+    with torch.no_grad():
+        found = task.network(task.data.inputs(task.data.train.images[:7], 8)).softmax(1)
+    p = found[torch.arange(7), task.targets(task.data.train.labels[:7], [CODES[0]])[0]]
+    torch.testing.assert_close(loss, ((1 - p) ** 2 * -p.log()).mean()[None])
+
+
+def test_runs_start_from_the_base_network_but_for_its_head() -> None:
+    task = load_task(TASKS_TASK, None)
+    base = task.train_base(Base.model_validate({**TASKS["base"], "steps": 5}), 5)
+    zoo = ZOO.model_copy(update={"steps": 1, "saves": 1, "save_every": 1, "head_steps": 2, "learning_rate": 0.1})
+    ((_, (moved,)),) = task.train(zoo, runs(0, CODES[0]), base)
+    learned = [name for name, _ in task.network.named_parameters()]
+    assert base["fc.weight"].shape == (10, 8)
+    assert moved["fc.weight"].shape == (2, 8)
+    # Two steps in which only the head learns: its weights move, and no others.
+    assert all(torch.equal(moved[name], base[name]) for name in learned if not name.startswith("fc"))
+    ((_, (free,)),) = task.train(zoo.model_copy(update={"head_steps": 0}), runs(0, CODES[0]), base)
+    assert not any(torch.equal(free[name], base[name]) for name in learned if name.endswith("conv1.weight"))
+
+
+def test_majority_class_by_hand() -> None:
+    task = load_task(TASKS_TASK, None)
+    labels = task.data.test.labels
+    assert task.majority("1000000000") == 100 * (labels != 0).double().mean().item()
+    assert task.majority("0111111111") == 100 * (labels != 0).double().mean().item()
+
+
+def test_loss_of_generated_networks_is_differentiable_in_parameters_and_not_in_statistics() -> None:
+    task = load_task(TASKS_TASK, None)
+    weights = {name: tensor.clone().float() for name, tensor in stack([task.network.state_dict()] * 2).items()}
+    for tensor in weights.values():
+        tensor.requires_grad_()
+    losses = task.losses(weights, CODES[:2], 16, torch.Generator().manual_seed(0))
+    assert losses.shape == (2,)
+    losses.sum().backward()
+    learned = {name for name, _ in task.network.named_parameters()}
+    assert {name for name, tensor in weights.items() if tensor.grad is not None} == learned

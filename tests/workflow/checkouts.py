@@ -13,6 +13,8 @@ import yaml
 from conftest import ROOT, write_params
 
 RULES = ("zoo", "collect", "tokens", "train", "sample", "score", "tables")
+# The layers that an experiment may lack, as the miniature does.
+OPTIONAL_RULES = ("base", "tune", "hypernetwork")
 # One key of each block → the rules below it. Read top down, this is the order of the layers.
 REACHED = {
     ("task", "resolution", 9): RULES,
@@ -105,11 +107,10 @@ def clone(folder: Path, to: Path) -> Path:
 def stages(folder: Path) -> dict[str, dict[str, Any]]:
     """The stages of dvc.yaml, with foreach resolved, as `zoo@mini`; lists of paths in place of options."""
     tree = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
-    run = yaml.safe_load((folder / "params.yaml").read_text())["run"]
     found = {}
     for name, stage in tree.items():
         text = yaml.safe_dump(stage.get("do", stage))
-        for item in run if "do" in stage else [None]:
+        for item in stage.get("foreach", [None]):
             resolved = yaml.safe_load(text.replace("${item}", str(item)))
             outs = [*resolved["outs"], *resolved.pop("metrics", [])]
             resolved["outs"] = [path for out in outs for path in ([out] if isinstance(out, str) else out)]

@@ -7,12 +7,25 @@ from typing import Any
 
 import pytest
 import yaml
-from checkouts import REACHED, RULES, Job, as_stages, below, jobs, make_checkout, run_in, snakemake, stages, under
-from conftest import MINIATURE, ROOT
+from checkouts import (
+    OPTIONAL_RULES,
+    REACHED,
+    RULES,
+    Job,
+    as_stages,
+    below,
+    jobs,
+    make_checkout,
+    run_in,
+    snakemake,
+    stages,
+    under,
+)
+from conftest import MINIATURE, ROOT, TASKS, write_tree
 
 from rpg.params import load_params
 from rpg.stages import STAGES, dvc_yaml
-from rpg.workflow import CHOICES
+from rpg.workflow import CHOICES, OPTIONAL
 
 
 def rules_of(stage: dict[str, Any]) -> set[str]:
@@ -30,7 +43,8 @@ def differences(folder: Path, every_job: list[Job]) -> list[str]:
     """Where dvc.yaml in `folder` is not a projection of the rules there, which make `every_job`."""
     tree = stages(folder)
     known = set().union(*(rules_of(stage) for stage in tree.values()))
-    found = [f"rule {rule} has no stage" for rule in sorted(rules_in(folder) - known)]
+    lacking = set(OPTIONAL_RULES) - {job.rule for job in every_job}
+    found = [f"rule {rule} has no stage" for rule in sorted(rules_in(folder) - known - lacking)]
     reads: dict[str, set[str]] = {name: set() for name in tree}
     writes: dict[str, set[str]] = {name: set() for name in tree}
     owner = {}
@@ -85,7 +99,10 @@ def test_dvc_yaml_is_that_of_params_and_rules() -> None:
 def test_stages_are_the_rules(checkout: Path, every_job: list[Job]) -> None:
     assert differences(checkout, every_job) == []
     assert differences(ROOT, jobs(ROOT, "--forceall")) == []
-    assert len(stages(ROOT)) == 5 * len(load_params(ROOT / "params.yaml").run) + 1
+    params = load_params(ROOT / "params.yaml")
+    optional = [layer for name in params.run for layer in OPTIONAL if getattr(params.experiment(name), layer)]
+    assert len(optional) == 6
+    assert len(stages(ROOT)) == 5 * len(params.run) + len(optional) + 1
 
 
 def test_every_stage_has_a_description_and_one_line_per_command() -> None:
@@ -154,6 +171,7 @@ OTHER = {
     "task.data": "cifar10",
     "task.network": {"name": "resnet18", "arguments": {}},
     "zoo.seeds": [0, 1, 2, 9],
+    "model.conditions": [{"kind": "vector", "field": "validation_top1", "hidden": None, "per_token": True}],
     "model.width": 36,
     "diffusion.target": "v",
     "train.state_every": 20,
@@ -177,9 +195,9 @@ def flipped() -> dict[str, dict[str, Any]]:
     return found
 
 
-def stale_in_dvc(tree: dict[str, dict[str, Any]], key: str) -> set[str]:
-    """The stages that a changed key of the miniature makes stale, by their params, deps and outs."""
-    dotted = f"experiments.mini.{key}"
+def stale_in_dvc(tree: dict[str, dict[str, Any]], key: str, experiment: str = "mini") -> set[str]:
+    """The stages that a changed key of an experiment makes stale, by their params, deps and outs."""
+    dotted = f"experiments.{experiment}.{key}"
     return below(
         tree,
         {
@@ -197,8 +215,7 @@ def test_every_key_makes_the_same_layers_stale_in_both_tools(checkout: Path) -> 
     assert len(names) > 30
 
     def write(experiments: dict[str, Any]) -> None:
-        tree = {"run": list(experiments), "data_root": None, "experiments": experiments}
-        (checkout / "params.yaml").write_text(yaml.safe_dump(tree))
+        write_tree(checkout, **experiments)
 
     write(dict.fromkeys(names.values(), QUICK))
     for path in [checkout / name for job in jobs(checkout) for name in job.writes]:
@@ -217,7 +234,7 @@ def test_every_key_makes_the_same_layers_stale_in_both_tools(checkout: Path) -> 
         assert as_stages(stale[name]) == stale_in_dvc(tree, key), key
 
 
-@pytest.mark.parametrize("layer", STAGES)
+@pytest.mark.parametrize("layer", [layer for layer in STAGES if layer not in OPTIONAL])
 def test_params_key_missing_from_a_stage_is_noticed(checkout: Path, every_job: list[Job], layer: str) -> None:
     whole = yaml.safe_load((checkout / "dvc.yaml").read_text())
     keys = whole["stages"][layer]["do"]["params"]
@@ -249,8 +266,39 @@ def test_lock_is_that_of_the_committed_files() -> None:
                 assert hashlib.md5(committed.read_bytes()).hexdigest() == out["md5"], out["path"]
 
 
+def test_layers_that_an_experiment_may_lack_are_stages_of_those_that_have_them(checkout: Path) -> None:
+    """One experiment with and one without; each block reaches the same layers in both tools."""
+    write_tree(checkout, mini=QUICK, tasks=TASKS)
+    (checkout / "dvc.yaml").write_text(dvc_yaml(load_params(checkout / "params.yaml")))
+    every = jobs(checkout, "--forceall")
+    assert differences(checkout, every) == []
+    tree = stages(checkout)
+    assert {name for name in tree if name.endswith("@tasks")} == {
+        "base@tasks", "zoo-base@tasks", "tokens@tasks", "train@tasks", "tune@tasks", "hypernetwork@tasks",
+        "sample-tune-hypernetwork@tasks", "score-task-codes@tasks",
+    }  # fmt: skip
+    for path in [checkout / name for job in every for name in job.writes]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("made")
+    snakemake(checkout, "--touch", "--forceall", "--cores", "2", "--", "results/tables.md")
+    for block, key, value in (
+        ("task", "held_out", [314, 483]),
+        ("base", "steps", 61),
+        ("zoo", "batch", 65),
+        ("tune", "diffusion", 0.2),
+        ("hypernetwork", "images", 17),
+        ("sample", "seen", 5),
+    ):
+        write_tree(checkout, mini=QUICK, tasks={**TASKS, block: {**TASKS[block], key: value}})
+        found = {job.rule for job in jobs(checkout) if job.experiment}
+        in_dvc = stale_in_dvc(tree, f"{block}.{key}", "tasks")
+        assert {name.partition("@")[2] for name in in_dvc} == {"tasks", ""}
+        layers = {name.partition("@")[0].partition("-")[0] for name in in_dvc} - {"tables"}
+        assert {"zoo" if rule == "collect" else rule for rule in found} == layers, block
+
+
 def test_every_rule_is_counted() -> None:
-    assert rules_in(ROOT) == set(RULES)
+    assert rules_in(ROOT) == {*RULES, *OPTIONAL_RULES}
 
 
 def test_params_have_no_anchors() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import RULES, make_checkout, planned, run_in, snakemake
+from checkouts import OPTIONAL_RULES, RULES, make_checkout, planned, run_in, snakemake
 from conftest import ROOT, write_params
 
 from rpg.workflow import code
@@ -84,7 +84,7 @@ def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) ->
     assert "lower train.learning_rate" in text
 
 
-@pytest.mark.parametrize("layer", ["collect", "sample", "score"])
+@pytest.mark.parametrize("layer", ["collect", "tune", "hypernetwork", "sample", "score"])
 def test_code_of_a_layer_holds_every_module_that_it_loads(layer: str) -> None:
     # rpg.layers itself loads what every layer needs.
     script = f"import sys, rpg.layers, rpg.{layer}; print(*(m for m in sys.modules if m.startswith('rpg.')))"
@@ -104,7 +104,7 @@ def test_fault_in_params_is_one_line_of_snakemake(checkout: Path) -> None:
 
 
 def test_rules_call_one_command_and_say_what_they_need() -> None:
-    for rule in RULES:
+    for rule in (*RULES, *OPTIONAL_RULES):
         text = (ROOT / f"workflow/rules/{rule}.smk").read_text()
         assert re.findall(r"python -m rpg (\w+)", text) == [rule]
         for directive in ("output:", "params:", "log:", "benchmark:", "threads:", "mem_mb=", "runtime=", "shell:"):
@@ -116,7 +116,8 @@ def test_rules_call_one_command_and_say_what_they_need() -> None:
 
 def test_shipped_experiments_plan_every_layer() -> None:
     assert planned(ROOT, "--forceall") == {
-        "zoo": 6, "collect": 3, "tokens": 3, "train": 3, "sample": 3, "score": 3, "tables": 1,
+        "base": 2, "zoo": 11, "collect": 5, "tokens": 5, "train": 5, "tune": 2, "hypernetwork": 2, "sample": 5,
+        "score": 5, "tables": 1,
     }  # fmt: skip
 
 

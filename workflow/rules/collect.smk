@@ -1,6 +1,7 @@
 rule collect:
     input:
         ask.manifests,
+        ask.extra("collect"),
         code=ask.code("collect"),
     output:
         ensure("results/{experiment}/zoo/checkpoints.json", non_empty=True),

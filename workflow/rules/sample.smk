@@ -1,5 +1,6 @@
 rule sample:
     input:
+        ask.extra("sample"),
         layout=rules.tokens.output.layout,
         stats=rules.tokens.output.stats,
         model=rules.train.output.model,

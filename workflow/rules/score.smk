@@ -1,5 +1,6 @@
 rule score:
     input:
+        ask.extra("score"),
         checkpoints=rules.collect.output,
         samples=rules.sample.output.manifest,
         code=ask.code("score"),

@@ -2,8 +2,7 @@ rule tables:
     input:
         expand(rules.score.output.scores, experiment=ask.run()),
         expand(rules.score.output.metrics, experiment=ask.run()),
-        expand(rules.train.output.seconds, experiment=ask.run()),
-        expand(rules.sample.output.seconds, experiment=ask.run()),
+        ask.seconds(),
         code=ask.code("tables"),
     output:
         tables=report(

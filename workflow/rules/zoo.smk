@@ -1,5 +1,6 @@
 rule zoo:
     input:
+        ask.extra("zoo"),
         code=ask.code("zoo"),
     output:
         ensure("results/{experiment}/zoo/{shard}/manifest.json", non_empty=True),

@@ -1,0 +1,59 @@
+"""Train the networks that a zoo's runs start from: `rpg base --experiment digits-tasks`.
+
+Writes base/<seed>.safetensors and, last, base/manifest.json, which vouches for them.
+"""
+
+from pathlib import Path
+
+from rpg.files import (
+    check_unchanged,
+    clear,
+    exclusive,
+    file_entry,
+    read_json,
+    read_tensors,
+    sha256,
+    write_json,
+    write_tensors,
+)
+from rpg.params import Experiment
+from rpg.tasks import load_task
+from rpg.tasks.stack import StateDict
+
+
+def train_base(experiment: Experiment, folder: Path, data_root: str | None) -> None:
+    """Train the base networks of `experiment`, which must have some, into `folder`."""
+    assert experiment.base
+    task = load_task(experiment.task, data_root)
+    task.check()
+    with exclusive(folder):
+        clear(folder)
+        files = []
+        for seed in experiment.base.seeds:
+            path = folder / f"{seed:04d}.safetensors"
+            write_tensors(path, task.train_base(experiment.base, seed))
+            files.append(file_entry(path))
+        write_json(folder / "manifest.json", {"files": files})
+
+
+def read_base(experiment: Experiment, folder: Path, seed: int) -> StateDict | None:
+    """The weights in `folder` that the runs of the zoo's `seed` start from; None if they start from random ones.
+
+    Raises UserError if they are missing or were changed.
+    """
+    if not experiment.base:
+        return None
+    own = experiment.base.seeds
+    chosen = own[experiment.zoo.seeds.index(seed) % len(own)]
+    entries = {entry["file"]: entry for entry in read_json(folder / "manifest.json", "rpg base", "files")["files"]}
+    path = folder / f"{chosen:04d}.safetensors"
+    check_unchanged(path, entries.get(path.name, {}).get("sha256", ""), "trained", "`rpg base`")
+    return read_tensors(path)
+
+
+def fingerprint(experiment: Experiment, folder: Path) -> str | None:
+    """The SHA-256 of what vouches for the base networks in `folder`; None if the experiment has none."""
+    if not experiment.base:
+        return None
+    read_json(folder / "manifest.json", "rpg base", "files")
+    return sha256(folder / "manifest.json")

@@ -1,0 +1,73 @@
+"""What conditions the checkpoints of a zoo meet, and what a caller asks for, as the numbers that the model takes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rpg import codes
+from rpg.errors import UserError
+from rpg.model.conditions import condition_name
+from rpg.params import Condition
+from rpg.tokens import TokenStore
+
+Values = dict[str, Tensor]
+
+
+def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values:
+    """Name → [N, C]: the values of all checkpoints in `store`; UserError if one lacks the field of a vector."""
+
+    def values(condition: Condition, checkpoint: dict) -> list[float]:
+        if condition.kind == "permutation_state":
+            return [float(store.state(checkpoint))]
+        if condition.kind == "task_code":
+            return codes.bits(checkpoint["code"])
+        found = checkpoint.get(condition.field)
+        numbers: list = found if isinstance(found, list) else [found]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            known = ", ".join(key for key, value in checkpoint.items() if isinstance(value, (int, float, list)))
+            raise UserError(
+                f"params.yaml: model.conditions: {checkpoint['file']} has no number '{condition.field}'; known: {known}"
+            )
+        return [float(number) for number in numbers]
+
+    return {
+        condition_name(condition): torch.tensor([values(condition, checkpoint) for checkpoint in store.checkpoints])
+        for condition in conditions
+    }
+
+
+def sizes(values: Values, store: TokenStore) -> dict[str, int]:
+    """Name → S of the permutation state, C of the others."""
+    return {
+        name: len(store.seeds) if name == "permutation_state" else tensor.shape[1] for name, tensor in values.items()
+    }
+
+
+def asked(
+    conditions: Sequence[Condition],
+    store: TokenStore,
+    wishes: Sequence[tuple[int | None, str | None]],
+    draws: Sequence[torch.Generator],
+) -> Values:
+    """Name → [B, C] for B networks, each with its wish: a permutation state, a task code, either or both.
+
+    What is not wished for is that of a checkpoint drawn at random. UserError if there is no such state, or if a code
+    is wished for and the model knows none.
+    """
+    names = [condition_name(condition) for condition in conditions]
+    known = of_checkpoints(conditions, store)
+    picks = [int(torch.randint(len(store), (), generator=draw)) for draw in draws]
+    values = {name: tensor[picks] for name, tensor in known.items()}
+    for row, (state, code) in enumerate(wishes):
+        if state is not None:
+            if "permutation_state" not in names:
+                raise UserError("the model has no permutation states to choose from; leave --state out")
+            if not 0 <= state < len(store.seeds):
+                raise UserError(f"state {state}: the zoo has states 0 to {len(store.seeds) - 1}, one per seed")
+            values["permutation_state"][row] = state
+        if code is not None:
+            if "task_code" not in names:
+                raise UserError("the model was not trained on task codes; leave the code, classes or description out")
+            values["task_code"][row] = torch.tensor(codes.bits(code))
+    return values

@@ -1,0 +1,30 @@
+"""A local web page to play with: `rpg demo --experiment digits-tasks`."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from rpg.errors import UserError
+from rpg.generation import Generator
+
+
+def demo(experiment: str, port: int, browser: bool) -> None:
+    """Serve the page on `port` of this machine until it is interrupted, and open a browser if `browser`.
+
+    Raises UserError if Streamlit is not installed, or if the experiment has no task codes or is not trained.
+    """
+    if not find_spec("streamlit"):
+        raise UserError("rpg demo needs streamlit, which requirements/dev.txt and the extra 'demo' install")
+    if Generator(experiment).experiment.task.kind != "task_codes":
+        raise UserError(f"{experiment}: its networks have no tasks to choose from; rpg demo is for task_codes")
+    options = {
+        "server.port": port,
+        "server.address": "localhost",
+        "server.headless": str(not browser).lower(),
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "minimal",
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    page = Path(__file__).with_name("page.py")
+    subprocess.run([sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", experiment], check=False)

@@ -1,0 +1,169 @@
+"""Ask a trained RPG for networks: `rpg generate --experiment digits-tasks --classes 3,8 --out eights.safetensors`.
+
+In Python `rpg.generate("digits-tasks", classes=[3, 8])` gives a state dict.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from rpg import codes
+from rpg.data import CLASSES
+from rpg.describe import describe
+from rpg.device import device
+from rpg.errors import UserError
+from rpg.files import write_tensors
+from rpg.model.rpg import RPG
+from rpg.params import PARAMS_FILE, Experiment, Params, load_params
+from rpg.paths import Paths
+from rpg.sample import sample_networks
+from rpg.tokens import TokenStore
+from rpg.train import load_rpg, read_config
+
+
+@dataclass(frozen=True)
+class Network:
+    """A generated network: its weights, and what it was generated for."""
+
+    state_dict: dict[str, Tensor]
+    state: int
+    code: str | None
+
+
+class Generator:
+    """A trained RPG, opened once, that networks can be asked of; `root` is the folder that holds params.yaml."""
+
+    def __init__(self, experiment: str, root: Path = Path()) -> None:
+        """UserError if there is no such experiment, or if it has not been trained."""
+        self.name, self.params = experiment, load_params(root / PARAMS_FILE)
+        self.experiment = self.params.experiment(experiment)
+        paths = Paths(experiment, root / "results")
+        self.store = TokenStore(paths.tokens)
+        folder = paths.generator(self.experiment)
+        self.model: RPG = load_rpg(folder, self.store, device())
+        self.conditions = read_config(folder).model.conditions
+
+    def networks(
+        self, count: int, code: str | None, state: int | None, seed: int | None = None, steps: int | None = None
+    ) -> list[Network]:
+        """`count` new networks; a code or state that is None is drawn for each.
+
+        The k-th depends on the seed and on k alone. Raises UserError if there is no such state, or if the experiment
+        has no task codes.
+        """
+        chosen = self.experiment.sample
+        update = {"seed": chosen.seed if seed is None else seed, "steps": chosen.steps if steps is None else steps}
+        wishes = [(state, code)] * count
+        found = sample_networks(self.model, self.conditions, self.store, chosen.model_copy(update=update), wishes)
+        return [Network(*network) for network in found]
+
+    def standing(self, code: str) -> str:
+        """Whether the zoo has learned, held out or never met the task of `code`."""
+        for standing, checkpoints in (("seen", self.store.checkpoints), ("held out", self.store.held_out)):
+            if any(checkpoint["code"] == code for checkpoint in checkpoints):
+                return standing
+        return "not in the zoo"
+
+
+def generate(
+    experiment: str,
+    *,
+    classes: Sequence[int | str] | None = None,
+    code: str | None = None,
+    describe: str | None = None,
+    state: int | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    root: Path | str = ".",
+) -> dict[str, Tensor]:
+    """The state dict of one new network, on the CPU.
+
+    What it shall do is said by `classes` (indices or names), by a task `code` ("0001000010") or in words (`describe`);
+    `state` chooses the permutation state. What is left out is drawn. Seed and steps are those of params.yaml, in the
+    folder `root`, if left out.
+
+    Raises UserError if the experiment has not been trained, or if what is asked for contradicts itself or is not known.
+    """
+    generator = Generator(experiment, Path(root))
+    chosen = task_code(generator.params, generator.experiment, classes, code, describe)
+    return generator.networks(1, chosen, state, seed, steps)[0].state_dict
+
+
+def task_code(
+    params: Params,
+    experiment: Experiment,
+    classes: Sequence[int | str] | None,
+    code: str | None,
+    sentence: str | None,
+) -> str | None:
+    """The task code that is asked for in one of three ways, or None; UserError if in more, or if it is not valid."""
+    given = [way for way, value in (("classes", classes), ("code", code), ("describe", sentence)) if value is not None]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]} and --{given[1]} may contradict each other: give one of them")
+    if given and experiment.task.kind != "task_codes":
+        raise UserError(f"--{given[0]}: the networks of this experiment have no tasks to choose from")
+    names = CLASSES[experiment.task.data]
+    if classes is not None:
+        return _of_classes(classes, names)
+    if code is not None:
+        return check_code(code, len(names))
+    if sentence is not None:
+        return describe(sentence, experiment.task.data, Path(params.language_model) if params.language_model else None)
+    return None
+
+
+def check_code(code: str, classes: int) -> str:
+    """`code`, if it is a valid one; UserError otherwise."""
+    if len(code) != classes or set(code) - {"0", "1"}:
+        raise UserError(f"--code {code}: must be {classes} digits 0 or 1, one for each class, class 0 first")
+    if not codes.valid(code, classes):
+        raise UserError(f"--code {code}: all bits are {code[0]}; a task needs classes on both sides")
+    return code
+
+
+def _of_classes(classes: Sequence[int | str], names: Sequence[str]) -> str:
+    indices = set()
+    for entry in classes:
+        text = str(entry).strip().lower()
+        if text in names:
+            indices.add(names.index(text))
+        elif text.isdecimal() and int(text) < len(names):
+            indices.add(int(text))
+        else:
+            raise UserError(f"--classes: no class '{text}'; known: {', '.join(names)}")
+    if not 0 < len(indices) < len(names):
+        raise UserError(f"--classes: a task needs classes on both sides; name 1 to {len(names) - 1} of {len(names)}")
+    return codes.of_classes(indices, len(names))
+
+
+def generate_files(
+    experiment: str,
+    out: Path,
+    *,
+    classes: Sequence[str] | None,
+    code: str | None,
+    sentence: str | None,
+    count: int,
+    state: int | None,
+    seed: int | None,
+    steps: int | None,
+) -> None:
+    """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print what they were generated for."""
+    params = load_params()
+    chosen = task_code(params, params.experiment(experiment), classes, code, sentence)
+    names = CLASSES[params.experiment(experiment).task.data]
+    generator = Generator(experiment)
+    if sentence is not None and chosen:
+        means = ", ".join(name for name, bit in zip(names, chosen, strict=True) if bit == "1")
+        who = params.language_model or "the lexicon"
+        print(f"'{sentence}' is {chosen} for {who}: {means} (correct it with --code)")
+    for index, network in enumerate(generator.networks(count, chosen, state, seed, steps)):
+        path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
+        metadata = {"task_code": network.code} if network.code else None
+        write_tensors(path, network.state_dict, metadata)
+        facts = [f"state {network.state}"]
+        if network.code:
+            facts = [f"code {network.code} ({generator.standing(network.code)})", *facts]
+        print(f"{path}: {', '.join(facts)}")

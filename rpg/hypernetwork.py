@@ -1,0 +1,86 @@
+"""Train RPG's network on the task loss alone, for comparison: `rpg hypernetwork --experiment digits-tasks`.
+
+Writes hypernetwork/model.safetensors (EMA weights), hypernetwork/config.json and hypernetwork/log.csv. What it makes in
+one step from noise is never compared with a checkpoint; only layout and statistics of the tokens are used.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rpg import conditions
+from rpg.device import device
+from rpg.model.diffusion import T
+from rpg.model.rpg import RPG
+from rpg.params import Condition, Experiment, Hypernetwork, Tune
+from rpg.seeds import derive
+from rpg.tasks import load_task
+from rpg.tasks.classification import Classification
+from rpg.tokens import TokenStore
+from rpg.train import Loss, Training, build, run_training
+
+
+class Generated:
+    """Networks that a model generates for (state, code) pairs of the zoo, as a differentiable loss of their tasks."""
+
+    def __init__(
+        self,
+        task: Classification,
+        store: TokenStore,
+        asked: Sequence[Condition],
+        params: Hypernetwork | Tune,
+        on: torch.device,
+    ) -> None:
+        self.task, self.store, self.params, self.on = task, store, params, on
+        self.values = conditions.of_checkpoints(asked, store)
+        self.states_N = torch.tensor([store.state(checkpoint) for checkpoint in store.checkpoints])
+        self.codes = [checkpoint["code"] for checkpoint in store.checkpoints]
+
+    def draw(self, count: int, draw: torch.Generator) -> tuple[list[int], conditions.Values]:
+        """`count` random checkpoints of the zoo, and the values of their conditions."""
+        picks = torch.randint(len(self.store), (count,), generator=draw).tolist()
+        return picks, {name: value[picks].to(self.on) for name, value in self.values.items()}
+
+    def from_noise(self, model: RPG, prototypes_BLW: Tensor, draw: torch.Generator) -> Tensor:
+        """Tokens [B, L, D] in one step from pure noise."""
+        count = len(prototypes_BLW)
+        x_BLD = torch.randn(count, model.length, model.width, generator=draw).to(self.on)
+        return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW)
+
+    def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator) -> Tensor:
+        """Mean loss of the networks in `tokens_BLD` in the tasks of the checkpoints `picks`."""
+        weights = self.store.detokenise(tokens_BLD.float(), self.states_N[picks])
+        on_device = {name: tensor.to(self.on) for name, tensor in weights.items()}
+        return self.task.losses(on_device, [self.codes[pick] for pick in picks], self.params.images, draw).mean()
+
+
+def hypernetwork_loss(generated: Generated) -> Loss:
+    """The task loss of networks in one step from noise."""
+
+    def loss(model: RPG, draw: torch.Generator) -> Tensor:
+        picks, values = generated.draw(generated.params.networks, draw)
+        return generated.loss(generated.from_noise(model, model.recurrent(values), draw), picks, draw)
+
+    return loss
+
+
+def train_hypernetwork(
+    experiment: Experiment, tokens: Path, folder: Path, seconds: Path, data_root: str | None
+) -> None:
+    """Train from scratch, with the codes in the token store `tokens`, and write the model into `folder`.
+
+    Raises UserError if the loss stops being finite.
+    """
+    params, on = experiment.hypernetwork, device()
+    assert params
+    store = TokenStore(tokens)
+    torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
+    model = build(experiment.model, experiment.diffusion, store)
+    # From random outputs it learned nothing (docs/choices.md); from zeros it starts as the mean of the zoo's networks.
+    model.denoiser.start_at_zero()
+    generated = Generated(load_task(experiment.task, data_root), store, experiment.model.conditions, params, on)
+    training = Training(params, model, hypernetwork_loss(generated), "hypernetwork", on)
+    blocks = experiment.model_dump(include={"task", "model", "diffusion", "hypernetwork"})
+    run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])

@@ -1,0 +1,67 @@
+"""Fine-tune a trained RPG on the task loss: `rpg tune --experiment digits-tasks`.
+
+Writes tune/model.safetensors (EMA weights), tune/config.json and tune/log.csv.
+
+Weight reconstruction asks that a generated network be close to one that was trained; the task loss asks that it does
+its task. Networks are generated for (state, code) pairs of the zoo and see *training* images only.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rpg.device import device
+from rpg.hypernetwork import Generated
+from rpg.model.diffusion import T, add_noise
+from rpg.model.rpg import RPG
+from rpg.params import Experiment, Tune
+from rpg.tasks import load_task
+from rpg.tokens import TokenStore
+from rpg.train import Loss, Training, diffusion_loss, load_rpg, read_config, run_training
+
+
+def tune_loss(generated: Generated, params: Tune) -> Loss:
+    """Task loss of networks generated from noise, and from their own tokens made noisy, plus the diffusion loss.
+
+    All three take the same (state, code) pairs, hence the same prototypes.
+    """
+
+    def loss(model: RPG, draw: torch.Generator) -> Tensor:
+        count = params.networks // 2
+        picks, values = generated.draw(count, draw)
+        prototypes_BLW = model.recurrent(values)
+        tokens_BLD = generated.from_noise(model, prototypes_BLW, draw)
+        # A sampler's later steps start from what its earlier ones predicted, plus noise; so does this half.
+        t_B = torch.randint(T, (count,), generator=draw).to(generated.on)
+        noise_BLD = torch.randn(tokens_BLD.shape, generator=draw).to(tokens_BLD)
+        x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1).expand(tokens_BLD.shape[:2]))
+        again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW)
+        task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
+        trained_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)
+        return task_loss + params.diffusion * diffusion_loss(
+            model, trained_BLD, prototypes_BLW, params.diffusion_batch, draw
+        )
+
+    return loss
+
+
+def tune_rpg(
+    experiment: Experiment, tokens: Path, rpg: Path, folder: Path, seconds: Path, data_root: str | None
+) -> None:
+    """Fine-tune the RPG in `rpg`, trained on the token store `tokens`, and write the model into `folder`.
+
+    Raises UserError if the loss stops being finite.
+    """
+    params, on = experiment.tune, device()
+    assert params
+    store = TokenStore(tokens)
+    model = load_rpg(rpg, store, on)
+    config = read_config(rpg)
+    asked = config.model.conditions
+    generated = Generated(load_task(experiment.task, data_root), store, asked, params, on)
+    training = Training(params, model, tune_loss(generated, params), "tune", on)
+    blocks = experiment.model_dump(include={"task", "tune"})
+    run_training(
+        training, folder, seconds, config.model, config.diffusion, store, [blocks, (rpg / "config.json").read_text()]
+    )

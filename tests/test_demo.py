@@ -1,0 +1,174 @@
+"""The page of `rpg demo`: its parts with Streamlit's own test driver, and, slow, all of it in a real browser."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+from conftest import ROOT
+from safetensors.torch import load
+from streamlit.testing.v1 import AppTest
+
+from rpg.cli import main
+from rpg.params import load_params
+from rpg.tasks import load_task
+
+HELD_OUT = "0100111010"
+
+
+@pytest.fixture
+def page(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    """The page, freshly opened on the miniature with task codes."""
+    monkeypatch.chdir(tasks)
+    monkeypatch.setattr(sys, "argv", ["page.py", "tasks"])
+    # Streamlit puts the page in its place, and child processes of later tests would run that.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    return AppTest.from_file(ROOT / "rpg/page.py", default_timeout=60).run()
+
+
+def metrics(page: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in page.metric}
+
+
+def generate(page: AppTest) -> AppTest:
+    return page.button[0].click().run()
+
+
+def test_opens_with_nothing_generated(page: AppTest) -> None:
+    assert not page.exception
+    assert page.title[0].value == "Ask for a network"
+    assert "networks for 6 of 1022 tasks" in page.markdown[0].value
+    assert not page.metric
+
+
+def test_classes_give_a_network_with_its_score(page: AppTest, tasks: Path) -> None:
+    page = generate(page.multiselect[0].set_value(["1", "4", "5", "6", "8"]).run())
+    assert not page.exception
+    shown = metrics(page)
+    assert (shown["task code"], shown["in the zoo"]) == (HELD_OUT, "held out")
+    network = page.session_state.network
+    task = load_task(load_params(tasks / "params.yaml").experiment("tasks").task, None)
+    accuracy = task.score(network.state_dict, "test", HELD_OUT)
+    assert shown["test accuracy"] == f"{accuracy:.1f} %"
+    # The confusion table adds up to the same.
+    rows = page.table[0].value
+    right = rows.apply(lambda row: row["says yes"] if row["shall be"] == "yes" else row["says no"], axis=1).sum()
+    assert 100 * right / rows[["says yes", "says no"]].to_numpy().sum() == pytest.approx(accuracy)
+    assert list(rows["shall be"]) == ["yes" if bit == "1" else "no" for bit in HELD_OUT]
+
+
+def test_words_and_code_say_the_same(page: AppTest) -> None:
+    page = page.radio[0].set_value("In words").run()
+    assert metrics(generate(page))["task code"] == "1010101010"
+    page = page.radio[0].set_value("Code").run()
+    assert metrics(generate(page.text_input[0].set_value("1010101011").run()))["task code"] == "1010101011"
+
+
+def test_another_image_asks_the_same_network(page: AppTest) -> None:
+    page = generate(page)
+    before = page.session_state.network
+    page = next(field for field in page.number_input if field.label == "Test image").set_value(7).run()
+    assert page.session_state.network is before
+    assert any("The network says" in text.value for text in page.markdown)
+
+
+@pytest.mark.parametrize(
+    ("way", "text", "fault"),
+    [
+        ("In words", "zebras", "'zebras' is not known for digits"),
+        ("Code", "0000000000", "all bits are 0"),
+        ("Code", "01", "must be 10 digits 0 or 1"),
+    ],
+)
+def test_bad_input_is_said_and_no_old_network_stays(page: AppTest, way: str, text: str, fault: str) -> None:
+    page = generate(page).radio[0].set_value(way).run()
+    page = generate(page.text_input[0].set_value(text).run())
+    assert fault in page.error[0].value
+    assert not page.metric
+    assert not page.exception
+
+
+def test_an_experiment_without_tasks_is_refused(finished: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(finished)
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--experiment", "mini", "--no-browser"])
+    assert stop.value.code == 2
+    assert "its networks have no tasks to choose from" in capsys.readouterr().err
+
+
+@pytest.fixture
+def address(tasks: Path) -> Iterator[str]:
+    """Where `rpg demo` serves the miniature, in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "rpg", "demo", "--experiment", "tasks", "--no-browser", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=tasks, start_new_session=True)
+    try:
+        for _ in range(120):
+            try:
+                urlopen(f"http://localhost:{port}/_stcore/health")
+                break
+            except URLError:
+                assert server.poll() is None
+                time.sleep(0.5)
+        yield f"http://localhost:{port}"
+    finally:
+        # The whole group: Streamlit is a child of `rpg demo`.
+        subprocess.run(["kill", "--", f"-{server.pid}"], check=False)
+        server.wait(30)
+
+
+@pytest.mark.slow
+def test_in_a_browser(address: str, tasks: Path, tmp_path: Path) -> None:
+    """Ask in words, read the accuracy, draw a digit, download the weights: what a visitor does."""
+    from playwright.sync_api import expect, sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    assert chromium, "this test needs a browser: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.get_by_text("In words", exact=True).first.click()
+        sentence = page.get_by_role("textbox", name="In words")
+        sentence.fill("even numbers")
+        sentence.press("Enter")
+        page.get_by_role("button", name="Generate").click()
+        expect(page.get_by_text("A network that tells 0, 2, 4, 6, 8 from the rest")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("1010101010")).to_be_visible()
+        accuracy = re.search(r"test accuracy\s+([\d.]+) %", page.locator("body").inner_text())
+        assert accuracy
+
+        said = page.get_by_text(re.compile("^The network says (yes|no)$"))
+        expect(said).to_have_count(1)
+        pad = page.get_by_label("drawing pad")
+        pad.scroll_into_view_if_needed()
+        box = pad.bounding_box()
+        assert box
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 3 * box["height"] / 4, steps=10)
+        page.mouse.up()
+        # A second answer: for what was drawn.
+        expect(said).to_have_count(2)
+
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download weights").click()
+        weights = tmp_path / "w.safetensors"
+        download.value.save_as(weights)
+        assert download.value.suggested_filename == "1010101010.safetensors"
+        assert not errors
+        browser.close()
+    task = load_task(load_params(tasks / "params.yaml").experiment("tasks").task, None)
+    found = task.score(load(weights.read_bytes()), "test", "1010101010")
+    assert accuracy.group(1) == f"{found:.1f}"

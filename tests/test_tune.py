@@ -1,0 +1,97 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import TASKS, run_layers, write_tree
+from torch.func import functional_call
+
+from rpg.hypernetwork import Generated, hypernetwork_loss
+from rpg.params import load_params
+from rpg.tasks import load_task
+from rpg.tokens import TokenStore
+from rpg.train import load_rpg
+from rpg.tune import tune_loss, tune_rpg
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def generated(tasks: Path) -> Generated:
+    experiment = load_params(tasks / "params.yaml").experiment("tasks")
+    store = TokenStore(tasks / "results/tasks/tokens")
+    return Generated(load_task(experiment.task, None), store, experiment.model.conditions, experiment.tune, CPU)
+
+
+def test_loss_of_generated_tokens_is_that_of_their_networks(generated: Generated) -> None:
+    """Against one network after another, filled from plain tokens and shown the same images."""
+    picks = [0, 3, 7]
+    tokens_BLD = torch.stack([generated.store[pick].nan_to_num(0) for pick in picks])
+    draw = torch.Generator().manual_seed(4)
+    found = generated.loss(tokens_BLD, picks, draw)
+    task, store = generated.task, generated.store
+    batch = torch.randint(len(task.data.train.labels), (16,), generator=torch.Generator().manual_seed(4))
+    inputs = task.data.inputs(task.data.train.images[batch], 8)
+    losses = []
+    for pick in picks:
+        entry = store.checkpoints[pick]
+        weights = store.detokenise(store[pick][None].nan_to_num(0), torch.tensor([store.state(entry)]))
+        answers = functional_call(task.network, {name: tensor[0] for name, tensor in weights.items()}, (inputs,))
+        bits = torch.tensor([int(entry["code"][label]) for label in task.data.train.labels[batch]])
+        losses.append(torch.nn.functional.cross_entropy(answers, bits))
+    torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_gradient_reaches_the_tokens_of_parameters_and_no_padding(generated: Generated) -> None:
+    tokens_BLD = torch.stack([generated.store[pick].nan_to_num(0) for pick in (0, 1)]).requires_grad_()
+    generated.loss(tokens_BLD, [0, 1], torch.Generator().manual_seed(4)).backward()
+    layout = generated.store.layout
+    moved = tokens_BLD.grad.abs().sum((0, 2)) > 0
+    for tensor in layout.tokenised:
+        statistic = "running" in tensor.name
+        assert moved[tensor.first : tensor.first + tensor.tokens].any() != statistic, tensor.name
+    assert not tokens_BLD.grad[:, layout.padding()].any()
+
+
+def test_tuning_lowers_the_task_loss(generated: Generated, tasks: Path, tmp_path: Path) -> None:
+    """On codes of the zoo, in one step from noise, after 200 steps of the ordinary training."""
+    experiment = load_params(tasks / "params.yaml").experiment("tasks")
+    folder = tasks / "results/tasks"
+    longer = experiment.tune.model_copy(update={"steps": 200, "learning_rate": 0.003, "images": 64, "diffusion": 0.0})
+    changed = experiment.model_copy(update={"tune": longer})
+    tune_rpg(changed, folder / "tokens", folder / "rpg", tmp_path / "tune", tmp_path / "seconds.json", None)
+    losses = []
+    for path in (folder / "rpg", tmp_path / "tune"):
+        model = load_rpg(path, generated.store, CPU)
+        with torch.no_grad():
+            runs = [hypernetwork_loss(generated)(model, torch.Generator().manual_seed(seed)) for seed in range(20)]
+        losses.append(torch.stack(runs).mean().item())
+    assert losses[1] < 0.97 * losses[0]
+
+
+def test_loss_is_task_loss_and_weighted_diffusion_loss(generated: Generated, tasks: Path) -> None:
+    model = load_rpg(tasks / "results/tasks/rpg", generated.store, CPU)
+
+    def loss(weight: float) -> float:
+        params = generated.params.model_copy(update={"diffusion": weight})
+        with torch.no_grad():
+            return tune_loss(generated, params)(model, torch.Generator().manual_seed(0)).item()
+
+    assert loss(2.0) - loss(1.0) == pytest.approx(loss(1.0) - loss(0.0), rel=1e-4)
+    assert loss(1.0) > loss(0.0) > 0
+
+
+@pytest.mark.parametrize("layer", ["tune", "hypernetwork"])
+def test_layer_again_gives_the_same_bytes_and_a_log(tasks: Path, tmp_path: Path, layer: str) -> None:
+    write_tree(tmp_path, tasks=TASKS)
+    (tmp_path / "results/tasks").mkdir(parents=True)
+    for name in ("tokens", "rpg"):
+        (tmp_path / "results/tasks" / name).symlink_to(tasks / "results/tasks" / name)
+    run_layers(tmp_path, layer, experiment="tasks")
+    for name in ("model.safetensors", "config.json", "log.csv"):
+        assert (tmp_path / "results/tasks" / layer / name).read_bytes() == (
+            tasks / "results/tasks" / layer / name
+        ).read_bytes()
+    assert pd.read_csv(tmp_path / "results/tasks" / layer / "log.csv")["step"].tolist() == [10, 20]
+    assert json.loads((tmp_path / f"results/tasks/seconds/{layer}.json").read_text())["steps"] == 20

@@ -1,0 +1,19 @@
+rule base:
+    input:
+        code=ask.code("base"),
+    output:
+        ensure("results/{experiment}/base/manifest.json", non_empty=True),
+    log:
+        "logs/{experiment}/base.log",
+    benchmark:
+        "logs/{experiment}/base.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        choices=ask.choices("base"),
+    shell:
+        "python -m rpg base --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

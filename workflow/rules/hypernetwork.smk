@@ -1,0 +1,27 @@
+rule hypernetwork:
+    input:
+        tokens=rules.tokens.output.tokens,
+        layout=rules.tokens.output.layout,
+        stats=rules.tokens.output.stats,
+        code=ask.code("hypernetwork"),
+    output:
+        model=ensure(
+            "results/{experiment}/hypernetwork/model.safetensors", non_empty=True
+        ),
+        config=ensure("results/{experiment}/hypernetwork/config.json", non_empty=True),
+        log=ensure("results/{experiment}/hypernetwork/log.csv", non_empty=True),
+        seconds=ensure("results/{experiment}/seconds/hypernetwork.json", non_empty=True),
+    log:
+        "logs/{experiment}/hypernetwork.log",
+    benchmark:
+        "logs/{experiment}/hypernetwork.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    params:
+        choices=ask.choices("hypernetwork"),
+    shell:
+        "python -m rpg hypernetwork --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"

@@ -1,0 +1,27 @@
+rule tune:
+    input:
+        tokens=rules.tokens.output.tokens,
+        layout=rules.tokens.output.layout,
+        stats=rules.tokens.output.stats,
+        model=rules.train.output.model,
+        config=rules.train.output.config,
+        code=ask.code("tune"),
+    output:
+        model=ensure("results/{experiment}/tune/model.safetensors", non_empty=True),
+        config=ensure("results/{experiment}/tune/config.json", non_empty=True),
+        log=ensure("results/{experiment}/tune/log.csv", non_empty=True),
+        seconds=ensure("results/{experiment}/seconds/tune.json", non_empty=True),
+    log:
+        "logs/{experiment}/tune.log",
+    benchmark:
+        "logs/{experiment}/tune.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    params:
+        choices=ask.choices("tune"),
+    shell:
+        "python -m rpg tune --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"
