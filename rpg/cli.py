@@ -1,5 +1,5 @@
-"""The command line: one verb per layer, `rpg zoo | collect | tokens | train | sample | score | tables`, then
-`rpg ledger`, which keeps DVC's records, and `rpg schema`."""
+"""The command line: one verb per layer, `rpg base | zoo | collect | ... | tables`; `rpg generate` and `rpg demo`, which
+use a trained RPG; `rpg ledger`, which keeps DVC's records; and `rpg schema`."""
 
 import argparse
 import os

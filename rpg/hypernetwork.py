@@ -1,7 +1,8 @@
 """Train RPG's network on the task loss alone, for comparison: `rpg hypernetwork --experiment digits-tasks`.
 
 Writes hypernetwork/model.safetensors (EMA weights), hypernetwork/config.json and hypernetwork/log.csv. What it makes in
-one step from noise is never compared with a checkpoint; only layout and statistics of the tokens are used.
+one step from noise is never compared with a checkpoint; only layout and statistics of the tokens are used. No gradient
+tells it what BatchNorm should have counted, so that is taken from training images, in training and when it is sampled.
 """
 
 from collections.abc import Sequence
@@ -49,11 +50,15 @@ class Generated:
         x_BLD = torch.randn(count, model.length, model.width, generator=draw).to(self.on)
         return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW)
 
-    def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator) -> Tensor:
-        """Mean loss of the networks in `tokens_BLD` in the tasks of the checkpoints `picks`."""
+    def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator, recounted: bool = False) -> Tensor:
+        """Mean loss of the networks in `tokens_BLD` in the tasks of the checkpoints `picks`.
+
+        With BatchNorm's statistics from the tokens or, if `recounted`, from the images.
+        """
         weights = self.store.detokenise(tokens_BLD.float(), self.states_N[picks])
         on_device = {name: tensor.to(self.on) for name, tensor in weights.items()}
-        return self.task.losses(on_device, [self.codes[pick] for pick in picks], self.params.images, draw).mean()
+        codes = [self.codes[pick] for pick in picks]
+        return self.task.losses(on_device, codes, self.params.images, draw, recounted).mean()
 
 
 def hypernetwork_loss(generated: Generated) -> Loss:
@@ -61,7 +66,8 @@ def hypernetwork_loss(generated: Generated) -> Loss:
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         picks, values = generated.draw(generated.params.networks, draw)
-        return generated.loss(generated.from_noise(model, model.recurrent(values), draw), picks, draw)
+        tokens_BLD = generated.from_noise(model, model.recurrent(values), draw)
+        return generated.loss(tokens_BLD, picks, draw, recounted=True)
 
     return loss
 
@@ -78,8 +84,6 @@ def train_hypernetwork(
     store = TokenStore(tokens)
     torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
     model = build(experiment.model, experiment.diffusion, store)
-    # From random outputs it learned nothing (docs/choices.md); from zeros it starts as the mean of the zoo's networks.
-    model.denoiser.start_at_zero()
     generated = Generated(load_task(experiment.task, data_root), store, experiment.model.conditions, params, on)
     training = Training(params, model, hypernetwork_loss(generated), "hypernetwork", on)
     blocks = experiment.model_dump(include={"task", "model", "diffusion", "hypernetwork"})

@@ -90,16 +90,9 @@ def sample(name: str, threads: int) -> None:
     """Sample all networks of the experiment."""
     from rpg.sample import sample_layer
 
-    experiment, paths = load_params().experiment(name), Paths(name)
-    models = {"rpg": paths.generator(experiment)}
-    if experiment.tune:
-        models["untuned"] = paths.rpg
-    if experiment.hypernetwork:
-        models["hypernetwork"] = paths.hypernetwork
+    params = load_params()
     fix_arithmetic(threads)
-    # A hypernetwork has learned one step from pure noise and no other.
-    steps = {"hypernetwork": 1}
-    sample_layer(experiment.sample, paths.tokens, models, steps, paths.samples, paths.seconds("sample"))
+    sample_layer(params.experiment(name), Paths(name), params.data_root)
 
 
 def generate(

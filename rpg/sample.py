@@ -7,20 +7,22 @@ the RPG before it was tuned (untuned-<k>.safetensors) and from the hypernetwork 
 
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from rpg import conditions
 from rpg.device import device
 from rpg.files import clear, exclusive, file_entry, write_json, write_tensors
 from rpg.model.rpg import RPG
-from rpg.params import Condition, Sample
+from rpg.params import Condition, Experiment, Sample
+from rpg.paths import Paths
 from rpg.progress import progress
 from rpg.seeds import generator
-from rpg.tasks.stack import unstack
+from rpg.tasks import load_task
+from rpg.tasks.stack import StateDict, unstack
 from rpg.tokens import TokenStore
 from rpg.train import load_rpg, read_config
 
@@ -32,7 +34,7 @@ Wish = tuple[int | None, str | None]
 
 def sample_networks(
     model: RPG, asked: Sequence[Condition], store: TokenStore, params: Sample, wishes: Sequence[Wish], first: int = 0
-) -> Iterator[tuple[dict[str, Tensor], int, str | None]]:
+) -> Iterator[tuple[StateDict, int, str | None]]:
     """New state dicts on the CPU, one for each wish, with the state and the code that they were made for.
 
     The noise of the k-th depends on `params.seed` and `first + k` alone. Raises UserError if a wish can't be met.
@@ -63,31 +65,43 @@ def wishes(store: TokenStore, params: Sample) -> list[Wish]:
     return [(k % states, code) for code in codes for k in range(params.count)]
 
 
-def sample_layer(
-    params: Sample, tokens: Path, models: dict[str, Path], steps: dict[str, int], folder: Path, seconds: Path
-) -> None:
-    """Sample into `folder` from the models in the folders `models`, by name; the first is the one that is timed.
+@dataclass(frozen=True)
+class Source:
+    """A model that is sampled: its folder, its number of steps if not that of params.yaml, and what follows."""
 
-    `steps` overrides the number of steps of a model. The seconds of one network go to the file `seconds`.
-    """
-    with exclusive(folder):
-        store = TokenStore(tokens)
-        clear(folder)
-        samples, spent = [], dict.fromkeys(models, 0.0)
+    folder: Path
+    steps: int | None = None
+    finish: Callable[[StateDict], StateDict] | None = None
+
+
+def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
+    """Sample all networks of the experiment; the seconds that RPG took for one go to a file of their own."""
+    params = experiment.sample
+    sources = {"rpg": Source(paths.generator(experiment))}
+    if experiment.tune:
+        sources["untuned"] = Source(paths.rpg)
+    if experiment.hypernetwork:
+        # It has learned one step from pure noise and no other.
+        task = load_task(experiment.task, data_root)
+        sources["hypernetwork"] = Source(paths.hypernetwork, steps=1, finish=task.recount)
+    with exclusive(paths.samples):
+        store = TokenStore(paths.tokens)
+        clear(paths.samples)
+        samples, spent = [], dict.fromkeys(sources, 0.0)
         wanted = wishes(store, params)
-        for name, path in models.items():
-            model, asked = load_rpg(path, store, device()), read_config(path).model.conditions
-            chosen = params.model_copy(update={"steps": steps.get(name, params.steps)})
+        for name, source in sources.items():
+            model, asked = load_rpg(source.folder, store, device()), read_config(source.folder).model.conditions
+            chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = wanted if name == "rpg" else list(dict.fromkeys(wanted))
             networks = sample_networks(model, asked, store, chosen, own)
             started = time.perf_counter()
             for index, (state_dict, state, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started
                 prefix = "" if name == "rpg" else f"{name}-"
-                file = folder / f"{prefix}{index:04d}.safetensors"
-                write_tensors(file, state_dict)
+                file = paths.samples / f"{prefix}{index:04d}.safetensors"
+                write_tensors(file, source.finish(state_dict) if source.finish else state_dict)
                 code_entry = {"code": code} if code else {}
                 samples.append({**file_entry(file), "model": name, "state": state, **code_entry})
                 started = time.perf_counter()
-        write_json(folder / "manifest.json", {"samples": samples})
-        write_json(seconds, {"seconds": round(spent["rpg"] / len(wanted), 4), "count": len(wanted)})
+        write_json(paths.samples / "manifest.json", {"samples": samples})
+        write_json(paths.seconds("sample"), {"seconds": round(spent["rpg"] / len(wanted), 4), "count": len(wanted)})

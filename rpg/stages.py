@@ -132,7 +132,7 @@ def stage_names(params: Params, experiment: str) -> dict[str, str]:
 
 def _stage(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     """The stage as dvc.yaml has it for experiments with the same layers as `experiment`."""
-    more = {str(path) for rule in stage.rules for paths in extras(rule, experiment, ITEM).values() for path in paths}
+    more = {_out(path) for rule in stage.rules for paths in extras(rule, experiment, ITEM).values() for path in paths}
     command = ["snakemake --cores all --allowed-rules", *stage.rules, *stage.options, "--", str(stage.target)]
     return {
         "desc": stage.desc,
@@ -143,6 +143,11 @@ def _stage(stage: Stage, experiment: Experiment) -> dict[str, Any]:
         # A stage with an uncached out that is not called a metric never enters the run-cache.
         **({"metrics": [{str(path): IN_GIT} for path in stage.metrics]} if stage.metrics else {}),
     }
+
+
+def _out(path: Path) -> str:
+    """The out that `path` is or lies in: dvc.lock has the hash of that, and in a fresh clone nothing else does."""
+    return str(next(out for stage in STAGES.values() for out in stage.writes if path.is_relative_to(out)))
 
 
 def _union(lists: Iterable[Iterable[str]]) -> list[str]:

@@ -23,7 +23,7 @@ CHOICES = {
     "train": ("model", "diffusion", "train"),
     "tune": ("task", "tune"),
     "hypernetwork": ("task", "model", "diffusion", "hypernetwork"),
-    "sample": ("sample",),
+    "sample": ("task", "sample"),
     "score": ("task",),
 }
 # The layers that an experiment may lack: it has those whose block params.yaml gives it.

@@ -1,36 +1,51 @@
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
-from rpg.hypernetwork import Generated
+from rpg.hypernetwork import Generated, train_hypernetwork
 from rpg.params import load_params
 from rpg.tasks import load_task
 from rpg.tokens import TokenStore
-from rpg.train import build
+from rpg.train import load_rpg
 
 CPU = torch.device("cpu")
 
 
-def test_it_starts_as_the_mean_of_the_zoo_s_networks(tasks: Path) -> None:
-    """Predictions of 0 are normalised weights of 0: each tensor's mean."""
+def test_training_lowers_the_task_loss(tasks: Path, tmp_path: Path) -> None:
     experiment = load_params(tasks / "params.yaml").experiment("tasks")
+    params = experiment.hypernetwork.model_copy(update={"steps": 150, "learning_rate": 0.003, "images": 64})
     store = TokenStore(tasks / "results/tasks/tokens")
-    model = build(experiment.model, experiment.diffusion, store)
-    model.denoiser.start_at_zero()
-    generated = Generated(load_task(experiment.task, None), store, experiment.model.conditions, experiment.tune, CPU)
-    _, values = generated.draw(3, torch.Generator().manual_seed(0))
-    tokens_BLD = generated.from_noise(model, model.recurrent(values), torch.Generator().manual_seed(1))
-    assert torch.count_nonzero(tokens_BLD) == 0
-    weights = store.detokenise(tokens_BLD.detach(), torch.zeros(3, dtype=torch.long))
-    k = [tensor.name for tensor in store.layout.tokenised].index("conv1.0.weight")
-    torch.testing.assert_close(weights["conv1.0.weight"], store.stats.mean[k].float().expand(3, 4, 1, 3, 3))
+    generated = Generated(load_task(experiment.task, None), store, experiment.model.conditions, params, CPU)
+    losses = []
+    for steps in (1, 150):
+        changed = experiment.model_copy(update={"hypernetwork": params.model_copy(update={"steps": steps})})
+        train_hypernetwork(changed, store.folder, tmp_path / f"{steps}", tmp_path / "seconds.json", None)
+        model = load_rpg(tmp_path / f"{steps}", store, CPU)
+        with torch.no_grad():
+            runs = []
+            for seed in range(20):
+                draw = torch.Generator().manual_seed(seed)
+                picks, values = generated.draw(4, draw)
+                tokens_BLD = generated.from_noise(model, model.recurrent(values), draw)
+                runs.append(generated.loss(tokens_BLD, picks, draw, recounted=True))
+        losses.append(torch.stack(runs).mean().item())
+    assert losses[1] < 0.9 * losses[0]
 
 
-def test_conv_denoiser_can_start_at_zero() -> None:
-    from rpg.model.denoiser import ConvDenoiser
-
-    denoiser = ConvDenoiser(16, [1, 4, 8, 4, 1], 3)
-    x, t = torch.randn(5, 16), torch.arange(5)
-    assert denoiser(x, t, x).abs().max() > 0
-    denoiser.start_at_zero()
-    assert torch.count_nonzero(denoiser(x, t, x)) == 0
+def test_samples_have_counted_training_images(tasks: Path) -> None:
+    """BatchNorm's statistics of the first layer, worked out by hand: mean and unbiased variance of its inputs."""
+    folder = tasks / "results/tasks/samples"
+    samples = json.loads((folder / "manifest.json").read_text())["samples"]
+    experiment = load_params(tasks / "params.yaml").experiment("tasks")
+    task = load_task(experiment.task, None)
+    images = task.data.inputs(task.data.train.images, 8)
+    for model, counted in (("hypernetwork", True), ("rpg", False)):
+        entry = next(entry for entry in samples if entry["model"] == model)
+        state_dict = load_file(folder / entry["file"])
+        task.network.load_state_dict(state_dict)
+        with torch.no_grad():
+            before = task.network.conv1[:1](images)
+        found = torch.allclose(state_dict["conv1.1.running_mean"], before.mean((0, 2, 3)), rtol=0.01, atol=1e-3)
+        assert found == counted, model

@@ -36,11 +36,6 @@ class ConvDenoiser(nn.Module):
         encoders = len(channels) // 2 + 1
         self.encoder, self.decoder = nn.ModuleList(steps[:encoders]), nn.ModuleList(steps[encoders:])
 
-    def start_at_zero(self) -> None:
-        """Make every prediction 0, until training moves it."""
-        *_, last = (module for module in self.decoder.modules() if isinstance(module, nn.Conv1d))
-        _zero(last)
-
     def forward(self, x_BD: Tensor, t_B: Tensor, prototype_BD: Tensor) -> Tensor:
         """Prediction [B, D] for noisy tokens [B, D] at times [B] with prototypes [B, D]."""
         time_B1D = self.time(time_embedding(t_B, TIME_WIDTH).to(x_BD.dtype)).unsqueeze(1)
@@ -69,11 +64,6 @@ class MLPDenoiser(nn.Module):
         self.output = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
         self.skip = nn.Linear(prototype_width, width)
 
-    def start_at_zero(self) -> None:
-        """Make every prediction 0, until training moves it."""
-        _zero(self.output[-1])
-        _zero(self.skip)
-
     def forward(self, x_BD: Tensor, t_B: Tensor, prototype_BM: Tensor) -> Tensor:
         """Prediction [B, D] for noisy tokens [B, D] at times [B] with prototypes [B, M]."""
         time_BH = self.time(time_embedding(t_B, TIME_WIDTH).to(x_BD.dtype))
@@ -91,13 +81,9 @@ class _ResidualMLP(nn.Module):
         self.norm = nn.LayerNorm(hidden, elementwise_affine=False)
         self.modulation = nn.Linear(hidden, 2 * hidden)
         self.inner, self.outer = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
-        _zero(self.outer)
+        for parameter in self.outer.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, hidden_BH: Tensor, time_BH: Tensor) -> Tensor:
         shift, scale = self.modulation(time_BH).chunk(2, dim=-1)
         return hidden_BH + self.outer(functional.silu(self.inner(self.norm(hidden_BH) * (1 + scale) + shift)))
-
-
-def _zero(layer: nn.Module) -> None:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 
 from rpg.data import load_data
 from rpg.data.images import Images
@@ -20,6 +21,7 @@ from rpg.seeds import derive, generator
 from rpg.tasks.stack import StateDict, logits, stack, unstack
 
 SCORE_BATCH = 250
+RECOUNT = 2000
 
 
 class Classification:
@@ -129,15 +131,32 @@ class Classification:
             elif (step - zoo.steps) % zoo.save_every == 0 and step > zoo.steps:
                 yield step, unstack(weights)
 
-    def losses(self, weights: StateDict, codes: Sequence[str], images: int, draw: torch.Generator) -> Tensor:
+    def losses(
+        self, weights: StateDict, codes: Sequence[str], images: int, draw: torch.Generator, recounted: bool = False
+    ) -> Tensor:
         """[E] the loss of networks `weights` [E, ...] in their tasks, on the same `images` random training images.
 
-        Differentiable in the parameters; what BatchNorm has counted enters as it is.
+        Differentiable in the parameters. What BatchNorm has counted enters as it is, or, if `recounted`, is replaced
+        by the statistics of these images.
         """
         learned = {name for name, _ in self.network.named_parameters()}
-        weights = {name: tensor if name in learned else tensor.detach() for name, tensor in weights.items()}
+        weights = {name: tensor if name in learned else tensor.detach().clone() for name, tensor in weights.items()}
         batch = torch.randint(len(self.data.train.labels), (images,), generator=draw)
-        return self._losses(self.network, weights, batch, codes, 0, draw)
+        try:
+            return self._losses(self.network.train(recounted), weights, batch, codes, 0, draw)
+        finally:
+            self.network.eval()
+
+    def recount(self, state_dict: StateDict) -> StateDict:
+        """The same weights, with what BatchNorm counts taken anew from (at most RECOUNT) training images."""
+        self.network.load_state_dict(state_dict)
+        # In parts of about one length, since each counts alike.
+        update_bn(self._recount_inputs.chunk(RECOUNT // SCORE_BATCH), self.network)
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+
+    @cached_property
+    def _recount_inputs(self) -> Tensor:
+        return self.data.inputs(self.data.train.images[:RECOUNT], self.params.resolution).to(device())
 
     def _losses(
         self,

@@ -128,3 +128,30 @@ def test_loss_of_generated_networks_is_differentiable_in_parameters_and_not_in_s
     losses.sum().backward()
     learned = {name for name, _ in task.network.named_parameters()}
     assert {name for name, tensor in weights.items() if tensor.grad is not None} == learned
+
+
+def test_recounted_loss_ignores_what_the_weights_have_counted() -> None:
+    task = load_task(TASKS_TASK, None)
+    weights = stack([task.network.state_dict()] * 2)
+    other = {name: tensor + 1 if "running" in name else tensor for name, tensor in weights.items()}
+
+    def loss(of: dict[str, torch.Tensor], recounted: bool) -> torch.Tensor:
+        return task.losses(of, CODES[:2], 16, torch.Generator().manual_seed(0), recounted)
+
+    torch.testing.assert_close(loss(other, True), loss(weights, True))
+    assert not torch.allclose(loss(other, False), loss(weights, False))
+    assert not task.network.training
+
+
+def test_recount_is_mean_and_variance_of_the_training_images() -> None:
+    task = load_task(TASKS_TASK, None)
+    state_dict = {name: tensor.clone() for name, tensor in task.network.state_dict().items()}
+    recounted = task.recount(state_dict)
+    learned = [name for name, _ in task.network.named_parameters()]
+    assert all(torch.equal(recounted[name], state_dict[name]) for name in learned)
+    first = next(name for name in recounted if name.endswith("running_mean"))
+    with torch.no_grad():
+        before = task.network.conv1[:1](task.data.inputs(task.data.train.images, 8))
+    torch.testing.assert_close(recounted[first], before.mean((0, 2, 3)), rtol=0.01, atol=1e-3)
+    torch.testing.assert_close(recounted[first.replace("mean", "var")], before.var((0, 2, 3)), rtol=0.02, atol=1e-3)
+    assert not task.network.training
