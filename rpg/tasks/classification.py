@@ -61,8 +61,9 @@ class Classification:
     @cached_property
     def network(self) -> nn.Module:
         """A network in evaluation mode to put weights into; its own mean nothing."""
-        # Building one must not move the generator that a training draws from.
-        with torch.random.fork_rng(devices=[]):
+        # Building one must not move the generator that a training draws from. It is first asked for while scoring, and
+        # trained through later.
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             # Pooling is several times faster in this memory format.
             return self.build().to(device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
