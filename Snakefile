@@ -24,6 +24,7 @@ include: "workflow/rules/tune.smk"
 include: "workflow/rules/hypernetwork.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/score.smk"
+include: "workflow/rules/novelty.smk"
 include: "workflow/rules/tables.smk"
 
 

@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     score = layer("score", "score originals and samples on the test split; with --weights one file")
     score.add_argument("--weights", type=Path, help="print the score of this state dict (.safetensors, .pth, .bin)")
     _add_task(score)
+    layer("novelty", "tell whether the samples are new, beside what can be made of the zoo without RPG")
     verbs.add_parser("tables", help="write results/tables.md, metrics.json, scores.csv and seconds.json")
     ledger = verbs.add_parser("ledger", help="DVC's records: write, status, pull, adopt, push")
     actions = ledger.add_subparsers(dest="action", required=True, metavar="action")

@@ -139,6 +139,15 @@ def score(name: str, threads: int, weights: Path | None, classes: list[str] | No
         score_layer(experiment, paths, params.data_root)
 
 
+def novelty(name: str, threads: int) -> None:
+    """Tell whether the samples are new, beside what can be made of the zoo without RPG."""
+    from rpg.novelty import novelty_layer
+
+    params = load_params()
+    fix_arithmetic(threads)
+    novelty_layer(params.experiment(name), Paths(name), params.data_root)
+
+
 def tables() -> None:
     """Write the tables of all experiments in `run:`."""
     from rpg.tables import write_tables

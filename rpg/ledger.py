@@ -99,7 +99,7 @@ def adopt() -> None:
         lines = examine(repo)
     del lines["tables"]
     _need_current(lines)
-    _tell_snakemake(*(Paths(name).scores for name in load_params().run))
+    _tell_snakemake(*(path for name in load_params().run for path in (Paths(name).scores, Paths(name).novelty)))
 
 
 def _need_current(lines: dict[str, str]) -> None:

@@ -294,6 +294,17 @@ class Sample(Block):
     ] = None
 
 
+class Novelty(Block):
+    """What the samples are compared with, to tell whether they are new."""
+
+    seed: Annotated[int, Field(ge=0)]
+    networks: Annotated[int, Field(ge=2, description="of originals and of samples, at most so many are measured")]
+    noise: Annotated[
+        list[Positive],
+        Field(description="levels of the noise on a checkpoint, in standard deviations of a tensor's weights"),
+    ]
+
+
 class Experiment(Block):
     """One row of the tables: a task, its zoo, and the RPG that learns from it.
 
@@ -310,6 +321,7 @@ class Experiment(Block):
     tune: Tune | None = None
     hypernetwork: Hypernetwork | None = None
     sample: Sample
+    novelty: Novelty
 
     @model_validator(mode="after")
     def _blocks_fit(self) -> "Experiment":

@@ -59,6 +59,14 @@ class Paths:
     def metrics(self) -> Path:
         return self.folder / "metrics.json"
 
+    @property
+    def novelty(self) -> Path:
+        return self.folder / "novelty.json"
+
+    @property
+    def novelty_rows(self) -> Path:
+        return self.folder / "novelty.csv"
+
     def seconds(self, layer: str) -> Path:
         """Measured seconds of `layer`, apart from the artifacts, which are the same bytes in every run."""
         return self.folder / "seconds" / f"{layer}.json"

@@ -6,12 +6,13 @@ the baselines: those of rpg.baselines, the majority class, the RPG before it was
 --experiment digits-vit --weights FILE` prints the score of any state dict.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import torch
+from scipy.stats import bootstrap
 
 from rpg.baselines import formulas
 from rpg.collect import read_zoo
@@ -83,18 +84,15 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
 
 
 def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> None:
-    """Give each network its `set`: seen, held_out (the code), or held_out_pairs (the code with this state).
+    """Give each network its `set` (`TokenStore.task_set`).
 
     An original that no sample was asked for has no set: the sets compare the same tasks.
     """
-    learned = {(store.state(entry), entry["code"]) for entry in store.checkpoints}
-    seen = {code for _, code in learned}
     asked = {(sample["state"], sample["code"]) for sample in kinds["rpg"]}
     for networks in kinds.values():
         for network in networks:
             pair = (network["state"] if "state" in network else store.seeds.index(network["seed"]), network["code"])
-            name = "held_out" if pair[1] not in seen else "seen" if pair in learned else "held_out_pairs"
-            network["set"] = name if pair in asked else None
+            network["set"] = store.task_set(*pair) if pair in asked else None
 
 
 def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -115,15 +113,23 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return tree
 
 
-def summary(values: list[float]) -> dict[str, float | int]:
-    """mean, std, min, best and n of `values`, higher being better; std is 0 for a single value."""
-    series = pd.Series(values)
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """mean, std, min, best and n of `values`, higher being better, and the mean's 95 % `interval`.
+
+    The interval is the percentile bootstrap's, of the networks; std is 0 for a single value.
+    """
+    array = np.array(values)
+    interval = [array.mean()] * 2
+    if len(array) > 1:
+        found = bootstrap((array,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
+        interval = [found.confidence_interval.low, found.confidence_interval.high]
     return {
-        "mean": round(float(series.mean()), 4),
-        "std": round(float(series.std()), 4) if len(series) > 1 else 0.0,
-        "min": round(float(series.min()), 4),
-        "best": round(float(series.max()), 4),
-        "n": len(series),
+        "mean": round(float(array.mean()), 4),
+        "std": round(float(array.std(ddof=1)), 4) if len(array) > 1 else 0.0,
+        "interval": [round(float(bound), 4) for bound in interval],
+        "min": round(float(array.min()), 4),
+        "best": round(float(array.max()), 4),
+        "n": len(array),
     }
 
 

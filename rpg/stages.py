@@ -112,6 +112,13 @@ STAGES = {
         writes=(ITEM.scores,),
         metrics=(ITEM.metrics,),
     ),
+    "novelty": Stage(
+        "tell whether the samples are new",
+        rules=("novelty",),
+        target=ITEM.novelty,
+        reads=(ITEM.zoo, *TOKENS, ITEM.samples),
+        writes=(ITEM.novelty, ITEM.novelty_rows),
+    ),
 }
 
 
@@ -157,11 +164,17 @@ def _union(lists: Iterable[Iterable[str]]) -> list[str]:
 def dvc_yaml(params: Params) -> str:
     """The text of dvc.yaml for `params`."""
     run = [Paths(name) for name in params.run]
-    tables = ("tables.md", "metrics.json", "scores.csv", "seconds.json", "seconds.md")
+    tables = ("tables.md", "metrics.json", "scores.csv", "novelty.csv", "seconds.json", "seconds.md")
     read = [
         path
         for paths in run
-        for path in (paths.scores, paths.metrics, *map(paths.seconds, params.experiment(paths.experiment).timed()))
+        for path in (
+            paths.scores,
+            paths.metrics,
+            paths.novelty,
+            paths.novelty_rows,
+            *map(paths.seconds, params.experiment(paths.experiment).timed()),
+        )
     ]
     stages: dict[str, Any] = {}
     for layer, stage in STAGES.items():
@@ -203,6 +216,14 @@ def dvc_yaml(params: Params) -> str:
                     "y": {str(RESULTS / "scores.csv"): "test"},
                     "template": "workflow/report/accuracy.json",
                     "title": "Accuracy of originals and of RPG's samples",
+                }
+            },
+            {
+                "novelty": {
+                    "x": {str(RESULTS / "novelty.csv"): "distance"},
+                    "y": {str(RESULTS / "novelty.csv"): "test"},
+                    "template": "workflow/report/novelty.json",
+                    "title": "Accuracy of networks beside their distance from the zoo",
                 }
             },
         ],

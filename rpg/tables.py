@@ -1,7 +1,8 @@
 """The tables of all experiments in `run:`: `rpg tables`.
 
-Writes results/tables.md, metrics.json and scores.csv (one row per network), the same bytes in every run, and
-results/seconds.json and seconds.md, the measured times. Numbers are over all samples and all originals.
+Writes results/tables.md and metrics.json, scores.csv (one row per network) and novelty.csv (one row per network that
+was measured for it), the same bytes in every run, and results/seconds.json and seconds.md, the measured times. Scores
+are over all samples and all originals.
 """
 
 from pathlib import Path
@@ -15,7 +16,27 @@ from rpg.paths import Paths
 
 HEADING = """# Generated networks beside the originals they learned from
 
-{metrics} in percent on the test split, over all n networks; ± is the standard deviation.
+{metrics} in percent on the test split, over all n networks; ± is the standard deviation, brackets hold the mean's 95 %
+bootstrap interval.
+
+"""
+NOVELTY = """
+## Are the samples new?
+
+Medians over n samples, beside those over as many originals. Distances are root mean squares over the weights, each
+tensor normalised, so that 1 is the standard deviation of a tensor's weights. *Distance* is to the nearest checkpoint of
+the zoo, its units permuted to match, *residual* to the nearest affine combination of such checkpoints; of an original,
+to other checkpoints, and to combinations of other training runs. *IoU* is that of the wrong answers, *disagreement* the
+percentage of different answers, each with the nearest original for the same task. *Ensemble gain* is the accuracy of a
+vote over that of its members. Samples are a *replica* if their distance is under {replica} of the originals' own,
+otherwise an *interpolation* if their residual is under {interpolation} of the originals' own, otherwise *novel*.
+
+"""
+MIXTURES = """
+## {name}: what else can be made of its zoo
+
+Distances are in units of the zoo's median nearest distance, {unit:.4f}. The last columns have the fraction of networks
+that reach {accurate} of the originals' mean accuracy and are farther from the zoo than so many units.
 
 """
 
@@ -37,23 +58,23 @@ SECONDS = {
     "hypernetwork": "hypernetwork seconds",
     "sample": "seconds per sample",
 }
-SETS = {"seen": "seen", "held_out_pairs": "held-out pairs", "held_out": "held-out"}
+SETS = {"seen": "seen", "held_out_pairs": "held-out pairs", "held_out": "held-out", "all": "all"}
 
 
 def metrics(params: Params, results: Path) -> dict[str, Any]:
-    """metrics.json: one entry per experiment in `run:`, its own metrics.json and its task."""
-    experiments = {
-        name: {
-            "task": params.experiment(name).task.kind,
-            **read_json(
-                Paths(name, results).metrics,
-                f"rpg score --experiment {name}",
-                *("metric", "parameters", "original", "rpg"),
-            ),
-        }
-        for name in params.run
-    }
-    return {"experiments": experiments}
+    """metrics.json: one entry per experiment in `run:`, its task, its own metrics.json and its novelty.json."""
+
+    def entry(name: str) -> dict[str, Any]:
+        scored = read_json(
+            Paths(name, results).metrics, f"rpg score --experiment {name}", "metric", "parameters", "original", "rpg"
+        )
+        novelty = read_json(Paths(name, results).novelty, f"rpg novelty --experiment {name}", "zoo", "rpg", "baselines")
+        # A baseline has its scores for each set of tasks, its place beside the zoo, or both.
+        by_set, measured = scored.get("baselines", {}), novelty.pop("baselines")
+        baselines = {kind: {**by_set.get(kind, {}), **measured.get(kind, {})} for kind in {**by_set, **measured}}
+        return {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
+
+    return {"experiments": {name: entry(name) for name in params.run}}
 
 
 def scores(params: Params, results: Path) -> pd.DataFrame:
@@ -65,6 +86,17 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
         for entry in read_json(Paths(name, results).scores, f"rpg score --experiment {name}", "original", "rpg")[kind]
     ]
     return pd.DataFrame(rows)
+
+
+def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
+    """novelty.csv: one row per measured network of every experiment, distances in units of the zoo's median."""
+    frames = []
+    for name in params.run:
+        frame = pd.read_csv(Paths(name, results).novelty_rows)
+        unit = frame.loc[frame["networks"] == "original", "distance"].median()
+        frame = frame[["networks", "set", "test", "distance"]].assign(distance=(frame["distance"] / unit).round(4))
+        frames.append(frame.assign(experiment=name)[["experiment", *frame.columns]])
+    return pd.concat(frames)
 
 
 def seconds(params: Params, results: Path) -> dict[str, Any]:
@@ -82,27 +114,36 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
 
 
 def markdown(tree: dict[str, Any]) -> str:
-    """tables.md from metrics.json, in the columns of the paper's Table 1."""
+    """tables.md from metrics.json: the columns of the paper's Table 1, then unseen tasks, novelty and the baselines."""
+    experiments = tree["experiments"]
     rows = [
         {
             "network": name,
             "parameters": f"{entry['parameters']:,}",
-            "original mean ± std": f"{entry['original']['mean']:.2f} ± {entry['original']['std']:.2f}",
+            "original mean ± std": mean(entry["original"]),
             "original best": f"{entry['original']['best']:.2f}",
             "original n": entry["original"]["n"],
-            "RPG mean ± std": f"{entry['rpg']['mean']:.2f} ± {entry['rpg']['std']:.2f}",
+            "RPG mean ± std": mean(entry["rpg"]),
             "RPG min": f"{entry['rpg']['min']:.2f}",
             "RPG best": f"{entry['rpg']['best']:.2f}",
             "RPG n": entry["rpg"]["n"],
         }
-        for name, entry in tree["experiments"].items()
+        for name, entry in experiments.items()
     ]
-    names = sorted({entry["metric"] for entry in tree["experiments"].values()})
+    names = sorted({entry["metric"] for entry in experiments.values()})
     return (
         HEADING.format(metrics=", ".join(names))
         + table(rows)
-        + "".join(unseen_tasks(name, entry) for name, entry in tree["experiments"].items() if "held_out" in entry)
+        + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if "held_out" in entry)
+        + are_they_new(experiments)
+        + "".join(zoo_baselines(name, entry) for name, entry in experiments.items())
     )
+
+
+def mean(of: dict[str, Any]) -> str:
+    """Mean ± standard deviation, and the mean's interval."""
+    low, high = of["interval"]
+    return f"{of['mean']:.2f} ± {of['std']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
@@ -114,7 +155,7 @@ def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
         cells = {"networks": METHODS[kind]}
         for key in sets:
             cells |= {
-                f"{SETS[key]} mean ± std": f"{of[key]['mean']:.2f} ± {of[key]['std']:.2f}",
+                f"{SETS[key]} mean ± std": mean(of[key]),
                 f"{SETS[key]} min": f"{of[key]['min']:.2f}",
                 f"{SETS[key]} best": f"{of[key]['best']:.2f}",
                 f"{SETS[key]} n": of[key]["n"],
@@ -123,6 +164,59 @@ def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
 
     rows = [row(kind, kinds[kind]) for kind in METHODS if kind in kinds]
     return f"\n## {name}: tasks seen and never seen\n\n{table(rows)}"
+
+
+def are_they_new(experiments: dict[str, Any]) -> str:
+    """The section with a verdict on the samples of each experiment, and of each set of its tasks."""
+    rows = []
+    for name, entry in experiments.items():
+        zoo, ensembles = entry["novelty"]["zoo"], entry["novelty"]["ensembles"]
+        for key, of in entry["novelty"]["rpg"].items():
+            median = of["median"]
+
+            gains = [f"{ensembles[f'{kind}_gain']:+.2f}" for kind in ("rpg", "original") if ensembles]
+            rows.append(
+                {
+                    "samples": name if key == "all" else f"{name}, {SETS[key]}",
+                    "n": of["n"],
+                    "verdict": of["verdict"],
+                    "distance: sample / original": beside("aligned", 4, median, zoo),
+                    "original to other runs": f"{zoo['distance_across']:.4f}" if "distance_across" in zoo else "-",
+                    "residual: sample / original": beside("residual", 4, median, zoo),
+                    "IoU: sample / original": beside("iou", 2, median, zoo),
+                    "disagreement: sample / original": beside("disagreement", 1, median, zoo),
+                    "ensemble gains: samples / originals": " / ".join(gains) or "-",
+                }
+            )
+    rule = next(iter(experiments.values()))["novelty"]["rule"]
+    return NOVELTY.format(**rule) + table(rows)
+
+
+def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
+    """A column's medians, one after the other; a dash where there is none."""
+    return " / ".join(f"{of[column]:.{digits}f}" if column in of else "-" for of in medians)
+
+
+def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
+    """The section with what else can be made of an experiment's zoo, accuracy beside distance."""
+    sets = entry["novelty"]["rpg"]
+    networks = {
+        "originals": entry["novelty"]["original"],
+        **{"RPG" if key == "all" else f"RPG, {SETS[key]}": of for key, of in sets.items()},
+        **{METHODS.get(kind, kind): of for kind, of in entry["baselines"].items() if "distance" in of},
+    }
+    rows = [
+        {
+            "networks": kind,
+            "n": of["n"],
+            "mean ± std": mean(of),
+            "distance": f"{of['distance']:.2f}",
+            **{f"> {tau}": f"{share:.2f}" for tau, share in of["novel"].items()},
+        }
+        for kind, of in networks.items()
+    ]
+    unit, accurate = entry["novelty"]["zoo"]["distance"], entry["novelty"]["rule"]["accurate"]
+    return MIXTURES.format(name=name, unit=unit, accurate=f"{accurate:.0%}") + table(rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -135,12 +229,13 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def write_tables(params: Params, results: Path, into: Path | None = None) -> None:
-    """Write tables.md, metrics.json, scores.csv, seconds.json and seconds.md into the folder `into`, or `results`."""
+    """Write all tables, as listed above, into the folder `into`, or `results`."""
     into = into or results
     tree = metrics(params, results)
     write_text(into / "tables.md", markdown(tree))
     write_json(into / "metrics.json", tree)
     write_text(into / "scores.csv", scores(params, results).to_csv(index=False))
+    write_text(into / "novelty.csv", novelty_rows(params, results).to_csv(index=False))
     times = seconds(params, results)
     write_json(into / "seconds.json", times)
     rows = [

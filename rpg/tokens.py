@@ -254,6 +254,19 @@ class TokenStore:
         """The permutation state of a checkpoint: which of the zoo's seeds it came from."""
         return self.seeds.index(checkpoint["seed"])
 
+    def task_set(self, state: int, code: str) -> str:
+        """What RPG has met of a state and a task code: `seen`, `held_out` (the code) or `held_out_pairs` (the pair)."""
+        if code not in self._learned:
+            return "held_out"
+        return "seen" if state in self._learned[code] else "held_out_pairs"
+
+    @cached_property
+    def _learned(self) -> dict[str, set[int]]:
+        learned: dict[str, set[int]] = {}
+        for checkpoint in self.checkpoints:
+            learned.setdefault(checkpoint["code"], set()).add(self.state(checkpoint))
+        return learned
+
     def detokenise(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
         """Tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the permutation states `states_B`."""
         skipped = {name: values[states_B.to(values.device)] for name, values in self.skipped.items()}

@@ -25,6 +25,7 @@ CHOICES = {
     "hypernetwork": ("task", "model", "diffusion", "hypernetwork"),
     "sample": ("task", "sample"),
     "score": ("task",),
+    "novelty": ("task", "novelty"),
 }
 # The layers that an experiment may lack: it has those whose block params.yaml gives it.
 OPTIONAL = ("base", "tune", "hypernetwork")

@@ -55,7 +55,7 @@ def edit_params(folder: Path, *keys: str, value: object) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
 
 
-@pytest.mark.parametrize("verb", ["zoo", "collect", "tokens", "train", "sample", "score"])
+@pytest.mark.parametrize("verb", ["zoo", "collect", "tokens", "train", "sample", "score", "novelty"])
 def test_unknown_experiment(folder: Path, capsys, verb: str) -> None:
     assert refusal(capsys, verb, "--experiment", "mimi") == "params.yaml: no experiment 'mimi'; did you mean 'mini'?"
 
@@ -140,10 +140,13 @@ def test_network_that_timm_refuses(folder: Path, capsys) -> None:
     assert "network 'resnet17': timm refuses it" in refusal(capsys, "zoo", "--experiment", "mini")
 
 
-@pytest.mark.parametrize("verb", ["collect", "tokens", "train", "sample", "score"])
+@pytest.mark.parametrize("verb", ["collect", "tokens", "train", "sample", "score", "novelty"])
 def test_layer_without_the_one_before_names_the_command(folder: Path, capsys, verb: str) -> None:
     line = refusal(capsys, verb, "--experiment", "mini")
-    before = {"collect": "zoo", "tokens": "collect", "train": "tokens", "sample": "tokens", "score": "collect"}[verb]
+    before = {
+        "collect": "zoo", "tokens": "collect", "train": "tokens", "sample": "tokens", "score": "collect",
+        "novelty": "tokens",
+    }[verb]  # fmt: skip
     assert f"make it with `rpg {before}" in line
 
 
@@ -202,6 +205,8 @@ def test_file_in_the_way_of_results(folder: Path, capsys) -> None:
         ("score", "zoo/checkpoints.json"),
         ("tables", "scores.json"),
         ("tables", "metrics.json"),
+        ("novelty", "samples/manifest.json"),
+        ("tables", "novelty.json"),
     ],
 )
 def test_own_json_of_the_wrong_structure_is_named(folder: Path, finished: Path, capsys, verb, name, text) -> None:
@@ -271,7 +276,19 @@ def test_python_m_rpg_is_the_console_script() -> None:
 
     help_text = text(sys.executable, "-m", "rpg", "--help")
     assert help_text == text(str(Path(sys.executable).parent / "rpg"), "--help")
-    layers = ("base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score", "tables")
+    layers = (
+        "base",
+        "zoo",
+        "collect",
+        "tokens",
+        "train",
+        "tune",
+        "hypernetwork",
+        "sample",
+        "score",
+        "novelty",
+        "tables",
+    )
     for verb in (*layers, "generate", "demo", "ledger"):
         assert f"\n    {verb}" in help_text
 

@@ -2,6 +2,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, assert_promises, run_layers
@@ -12,8 +13,20 @@ from rpg.tables import METHODS, markdown
 
 
 def test_summary_by_hand() -> None:
-    assert summary([90.0, 91.0, 95.0]) == {"mean": 92.0, "std": 2.6458, "min": 90.0, "best": 95.0, "n": 3}
-    assert summary([90.0]) == {"mean": 90.0, "std": 0.0, "min": 90.0, "best": 90.0, "n": 1}
+    found = summary([90.0, 91.0, 95.0])
+    low, high = found.pop("interval")
+    assert 90.0 <= low < 92.0 < high <= 95.0
+    assert found == {"mean": 92.0, "std": 2.6458, "min": 90.0, "best": 95.0, "n": 3}
+    one = {"mean": 90.0, "std": 0.0, "interval": [90.0, 90.0], "min": 90.0, "best": 90.0, "n": 1}
+    assert summary([90.0]) == one
+
+
+def test_interval_is_that_of_a_normal_mean_for_many_values() -> None:
+    values = np.random.default_rng(0).normal(97.0, 0.5, 400)
+    low, high = summary(values.tolist())["interval"]
+    error = values.std(ddof=1) / 20
+    assert [low, high] == pytest.approx([values.mean() - 1.96 * error, values.mean() + 1.96 * error], abs=0.01)
+    assert summary(values.tolist())["interval"] == [low, high]
 
 
 def test_metrics_cover_all_networks(finished: Path) -> None:
@@ -35,7 +48,7 @@ def test_seconds_stand_apart(finished: Path) -> None:
 
 
 def test_tables_again_give_the_same_bytes(finished: Path) -> None:
-    names = ("tables.md", "metrics.json", "scores.csv", "seconds.json")
+    names = ("tables.md", "metrics.json", "scores.csv", "novelty.csv", "seconds.json")
     before = [(finished / "results" / name).read_bytes() for name in names]
     run_layers(finished, "tables")
     assert [(finished / "results" / name).read_bytes() for name in names] == before
@@ -50,24 +63,46 @@ def test_scores_csv_has_every_network(finished: Path) -> None:
 
 
 def test_markdown_row() -> None:
-    numbers = {"mean": 97.123, "std": 0.456, "min": 96.0, "best": 98.0, "n": 20}
+    numbers = {"mean": 97.123, "std": 0.456, "interval": [96.9, 97.3], "min": 96.0, "best": 98.0, "n": 20}
+    placed = {**numbers, "distance": 3.21, "novel": {"0.5": 0.75, "4.0": 0.0}}
+    rpg = {"verdict": "novel", "median": {"aligned": 0.25, "residual": 0.2, "iou": 0.5, "disagreement": 2.0}, **placed}
+    novelty = {
+        "rule": {"replica": 0.25, "interpolation": 0.5, "accurate": 0.99},
+        "zoo": {"aligned": 0.1, "residual": 0.3, "distance": 0.1, "distance_across": 1.3},
+        "rpg": {"all": rpg},
+        "original": {**placed, "n": 40},
+        "ensembles": {"rpg_gain": 1.5, "original_gain": -0.25},
+    }
     entry = {"task": "classification", "metric": "top1", "parameters": 12345, "original": {**numbers, "n": 40}}
-    row = markdown({"experiments": {"x": {**entry, "rpg": numbers}}}).splitlines()[-1]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == ["x", "12,345", "97.12 ± 0.46", "98.00", "40", "97.12 ± 0.46", "96.00", "98.00", "20"]
+    text = markdown(
+        {"experiments": {"x": {**entry, "rpg": numbers, "novelty": novelty, "baselines": {"noise 0.1": placed}}}}
+    )
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    mean = "97.12 ± 0.46 [96.90, 97.30]"
+    assert rows[2] == ["x", "12,345", mean, "98.00", "40", mean, "96.00", "98.00", "20"]
+    assert rows[5] == [
+        "x", "20", "novel", "0.2500 / 0.1000", "1.3000", "0.2000 / 0.3000", "0.50 / -", "2.0 / -", "+1.50 / -0.25"
+    ]  # fmt: skip
+    assert [row[:4] for row in rows[8:]] == [
+        ["originals", "40", mean, "3.21"], ["RPG", "20", mean, "3.21"], ["noise 0.1", "20", mean, "3.21"]
+    ]  # fmt: skip
+    assert rows[6][4:] == ["> 0.5", "> 4.0"]
+    assert rows[8][4:] == ["0.75", "0.00"]
+    assert "0.1000. The last columns have the fraction of networks\nthat reach 99% of" in text
 
 
 def test_section_of_an_experiment_with_task_codes(tasks: Path) -> None:
     text = (tasks / "results/tables.md").read_text()
     metrics = json.loads((tasks / "results/metrics.json").read_text())["experiments"]["tasks"]
-    section = text[text.index("## tasks: tasks seen and never seen") :]
+    section = text[text.index("## tasks: tasks seen and never seen") : text.index("## Are the samples new?")]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     assert [row[0] for row in rows[2:]] == list(METHODS.values())
     assert rows[0][1:5] == ["seen mean ± std", "seen min", "seen best", "seen n"]
     assert rows[0][-4:] == ["held-out mean ± std", "held-out min", "held-out best", "held-out n"]
     held = metrics["held_out"]
     assert rows[3][-4:] == [
-        f"{held['mean']:.2f} ± {held['std']:.2f}", f"{held['min']:.2f}", f"{held['best']:.2f}", "6"
+        f"{held['mean']:.2f} ± {held['std']:.2f} [{held['interval'][0]:.2f}, {held['interval'][1]:.2f}]",
+        f"{held['min']:.2f}", f"{held['best']:.2f}", "6"
     ]  # fmt: skip
     seconds = json.loads((tasks / "results/seconds.json").read_text())["experiments"]["tasks"]["seconds"]
     assert list(seconds) == sorted(["train", "tune", "hypernetwork", "sample"])

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from conftest import ROOT, write_params
 
-RULES = ("zoo", "collect", "tokens", "train", "sample", "score", "tables")
+RULES = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
 # The layers that an experiment may lack, as the miniature does.
 OPTIONAL_RULES = ("base", "tune", "hypernetwork")
 # One key of each block → the rules below it. Read top down, this is the order of the layers.
@@ -24,6 +24,7 @@ REACHED = {
     ("diffusion", "target", "v"): RULES[3:],
     ("train", "steps", 50): RULES[3:],
     ("sample", "steps", 4): RULES[4:],
+    ("novelty", "networks", 5): RULES[6:],
 }
 
 

@@ -102,7 +102,7 @@ def test_stages_are_the_rules(checkout: Path, every_job: list[Job]) -> None:
     params = load_params(ROOT / "params.yaml")
     optional = [layer for name in params.run for layer in OPTIONAL if getattr(params.experiment(name), layer)]
     assert len(optional) == 6
-    assert len(stages(ROOT)) == 5 * len(params.run) + len(optional) + 1
+    assert len(stages(ROOT)) == 6 * len(params.run) + len(optional) + 1
 
 
 def test_every_stage_has_a_description_and_one_line_per_command() -> None:
@@ -176,6 +176,7 @@ OTHER = {
     "diffusion.target": "v",
     "train.state_every": 20,
     "sample.solver": "ddim",
+    "novelty.noise": [0.2],
 }
 
 
@@ -262,7 +263,14 @@ def test_lock_is_that_of_the_committed_files() -> None:
             assert node == value, f"{name}: {key}; run `dvc repro`"
         for out in lock[name]["outs"]:
             committed = ROOT / out["path"]
-            if Path(out["path"]).name in ("tables.md", "metrics.json", "scores.csv", "seconds.json", "seconds.md"):
+            if Path(out["path"]).name in (
+                "tables.md",
+                "metrics.json",
+                "scores.csv",
+                "novelty.csv",
+                "seconds.json",
+                "seconds.md",
+            ):
                 assert hashlib.md5(committed.read_bytes()).hexdigest() == out["md5"], out["path"]
 
 
@@ -276,6 +284,7 @@ def test_layers_that_an_experiment_may_lack_are_stages_of_those_that_have_them(c
     assert {name for name in tree if name.endswith("@tasks")} == {
         "base@tasks", "zoo-base@tasks", "tokens@tasks", "train@tasks", "tune@tasks", "hypernetwork@tasks",
         "sample-tune-hypernetwork@tasks", "score-task-codes@tasks",
+        "novelty@tasks",
     }  # fmt: skip
     for path in [checkout / name for job in every for name in job.writes]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -288,6 +297,7 @@ def test_layers_that_an_experiment_may_lack_are_stages_of_those_that_have_them(c
         ("tune", "diffusion", 0.2),
         ("hypernetwork", "images", 17),
         ("sample", "seen", 5),
+        ("novelty", "seed", 1),
     ):
         write_tree(checkout, mini=QUICK, tasks={**TASKS, block: {**TASKS[block], key: value}})
         found = {job.rule for job in jobs(checkout) if job.experiment}

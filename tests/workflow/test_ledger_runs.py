@@ -22,7 +22,7 @@ from checkouts import (
 from conftest import MINIATURE, write_params
 
 pytestmark = pytest.mark.slow
-LAYERS = ("zoo@mini", "tokens@mini", "train@mini", "sample@mini", "score@mini", "tables")
+LAYERS = ("zoo@mini", "tokens@mini", "train@mini", "sample@mini", "score@mini", "novelty@mini", "tables")
 CURRENT = {"mini": "current", "tables": "current"}
 
 
@@ -107,8 +107,8 @@ def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp
     assert contents(other) == before
     write_params(other)
     (other / "rpg/sample.py").write_text((other / "rpg/sample.py").read_text() + "# changed\n")
-    assert set(planned(other)) == {"sample", "score", "tables"}
-    assert stale_stages(other) == {"sample@mini", "score@mini", "tables"}
+    assert set(planned(other)) == {"sample", "score", "novelty", "tables"}
+    assert stale_stages(other) == {"sample@mini", "score@mini", "novelty@mini", "tables"}
     assert status(other)["mini"] == "stale because of rpg/sample.py"
     assert "sample@mini: stale because of rpg/sample.py; nothing was fetched" in ledger(other, "pull", ok=False)
 

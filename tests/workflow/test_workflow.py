@@ -27,29 +27,47 @@ def take_as_finished(checkout: Path, finished: Path) -> None:
 
 
 def test_dry_run_is_complete_from_nothing(checkout: Path) -> None:
-    assert planned(checkout) == {"zoo": 2, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
+    assert planned(checkout) == {
+        "zoo": 2,
+        "collect": 1,
+        "tokens": 1,
+        "train": 1,
+        "sample": 1,
+        "score": 1,
+        "novelty": 1,
+        "tables": 1,
+    }
 
 
 def test_run_then_nothing_to_do_then_only_the_new_shard(checkout: Path, finished: Path) -> None:
     """The whole miniature through Snakemake. What each key makes stale is in test_ledger.py."""
     snakemake(checkout, "--cores", "2", "results/tables.md")
     names = sorted(path.relative_to(finished) for path in (finished / "results").rglob("*") if path.is_file())
-    assert len(names) == 29
+    assert len(names) == 32
     for name in names:
         if "seconds" not in str(name):
             # The same bytes as the plain commands, which `finished` ran.
             assert (checkout / name).read_bytes() == (finished / name).read_bytes(), name
     assert "Nothing to be done" in snakemake(checkout, "--cores", "2", "results/tables.md")
     write_params(checkout, zoo={"seeds": [0, 1, 2, 4]})
-    assert planned(checkout) == {"zoo": 1, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
+    assert planned(checkout) == {
+        "zoo": 1,
+        "collect": 1,
+        "tokens": 1,
+        "train": 1,
+        "sample": 1,
+        "score": 1,
+        "novelty": 1,
+        "tables": 1,
+    }
 
 
 def test_tables_from_git_do_not_hide_that_nothing_was_run(checkout: Path, finished: Path) -> None:
     """As in a fresh clone: tables newer than everything, no artifacts, no records of Snakemake's."""
     (checkout / "results").mkdir()
-    for name in ("tables.md", "metrics.json", "scores.csv", "seconds.json", "seconds.md"):
+    for name in ("tables.md", "metrics.json", "scores.csv", "novelty.csv", "seconds.json", "seconds.md"):
         shutil.copy(finished / "results" / name, checkout / "results")
-    everything = {"zoo": 2, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "tables": 1}
+    everything = {"zoo": 2, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "novelty": 1, "tables": 1}
     assert planned(checkout) == everything
     # The same where Snakemake has records of a run whose artifacts were deleted.
     take_as_finished(checkout, finished)
@@ -84,7 +102,7 @@ def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) ->
     assert "lower train.learning_rate" in text
 
 
-@pytest.mark.parametrize("layer", ["collect", "tune", "hypernetwork", "sample", "score"])
+@pytest.mark.parametrize("layer", ["collect", "tune", "hypernetwork", "sample", "score", "novelty"])
 def test_code_of_a_layer_holds_every_module_that_it_loads(layer: str) -> None:
     # rpg.layers itself loads what every layer needs.
     script = f"import sys, rpg.layers, rpg.{layer}; print(*(m for m in sys.modules if m.startswith('rpg.')))"
@@ -117,7 +135,7 @@ def test_rules_call_one_command_and_say_what_they_need() -> None:
 def test_shipped_experiments_plan_every_layer() -> None:
     assert planned(ROOT, "--forceall") == {
         "base": 2, "zoo": 11, "collect": 5, "tokens": 5, "train": 5, "tune": 2, "hypernetwork": 2, "sample": 5,
-        "score": 5, "tables": 1,
+        "score": 5, "novelty": 5, "tables": 1,
     }  # fmt: skip
 
 

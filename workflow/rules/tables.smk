@@ -2,6 +2,8 @@ rule tables:
     input:
         expand(rules.score.output.scores, experiment=ask.run()),
         expand(rules.score.output.metrics, experiment=ask.run()),
+        expand(rules.novelty.output.summary, experiment=ask.run()),
+        expand(rules.novelty.output.rows, experiment=ask.run()),
         ask.seconds(),
         code=ask.code("tables"),
     output:
@@ -10,6 +12,7 @@ rule tables:
         ),
         metrics="results/metrics.json",
         scores="results/scores.csv",
+        novelty="results/novelty.csv",
         seconds="results/seconds.json",
         times="results/seconds.md",
     log:

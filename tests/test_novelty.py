@@ -1,0 +1,176 @@
+"""What is planted among the samples must be called what it is."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import run_layers
+
+from rpg.geometry import Zoo
+from rpg.novelty import Novelty, iou, summarise, verdict, vote
+from rpg.params import load_params
+from rpg.paths import Paths
+from rpg.symmetry import permute
+
+
+@pytest.fixture(scope="module")
+def novelty(finished: Path) -> Novelty:
+    return open_novelty(finished, "mini")
+
+
+def open_novelty(folder: Path, name: str) -> Novelty:
+    return Novelty(load_params(folder / "params.yaml").experiment(name), Paths(name, folder / "results"), None)
+
+
+def judged(novelty: Novelty, points: list[np.ndarray]) -> str:
+    """The verdict on samples at these points."""
+    samples = [novelty.at("RPG", 0, None, point_P) for point_P in points]
+    samples_rows, originals = (
+        pd.DataFrame([novelty.row(network) for network in networks]) for networks in (samples, novelty.originals)
+    )
+    return verdict(samples_rows, originals)
+
+
+def test_planted_checkpoints_are_replicas(novelty: Novelty) -> None:
+    assert judged(novelty, list(novelty.zoo.points_NP)) == "replica"
+
+
+def test_planted_permutations_are_replicas(novelty: Novelty) -> None:
+    """Far away as they are, they answer as a checkpoint does."""
+    space, draw = novelty.space, np.random.default_rng(0)
+    planted = []
+    for point_P in novelty.zoo.points_NP:
+        orders = [draw.permutation(group.units) for group in space.groups]
+        moved = permute(space.tensors(point_P), space.groups, orders)
+        planted.append(np.concatenate([moved[tensor.name].ravel() for tensor in space.layout.tokenised]))
+    for point_P, moved_P in zip(novelty.zoo.points_NP, planted, strict=True):
+        assert novelty.zoo.distances(moved_P).min() > 0.3
+        answers, moved = (novelty.at("RPG", 0, None, point).answers for point in (point_P, moved_P))
+        assert np.mean(answers == moved) > 0.99
+    assert judged(novelty, planted) == "replica"
+
+
+@pytest.mark.parametrize("chosen", [lambda seeds: seeds == 0, lambda seeds: np.arange(len(seeds)) % 2 == 0])
+def test_planted_averages_are_interpolations(novelty: Novelty, chosen: Callable) -> None:
+    """Of the saves of a seed, and of several seeds."""
+    points_NP = novelty.zoo.points_NP[chosen(novelty.zoo.seeds)]
+    assert judged(novelty, [points_NP[:2].mean(0), 0.4 * points_NP[0] + 0.6 * points_NP[1]]) == "interpolation"
+
+
+def test_planted_average_of_permuted_seeds_is_an_interpolation(novelty: Novelty) -> None:
+    zoo = novelty.zoo
+    one_P, other_P = zoo.points_NP[0], zoo.points_NP[-1]
+    assert judged(novelty, [(one_P + other_P[zoo.space.order(other_P, one_P)]) / 2]) == "interpolation"
+
+
+def test_noise_far_beyond_the_zoo_is_no_copy(novelty: Novelty) -> None:
+    draw = np.random.default_rng(0)
+    assert judged(novelty, [draw.standard_normal(novelty.zoo.points_NP.shape[1]) for _ in range(3)]) == "novel"
+
+
+def test_networks_trained_anew_are_novel(novelty: Novelty) -> None:
+    """A seed of the zoo, to a zoo of the other seeds."""
+    zoo = novelty.zoo
+    left_out = zoo.seeds == 2
+    smaller = Zoo(zoo.space, zoo.points_NP[~left_out], zoo.seeds[~left_out], zoo.codes[~left_out])
+    originals = pd.DataFrame([smaller.measure(point_P, but=index) for index, point_P in enumerate(smaller.points_NP)])
+    samples = pd.DataFrame([smaller.measure(point_P) for point_P in zoo.points_NP[left_out]])
+    assert verdict(samples, originals) == "novel"
+
+
+def test_rows_are_what_the_layer_wrote(novelty: Novelty, finished: Path) -> None:
+    rows = pd.read_csv(finished / "results/mini/novelty.csv")
+    counts = rows["networks"].value_counts(sort=False).to_dict()
+    assert (counts["original"], counts["RPG"]) == (6, 4)
+    assert all(count == 4 for kind, count in counts.items() if kind != "original")
+    reaches = ("within", "across", "across, aligned")
+    mixtures = {f"{kind} {reach}" for kind in ("mean", "interpolation", "Gaussian") for reach in reaches}
+    assert set(counts) == {"original", "RPG", "noise 0.1", "noise 1.0"} | mixtures
+    scores = json.loads((finished / "results/mini/scores.json").read_text())
+    tests = {entry["file"]: entry["test"] for entry in [*scores["original"], *scores["rpg"]]}
+    for row in rows[rows["networks"].isin(["original", "RPG"])].itertuples():
+        assert row.test == pytest.approx(tests[row.file])
+    first = rows[rows["networks"] == "RPG"].iloc[0]
+    (sample,) = [sample for sample in novelty.samples if sample.file == first["file"]]
+    distances = np.sqrt(np.mean((novelty.zoo.points_NP - sample.point_P) ** 2, axis=1))
+    assert first["distance"] == pytest.approx(distances.min(), abs=1e-6)
+    assert first["nearest"] == novelty.store.checkpoints[distances.argmin()]["file"]
+    assert (rows["distance"] >= rows["aligned"].fillna(0)).all()
+
+
+def test_layer_again_gives_the_same_bytes(finished: Path) -> None:
+    paths = [finished / "results/mini" / name for name in ("novelty.json", "novelty.csv")]
+    before = [path.read_bytes() for path in paths]
+    run_layers(finished, "novelty")
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_iou_and_disagreement_by_hand(novelty: Novelty) -> None:
+    wrong, other = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
+    assert iou(wrong, other) == pytest.approx(1 / 3)
+    assert iou(wrong, wrong) == 1
+    assert iou(wrong & False, wrong & False) == 1
+    first, second, *_ = novelty.originals
+    row = novelty.row(first)
+    assert row["iou"] == iou(novelty.wrong(first), novelty.wrong(second))
+    assert row["disagreement"] == 100 * np.mean(first.answers != second.answers)
+
+
+def test_vote_by_hand() -> None:
+    assert vote([np.array([0, 2, 1, 3]), np.array([0, 2, 2, 1]), np.array([1, 0, 2, 0])]).tolist() == [0, 2, 2, 0]
+
+
+def test_ensembles_by_hand(novelty: Novelty) -> None:
+    found = novelty.ensembles()
+    assert found["networks"] == 4
+    voted = vote([sample.answers for sample in novelty.samples])
+    labels = novelty.task.data.test.labels.numpy()
+    alone = np.mean([100 * np.mean(sample.answers == labels) for sample in novelty.samples])
+    assert found["rpg"] == pytest.approx(100 * np.mean(voted == labels), abs=1e-4)
+    assert found["rpg_gain"] == pytest.approx(found["rpg"] - alone, abs=1e-4)
+
+
+def test_summary_by_hand() -> None:
+    """Unit 0.2, accurate from 99 on: of three samples one is inaccurate, one near, one accurate and 3 units away."""
+    columns = ["networks", "set", "test", "distance", "aligned", "residual"]
+    rows = [
+        ["original", "all", 100.0, 0.1, 0.1, 1.0],
+        ["original", "all", 100.0, 0.2, 0.2, 1.0],
+        ["original", "all", 100.0, 0.4, 0.4, 1.0],
+        ["RPG", "all", 98.9, 0.6, 0.6, 0.4],
+        ["RPG", "all", 99.0, 0.08, 0.08, 0.1],
+        ["RPG", "all", 99.5, 0.6, 0.5, 0.6],
+        ["noise 0.1", "all", 99.5, 0.3, np.nan, np.nan],
+    ]
+    found = summarise(pd.DataFrame(rows, columns=columns))
+    sample = found["rpg"]["all"]
+    assert sample["verdict"] == "interpolation"
+    assert sample["novel"] == {"0.5": 0.3333, "1.0": 0.3333, "2.0": 0.3333, "4.0": 0.0}
+    assert (sample["distance"], sample["n"]) == (3.0, 3)
+    assert sample["median"] == {"distance": 0.6, "aligned": 0.5, "residual": 0.4}
+    assert found["zoo"] == {"distance": 0.2, "aligned": 0.2, "residual": 1.0}
+    assert found["original"]["novel"]["1.0"] == 0.3333
+    assert found["baselines"]["noise 0.1"]["novel"] == {"0.5": 1.0, "1.0": 1.0, "2.0": 0.0, "4.0": 0.0}
+
+
+def test_tasks_are_told_apart(tasks: Path) -> None:
+    """Three sets of two samples each, compared with originals for the same code, and the formulas from the code."""
+    found = json.loads((tasks / "results/tasks/novelty.json").read_text())
+    assert {name: of["n"] for name, of in found["rpg"].items()} == {"held_out": 2, "seen": 2, "held_out_pairs": 2}
+    assert {"ridge", "ridge_pairs", "nearest_task", "mean_network", "noise 0.1"} <= set(found["baselines"])
+    novelty = open_novelty(tasks, "tasks")
+    for sample in novelty.samples:
+        row = novelty.row(sample)
+        rivals = [other for other in [*novelty.originals, *novelty.held_out] if other.code == sample.code]
+        nearest = min(rivals, key=lambda other: np.mean((other.point_P - sample.point_P) ** 2))
+        assert row["disagreement"] == 100 * np.mean(nearest.answers != sample.answers)
+        assert row["set"] == novelty.store.task_set(sample.state, sample.code)
+
+
+def test_a_network_at_its_point_is_itself(novelty: Novelty) -> None:
+    sample = novelty.samples[0]
+    again = novelty.at("RPG", sample.state, None, sample.point_P)
+    assert np.mean(again.answers == sample.answers) > 0.995

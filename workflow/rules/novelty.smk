@@ -1,0 +1,25 @@
+rule novelty:
+    input:
+        checkpoints=rules.collect.output,
+        tokens=rules.tokens.output.tokens,
+        layout=rules.tokens.output.layout,
+        stats=rules.tokens.output.stats,
+        samples=rules.sample.output.manifest,
+        code=ask.code("novelty"),
+    output:
+        summary=ensure("results/{experiment}/novelty.json", non_empty=True),
+        rows=ensure("results/{experiment}/novelty.csv", non_empty=True),
+    log:
+        "logs/{experiment}/novelty.log",
+    benchmark:
+        "logs/{experiment}/novelty.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=120,
+    params:
+        choices=ask.choices("novelty"),
+    shell:
+        "python -m rpg novelty --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"
