@@ -29,7 +29,7 @@ class Axis:
     axis: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """G units and the axes on which they stand; `fixed` units are inputs or outputs, which may not change places."""
 
@@ -50,8 +50,10 @@ class _Walk:
 
     def __init__(self, network: nn.Module) -> None:
         self.modules = dict(network.named_modules())
-        self.parameters = dict(network.named_parameters())
+        self.tensors = network.state_dict()
         self.groups: list[Group] = []
+        # Node → its channels' group, the name of a parameter, or None.
+        self.values: dict[fx.Node, Group | str | None] = {}
 
     def new(self, units: int) -> Group:
         self.groups.append(Group(units))
@@ -77,10 +79,8 @@ class _Walk:
         if group is not None and tensor is not None:
             group.axes.append(Axis(name, tuple(shape or tensor.shape), axis))
 
-    def run(self, graph: fx.Graph, tensors: Mapping[str, Tensor]) -> list[Group]:
-        self.tensors = tensors
-        # Node → its channels' group, the name of a parameter, or None.
-        self.values: dict[fx.Node, Group | str | None] = {}
+    def run(self, graph: fx.Graph) -> list[Group]:
+        """The groups whose units may change places."""
         for node in graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = None
@@ -182,7 +182,7 @@ def groups(network: nn.Module, inputs: Tensor) -> list[Group]:
     """
     state_dict = network.state_dict()
     try:
-        found = _Walk(network).run(_Tracer().trace(network), state_dict)
+        found = _Walk(network).run(_Tracer().trace(network))
     except (fx.proxy.TraceError, TypeError, RuntimeError, KeyError):
         return []
     draw = torch.Generator().manual_seed(0)
