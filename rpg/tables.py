@@ -171,7 +171,8 @@ def are_they_new(experiments: dict[str, Any]) -> str:
     rows = []
     for name, entry in experiments.items():
         zoo, ensembles = entry["novelty"]["zoo"], entry["novelty"]["ensembles"]
-        for key, of in entry["novelty"]["rpg"].items():
+        for key in (key for key in SETS if key in entry["novelty"]["rpg"]):
+            of = entry["novelty"]["rpg"][key]
             median = of["median"]
 
             gains = [f"{ensembles[f'{kind}_gain']:+.2f}" for kind in ("rpg", "original") if ensembles]
@@ -200,10 +201,13 @@ def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
 def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
     """The section with what else can be made of an experiment's zoo, accuracy beside distance."""
     sets = entry["novelty"]["rpg"]
+    # The formulas in the order of the other tables, then the mixtures by name: JSON keeps no order.
+    measured = [kind for kind, of in entry["baselines"].items() if "distance" in of]
+    kinds = [kind for kind in METHODS if kind in measured] + sorted(set(measured) - set(METHODS), key=str.lower)
     networks = {
         "originals": entry["novelty"]["original"],
-        **{"RPG" if key == "all" else f"RPG, {SETS[key]}": of for key, of in sets.items()},
-        **{METHODS.get(kind, kind): of for kind, of in entry["baselines"].items() if "distance" in of},
+        **{"RPG" if key == "all" else f"RPG, {SETS[key]}": sets[key] for key in SETS if key in sets},
+        **{METHODS.get(kind, kind): entry["baselines"][kind] for kind in kinds},
     }
     rows = [
         {
