@@ -3,8 +3,8 @@
 `ridge` and `ridge_pairs` are ridge regressions from the code, without and with the products of all pairs of its bits,
 to all normalised weights at once (linear least squares with an L2 penalty that leave-one-out validation chooses). With
 several permutation states, each feature stands once for all states and once more for each. `nearest_task` takes the
-weights of the seen code that differs in the fewest bits, `mean_network` the mean of all seen weights, both within the
-asked state.
+weights of the seen code that differs in the fewest bits, of the asked state if it has such a code, `mean_network` the
+mean of all seen weights of the asked state.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,9 @@ def formulas(store: TokenStore) -> dict[str, Formula]:
     states_N = torch.tensor([state for state, _ in runs])
 
     def nearest_task(state: int, code: str) -> Tensor:
-        same = [index for index, run in enumerate(runs) if run[0] == state]
-        return tokens_NLD[min(same, key=lambda index: codes.distance(runs[index][1], code))]
+        return tokens_NLD[
+            min(range(len(runs)), key=lambda index: (codes.distance(runs[index][1], code), runs[index][0] != state))
+        ]
 
     def mean_network(state: int, code: str) -> Tensor:
         return tokens_NLD[states_N == state].mean(0)

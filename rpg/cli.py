@@ -48,6 +48,15 @@ def parser() -> argparse.ArgumentParser:
     generate = layer("generate", "generate networks for a task, in a permutation state, or any")
     generate.add_argument("--out", type=Path, required=True, help="write to this .safetensors file")
     _add_task(generate).add_argument("--describe", dest="sentence", help='the task in words: "even numbers"')
+    generate.add_argument(
+        "--vector",
+        dest="vectors",
+        type=_vector,
+        action="append",
+        default=[],
+        metavar="NAME=NUMBERS",
+        help="a condition of the kind vector, as validation_top1=98.5",
+    )
     generate.add_argument("--count", type=int, default=1, help="so many networks, to <out>-0, <out>-1, ... (default 1)")
     generate.add_argument("--state", type=int, help="permutation state, 0 to seeds - 1 (default: drawn)")
     generate.add_argument("--seed", type=int, help="seed of the noise (default from params.yaml)")
@@ -70,6 +79,14 @@ def parser() -> argparse.ArgumentParser:
     actions.add_parser("push", help="record what Snakemake has finished in dvc.lock, and upload it")
     verbs.add_parser("schema", help="print the JSON schema of params.yaml")
     return root
+
+
+def _vector(text: str) -> tuple[str, list[float]]:
+    name, _, numbers = text.partition("=")
+    try:
+        return name, [float(number) for number in numbers.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=NUMBERS, say validation_top1=98.5") from error
 
 
 def _add_task(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """What conditions the checkpoints of a zoo meet, and what a caller asks for, as the numbers that the model takes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from rpg.params import Condition
 from rpg.tokens import TokenStore
 
 Values = dict[str, Tensor]
+# Name of a condition of the kind `vector` → its numbers.
+Vectors = Mapping[str, Sequence[float]]
 
 
 def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values:
@@ -49,11 +51,12 @@ def asked(
     store: TokenStore,
     wishes: Sequence[tuple[int | None, str | None]],
     draws: Sequence[torch.Generator],
+    vectors: Vectors | None = None,
 ) -> Values:
     """Name → [B, C] for B networks, each with its wish: a permutation state, a task code, either or both.
 
-    What is not wished for is that of a checkpoint drawn at random. UserError if there is no such state, or if a code
-    is wished for and the model knows none.
+    `vectors` are wished for all of them. What is not wished for is that of a checkpoint drawn at random. UserError if
+    there is no such state or vector, or if a code is wished for and the model knows none.
     """
     names = [condition_name(condition) for condition in conditions]
     known = of_checkpoints(conditions, store)
@@ -70,4 +73,11 @@ def asked(
             if "task_code" not in names:
                 raise UserError("the model was not trained on task codes; leave the code, classes or description out")
             values["task_code"][row] = torch.tensor(codes.bits(code))
+    for name, numbers in (vectors or {}).items():
+        fields = [condition.field for condition in conditions if condition.kind == "vector"]
+        if name not in fields:
+            raise UserError(f"--vector {name}: the model has no such vector; known: {', '.join(fields) or 'none'}")
+        if len(numbers) != values[name].shape[1]:
+            raise UserError(f"--vector {name}: must have {values[name].shape[1]} numbers, not {len(numbers)}")
+        values[name][:] = torch.tensor(numbers)
     return values

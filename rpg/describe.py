@@ -93,7 +93,7 @@ FILLER = re.findall(
     r"\w+",
     "a an the all any every each everything anything of is are that which who be it they them this these those thing"
     " things number numbers numeral numerals digit digits image images picture pictures photo photos class classes"
-    " kind kinds show showing find tell recognise recognize me please only just for other than have has having",
+    " kind kinds show showing find tell recognise recognize me please only just for have has having",
 )
 PROMPT = """\
 Does the description mean the thing?
@@ -150,6 +150,7 @@ def class_scores(folder: Path, sentence: str, names: Sequence[str]) -> list[floa
 @cache
 def _language_model(folder: Path) -> tuple[Any, Any]:
     try:
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
@@ -160,14 +161,16 @@ def _language_model(folder: Path) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         message = " ".join(str(error).split())[:200]
         raise UserError(f"params.yaml: language_model: {folder} cannot be loaded ({message})") from error
     return tokenizer, model.eval()
 
 
 def _look_up(sentence: str, data: str) -> set[int]:
-    lexicon, text = dict(LEXICON[data]), sentence.lower()
+    lexicon, text = dict(LEXICON[data]), re.sub(r"\b(?:other|apart|aside) (?:than|from)\b", "except", sentence.lower())
+    # "not cats but dogs" means dogs; "everything but dogs" does not.
+    text = re.sub(r"\bnot\b([^,]*)\bbut\b(.*)", r"\2 except \1", text)
     if data == "digits":
         text = _name_ranges(text, lexicon)
     words = re.findall(r"[\w-]+|,", text)

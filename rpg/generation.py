@@ -10,11 +10,13 @@ from pathlib import Path
 from torch import Tensor
 
 from rpg import codes
+from rpg.conditions import Vectors
 from rpg.data import CLASSES
 from rpg.describe import describe
 from rpg.device import device
 from rpg.errors import UserError
 from rpg.files import write_tensors
+from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
 from rpg.params import PARAMS_FILE, Experiment, Params, load_params
 from rpg.paths import Paths
@@ -46,17 +48,27 @@ class Generator:
         self.conditions = read_config(folder).model.conditions
 
     def networks(
-        self, count: int, code: str | None, state: int | None, seed: int | None = None, steps: int | None = None
+        self,
+        count: int,
+        code: str | None,
+        state: int | None,
+        seed: int | None = None,
+        steps: int | None = None,
+        vectors: Vectors | None = None,
     ) -> list[Network]:
-        """`count` new networks; a code or state that is None is drawn for each.
+        """`count` new networks; a code or state that is None, and a vector that is not there, is drawn for each.
 
-        The k-th depends on the seed and on k alone. Raises UserError if there is no such state, or if the experiment
-        has no task codes.
+        The k-th depends on the seed and on k alone. Raises UserError if there is no such state or vector, if the
+        experiment has no task codes, or if the number of steps is not from 1 to 1000.
         """
+        if steps is not None and not 1 <= steps <= T:
+            raise UserError(f"--steps {steps}: must be between 1 and {T}")
         chosen = self.experiment.sample
         update = {"seed": chosen.seed if seed is None else seed, "steps": chosen.steps if steps is None else steps}
         wishes = [(state, code)] * count
-        found = sample_networks(self.model, self.conditions, self.store, chosen.model_copy(update=update), wishes)
+        found = sample_networks(
+            self.model, self.conditions, self.store, chosen.model_copy(update=update), wishes, vectors
+        )
         return [Network(*network) for network in found]
 
     def standing(self, code: str) -> str:
@@ -76,19 +88,21 @@ def generate(
     state: int | None = None,
     seed: int | None = None,
     steps: int | None = None,
+    vectors: Vectors | None = None,
     root: Path | str = ".",
 ) -> dict[str, Tensor]:
     """The state dict of one new network, on the CPU.
 
     What it shall do is said by `classes` (indices or names), by a task `code` ("0001000010") or in words (`describe`);
-    `state` chooses the permutation state. What is left out is drawn. Seed and steps are those of params.yaml, in the
+    `state` chooses the permutation state, `vectors` sets conditions of the kind `vector` by name. What is left out is
+    drawn. Seed and steps are those of params.yaml, in the
     folder `root`, if left out.
 
     Raises UserError if the experiment has not been trained, or if what is asked for contradicts itself or is not known.
     """
     generator = Generator(experiment, Path(root))
     chosen = task_code(generator.params, generator.experiment, classes, code, describe)
-    return generator.networks(1, chosen, state, seed, steps)[0].state_dict
+    return generator.networks(1, chosen, state, seed, steps, vectors)[0].state_dict
 
 
 def task_code(
@@ -116,7 +130,7 @@ def task_code(
 
 def check_code(code: str, classes: int) -> str:
     """`code`, if it is a valid one; UserError otherwise."""
-    if len(code) != classes or set(code) - {"0", "1"}:
+    if not isinstance(code, str) or len(code) != classes or set(code) - {"0", "1"}:
         raise UserError(f"--code {code}: must be {classes} digits 0 or 1, one for each class, class 0 first")
     if not codes.valid(code, classes):
         raise UserError(f"--code {code}: all bits are {code[0]}; a task needs classes on both sides")
@@ -149,6 +163,7 @@ def generate_files(
     state: int | None,
     seed: int | None,
     steps: int | None,
+    vectors: Vectors | None,
 ) -> None:
     """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print what they were generated for."""
     params = load_params()
@@ -159,7 +174,7 @@ def generate_files(
         means = ", ".join(name for name, bit in zip(names, chosen, strict=True) if bit == "1")
         who = params.language_model or "the lexicon"
         print(f"'{sentence}' is {chosen} for {who}: {means} (correct it with --code)")
-    for index, network in enumerate(generator.networks(count, chosen, state, seed, steps)):
+    for index, network in enumerate(generator.networks(count, chosen, state, seed, steps, vectors)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
         metadata = {"task_code": network.code} if network.code else None
         write_tensors(path, network.state_dict, metadata)

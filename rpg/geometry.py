@@ -88,24 +88,32 @@ class Zoo:
         """How far a network is from the checkpoints; `but` is its own index if it is one of them.
 
         `distance` to the `nearest` (an index). With `align` also `aligned`, the same after permutation of units, and
-        `residual`, to the nearest affine combination of checkpoints of other training runs. Of a checkpoint also
-        `distance_within` its run and `distance_across`, to other runs, where there are such checkpoints.
+        `residual`, to the nearest affine combination of checkpoints. A checkpoint is compared with the others, and has
+        `distance_across` and `aligned_across`, to those of other training runs; its residual is from these. What there
+        are no checkpoints for is left out.
         """
         distances = self.distances(point_P)
         others, foreign = np.full(len(distances), True), np.full(len(distances), True)
         if but is not None:
             others[but] = False
             foreign = (self.seeds != self.seeds[but]) | (self.codes != self.codes[but])
-        nearest = int(np.where(others, distances, np.inf).argmin())
-        found: dict[str, float | int] = {"nearest": nearest, "distance": float(distances[nearest])}
+        found: dict[str, float | int] = {}
+
+        def note(name: str, values: np.ndarray, chosen: np.ndarray) -> None:
+            if chosen.any():
+                found[name] = float(values[chosen].min())
+
+        if others.any():
+            found["nearest"] = int(np.where(others, distances, np.inf).argmin())
+        note("distance", distances, others)
         if but is not None:
-            for name, chosen in (("within", others & ~foreign), ("across", foreign)):
-                if chosen.any():
-                    found[f"distance_{name}"] = float(distances[chosen].min())
+            note("distance_across", distances, foreign)
         if align:
             moved_NP = self.aligned(point_P, but)
             again = np.minimum(distances, np.sqrt(np.mean(np.square(moved_NP - point_P), axis=1)))
-            found["aligned"] = float(again[others].min())
+            note("aligned", again, others)
+            if but is not None:
+                note("aligned_across", again, foreign)
             if foreign.any():
                 found["residual"] = residual(point_P, moved_NP[foreign])
         return found

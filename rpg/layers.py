@@ -106,13 +106,23 @@ def generate(
     state: int | None,
     seed: int | None,
     steps: int | None,
+    vectors: list[tuple[str, list[float]]],
 ) -> None:
     """Generate networks for a task, in a permutation state, or any."""
     from rpg.generation import generate_files
 
     fix_arithmetic(threads)
     generate_files(
-        name, out, classes=classes, code=code, sentence=sentence, count=count, state=state, seed=seed, steps=steps
+        name,
+        out,
+        classes=classes,
+        code=code,
+        sentence=sentence,
+        count=count,
+        state=state,
+        seed=seed,
+        steps=steps,
+        vectors=dict(vectors),
     )
 
 

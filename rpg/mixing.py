@@ -12,18 +12,15 @@ import numpy as np
 from rpg.geometry import Zoo
 from rpg.seeds import derive
 
-# Permutation state, task code and point [P] of a network.
-Made = tuple[int, str | None, np.ndarray]
-
 
 def mixtures(
     zoo: Zoo, wishes: Sequence[tuple[int, str | None]], noise: Sequence[float], seed: int
-) -> dict[str, list[Made]]:
-    """Method → a network for each of `wishes` (state, code) that the zoo has the checkpoints for.
+) -> Iterator[tuple[str, int, str | None, np.ndarray]]:
+    """Method, permutation state, task code and point [P] of each network that the zoo has the checkpoints for.
 
-    `noise`: levels, in standard deviations of each tensor's weights.
+    For each of `wishes` (state, code) one of every method. `noise`: levels, in standard deviations of each tensor's
+    weights.
     """
-    made: dict[str, list[Made]] = {}
     for k, (state, code) in enumerate(wishes):
         of_code = np.flatnonzero(zoo.codes == (code or ""))
         within = of_code[zoo.seeds[of_code] == state]
@@ -32,8 +29,7 @@ def mixtures(
         if len(within):
             for level in noise:
                 point_P = zoo.points_NP[draw.choice(within)]
-                noisy_P = point_P + level * draw.standard_normal(len(point_P))
-                made.setdefault(f"noise {level}", []).append((state, code, noisy_P))
+                yield f"noise {level}", state, code, point_P + level * draw.standard_normal(len(point_P))
         for reach, chosen, aligned in (
             ("within", within, False),
             ("across", across, False),
@@ -46,8 +42,7 @@ def mixtures(
                     point_P = zoo.points_NP[other]
                     points.append(point_P[zoo.space.order(point_P, points[0])] if aligned else point_P)
                 for method, point_P in _mix(np.stack(points), draw):
-                    made.setdefault(f"{method} {reach}", []).append((int(zoo.seeds[first]), code, point_P))
-    return made
+                    yield f"{method} {reach}", int(zoo.seeds[first]), code, point_P
 
 
 def _mix(points_NP: np.ndarray, draw: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:

@@ -5,8 +5,7 @@ and what can be made of the same zoo without RPG (rpg.mixing, rpg.baselines). Of
 
     distance      to the nearest checkpoint of the zoo other than itself
     aligned       the same after permuting the units of each seed's checkpoints to match the network's
-    residual      to the nearest affine combination of the zoo's checkpoints, aligned; an average of some has none. Of
-                  an original, to those of the other training runs: what remains when a network is trained anew
+    residual      to the nearest affine combination of the zoo's checkpoints, aligned; an average of some has none
     iou           of its wrong answers and those of the nearest original for its task: both wrong / either wrong
     disagreement  with that original: percent of the test images on which they answer differently
 
@@ -15,7 +14,8 @@ The critique that asks for these numbers is arXiv 2506.07998.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ from rpg.tasks import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokens import TokenStore, read_checkpoint, tokenise
 
-# A mean of two checkpoints is half their distance from each; a copy must be nearer.
-REPLICA = 0.25
-INTERPOLATION = 0.5
-TAUS = (0.5, 1.0, 2.0, 4.0)
+# Shares of the distance between training runs: a mean of two checkpoints is at least half of it away from each, so
+# what is nearer than COPY is one of them; NEAR is where a network trained anew would not be.
+COPY, NEAR = 0.25, 0.75
+# What a combination of checkpoints explains: under this share of the distance to the nearest one is left.
+COMBINED = 0.5
 ACCURATE = 0.99
-MEASURES = ("distance", "distance_within", "distance_across", "aligned", "residual", "iou", "disagreement")
+TAUS = (0.5, 1.0, 2.0, 4.0)
+MEASURES = ("distance", "distance_across", "aligned", "aligned_across", "residual", "iou", "disagreement")
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,17 @@ class Novelty:
         self.originals = [self.read("original", paths.zoo, entry, index) for index, entry in enumerate(checkpoints)]
         self.held_out = [self.read("original", paths.zoo, entry) for entry in self.store.held_out]
         manifest = read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
-        by_set: dict[str, list[dict[str, Any]]] = {}
-        for entry in manifest:
-            if entry["model"] == "rpg":
-                by_set.setdefault(self.task_set(entry["state"], entry.get("code")), []).append(entry)
-        chosen = [entry for entries in by_set.values() for entry in self.draw(entries, len(by_set))]
-        for entry in chosen:
-            check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
-        self.samples = [self.read("RPG", paths.samples, entry) for entry in chosen]
+        self.samples: list[Network] = []
+        for model in dict.fromkeys(entry["model"] for entry in manifest):
+            kind = "RPG" if model == "rpg" else model
+            by_set: dict[str, list[dict[str, Any]]] = {}
+            for entry in manifest:
+                if entry["model"] == model:
+                    by_set.setdefault(self.task_set(entry["state"], entry.get("code")), []).append(entry)
+            for entry in [entry for entries in by_set.values() for entry in self.draw(entries, len(by_set))]:
+                check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
+                self.samples.append(self.read(kind, paths.samples, entry))
+        self.ours = [sample for sample in self.samples if sample.kind == "RPG"]
 
     def task_set(self, state: int, code: str | None) -> str:
         """What RPG knows of a task, or `all` where there is but one."""
@@ -93,14 +98,17 @@ class Novelty:
 
     def draw(self, entries: Sequence[Any], parts: int = 1) -> list[Any]:
         """At most `novelty.networks` of `entries`, or that by `parts`, drawn at random, in their order."""
-        count = min(self.params.networks // parts, len(entries))
+        count = min(max(1, self.params.networks // parts), len(entries))
         chosen = random.Random(self.params.seed).sample(range(len(entries)), count)
         return [entries[index] for index in sorted(chosen)]
 
     def read(self, kind: str, folder: Path, entry: dict[str, Any], index: int | None = None) -> Network:
         """The network in a file of the zoo or of the samples."""
         state_dict = read_checkpoint(folder / entry["file"], self.names)
-        point_P = self.space.point(tokenise(state_dict, self.store.layout, self.store.stats))
+        if index is None:
+            point_P = self.space.point(tokenise(state_dict, self.store.layout, self.store.stats))
+        else:
+            point_P = self.zoo.points_NP[index]
         state = entry["state"] if "state" in entry else self.store.state(entry)
         return Network(kind, entry.get("code"), state, point_P, self.answers(state_dict), entry["file"], index)
 
@@ -119,32 +127,35 @@ class Novelty:
 
     def others(self) -> Iterator[Network]:
         """What can be made of the zoo without RPG, for the same states and codes as the samples."""
-        wishes = [(sample.state, sample.code) for sample in self.samples]
-        made = mixtures(self.zoo, wishes, self.params.noise, self.params.seed)
-        for kind, networks in made.items():
-            for state, code, point_P in networks:
-                yield self.at(kind, state, code, point_P)
+        wishes = [(sample.state, sample.code) for sample in self.ours]
+        for kind, state, code, point_P in mixtures(self.zoo, wishes, self.params.noise, self.params.seed):
+            yield self.at(kind, state, code, point_P)
         if self.experiment.task.kind == "task_codes":
             for kind, formula in formulas(self.store).items():
                 for state, code in dict.fromkeys(wishes):
                     yield self.at(kind, state, code, self.space.point(formula(state, code or "")))
 
     def row(self, network: Network) -> dict[str, Any]:
-        """The line of novelty.csv; alignment and what is compared with the nearest original for the two main kinds."""
+        """The line of novelty.csv. Units are aligned, and originals' answers compared, for RPG and the originals alone.
+
+        An original is compared with those of other training runs.
+        """
         main = network.kind in ("original", "RPG")
         row: dict[str, Any] = {
             "networks": network.kind,
             "file": network.file,
             "code": network.code or "",
             "set": self.task_set(network.state, network.code),
+            # What belongs together: the networks of one task, or, where there is but one, of one seed.
+            "run": network.code or str(network.state),
             "test": 100 * float(1 - self.wrong(network).mean()),
             **self.zoo.measure(network.point_P, but=network.index, align=main),
         }
-        row["nearest"] = self.store.checkpoints[row["nearest"]]["file"]
+        row["nearest"] = self.store.checkpoints[row["nearest"]]["file"] if "nearest" in row else ""
         rivals = [
             other
             for other in [*self.originals, *self.held_out]
-            if main and other.code == network.code and other.file != network.file
+            if main and other.code == network.code and not (network.kind == "original" and other.state == network.state)
         ]
         if rivals:
             nearest = min(rivals, key=lambda other: float(np.square(other.point_P - network.point_P).sum()))
@@ -153,26 +164,30 @@ class Novelty:
         return row
 
     def ensembles(self) -> dict[str, float | int]:
-        """Accuracy of a plurality vote of samples and of as many originals for the same task, and each one's gain.
+        """Accuracy of a plurality vote of samples, and of as many originals for the same task, of all runs in turn.
 
         Means over the tasks that have two samples and two originals or more; empty if there are none.
         """
+        originals: dict[str | None, dict[int, list[Network]]] = {}
+        for network in [*self.originals, *self.held_out]:
+            originals.setdefault(network.code, {}).setdefault(network.state, []).append(network)
         rows = []
-        for code in dict.fromkeys(sample.code for sample in self.samples):
-            samples, originals = (
-                [network for network in networks if network.code == code]
-                for networks in (self.samples, self.draw([*self.originals, *self.held_out]))
-            )
-            count = min(len(samples), len(originals))
+        for code in dict.fromkeys(sample.code for sample in self.ours):
+            # The last save of each run, then the one before it.
+            rounds = zip_longest(*(reversed(run) for run in originals.get(code, {}).values()))
+            in_turn = [network for one_round in rounds for network in one_round if network]
+            samples = [sample for sample in self.ours if sample.code == code]
+            count = min(len(samples), len(in_turn))
             if count > 1:
-                row: dict[str, float] = {"networks": count}
-                for name, networks in (("rpg", samples[:count]), ("original", originals[:count])):
-                    voted = Network(name, code, 0, networks[0].point_P, vote([each.answers for each in networks]))
+                row: dict[str, float] = {"networks": count, "tasks": 1}
+                for name, networks in (("rpg", samples[:count]), ("original", in_turn[:count])):
+                    voted = replace(networks[0], answers=vote([each.answers for each in networks]))
                     row[name] = 100 * float(1 - self.wrong(voted).mean())
                     alone = np.mean([100 * (1 - self.wrong(each).mean()) for each in networks])
                     row[f"{name}_gain"] = row[name] - float(alone)
                 rows.append(row)
-        return {str(name): round(float(value), 4) for name, value in pd.DataFrame(rows).mean().items()}
+        means = {str(name): round(float(value), 4) for name, value in pd.DataFrame(rows).mean().items()}
+        return {**means, "tasks": len(rows)} if rows else {}
 
 
 def vote(answers: Sequence[np.ndarray]) -> np.ndarray:
@@ -188,59 +203,79 @@ def iou(wrong: np.ndarray, other: np.ndarray) -> float:
     return float((wrong & other).sum() / either) if either else 1.0
 
 
-def verdict(samples: pd.DataFrame, originals: pd.DataFrame) -> str:
-    """What the samples are, by medians, beside what the originals are among themselves.
+def verdict(networks: pd.DataFrame, originals: pd.DataFrame) -> str:
+    """What the networks are, by medians: `aligned` d, `residual` r, and u, d of the originals to other training runs.
 
-    replica        aligned distance under REPLICA of that between the originals (that of each to its nearest)
-    interpolation  otherwise, and residual under INTERPOLATION of the originals' own
-    novel          otherwise: as far from anything that can be combined from the zoo as a network trained anew
+    replica        d < COPY · u: a checkpoint, or one of its run
+    interpolation  r < COMBINED · d: most of the way from the nearest checkpoint is a combination of checkpoints
+    replica        d < NEAR · u: a checkpoint with something added
+    inaccurate     their mean accuracy is not ACCURATE of the originals'
+    novel          otherwise: as far from the zoo as another training run is, not combined of it, and accurate
+
+    Where there is only one run, u is the originals' distance to each other; without that there is no verdict.
     """
-    if samples["aligned"].median() < REPLICA * originals["aligned"].median():
+    d, r = networks["aligned"].median(), networks["residual"].median()
+    column = "aligned_across" if originals.get("aligned_across", pd.Series(dtype=float)).notna().any() else "aligned"
+    u = originals[column].median()
+    if np.isnan(u):
+        return "none"
+    if d < COPY * u:
         return "replica"
-    near = samples["residual"].median() < INTERPOLATION * originals["residual"].median()
-    return "interpolation" if near else "novel"
+    if r < COMBINED * d:
+        return "interpolation"
+    if d < NEAR * u:
+        return "replica"
+    return "novel" if networks["test"].mean() >= ACCURATE * originals["test"].mean() else "inaccurate"
 
 
 def summarise(rows: pd.DataFrame) -> dict[str, Any]:
-    """novelty.json from the rows of novelty.csv, over all samples and for each set of tasks alone.
+    """novelty.json from the rows of novelty.csv: each kind of networks, for each set of tasks alone.
 
-    `median` holds medians of the columns, of the originals in `zoo`. `distance` is the median in units of the zoo's
-    own, `novel`, for each τ, the fraction of the networks that have ACCURATE of the originals' mean accuracy and are
-    farther than τ of these units.
+    `zoo` holds medians of the originals' columns, `median` those of the samples'. `distance` is the median in units of
+    the zoo's own, `novel`, for each τ, the fraction of the networks that have ACCURATE of the originals' mean accuracy
+    and are farther than τ of these units, as they are, units not permuted.
     """
     kinds = dict(iter(rows.groupby("networks", sort=False)))
-    originals, samples = kinds["original"], kinds["RPG"]
+    originals = kinds.pop("original")
     unit, enough = originals["distance"].median(), ACCURATE * originals["test"].mean()
 
     def method(networks: pd.DataFrame) -> dict[str, Any]:
         accurate = networks["test"] >= enough
         novel = {str(tau): float((accurate & (networks["distance"] > tau * unit)).mean()) for tau in TAUS}
         return {
-            **summary(networks["test"].tolist()),
+            **summary(networks["test"].tolist(), networks["run"].tolist()),
             "distance": round(float(networks["distance"].median() / unit), 4),
             "novel": {tau: round(share, 4) for tau, share in novel.items()},
         }
+
+    def by_set(networks: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        return {name: networks[networks["set"] == name] for name in networks["set"].unique()}
 
     def medians(networks: pd.DataFrame) -> dict[str, float]:
         found = networks[[name for name in MEASURES if name in networks]].median().dropna()
         return {str(name): round(float(value), 6) for name, value in found.items()}
 
     return {
-        "rule": {"replica": REPLICA, "interpolation": INTERPOLATION, "accurate": ACCURATE},
+        "rule": {"copy": COPY, "near": NEAR, "combined": COMBINED, "accurate": ACCURATE},
         "zoo": medians(originals),
         "rpg": {
             name: {"verdict": verdict(chosen, originals), "median": medians(chosen), **method(chosen)}
-            for name, chosen in ((name, samples[samples["set"] == name]) for name in samples["set"].unique())
+            for name, chosen in by_set(kinds.pop("RPG")).items()
         },
         "original": method(originals),
-        "baselines": {kind: method(networks) for kind, networks in kinds.items() if kind not in ("original", "RPG")},
+        "baselines": {
+            kind: {name: method(chosen) for name, chosen in by_set(networks).items()}
+            for kind, networks in kinds.items()
+        },
     }
 
 
 def novelty_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
     """Measure originals, samples and what can be made of the zoo without RPG; write novelty.json and novelty.csv."""
     novelty = Novelty(experiment, paths, data_root)
-    networks = [*novelty.draw(novelty.originals), *novelty.samples, *novelty.others()]
-    rows = pd.DataFrame([novelty.row(network) for network in progress(networks, "novelty", total=len(networks))])
+    main = [*novelty.draw(novelty.originals), *novelty.samples]
+    networks = chain(progress(main, "novelty", total=len(main)), novelty.others())
+    rows = pd.DataFrame([novelty.row(network) for network in networks])
     write_text(paths.novelty_rows, rows.round(6).to_csv(index=False))
-    write_json(paths.novelty, {**summarise(rows), "ensembles": novelty.ensembles()})
+    groups_of_units = len(novelty.space.groups)
+    write_json(paths.novelty, {**summarise(rows), "ensembles": novelty.ensembles(), "groups_of_units": groups_of_units})

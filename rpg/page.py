@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rpg.data import CLASSES
+from rpg.device import device
 from rpg.errors import UserError
 from rpg.generation import Generator, Network, task_code
 from rpg.seeds import fix_arithmetic
@@ -104,7 +105,7 @@ def try_out(network: Network, task: Classification) -> None:
 
 
 def _answer(network: Network, task: Classification, image: Tensor) -> None:
-    inputs = task.data.inputs(image.unsqueeze(0), task.params.resolution)
+    inputs = task.data.inputs(image.unsqueeze(0).to(device()), task.params.resolution)
     said = "yes" if int(task.answers(network.state_dict, inputs)) else "no"
     st.markdown(f"The network says **{said}**")
 

@@ -33,17 +33,24 @@ Wish = tuple[int | None, str | None]
 
 
 def sample_networks(
-    model: RPG, asked: Sequence[Condition], store: TokenStore, params: Sample, wishes: Sequence[Wish], first: int = 0
+    model: RPG,
+    asked: Sequence[Condition],
+    store: TokenStore,
+    params: Sample,
+    wishes: Sequence[Wish],
+    vectors: conditions.Vectors | None = None,
+    first: int = 0,
 ) -> Iterator[tuple[StateDict, int, str | None]]:
     """New state dicts on the CPU, one for each wish, with the state and the code that they were made for.
 
+    `vectors`: name → numbers of conditions of the kind `vector`, for all of them; those that are left out are drawn.
     The noise of the k-th depends on `params.seed` and `first + k` alone. Raises UserError if a wish can't be met.
     """
     for start in range(0, len(wishes), TOGETHER):
         part = wishes[start : start + TOGETHER]
         keys = [first + start + k for k in range(len(part))]
         draws = [generator(params.seed, "sample", key) for key in keys]
-        values = conditions.asked(asked, store, part, [generator(params.seed, "wish", key) for key in keys])
+        values = conditions.asked(asked, store, part, [generator(params.seed, "wish", key) for key in keys], vectors)
         tokens_BLD = model.sample(values, solver=params.solver, steps=params.steps, generators=draws)
         states_B = values.get("permutation_state", torch.zeros(len(part), 1))[:, 0].long()
         codes: list[str | None] = [None] * len(part)

@@ -99,7 +99,8 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """metrics.json: summaries on the test split, with task codes also of each set and of the baselines."""
 
     def of(networks: list[dict[str, Any]]) -> dict[str, float | int]:
-        return summary([network["test"] for network in networks])
+        runs = [network.get("code") or network.get("seed", network.get("state")) for network in networks]
+        return summary([network["test"] for network in networks], runs)
 
     def by_set(kind: str) -> dict[str, Any]:
         sets = dict.fromkeys(network["set"] for network in kinds[kind] if network["set"])
@@ -113,15 +114,25 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return tree
 
 
-def summary(values: Sequence[float]) -> dict[str, Any]:
+def summary(values: Sequence[float], groups: Sequence[Any] | None = None) -> dict[str, Any]:
     """mean, std, min, best and n of `values`, higher being better, and the mean's 95 % `interval`.
 
-    The interval is the percentile bootstrap's, of the networks; std is 0 for a single value.
+    The interval is the percentile bootstrap's. With `groups`, one for each value, whole groups are drawn, since the
+    saves of one training run, or the networks of one task, do not count as independent. std is 0 for a single value.
     """
     array = np.array(values)
+    labels = (
+        np.arange(len(array)) if groups is None or len(set(groups)) == 1 else np.unique(groups, return_inverse=True)[1]
+    )
+    sums, counts = np.bincount(labels, weights=array), np.bincount(labels)
     interval = [array.mean()] * 2
-    if len(array) > 1:
-        found = bootstrap((array,), np.mean, method="percentile", n_resamples=2000, rng=np.random.default_rng(0))
+    if len(sums) > 1:
+
+        def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+            return sums.sum(axis) / counts.sum(axis)
+
+        draws = {"n_resamples": 2000, "rng": np.random.default_rng(0)}
+        found = bootstrap((sums, counts), mean, paired=True, method="percentile", vectorized=True, **draws)
         interval = [found.confidence_interval.low, found.confidence_interval.high]
     return {
         "mean": round(float(array.mean()), 4),

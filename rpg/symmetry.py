@@ -5,6 +5,7 @@ permuting all of those axes alike leaves the network's function as it is (Ainswo
 2). Groups are found by following the network's forward pass; `match` aligns one network's units with another's.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ class _Walk:
 
     def join(self, one: Group, other: Group) -> Group:
         """Make both one group, since their values are added."""
-        if one is other:
+        if one is other or other not in self.groups:
             return one
         if one.units != other.units:
             one.fixed = other.fixed = True
@@ -153,7 +154,9 @@ class _Walk:
         return out
 
     def linear(self, name: str, inputs: int, outputs: int, group: Group | None) -> Group:
-        if group:
+        if group and inputs % group.units:
+            group.fixed = True
+        elif group:
             # After a flattened feature map each channel stands for several inputs.
             self.attach(group, f"{name}.weight", 1, (outputs, group.units, inputs // group.units))
         out = self.new(outputs)
@@ -180,25 +183,31 @@ def groups(network: nn.Module, inputs: Tensor) -> list[Group]:
 
     The test: random permutations of all groups must leave the network's answers for `inputs` [n, ...] as they are.
     """
-    state_dict = network.state_dict()
+    network, inputs = copy.deepcopy(network).cpu(), inputs.cpu()
     try:
         found = _Walk(network).run(_Tracer().trace(network))
-    except (fx.proxy.TraceError, TypeError, RuntimeError, KeyError):
+        return found if found and _keep_answers(network, inputs, found) else []
+    except (fx.proxy.TraceError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AttributeError):
+        # Any of a thousand networks, which the walk cannot follow or follows wrongly, each in its own way.
         return []
+
+
+def _keep_answers(network: nn.Module, inputs: Tensor, found: list[Group]) -> bool:
     draw = torch.Generator().manual_seed(0)
-    # BatchNorm that has counted nothing would not notice a permutation.
+    # BatchNorm that has counted nothing, and biases that are all 0, would not notice a permutation.
     varied = {
-        name: (tensor.double() + torch.rand(tensor.shape, generator=draw).double() * 0.5).to(tensor.dtype)
-        if tensor.is_floating_point()
+        name: tensor + 0.5 * torch.rand(tensor.shape, generator=draw).to(tensor.dtype)
+        if tensor.is_floating_point() and tensor.ndim == 1
         else tensor
-        for name, tensor in ((name, tensor.cpu()) for name, tensor in state_dict.items())
+        for name, tensor in network.state_dict().items()
     }
     orders = [torch.randperm(group.units, generator=draw).numpy() for group in found]
     moved = {name: torch.from_numpy(array) for name, array in permute(as_arrays(varied), found, orders).items()}
     with torch.inference_mode():
         before, after = (torch.func.functional_call(network, weights, (inputs,)) for weights in (varied, moved))
-    close = torch.allclose(before, after, rtol=1e-3, atol=1e-4 * before.abs().max().item())
-    return found if close and not torch.equal(before, before.roll(1, 0)) else []
+    tolerance = 1e-4 * before.abs().max().item()
+    # Answers that are all alike would prove nothing.
+    return torch.allclose(before, after, rtol=1e-3, atol=tolerance) and not torch.allclose(before[:1], before[1:])
 
 
 Arrays = Mapping[str, np.ndarray]

@@ -17,26 +17,31 @@ from rpg.paths import Paths
 HEADING = """# Generated networks beside the originals they learned from
 
 {metrics} in percent on the test split, over all n networks; ± is the standard deviation, brackets hold the mean's 95 %
-bootstrap interval.
+bootstrap interval, for which whole training runs, or whole tasks, are drawn.
 
 """
 NOVELTY = """
 ## Are the samples new?
 
-Medians over n samples, beside those over as many originals. Distances are root mean squares over the weights, each
-tensor normalised, so that 1 is the standard deviation of a tensor's weights. *Distance* is to the nearest checkpoint of
-the zoo, its units permuted to match, *residual* to the nearest affine combination of such checkpoints; of an original,
-to other checkpoints, and to combinations of other training runs. *IoU* is that of the wrong answers, *disagreement* the
-percentage of different answers, each with the nearest original for the same task. *Ensemble gain* is the accuracy of a
-vote over that of its members. Samples are a *replica* if their distance is under {replica} of the originals' own,
-otherwise an *interpolation* if their residual is under {interpolation} of the originals' own, otherwise *novel*.
+Medians over n samples, and over originals. Distances are root mean squares over the weights, each tensor normalised,
+so that 1 is the standard deviation of a tensor's weights. *Distance* is to the nearest checkpoint of the zoo, its units
+permuted to match; of an original, to the nearest of other training runs. *Residual* is the distance to the nearest
+affine combination of these checkpoints. *IoU* is that of the wrong answers, *disagreement* the percentage of different
+answers, each with the nearest original for the same task, of other training runs for an original. *Ensemble* is the
+accuracy of a vote of samples, and of as many originals, of all runs in turn.
+
+Samples are a *replica* if their distance is under {copy} of the originals', otherwise an *interpolation* if their
+residual is under {combined} of their distance, otherwise again a *replica*, with something added, if their distance is
+under {near} of the originals', otherwise *inaccurate* if they have less than {accurate} of the originals' accuracy, and
+else *novel*.
 
 """
 MIXTURES = """
 ## {name}: what else can be made of its zoo
 
-Distances are in units of the zoo's median nearest distance, {unit:.4f}. The last columns have the fraction of networks
-that reach {accurate} of the originals' mean accuracy and are farther from the zoo than so many units.
+Distances are in units of the zoo's median nearest distance, {unit:.4f}, units of the networks not permuted. The last
+columns have the fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from the zoo
+than so many units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
 
 """
 
@@ -69,9 +74,8 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
             Paths(name, results).metrics, f"rpg score --experiment {name}", "metric", "parameters", "original", "rpg"
         )
         novelty = read_json(Paths(name, results).novelty, f"rpg novelty --experiment {name}", "zoo", "rpg", "baselines")
-        # A baseline has its scores for each set of tasks, its place beside the zoo, or both.
-        by_set, measured = scored.get("baselines", {}), novelty.pop("baselines")
-        baselines = {kind: {**by_set.get(kind, {}), **measured.get(kind, {})} for kind in {**by_set, **measured}}
+        # Scored on every task where the score layer did, else as measured beside the zoo.
+        baselines = {**novelty["baselines"], **scored.get("baselines", {})}
         return {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
 
     return {"experiments": {name: entry(name) for name in params.run}}
@@ -170,27 +174,30 @@ def are_they_new(experiments: dict[str, Any]) -> str:
     """The section with a verdict on the samples of each experiment, and of each set of its tasks."""
     rows = []
     for name, entry in experiments.items():
-        zoo, ensembles = entry["novelty"]["zoo"], entry["novelty"]["ensembles"]
-        for key in (key for key in SETS if key in entry["novelty"]["rpg"]):
-            of = entry["novelty"]["rpg"][key]
-            median = of["median"]
-
-            gains = [f"{ensembles[f'{kind}_gain']:+.2f}" for kind in ("rpg", "original") if ensembles]
+        novelty = entry["novelty"]
+        # What an original is to other training runs, where there are some.
+        zoo = {**novelty["zoo"], "aligned": novelty["zoo"].get("aligned_across", novelty["zoo"].get("aligned"))}
+        for key in (key for key in SETS if key in novelty["rpg"]):
+            of = novelty["rpg"][key]
             rows.append(
                 {
                     "samples": name if key == "all" else f"{name}, {SETS[key]}",
                     "n": of["n"],
                     "verdict": of["verdict"],
-                    "distance: sample / original": beside("aligned", 4, median, zoo),
-                    "original to other runs": f"{zoo['distance_across']:.4f}" if "distance_across" in zoo else "-",
-                    "residual: sample / original": beside("residual", 4, median, zoo),
-                    "IoU: sample / original": beside("iou", 2, median, zoo),
-                    "disagreement: sample / original": beside("disagreement", 1, median, zoo),
-                    "ensemble gains: samples / originals": " / ".join(gains) or "-",
+                    "distance: sample / original": beside("aligned", 4, of["median"], zoo),
+                    "residual: sample / original": beside("residual", 4, of["median"], zoo),
+                    "IoU: sample / original": beside("iou", 2, of["median"], zoo),
+                    "disagreement: sample / original": beside("disagreement", 1, of["median"], zoo),
+                    "ensemble: samples / originals": ensemble(novelty["ensembles"]) if key == "all" else "-",
                 }
             )
     rule = next(iter(experiments.values()))["novelty"]["rule"]
-    return NOVELTY.format(**rule) + table(rows)
+    return NOVELTY.format(**{**rule, "accurate": f"{rule['accurate']:.0%}"}) + table(rows)
+
+
+def ensemble(of: dict[str, Any]) -> str:
+    """The accuracies of two ensembles."""
+    return f"{of['rpg']:.1f} / {of['original']:.1f}" if of else "-"
 
 
 def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
@@ -200,27 +207,28 @@ def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
 
 def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
     """The section with what else can be made of an experiment's zoo, accuracy beside distance."""
-    sets = entry["novelty"]["rpg"]
-    # The formulas in the order of the other tables, then the mixtures by name: JSON keeps no order.
-    measured = [kind for kind, of in entry["baselines"].items() if "distance" in of]
-    kinds = [kind for kind in METHODS if kind in measured] + sorted(set(measured) - set(METHODS), key=str.lower)
-    networks = {
-        "originals": entry["novelty"]["original"],
-        **{"RPG" if key == "all" else f"RPG, {SETS[key]}": sets[key] for key in SETS if key in sets},
-        **{METHODS.get(kind, kind): entry["baselines"][kind] for kind in kinds},
-    }
+    novelty = entry["novelty"]
+    methods = {"RPG": novelty["rpg"], **novelty["baselines"]}
+    # In the order of the other tables, then by name: JSON keeps no order.
+    known = ["RPG", *(kind for kind in METHODS if kind in methods)]
+    kinds = known + sorted(set(methods) - set(known), key=str.lower)
+    networks = [("originals", novelty["original"])]
+    for kind in kinds:
+        label = str(METHODS.get(kind, kind))
+        for key in (key for key in SETS if key in methods[kind]):
+            networks.append((label if key == "all" else f"{label}, {SETS[key]}", methods[kind][key]))
     rows = [
         {
-            "networks": kind,
+            "networks": label,
             "n": of["n"],
             "mean ± std": mean(of),
             "distance": f"{of['distance']:.2f}",
             **{f"> {tau}": f"{share:.2f}" for tau, share in of["novel"].items()},
         }
-        for kind, of in networks.items()
+        for label, of in networks
     ]
-    unit, accurate = entry["novelty"]["zoo"]["distance"], entry["novelty"]["rule"]["accurate"]
-    return MIXTURES.format(name=name, unit=unit, accurate=f"{accurate:.0%}") + table(rows)
+    accurate = f"{novelty['rule']['accurate']:.0%}"
+    return MIXTURES.format(name=name, unit=novelty["zoo"]["distance"], accurate=accurate) + table(rows)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -46,6 +46,19 @@ def test_wish_is_met_and_the_rest_is_that_of_one_checkpoint(store: TokenStore) -
     assert torch.cat([values["task_code"][2], values["validation_top1"][2]]).tolist() in rows
 
 
+def test_vector_that_is_wished_for(store: TokenStore) -> None:
+    draws = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    values = asked([STATE, ACCURACY], store, [(0, None), (1, None)], draws, {"validation_top1": [98.5]})
+    assert values["validation_top1"].tolist() == [[98.5], [98.5]]
+    assert values["permutation_state"].tolist() == [[0], [1]]
+    with pytest.raises(UserError, match="--vector validation_top1: must have 1 numbers, not 2"):
+        asked([STATE, ACCURACY], store, [(0, None)], draws[:1], {"validation_top1": [98.5, 1.0]})
+    with pytest.raises(UserError, match="--vector size: the model has no such vector; known: validation_top1"):
+        asked([STATE, ACCURACY], store, [(0, None)], draws[:1], {"size": [1.0]})
+    with pytest.raises(UserError, match="known: none"):
+        asked([STATE], store, [(0, None)], draws[:1], {"size": [1.0]})
+
+
 def test_wish_for_what_the_model_does_not_know(store: TokenStore) -> None:
     draw = [torch.Generator()]
     with pytest.raises(UserError, match="not trained on task codes"):

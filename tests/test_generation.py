@@ -145,6 +145,8 @@ def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, mo
         (["--count", "0"], "--count 0: must be between 1 and"),
         (["--steps", "1001"], "--steps 1001: must be between 1 and 1000"),
         (["--seed", "-1"], "--seed -1: must be between 0 and"),
+        (["--vector", "validation_top1=99"], "--vector validation_top1: the model has no such vector; known: none"),
+        (["--vector", "validation_top1=high"], "'validation_top1=high' is not NAME=NUMBERS"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(inside: Path, tmp_path: Path, capsys, options, fault) -> None:
@@ -156,6 +158,13 @@ def test_bad_input_is_one_line_and_writes_nothing(inside: Path, tmp_path: Path, 
     assert fault in said.err
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_python_s_own_bad_input_is_a_user_error(inside: Path) -> None:
+    with pytest.raises(UserError, match="must be 10 digits 0 or 1"):
+        rpg.generate("tasks", code=1000010)
+    with pytest.raises(UserError, match="--steps 0: must be between 1 and 1000"):
+        rpg.generate("tasks", code=HELD_OUT, steps=0)
 
 
 def test_tasks_of_an_experiment_that_has_none(finished: Path, monkeypatch) -> None:

@@ -63,13 +63,13 @@ def test_measure_by_hand(space: Space) -> None:
     unit = 38**-0.5
     found = zoo.measure(points_NP[1], but=1)
     assert found["nearest"] == 0
-    names = ("distance", "distance_within", "distance_across", "aligned", "residual")
-    assert [found[name] / unit for name in names] == pytest.approx([1, 1, 9, 1, 0], abs=1e-5)
+    names = ("distance", "distance_across", "aligned", "aligned_across", "residual")
+    assert [found[name] / unit for name in names] == pytest.approx([1, 9, 1, 9, 0], abs=1e-5)
     point_P = np.zeros(38, np.float32)
     point_P[:2] = 12.5, 2
     found = zoo.measure(point_P)
     assert found["nearest"] == 3
-    assert "distance_within" not in found
+    assert "distance_across" not in found
     assert [found[name] / unit for name in names if name in found] == pytest.approx([2.5, 2.5, 2], abs=1e-5)
     assert set(zoo.measure(point_P, align=False)) == {"nearest", "distance"}
 
@@ -79,7 +79,18 @@ def test_runs_are_seeds_and_codes(space: Space) -> None:
     points_NP[:, 0] = [0, 1, 5]
     zoo = Zoo(Space(space.layout, []), points_NP, np.array([0, 0, 0]), np.array(["01", "10", "01"]))
     found = zoo.measure(points_NP[0], but=0)
-    assert (found["distance_within"], found["distance_across"]) == pytest.approx((5 * 38**-0.5, 38**-0.5))
+    assert (found["distance"], found["distance_across"]) == pytest.approx((38**-0.5, 38**-0.5))
+    assert zoo.measure(points_NP[1], but=1)["distance_across"] == pytest.approx(38**-0.5)
+
+
+def test_what_there_is_nothing_to_compare_with_is_left_out(space: Space) -> None:
+    points_NP = np.zeros((2, 38), np.float32)
+    points_NP[:, 0] = [0, 1]
+    one_run = Zoo(Space(space.layout, []), points_NP, np.array([0, 0]), np.array([""] * 2))
+    assert set(one_run.measure(points_NP[0], but=0)) == {"nearest", "distance", "aligned"}
+    alone = Zoo(Space(space.layout, []), points_NP[:1], np.array([0]), np.array([""]))
+    assert alone.measure(points_NP[0], but=0) == {}
+    assert set(alone.measure(points_NP[1])) == {"nearest", "distance", "aligned", "residual"}
 
 
 def test_alignment_is_by_seed(space: Space) -> None:

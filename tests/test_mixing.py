@@ -11,6 +11,15 @@ from rpg.tokens import Layout
 torch.manual_seed(0)
 NETWORK = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
 SPACE = Space(Layout.of(NETWORK.state_dict(), 5), groups(NETWORK, torch.randn(4, 3)))
+
+
+def by_method(*arguments) -> dict[str, list[tuple[int, str | None, np.ndarray]]]:
+    made: dict[str, list] = {}
+    for method, *network in mixtures(*arguments):
+        made.setdefault(method, []).append(tuple(network))
+    return made
+
+
 KINDS = ("mean", "interpolation", "Gaussian")
 
 
@@ -21,7 +30,7 @@ def make_zoo(seeds: list[int], codes: list[str], space: Space = SPACE) -> Zoo:
 
 def test_methods_are_those_that_the_zoo_allows() -> None:
     def kinds(zoo: Zoo, code: str | None = None) -> set[str]:
-        return set(mixtures(zoo, [(0, code)], [0.5], 0))
+        return set(by_method(zoo, [(0, code)], [0.5], 0))
 
     within = {f"{kind} within" for kind in KINDS}
     across = {f"{kind} across" for kind in KINDS}
@@ -37,7 +46,7 @@ def test_methods_are_those_that_the_zoo_allows() -> None:
 
 def test_noise_has_its_level_and_its_checkpoint() -> None:
     zoo = make_zoo([0, 0, 1, 1], [""] * 4)
-    made = mixtures(zoo, [(0, None), (1, None)] * 200, [0.1, 2.0], 0)
+    made = by_method(zoo, [(0, None), (1, None)] * 200, [0.1, 2.0], 0)
     for level in (0.1, 2.0):
         errors = []
         for state, _, point_P in made[f"noise {level}"]:
@@ -48,7 +57,7 @@ def test_noise_has_its_level_and_its_checkpoint() -> None:
 
 def test_means_and_interpolations_are_combinations_of_their_seeds() -> None:
     zoo = make_zoo([0, 0, 0, 1, 1, 1], [""] * 6)
-    made = mixtures(zoo, [(1, None)] * 50, [], 0)
+    made = by_method(zoo, [(1, None)] * 50, [], 0)
     for kind, chosen in (("within", zoo.seeds == 1), ("across", zoo.seeds >= 0)):
         for method in ("mean", "interpolation"):
             shares = []
@@ -70,7 +79,7 @@ def test_means_and_interpolations_are_combinations_of_their_seeds() -> None:
 
 def test_gaussian_has_mean_and_spread_of_its_checkpoints() -> None:
     zoo = make_zoo([0, 0, 0, 1], [""] * 4)
-    made = np.stack([point_P for _, _, point_P in mixtures(zoo, [(0, None)] * 3000, [], 0)["Gaussian within"]])
+    made = np.stack([point_P for _, _, point_P in by_method(zoo, [(0, None)] * 3000, [], 0)["Gaussian within"]])
     np.testing.assert_allclose(made.mean(0), zoo.points_NP[:3].mean(0), atol=0.15)
     np.testing.assert_allclose(made.std(0), zoo.points_NP[:3].std(0, ddof=1), rtol=0.1)
 
@@ -80,14 +89,14 @@ def test_aligned_mean_of_permuted_copies_is_the_network() -> None:
     moved_P = zoo.points_NP[0].copy()
     order = SPACE.order(zoo.points_NP[0], np.random.default_rng(5).standard_normal(38))
     both = Zoo(SPACE, np.stack([moved_P, moved_P[order]]), np.array([0, 1]), np.array(["", ""]))
-    made = mixtures(both, [(0, None)], [], 0)
+    made = by_method(both, [(0, None)], [], 0)
     assert any(np.allclose(made["mean across, aligned"][0][2], point_P) for point_P in both.points_NP)
     assert not any(np.allclose(made["mean across"][0][2], point_P) for point_P in both.points_NP)
 
 
 def test_same_seed_same_networks() -> None:
     zoo = make_zoo([0, 0, 1, 1], [""] * 4)
-    one, again, other = (mixtures(zoo, [(0, None), (1, None)], [0.5], seed) for seed in (0, 0, 1))
+    one, again, other = (by_method(zoo, [(0, None), (1, None)], [0.5], seed) for seed in (0, 0, 1))
     for method, networks in one.items():
         for (*_, point_P), (*_, same_P) in zip(networks, again[method], strict=True):
             assert np.array_equal(point_P, same_P)

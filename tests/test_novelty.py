@@ -1,7 +1,6 @@
 """What is planted among the samples must be called what it is."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -53,11 +52,11 @@ def test_planted_permutations_are_replicas(novelty: Novelty) -> None:
     assert judged(novelty, planted) == "replica"
 
 
-@pytest.mark.parametrize("chosen", [lambda seeds: seeds == 0, lambda seeds: np.arange(len(seeds)) % 2 == 0])
-def test_planted_averages_are_interpolations(novelty: Novelty, chosen: Callable) -> None:
-    """Of the saves of a seed, and of several seeds."""
-    points_NP = novelty.zoo.points_NP[chosen(novelty.zoo.seeds)]
-    assert judged(novelty, [points_NP[:2].mean(0), 0.4 * points_NP[0] + 0.6 * points_NP[1]]) == "interpolation"
+def test_planted_averages_of_seeds_are_interpolations(novelty: Novelty) -> None:
+    zoo = novelty.zoo
+    one_P, other_P, third_P = (zoo.points_NP[zoo.seeds == seed][0] for seed in range(3))
+    planted = [(one_P + other_P) / 2, 0.4 * one_P + 0.6 * third_P, (one_P + other_P + third_P) / 3]
+    assert judged(novelty, planted) == "interpolation"
 
 
 def test_planted_average_of_permuted_seeds_is_an_interpolation(novelty: Novelty) -> None:
@@ -66,9 +65,16 @@ def test_planted_average_of_permuted_seeds_is_an_interpolation(novelty: Novelty)
     assert judged(novelty, [(one_P + other_P[zoo.space.order(other_P, one_P)]) / 2]) == "interpolation"
 
 
-def test_noise_far_beyond_the_zoo_is_no_copy(novelty: Novelty) -> None:
+def test_noise_alone_is_far_away_and_inaccurate(novelty: Novelty) -> None:
     draw = np.random.default_rng(0)
-    assert judged(novelty, [draw.standard_normal(novelty.zoo.points_NP.shape[1]) for _ in range(3)]) == "novel"
+    assert judged(novelty, [draw.standard_normal(novelty.zoo.points_NP.shape[1]) for _ in range(3)]) == "inaccurate"
+
+
+@pytest.mark.parametrize("level", [0.01, 0.1, 0.5])
+def test_planted_noise_on_a_checkpoint_is_a_replica(novelty: Novelty, level: float) -> None:
+    draw = np.random.default_rng(0)
+    points_NP = novelty.zoo.points_NP
+    assert judged(novelty, list(points_NP + level * draw.standard_normal(points_NP.shape))) == "replica"
 
 
 def test_networks_trained_anew_are_novel(novelty: Novelty) -> None:
@@ -76,8 +82,13 @@ def test_networks_trained_anew_are_novel(novelty: Novelty) -> None:
     zoo = novelty.zoo
     left_out = zoo.seeds == 2
     smaller = Zoo(zoo.space, zoo.points_NP[~left_out], zoo.seeds[~left_out], zoo.codes[~left_out])
-    originals = pd.DataFrame([smaller.measure(point_P, but=index) for index, point_P in enumerate(smaller.points_NP)])
-    samples = pd.DataFrame([smaller.measure(point_P) for point_P in zoo.points_NP[left_out]])
+    originals, samples = (
+        pd.DataFrame([{**smaller.measure(zoo.points_NP[index], but=but), "test": 97.0} for index, but in which])
+        for which in (
+            [(index, place) for place, index in enumerate(np.flatnonzero(~left_out))],
+            [(index, None) for index in np.flatnonzero(left_out)],
+        )
+    )
     assert verdict(samples, originals) == "novel"
 
 
@@ -113,10 +124,13 @@ def test_iou_and_disagreement_by_hand(novelty: Novelty) -> None:
     assert iou(wrong, other) == pytest.approx(1 / 3)
     assert iou(wrong, wrong) == 1
     assert iou(wrong & False, wrong & False) == 1
-    first, second, *_ = novelty.originals
+    first = novelty.originals[0]
     row = novelty.row(first)
-    assert row["iou"] == iou(novelty.wrong(first), novelty.wrong(second))
-    assert row["disagreement"] == 100 * np.mean(first.answers != second.answers)
+    # Of other training runs.
+    rivals = [other for other in novelty.originals if other.state != first.state]
+    nearest = min(rivals, key=lambda other: np.mean((other.point_P - first.point_P) ** 2))
+    assert row["iou"] == iou(novelty.wrong(first), novelty.wrong(nearest))
+    assert row["disagreement"] == 100 * np.mean(first.answers != nearest.answers)
 
 
 def test_vote_by_hand() -> None:
@@ -126,43 +140,80 @@ def test_vote_by_hand() -> None:
 def test_ensembles_by_hand(novelty: Novelty) -> None:
     found = novelty.ensembles()
     assert found["networks"] == 4
-    voted = vote([sample.answers for sample in novelty.samples])
+    voted = vote([sample.answers for sample in novelty.ours])
     labels = novelty.task.data.test.labels.numpy()
-    alone = np.mean([100 * np.mean(sample.answers == labels) for sample in novelty.samples])
+    alone = np.mean([100 * np.mean(sample.answers == labels) for sample in novelty.ours])
     assert found["rpg"] == pytest.approx(100 * np.mean(voted == labels), abs=1e-4)
     assert found["rpg_gain"] == pytest.approx(found["rpg"] - alone, abs=1e-4)
+    # Originals of all three runs in turn, the last save first: of the first run the one before it comes fourth.
+    chosen = [novelty.originals[index].answers for index in (1, 3, 5, 0)]
+    assert found["original"] == pytest.approx(100 * np.mean(vote(chosen) == labels), abs=1e-4)
 
 
 def test_summary_by_hand() -> None:
     """Unit 0.2, accurate from 99 on: of three samples one is inaccurate, one near, one accurate and 3 units away."""
-    columns = ["networks", "set", "test", "distance", "aligned", "residual"]
+    columns = ["networks", "set", "run", "test", "distance", "aligned", "aligned_across", "residual"]
     rows = [
-        ["original", "all", 100.0, 0.1, 0.1, 1.0],
-        ["original", "all", 100.0, 0.2, 0.2, 1.0],
-        ["original", "all", 100.0, 0.4, 0.4, 1.0],
-        ["RPG", "all", 98.9, 0.6, 0.6, 0.4],
-        ["RPG", "all", 99.0, 0.08, 0.08, 0.1],
-        ["RPG", "all", 99.5, 0.6, 0.5, 0.6],
-        ["noise 0.1", "all", 99.5, 0.3, np.nan, np.nan],
+        ["original", "all", "0", 100.0, 0.1, 0.1, 1.0, 0.9],
+        ["original", "all", "0", 100.0, 0.2, 0.2, 1.0, 0.9],
+        ["original", "all", "1", 100.0, 0.4, 0.4, 1.0, 0.9],
+        ["RPG", "all", "0", 98.9, 0.6, 0.6, np.nan, 0.4],
+        ["RPG", "all", "0", 99.0, 0.08, 0.08, np.nan, 0.1],
+        ["RPG", "all", "1", 99.5, 0.6, 0.5, np.nan, 0.2],
+        ["noise 0.1", "all", "0", 99.5, 0.3, np.nan, np.nan, np.nan],
     ]
     found = summarise(pd.DataFrame(rows, columns=columns))
     sample = found["rpg"]["all"]
     assert sample["verdict"] == "interpolation"
     assert sample["novel"] == {"0.5": 0.3333, "1.0": 0.3333, "2.0": 0.3333, "4.0": 0.0}
     assert (sample["distance"], sample["n"]) == (3.0, 3)
-    assert sample["median"] == {"distance": 0.6, "aligned": 0.5, "residual": 0.4}
-    assert found["zoo"] == {"distance": 0.2, "aligned": 0.2, "residual": 1.0}
+    assert sample["median"] == {"distance": 0.6, "aligned": 0.5, "residual": 0.2}
+    assert found["zoo"] == {"distance": 0.2, "aligned": 0.2, "aligned_across": 1.0, "residual": 0.9}
     assert found["original"]["novel"]["1.0"] == 0.3333
-    assert found["baselines"]["noise 0.1"]["novel"] == {"0.5": 1.0, "1.0": 1.0, "2.0": 0.0, "4.0": 0.0}
+    assert found["baselines"]["noise 0.1"]["all"]["novel"] == {"0.5": 1.0, "1.0": 1.0, "2.0": 0.0, "4.0": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("aligned", "residual", "test", "expected"),
+    [
+        (0.0, 0.0, 100, "replica"),
+        (0.24, 0.0, 100, "replica"),
+        (0.3, 0.14, 100, "interpolation"),
+        (0.3, 0.16, 100, "replica"),
+        (0.74, 0.7, 100, "replica"),
+        (0.76, 0.3, 90, "interpolation"),
+        (0.76, 0.7, 98.9, "inaccurate"),
+        (0.76, 0.7, 99.1, "novel"),
+        (1.5, 1.4, 99.1, "novel"),
+    ],
+)
+def test_verdict_by_hand(aligned: float, residual: float, test: float, expected: str) -> None:
+    """Training runs are 1 apart."""
+    originals = pd.DataFrame({"aligned": [0.01] * 2, "aligned_across": [0.9, 1.1], "test": [100.0] * 2})
+    samples = pd.DataFrame({"aligned": [aligned], "residual": [residual], "test": [test]})
+    assert verdict(samples, originals) == expected
+
+
+def test_verdict_beside_a_single_run() -> None:
+    samples = pd.DataFrame({"aligned": [0.1], "residual": [0.0], "test": [100.0]})
+    one_run = pd.DataFrame({"aligned": [0.1, 0.1], "test": [100.0] * 2})
+    assert verdict(samples, one_run) == "interpolation"
+    assert verdict(samples.assign(aligned=0.01), one_run) == "replica"
+    # One checkpoint has no other to be compared with.
+    assert verdict(samples, pd.DataFrame({"aligned": [np.nan], "test": [100.0]})) == "none"
 
 
 def test_tasks_are_told_apart(tasks: Path) -> None:
     """Three sets of two samples each, compared with originals for the same code, and the formulas from the code."""
     found = json.loads((tasks / "results/tasks/novelty.json").read_text())
     assert {name: of["n"] for name, of in found["rpg"].items()} == {"held_out": 2, "seen": 2, "held_out_pairs": 2}
-    assert {"ridge", "ridge_pairs", "nearest_task", "mean_network", "noise 0.1"} <= set(found["baselines"])
+    others = {"untuned", "hypernetwork", "ridge", "ridge_pairs", "nearest_task", "mean_network"}
+    assert others | {"noise 0.1"} <= set(found["baselines"])
+    assert all(set(found["baselines"][kind]) == set(found["rpg"]) for kind in others)
+    # Of a code that no checkpoint was learned for there is none to put noise on.
+    assert "held_out" not in found["baselines"]["noise 0.1"]
     novelty = open_novelty(tasks, "tasks")
-    for sample in novelty.samples:
+    for sample in novelty.ours:
         row = novelty.row(sample)
         rivals = [other for other in [*novelty.originals, *novelty.held_out] if other.code == sample.code]
         nearest = min(rivals, key=lambda other: np.mean((other.point_P - sample.point_P) ** 2))

@@ -47,6 +47,15 @@ def test_a_permuted_network_answers_alike_and_is_recovered(name: str) -> None:
     assert distance(again, before) == 0
 
 
+@pytest.mark.parametrize("name", ["efficientnet_b0", "vgg11", "edgenext_xx_small", "ghostnet_100", "pvt_v2_b0"])
+def test_networks_of_other_families_have_groups_or_none(name: str) -> None:
+    """And no traceback; what is found has passed the test of random permutations."""
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=3).eval()
+    found = groups(network, torch.randn(2, 3, 64, 64))
+    assert bool(found) == (name in ("efficientnet_b0", "edgenext_xx_small"))
+
+
 def test_groups_of_a_vision_transformer() -> None:
     """The residual stream, and in each of two blocks the heads and the hidden units of the MLP."""
     found = groups(build("vit_tiny_patch16_224"), inputs("vit_tiny_patch16_224"))

@@ -21,6 +21,18 @@ def test_summary_by_hand() -> None:
     assert summary([90.0]) == one
 
 
+def test_interval_draws_whole_groups() -> None:
+    """Ten copies of each of 20 values are worth no more than these."""
+    values = np.random.default_rng(0).normal(97.0, 0.5, 20)
+    alone = summary(values.tolist())["interval"]
+    copies = summary(np.repeat(values, 10).tolist(), np.repeat(np.arange(20), 10).tolist())["interval"]
+    assert copies == pytest.approx(alone, abs=1e-3)
+    apart = summary(np.repeat(values, 10).tolist())["interval"]
+    assert apart[1] - apart[0] < 0.5 * (alone[1] - alone[0])
+    # One group says nothing of the others: its values are taken for themselves.
+    assert summary(values.tolist(), ["x"] * 20)["interval"] == alone
+
+
 def test_interval_is_that_of_a_normal_mean_for_many_values() -> None:
     values = np.random.default_rng(0).normal(97.0, 0.5, 400)
     low, high = summary(values.tolist())["interval"]
@@ -67,28 +79,32 @@ def test_markdown_row() -> None:
     placed = {**numbers, "distance": 3.21, "novel": {"0.5": 0.75, "4.0": 0.0}}
     rpg = {"verdict": "novel", "median": {"aligned": 0.25, "residual": 0.2, "iou": 0.5, "disagreement": 2.0}, **placed}
     novelty = {
-        "rule": {"replica": 0.25, "interpolation": 0.5, "accurate": 0.99},
-        "zoo": {"aligned": 0.1, "residual": 0.3, "distance": 0.1, "distance_across": 1.3},
+        "rule": {"copy": 0.25, "near": 0.75, "combined": 0.5, "accurate": 0.99},
+        "zoo": {"aligned": 0.1, "aligned_across": 1.3, "residual": 0.3, "distance": 0.1},
         "rpg": {"all": rpg},
         "original": {**placed, "n": 40},
-        "ensembles": {"rpg_gain": 1.5, "original_gain": -0.25},
+        "baselines": {"noise 0.1": {"seen": placed}, "hypernetwork": {"seen": placed, "held_out": placed}},
+        "ensembles": {"rpg": 98.5, "original": 99.25},
     }
     entry = {"task": "classification", "metric": "top1", "parameters": 12345, "original": {**numbers, "n": 40}}
-    text = markdown(
-        {"experiments": {"x": {**entry, "rpg": numbers, "novelty": novelty, "baselines": {"noise 0.1": placed}}}}
-    )
+    text = markdown({"experiments": {"x": {**entry, "rpg": numbers, "novelty": novelty}}})
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     mean = "97.12 ± 0.46 [96.90, 97.30]"
     assert rows[2] == ["x", "12,345", mean, "98.00", "40", mean, "96.00", "98.00", "20"]
     assert rows[5] == [
-        "x", "20", "novel", "0.2500 / 0.1000", "1.3000", "0.2000 / 0.3000", "0.50 / -", "2.0 / -", "+1.50 / -0.25"
+        "x", "20", "novel", "0.2500 / 1.3000", "0.2000 / 0.3000", "0.50 / -", "2.0 / -", "98.5 / 99.2"
     ]  # fmt: skip
     assert [row[:4] for row in rows[8:]] == [
-        ["originals", "40", mean, "3.21"], ["RPG", "20", mean, "3.21"], ["noise 0.1", "20", mean, "3.21"]
-    ]  # fmt: skip
+        ["originals", "40", mean, "3.21"],
+        ["RPG", "20", mean, "3.21"],
+        ["hypernetwork, task loss only, seen", "20", mean, "3.21"],
+        ["hypernetwork, task loss only, held-out", "20", mean, "3.21"],
+        ["noise 0.1, seen", "20", mean, "3.21"],
+    ]
     assert rows[6][4:] == ["> 0.5", "> 4.0"]
     assert rows[8][4:] == ["0.75", "0.00"]
-    assert "0.1000. The last columns have the fraction of networks\nthat reach 99% of" in text
+    assert "have the fraction of networks that reach 99% of" in text
+    assert "under 0.25 of the originals'" in text
 
 
 def test_section_of_an_experiment_with_task_codes(tasks: Path) -> None:

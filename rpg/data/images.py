@@ -25,7 +25,8 @@ class Split:
 class Images:
     """A data set for classification.
 
-    Networks train on `train`; choices are made on `validation`; `test` is read by the scores layer alone.
+    Networks train on `train`; choices are made on `validation`; `test` is read by what measures networks, and by
+    nothing that learns or chooses.
     """
 
     train: Split
