@@ -175,9 +175,12 @@ def assert_promises(tree: dict) -> None:
         for unseen in {"held_out", "held_out_pairs"} & entry.keys():
             assert entry[unseen]["n"] >= 20
             for kind, of in entry["baselines"].items():
-                # The task loss alone, given the same time, is level with it where there are several base networks.
+                # A pair's code was seen in another state, whose stored network does its task.
+                if unseen not in of or (unseen == "held_out_pairs" and kind == "nearest_task"):
+                    continue
+                # With several base networks the task loss alone, given the same time, is level with RPG.
                 margin = 0.5 if kind == "hypernetwork" and "held_out_pairs" in entry else 0.0
-                assert unseen not in of or entry[unseen]["mean"] > of[unseen]["mean"] - margin, kind
+                assert entry[unseen]["mean"] > of[unseen]["mean"] - margin, kind
     tasks = tree["experiments"]["digits-tasks"]
     assert tasks["held_out"]["n"] == 60
     assert min(tasks["held_out"]["mean"], tasks["seen"]["mean"]) >= 98.0
