@@ -85,7 +85,7 @@ def test_repro_makes_what_the_plain_commands_make(made: Path, finished: Path) ->
 
 def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp_path: Path) -> None:
     other = clone(pushed, tmp_path / "other")
-    assert status(other)["mini"].startswith("missing: results/mini/zoo and 10 more")
+    assert status(other)["mini"].startswith("missing: results/mini/zoo and 12 more")
     dry = run_in(other, "dvc", "repro", "--dry", "--allow-missing")
     assert re.findall(r"^Stage '(\S+)' didn't change, skipping$", dry, re.M) == list(LAYERS)
     assert "Running" not in dry
@@ -99,11 +99,11 @@ def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp
         assert stale_stages(other) == as_stages(set(rules)), (block, key)
         assert status(other)["mini"] == f"stale because of experiments.mini.{block}.{key}"
     before = contents(other)
-    refused = "stale because of experiments.mini.sample.steps"
-    assert f"sample@mini: {refused}; nothing was fetched" in ledger(other, "pull", ok=False)
+    refused = "stale because of experiments.mini.novelty.networks"
+    assert f"novelty@mini: {refused}; nothing was fetched" in ledger(other, "pull", ok=False)
     assert f"mini: {refused}; Snakemake was told nothing" in ledger(other, "adopt", ok=False)
     assert "is not up to date; run `snakemake" in ledger(other, "push", ok=False)
-    assert set(planned(other)) == set(REACHED["sample", "steps", 4])
+    assert set(planned(other)) == set(REACHED["novelty", "networks", 5])
     assert contents(other) == before
     write_params(other)
     (other / "rpg/sample.py").write_text((other / "rpg/sample.py").read_text() + "# changed\n")
@@ -158,7 +158,7 @@ def test_another_run_neither_deletes_nor_retrains(repository: Path) -> None:
     tree = yaml.safe_load((repository / "params.yaml").read_text())
     tree["experiments"]["other"] = {**MINIATURE, "zoo": {**MINIATURE["zoo"], "seeds": [5]}}
     before = contents(repository)
-    for run, ran in ((["other"], 6), (["mini", "other"], 1), (["mini"], 1)):
+    for run, ran in ((["other"], 7), (["mini", "other"], 1), (["mini"], 1)):
         tree["run"] = run
         (repository / "params.yaml").write_text(yaml.safe_dump(tree))
         assert "run `rpg ledger write`" in ledger(repository, "status", ok=False)
