@@ -95,14 +95,14 @@ print(100 * (found == data.test.labels).double().mean().item())
 
 
 def test_a_second_run_from_scratch_writes_the_same_bytes(clone: Path) -> None:
-    """Against the first run in the clone, every artifact of one whole experiment, zoo to scores."""
+    """Against the first run in the clone, every artifact of one whole experiment, zoo to novelty."""
     kept = clone.parent / "first"
     shutil.move(clone / "results/digits-vit", kept)
-    bash("snakemake --cores all results/digits-vit/scores.json", clone)
+    bash("snakemake --cores all results/digits-vit/scores.json results/digits-vit/novelty.json", clone)
     again = clone / "results/digits-vit"
     names = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
-    assert len(names) == 40 + 2 + 1 + 3 + 3 + 20 + 1 + 1 + 1 + 2
+    assert len(names) == 40 + 2 + 1 + 3 + 3 + 20 + 1 + 1 + 1 + 2 + 2
     for name in names:
         if name.parts[0] != "seconds":
             assert (again / name).read_bytes() == (kept / name).read_bytes(), name
