@@ -14,6 +14,9 @@ from conftest import ROOT, write_params
 
 from rpg.workflow import code
 
+# Rule → jobs of the miniature from nothing.
+EVERYTHING = {"zoo": 2, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "novelty": 1, "tables": 1}
+
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
@@ -27,16 +30,7 @@ def take_as_finished(checkout: Path, finished: Path) -> None:
 
 
 def test_dry_run_is_complete_from_nothing(checkout: Path) -> None:
-    assert planned(checkout) == {
-        "zoo": 2,
-        "collect": 1,
-        "tokens": 1,
-        "train": 1,
-        "sample": 1,
-        "score": 1,
-        "novelty": 1,
-        "tables": 1,
-    }
+    assert planned(checkout) == EVERYTHING
 
 
 def test_run_then_nothing_to_do_then_only_the_new_shard(checkout: Path, finished: Path) -> None:
@@ -50,16 +44,7 @@ def test_run_then_nothing_to_do_then_only_the_new_shard(checkout: Path, finished
             assert (checkout / name).read_bytes() == (finished / name).read_bytes(), name
     assert "Nothing to be done" in snakemake(checkout, "--cores", "2", "results/tables.md")
     write_params(checkout, zoo={"seeds": [0, 1, 2, 4]})
-    assert planned(checkout) == {
-        "zoo": 1,
-        "collect": 1,
-        "tokens": 1,
-        "train": 1,
-        "sample": 1,
-        "score": 1,
-        "novelty": 1,
-        "tables": 1,
-    }
+    assert planned(checkout) == {**EVERYTHING, "zoo": 1}
 
 
 def test_tables_from_git_do_not_hide_that_nothing_was_run(checkout: Path, finished: Path) -> None:
@@ -67,13 +52,12 @@ def test_tables_from_git_do_not_hide_that_nothing_was_run(checkout: Path, finish
     (checkout / "results").mkdir()
     for name in ("tables.md", "metrics.json", "scores.csv", "novelty.csv", "seconds.json", "seconds.md"):
         shutil.copy(finished / "results" / name, checkout / "results")
-    everything = {"zoo": 2, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "novelty": 1, "tables": 1}
-    assert planned(checkout) == everything
+    assert planned(checkout) == EVERYTHING
     # The same where Snakemake has records of a run whose artifacts were deleted.
     take_as_finished(checkout, finished)
     assert planned(checkout) == {}
     shutil.rmtree(checkout / "results/mini")
-    assert planned(checkout) == everything
+    assert planned(checkout) == EVERYTHING
 
 
 def test_content_counts_and_not_time(checkout: Path, finished: Path) -> None:
