@@ -106,7 +106,7 @@ def clone(folder: Path, to: Path) -> Path:
 
 
 def stages(folder: Path) -> dict[str, dict[str, Any]]:
-    """The stages of dvc.yaml, with foreach resolved, as `zoo@mini`; lists of paths in place of options."""
+    """The stages of dvc.yaml, with foreach resolved, as `zoo@mini`; paths without options, `committed` those in git."""
     tree = yaml.safe_load((folder / "dvc.yaml").read_text())["stages"]
     found = {}
     for name, stage in tree.items():
@@ -114,6 +114,13 @@ def stages(folder: Path) -> dict[str, dict[str, Any]]:
         for item in stage.get("foreach", [None]):
             resolved = yaml.safe_load(text.replace("${item}", str(item)))
             outs = [*resolved["outs"], *resolved.pop("metrics", [])]
+            resolved["committed"] = [
+                path
+                for out in outs
+                if not isinstance(out, str)
+                for path, options in out.items()
+                if options.get("cache") is False
+            ]
             resolved["outs"] = [path for out in outs for path in ([out] if isinstance(out, str) else out)]
             found[f"{name}@{item}" if item else name] = resolved
     return found
