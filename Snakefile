@@ -11,7 +11,9 @@ validate(config, "workflow/schemas/params.schema.json")
 
 
 wildcard_constraints:
-    experiment=r"[a-z0-9][a-z0-9_-]*",
+    # A trial of an ablation is an experiment of its own, in the ablation's folder.
+    experiment=r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?",
+    ablation=r"[a-z0-9][a-z0-9_-]*",
     shard=r"\d+-\d+",
 
 
@@ -25,7 +27,10 @@ include: "workflow/rules/hypernetwork.smk"
 include: "workflow/rules/sample.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/novelty.smk"
+include: "workflow/rules/ablation.smk"
+include: "workflow/rules/ablations.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/report.smk"
 
 
 ask.distrust_tables()

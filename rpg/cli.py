@@ -58,7 +58,13 @@ def parser() -> argparse.ArgumentParser:
         help="a condition of the kind vector, as validation_top1=98.5",
     )
     generate.add_argument("--count", type=int, default=1, help="so many networks, to <out>-0, <out>-1, ... (default 1)")
-    generate.add_argument("--state", type=int, help="permutation state, 0 to seeds - 1 (default: drawn)")
+    generate.add_argument(
+        "--state",
+        dest="states",
+        type=_states,
+        metavar="STATE[,STATE...]",
+        help="permutation state, 0 to seeds - 1, or several, to be mixed (default: drawn)",
+    )
     generate.add_argument("--seed", type=int, help="seed of the noise (default from params.yaml)")
     generate.add_argument("--steps", type=int, help="steps of the sampler (default from params.yaml)")
     demo = layer("demo", "open a local web page that generates networks and tries them out", computes=False)
@@ -68,7 +74,10 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("--weights", type=Path, help="print the score of this state dict (.safetensors, .pth, .bin)")
     _add_task(score)
     layer("novelty", "tell whether the samples are new, beside what can be made of the zoo without RPG")
+    layer("ablation", "put the variants of an ablation beside each other", computes=False)
+    verbs.add_parser("ablations", help="write results/ablations.md, the tables of all ablations")
     verbs.add_parser("tables", help="write results/tables.md, metrics.json, scores.csv and seconds.json")
+    verbs.add_parser("report", help="write results/report.html, all tables and figures on one page")
     ledger = verbs.add_parser("ledger", help="DVC's records: write, status, pull, adopt, push")
     actions = ledger.add_subparsers(dest="action", required=True, metavar="action")
     write = actions.add_parser("write", help="write dvc.yaml, the stages of the rules, from params.yaml")
@@ -87,6 +96,13 @@ def _vector(text: str) -> tuple[str, list[float]]:
         return name, [float(number) for number in numbers.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=NUMBERS, say validation_top1=98.5") from error
+
+
+def _states(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(state) for state in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no state, say 3, nor several, say 2,5") from error
 
 
 def _add_task(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -14,6 +14,8 @@ from rpg.tokens import TokenStore
 Values = dict[str, Tensor]
 # Name of a condition of the kind `vector` → its numbers.
 Vectors = Mapping[str, Sequence[float]]
+# Permutation states that a network shall have equal shares of; one alone is that training run of the zoo.
+States = tuple[int, ...]
 
 
 def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values:
@@ -21,7 +23,10 @@ def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values
 
     def values(condition: Condition, checkpoint: dict) -> list[float]:
         if condition.kind == "permutation_state":
-            return [float(store.state(checkpoint))]
+            state = store.state(checkpoint)
+            return [float(other == state) for other in range(len(store.seeds))]
+        if condition.kind == "unconditional":
+            return [0.0]
         if condition.kind == "task_code":
             return codes.bits(checkpoint["code"])
         found = checkpoint.get(condition.field)
@@ -39,21 +44,34 @@ def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values
     }
 
 
-def sizes(values: Values, store: TokenStore) -> dict[str, int]:
-    """Name → S of the permutation state, C of the others."""
-    return {
-        name: len(store.seeds) if name == "permutation_state" else tensor.shape[1] for name, tensor in values.items()
-    }
+def dropped(conditions: Sequence[Condition], values: Values, draw: torch.Generator) -> Values:
+    """`values` with the state of some networks not told: the mean of all states in its place (state dropout)."""
+    for condition in conditions:
+        if condition.kind == "permutation_state" and condition.dropout:
+            states_BS = values["permutation_state"]
+            hidden_B = torch.rand(len(states_BS), generator=draw) < condition.dropout
+            untold = torch.full_like(states_BS, 1 / states_BS.shape[1])
+            return {**values, "permutation_state": torch.where(hidden_B.unsqueeze(1), untold, states_BS)}
+    return values
+
+
+def between(values: Values, draw: torch.Generator) -> Values:
+    """`values` with each network's permutation state mixed with another one, the share of it drawn from 0 to 1."""
+    states_BS = values["permutation_state"]
+    step_B = torch.randint(1, states_BS.shape[1], (len(states_BS),), generator=draw)
+    share_B1 = torch.rand(len(states_BS), 1, generator=draw).to(states_BS)
+    others_BS = torch.stack([row.roll(step) for row, step in zip(states_BS, step_B.tolist(), strict=True)])
+    return {**values, "permutation_state": (1 - share_B1) * states_BS + share_B1 * others_BS}
 
 
 def asked(
     conditions: Sequence[Condition],
     store: TokenStore,
-    wishes: Sequence[tuple[int | None, str | None]],
+    wishes: Sequence[tuple[States | None, str | None]],
     draws: Sequence[torch.Generator],
     vectors: Vectors | None = None,
 ) -> Values:
-    """Name → [B, C] for B networks, each with its wish: a permutation state, a task code, either or both.
+    """Name → [B, C] for B networks, each with its wish: permutation states, a task code, either or both.
 
     `vectors` are wished for all of them. What is not wished for is that of a checkpoint drawn at random. UserError if
     there is no such state or vector, or if a code is wished for and the model knows none.
@@ -62,13 +80,17 @@ def asked(
     known = of_checkpoints(conditions, store)
     picks = [int(torch.randint(len(store), (), generator=draw)) for draw in draws]
     values = {name: tensor[picks] for name, tensor in known.items()}
-    for row, (state, code) in enumerate(wishes):
-        if state is not None:
+    for row, (states, code) in enumerate(wishes):
+        if states is not None:
             if "permutation_state" not in names:
                 raise UserError("the model has no permutation states to choose from; leave --state out")
-            if not 0 <= state < len(store.seeds):
-                raise UserError(f"state {state}: the zoo has states 0 to {len(store.seeds) - 1}, one per seed")
-            values["permutation_state"][row] = state
+            for state in states:
+                if not 0 <= state < len(store.seeds):
+                    raise UserError(f"state {state}: the zoo has states 0 to {len(store.seeds) - 1}, one per seed")
+            if len(set(states)) < len(states):
+                raise UserError(f"states {', '.join(map(str, states))}: one stands there twice")
+            values["permutation_state"][row] = 0
+            values["permutation_state"][row, list(states)] = 1 / len(states)
         if code is not None:
             if "task_code" not in names:
                 raise UserError("the model was not trained on task codes; leave the code, classes or description out")

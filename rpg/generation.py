@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rpg import codes
-from rpg.conditions import Vectors
+from rpg.conditions import States, Vectors
 from rpg.data import CLASSES
 from rpg.describe import describe
 from rpg.device import device
@@ -19,7 +19,7 @@ from rpg.files import write_tensors
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
 from rpg.params import PARAMS_FILE, Experiment, Params, load_params
-from rpg.paths import Paths
+from rpg.paths import paths_of
 from rpg.sample import sample_networks
 from rpg.tokens import TokenStore
 from rpg.train import load_rpg, read_config
@@ -30,7 +30,7 @@ class Network:
     """A generated network: its weights, and what it was generated for."""
 
     state_dict: dict[str, Tensor]
-    state: int
+    states: States
     code: str | None
 
 
@@ -41,7 +41,7 @@ class Generator:
         """UserError if there is no such experiment, or if it has not been trained."""
         self.name, self.params = experiment, load_params(root / PARAMS_FILE)
         self.experiment = self.params.experiment(experiment)
-        paths = Paths(experiment, root / "results")
+        paths = paths_of(self.params, experiment, root / "results")
         self.store = TokenStore(paths.tokens)
         folder = paths.generator(self.experiment)
         self.model: RPG = load_rpg(folder, self.store, device())
@@ -51,12 +51,12 @@ class Generator:
         self,
         count: int,
         code: str | None,
-        state: int | None,
+        states: States | None,
         seed: int | None = None,
         steps: int | None = None,
         vectors: Vectors | None = None,
     ) -> list[Network]:
-        """`count` new networks; a code or state that is None, and a vector that is not there, is drawn for each.
+        """`count` new networks; a code or states that are None, and a vector that is not there, is drawn for each.
 
         The k-th depends on the seed and on k alone. Raises UserError if there is no such state or vector, if the
         experiment has no task codes, or if the number of steps is not from 1 to 1000.
@@ -65,7 +65,7 @@ class Generator:
             raise UserError(f"--steps {steps}: must be between 1 and {T}")
         chosen = self.experiment.sample
         update = {"seed": chosen.seed if seed is None else seed, "steps": chosen.steps if steps is None else steps}
-        wishes = [(state, code)] * count
+        wishes = [(states, code)] * count
         found = sample_networks(
             self.model, self.conditions, self.store, chosen.model_copy(update=update), wishes, vectors
         )
@@ -85,7 +85,7 @@ def generate(
     classes: Sequence[int | str] | None = None,
     code: str | None = None,
     describe: str | None = None,
-    state: int | None = None,
+    state: int | Sequence[int] | None = None,
     seed: int | None = None,
     steps: int | None = None,
     vectors: Vectors | None = None,
@@ -94,15 +94,16 @@ def generate(
     """The state dict of one new network, on the CPU.
 
     What it shall do is said by `classes` (indices or names), by a task `code` ("0001000010") or in words (`describe`);
-    `state` chooses the permutation state, `vectors` sets conditions of the kind `vector` by name. What is left out is
-    drawn. Seed and steps are those of params.yaml, in the
-    folder `root`, if left out.
+    `state` chooses the permutation state, or several to be mixed in equal shares, `vectors` sets conditions of the kind
+    `vector` by name. What is left out is drawn. Seed and steps are those of params.yaml, in the folder `root`, if left
+    out.
 
     Raises UserError if the experiment has not been trained, or if what is asked for contradicts itself or is not known.
     """
     generator = Generator(experiment, Path(root))
     chosen = task_code(generator.params, generator.experiment, classes, code, describe)
-    return generator.networks(1, chosen, state, seed, steps, vectors)[0].state_dict
+    states = (state,) if isinstance(state, int) else state
+    return generator.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors)[0].state_dict
 
 
 def task_code(
@@ -160,7 +161,7 @@ def generate_files(
     code: str | None,
     sentence: str | None,
     count: int,
-    state: int | None,
+    states: States | None,
     seed: int | None,
     steps: int | None,
     vectors: Vectors | None,
@@ -174,11 +175,11 @@ def generate_files(
         means = ", ".join(name for name, bit in zip(names, chosen, strict=True) if bit == "1")
         who = params.language_model or "the lexicon"
         print(f"'{sentence}' is {chosen} for {who}: {means} (correct it with --code)")
-    for index, network in enumerate(generator.networks(count, chosen, state, seed, steps, vectors)):
+    for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
         metadata = {"task_code": network.code} if network.code else None
         write_tensors(path, network.state_dict, metadata)
-        facts = [f"state {network.state}"]
+        facts = [" and ".join(f"state {state}" for state in network.states)]
         if network.code:
             facts = [f"code {network.code} ({generator.standing(network.code)})", *facts]
         print(f"{path}: {', '.join(facts)}")

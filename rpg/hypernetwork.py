@@ -37,7 +37,7 @@ class Generated:
         self.task, self.store, self.params, self.on = task, store, params, on
         self.values = conditions.of_checkpoints(asked, store)
         self.states_N = torch.tensor([store.state(checkpoint) for checkpoint in store.checkpoints])
-        self.codes = [checkpoint["code"] for checkpoint in store.checkpoints]
+        self.codes = [checkpoint.get("code") for checkpoint in store.checkpoints]
 
     def draw(self, count: int, draw: torch.Generator) -> tuple[list[int], conditions.Values]:
         """`count` random checkpoints of the zoo, and the values of their conditions."""

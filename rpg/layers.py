@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rpg.errors import UserError
 from rpg.params import Experiment, Params, load_params
-from rpg.paths import RESULTS, Paths
+from rpg.paths import RESULTS, paths_of
 from rpg.seeds import fix_arithmetic
 
 
@@ -17,15 +17,16 @@ def base(name: str, threads: int) -> None:
 
     params, experiment = _has("base", name)
     fix_arithmetic(threads)
-    train_base(experiment, Paths(name).base, params.data_root)
+    train_base(experiment, paths_of(params, name).base, params.data_root)
 
 
 def zoo(name: str, threads: int, shard: str | None) -> None:
     """Train `shard` of the zoo, or all of its shards."""
     from rpg.zoo import train_shard
 
-    params, paths = load_params(), Paths(name)
-    experiment, shards = params.experiment(name), params.experiment(name).shards()
+    params = load_params()
+    experiment, paths = params.experiment(name), paths_of(params, name)
+    shards = experiment.shards()
     if shard and shard not in shards:
         raise UserError(f"--shard {shard}: not in this zoo; known: {', '.join(shards)}")
     fix_arithmetic(threads)
@@ -37,14 +38,17 @@ def collect(name: str) -> None:
     """List the checkpoints of all shards."""
     from rpg.collect import collect_zoo
 
-    collect_zoo(load_params().experiment(name), Paths(name).zoo, Paths(name).base)
+    params = load_params()
+    paths = paths_of(params, name)
+    collect_zoo(params.experiment(name), paths.zoo, paths.base)
 
 
 def tokens(name: str, threads: int) -> None:
     """Tokenise the zoo."""
     from rpg.tokens import write_tokens
 
-    experiment, paths = load_params().experiment(name), Paths(name)
+    params = load_params()
+    experiment, paths = params.experiment(name), paths_of(params, name)
     fix_arithmetic(threads)
     write_tokens(paths.zoo, experiment.tokens.width, paths.tokens)
 
@@ -53,7 +57,8 @@ def train(name: str, threads: int) -> None:
     """Train RPG."""
     from rpg.train import train_rpg
 
-    experiment, paths = load_params().experiment(name), Paths(name)
+    params = load_params()
+    experiment, paths = params.experiment(name), paths_of(params, name)
     fix_arithmetic(threads)
     train_rpg(experiment, paths.tokens, paths.rpg, paths.seconds("train"))
 
@@ -63,7 +68,7 @@ def tune(name: str, threads: int) -> None:
     from rpg.tune import tune_rpg
 
     params, experiment = _has("tune", name)
-    paths = Paths(name)
+    paths = paths_of(params, name)
     fix_arithmetic(threads)
     tune_rpg(experiment, paths.tokens, paths.rpg, paths.tune, paths.seconds("tune"), params.data_root)
 
@@ -73,7 +78,7 @@ def hypernetwork(name: str, threads: int) -> None:
     from rpg.hypernetwork import train_hypernetwork
 
     params, experiment = _has("hypernetwork", name)
-    paths = Paths(name)
+    paths = paths_of(params, name)
     fix_arithmetic(threads)
     train_hypernetwork(experiment, paths.tokens, paths.hypernetwork, paths.seconds("hypernetwork"), params.data_root)
 
@@ -92,7 +97,7 @@ def sample(name: str, threads: int) -> None:
 
     params = load_params()
     fix_arithmetic(threads)
-    sample_layer(params.experiment(name), Paths(name), params.data_root)
+    sample_layer(params.experiment(name), paths_of(params, name), params.data_root)
 
 
 def generate(
@@ -103,7 +108,7 @@ def generate(
     code: str | None,
     sentence: str | None,
     count: int,
-    state: int | None,
+    states: tuple[int, ...] | None,
     seed: int | None,
     steps: int | None,
     vectors: list[tuple[str, list[float]]],
@@ -119,7 +124,7 @@ def generate(
         code=code,
         sentence=sentence,
         count=count,
-        state=state,
+        states=states,
         seed=seed,
         steps=steps,
         vectors=dict(vectors),
@@ -137,8 +142,8 @@ def score(name: str, threads: int, weights: Path | None, classes: list[str] | No
     """Score originals and samples, or print the score of the file `weights`."""
     from rpg.score import score_file, score_layer
 
-    params, paths = load_params(), Paths(name)
-    experiment = params.experiment(name)
+    params = load_params()
+    experiment, paths = params.experiment(name), paths_of(params, name)
     fix_arithmetic(threads)
     if weights:
         from rpg.generation import task_code
@@ -155,7 +160,28 @@ def novelty(name: str, threads: int) -> None:
 
     params = load_params()
     fix_arithmetic(threads)
-    novelty_layer(params.experiment(name), Paths(name), params.data_root)
+    novelty_layer(params.experiment(name), paths_of(params, name), params.data_root)
+
+
+def ablation(name: str) -> None:
+    """Put the variants of an ablation beside each other."""
+    from rpg.ablation import summarise
+
+    summarise(load_params(), name, RESULTS)
+
+
+def ablations() -> None:
+    """Write the tables of all ablations."""
+    from rpg.ablations import write_tables
+
+    write_tables(load_params(), RESULTS)
+
+
+def report() -> None:
+    """Put tables and figures on one page."""
+    from rpg.report import write_report
+
+    write_report(load_params(), RESULTS)
 
 
 def tables() -> None:

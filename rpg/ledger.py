@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from rpg.errors import UserError
 from rpg.files import check_unchanged, read_json, write_text
 from rpg.params import File, load_params
-from rpg.paths import RESULTS, Paths
-from rpg.stages import TABLES, dvc_yaml, stage_names
+from rpg.paths import RESULTS, Paths, paths_of
+from rpg.stages import TABLES, covered, dvc_yaml, stage_names
 
 if TYPE_CHECKING:
     from dvc.output import Output
@@ -99,7 +99,9 @@ def adopt() -> None:
         lines = examine(repo)
     del lines["tables"]
     _need_current(lines)
-    _tell_snakemake(*(path for name in load_params().run for path in (Paths(name).scores, Paths(name).novelty)))
+    params = load_params()
+    made = [path for name in covered(params) for path in (Paths(name).scores, Paths(name).novelty)]
+    _tell_snakemake(*made, *(RESULTS / name / "ablation.json" for name in params.ablations_to_run()))
 
 
 def _need_current(lines: dict[str, str]) -> None:
@@ -115,7 +117,7 @@ def push() -> None:
     made, or if there is no remote; what was finished is recorded even then.
     """
     write(check=True)
-    for name in load_params().run:
+    for name in [*covered(load_params()), *load_params().ablations_to_run()]:
         check_artifacts(name)
     for name, path in unfinished_files():
         raise UserError(f"{name}: {path} is not up to date; run `snakemake --cores all {TABLES}` first")
@@ -145,15 +147,23 @@ def check_tables() -> None:
 
     with tempfile.TemporaryDirectory() as again:
         write_tables(load_params(), RESULTS, Path(again))
-        for expected in Path(again).iterdir():
-            path = RESULTS / expected.name
+        for expected in (path for path in Path(again).rglob("*") if path.is_file()):
+            path = RESULTS / expected.relative_to(again)
             if not path.is_file() or path.read_bytes() != expected.read_bytes():
                 raise UserError(f"{path}: not what the scores say; run `rpg tables` again")
 
 
 def check_artifacts(name: str) -> None:
-    """UserError unless the artifacts of an experiment hold what they held when they were made, with no file beside."""
-    paths, experiment = Paths(name), load_params().experiment(name)
+    """UserError unless the artifacts of an experiment hold what they held when they were made, with no file beside.
+
+    Of an ablation, those of all its trials.
+    """
+    params = load_params()
+    if name in params.ablations:
+        for trial in params.trials(name):
+            check_artifacts(trial)
+        return
+    paths, experiment = paths_of(params, name), params.experiment(name)
     vouchers = [
         (paths.zoo / "checkpoints.json", "checkpoints", "zoo"),
         (paths.tokens / "layout.json", "files", "tokens"),
@@ -161,7 +171,7 @@ def check_artifacts(name: str) -> None:
         (paths.samples / "manifest.json", "samples", "sample"),
     ]
     vouchers += [
-        (paths.folder / layer / vouching, "files", layer)
+        (getattr(paths, layer) / vouching, "files", layer)
         for layer, vouching in (("base", "manifest.json"), ("tune", "config.json"), ("hypernetwork", "config.json"))
         if getattr(experiment, layer)
     ]
@@ -193,9 +203,10 @@ def examine(repo: "Repo") -> dict[str, str]:
 
 
 def _stages(repo: "Repo") -> dict[str, list["PipelineStage"]]:
-    """Each experiment in `run:` → its stages, first to last; then `tables` → theirs."""
+    """Each experiment, and ablation in `run:` → its stages, first to last; then `tables` → theirs."""
     params = load_params()
-    names = {name: list(stage_names(params, name).values()) for name in params.run} | {"tables": ["tables"]}
+    run = [*covered(params), *params.ablations_to_run()]
+    names = {name: list(stage_names(params, name).values()) for name in run} | {"tables": ["tables"]}
     return {owner: [repo.stage.load_one(name=name) for name in group] for owner, group in names.items()}
 
 

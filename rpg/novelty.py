@@ -58,6 +58,8 @@ class Network:
     answers: np.ndarray
     file: str = ""
     index: int | None = None
+    # The permutation states that it lies between, if there are several.
+    between: tuple[int, ...] = ()
 
 
 class Novelty:
@@ -86,7 +88,8 @@ class Novelty:
             by_set: dict[str, list[dict[str, Any]]] = {}
             for entry in manifest:
                 if entry["model"] == model:
-                    by_set.setdefault(self.task_set(entry["state"], entry.get("code")), []).append(entry)
+                    which = "between" if "between" in entry else self.task_set(entry["state"], entry.get("code"))
+                    by_set.setdefault(which, []).append(entry)
             for entry in [entry for entries in by_set.values() for entry in self.draw(entries, len(by_set))]:
                 check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
                 self.samples.append(self.read(kind, paths.samples, entry))
@@ -110,7 +113,8 @@ class Novelty:
         else:
             point_P = self.zoo.points_NP[index]
         state = entry["state"] if "state" in entry else self.store.state(entry)
-        return Network(kind, entry.get("code"), state, point_P, self.answers(state_dict), entry["file"], index)
+        between = tuple(entry.get("between", ()))
+        return Network(kind, entry.get("code"), state, point_P, self.answers(state_dict), entry["file"], index, between)
 
     def at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> Network:
         """The network at a point."""
@@ -127,7 +131,7 @@ class Novelty:
 
     def others(self) -> Iterator[Network]:
         """What can be made of the zoo without RPG, for the same states and codes as the samples."""
-        wishes = [(sample.state, sample.code) for sample in self.ours]
+        wishes = [(sample.state, sample.code) for sample in self.ours if not sample.between]
         for kind, state, code, point_P in mixtures(self.zoo, wishes, self.params.noise, self.params.seed):
             yield self.at(kind, state, code, point_P)
         if self.experiment.task.kind == "task_codes":
@@ -145,9 +149,9 @@ class Novelty:
             "networks": network.kind,
             "file": network.file,
             "code": network.code or "",
-            "set": self.task_set(network.state, network.code),
+            "set": "between" if network.between else self.task_set(network.state, network.code),
             # What belongs together: the networks of one task, or, where there is but one, of one seed.
-            "run": network.code or str(network.state),
+            "run": network.code or str(network.between or network.state),
             "test": 100 * float(1 - self.wrong(network).mean()),
             **self.zoo.measure(network.point_P, but=network.index, align=main),
         }
@@ -163,28 +167,28 @@ class Novelty:
             row["disagreement"] = 100 * float((network.answers != nearest.answers).mean())
         return row
 
-    def ensembles(self) -> dict[str, float | int]:
+    def ensembles(self, between: bool) -> dict[str, float | int]:
         """Accuracy of a plurality vote of samples, and of as many originals for the same task, of all runs in turn.
 
-        Means over the tasks that have two samples and two originals or more; empty if there are none.
+        Of the samples those that are, or are not, `between` permutation states. Means over the tasks that have two
+        samples and two originals or more; empty if there are none.
         """
         originals: dict[str | None, dict[int, list[Network]]] = {}
         for network in [*self.originals, *self.held_out]:
             originals.setdefault(network.code, {}).setdefault(network.state, []).append(network)
         rows = []
-        for code in dict.fromkeys(sample.code for sample in self.ours):
+        ours = [sample for sample in self.ours if bool(sample.between) is between]
+        for code in dict.fromkeys(sample.code for sample in ours):
             # The last save of each run, then the one before it.
             rounds = zip_longest(*(reversed(run) for run in originals.get(code, {}).values()))
             in_turn = [network for one_round in rounds for network in one_round if network]
-            samples = [sample for sample in self.ours if sample.code == code]
+            samples = [sample for sample in ours if sample.code == code]
             count = min(len(samples), len(in_turn))
             if count > 1:
                 row: dict[str, float] = {"networks": count, "tasks": 1}
                 for name, networks in (("rpg", samples[:count]), ("original", in_turn[:count])):
                     voted = replace(networks[0], answers=vote([each.answers for each in networks]))
                     row[name] = 100 * float(1 - self.wrong(voted).mean())
-                    alone = np.mean([100 * (1 - self.wrong(each).mean()) for each in networks])
-                    row[f"{name}_gain"] = row[name] - float(alone)
                 rows.append(row)
         means = {str(name): round(float(value), 4) for name, value in pd.DataFrame(rows).mean().items()}
         return {**means, "tasks": len(rows)} if rows else {}
@@ -214,9 +218,7 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame) -> str:
 
     Where there is only one run, u is the originals' distance to each other; without that there is no verdict.
     """
-    d, r = networks["aligned"].median(), networks["residual"].median()
-    column = "aligned_across" if originals.get("aligned_across", pd.Series(dtype=float)).notna().any() else "aligned"
-    u = originals[column].median()
+    d, r, u = networks["aligned"].median(), networks["residual"].median(), apart(originals)
     if np.isnan(u):
         return "none"
     if d < COPY * u:
@@ -226,6 +228,12 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame) -> str:
     if d < NEAR * u:
         return "replica"
     return "novel" if networks["test"].mean() >= ACCURATE * originals["test"].mean() else "inaccurate"
+
+
+def apart(originals: pd.DataFrame) -> float:
+    """The originals' median aligned distance to other training runs, or, where there is one, to each other."""
+    across = originals.get("aligned_across", pd.Series(dtype=float))
+    return float((across if across.notna().any() else originals["aligned"]).median())
 
 
 def summarise(rows: pd.DataFrame) -> dict[str, Any]:
@@ -278,4 +286,9 @@ def novelty_layer(experiment: Experiment, paths: Paths, data_root: str | None) -
     rows = pd.DataFrame([novelty.row(network) for network in networks])
     write_text(paths.novelty_rows, rows.round(6).to_csv(index=False))
     groups_of_units = len(novelty.space.groups)
-    write_json(paths.novelty, {**summarise(rows), "ensembles": novelty.ensembles(), "groups_of_units": groups_of_units})
+    tree = {**summarise(rows), "groups_of_units": groups_of_units}
+    for name in tree["rpg"]:
+        # A vote on a task needs several networks of it, which a set of many tasks seldom has.
+        if name in ("all", "between"):
+            tree["rpg"][name]["ensemble"] = novelty.ensembles(name == "between")
+    write_json(paths.novelty, tree)

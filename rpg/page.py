@@ -49,7 +49,7 @@ def ask(generator: Generator) -> None:
     if st.button("Generate", type="primary"):
         try:
             chosen = task_code(generator.params, generator.experiment, classes, code, sentence)
-            wanted = None if state == "any" else int(state)
+            wanted = None if state == "any" else (int(state),)
             st.session_state.network = generator.networks(1, chosen, wanted, int(seed))[0]
         except UserError as error:
             st.session_state.pop("network", None)

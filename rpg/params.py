@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from rpg import codes
 from rpg.errors import UserError
@@ -159,16 +159,20 @@ class Tokens(Block):
     width: Annotated[int, Field(ge=4, description="D, weights per token")]
 
 
-PerToken = Annotated[
-    bool, Field(description="true: a vector of its own for each token; false: one vector for all tokens")
+Reach = Annotated[
+    Literal["all", "each", "head"],
+    Field(description="one vector for all tokens, one for each, or one for the tokens of the network's head alone"),
 ]
 
 
 class PermutationStateCondition(Block):
-    """Which of the zoo's training runs (seeds) the weights come from."""
+    """Which of the zoo's training runs (seeds) the weights come from, or which mixture of them."""
 
     kind: Literal["permutation_state"]
-    per_token: PerToken
+    reach: Reach
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="share of the checkpoints whose state is not told in training")
+    ]
 
 
 class TaskCodeCondition(Block):
@@ -176,7 +180,13 @@ class TaskCodeCondition(Block):
 
     kind: Literal["task_code"]
     hidden: Count | None
-    per_token: PerToken
+    reach: Reach
+
+
+class UnconditionalCondition(Block):
+    """Nothing is asked for: one learned vector for all networks."""
+
+    kind: Literal["unconditional"]
 
 
 class VectorCondition(Block):
@@ -185,11 +195,12 @@ class VectorCondition(Block):
     kind: Literal["vector"]
     field: Annotated[str, Field(description="key of a checkpoint's manifest entry: a number, or a list of numbers")]
     hidden: Count | None
-    per_token: PerToken
+    reach: Reach
 
 
 Condition = Annotated[
-    PermutationStateCondition | TaskCodeCondition | VectorCondition, Field(discriminator="kind", title="Condition")
+    PermutationStateCondition | TaskCodeCondition | VectorCondition | UnconditionalCondition,
+    Field(discriminator="kind", title="Condition"),
 ]
 Conditions = Annotated[list[Condition], Field(min_length=1, description="what the caller can ask for")]
 
@@ -215,15 +226,26 @@ class PaperModel(Block):
 
 
 class ResidualModel(Block):
-    """The default architecture: pre-norm residual Mamba2 blocks conditioned in each, and an MLP denoiser."""
+    """The default architecture: pre-norm residual blocks conditioned in each, and an MLP denoiser.
+
+    `recurrent` is what a block does with the tokens: a Mamba2, an LSTM, a Transformer layer, or, with none of them, an
+    MLP on each token alone. `positions` are added up. Without a denoiser the prototype is the answer, through one
+    linear layer, and there is nothing to sample.
+    """
 
     flavor: Literal["residual"]
     conditions: Conditions
+    recurrent: Literal["mamba2", "lstm", "transformer", "none"]
+    positions: Annotated[
+        list[Literal["1d", "2d", "learned"]],
+        Field(description="what tells tokens apart: index, (index in tensor, tensor), a learned vector for each"),
+    ]
     width: Annotated[int, Field(ge=4, multiple_of=4, description="M, width of the recurrent model")]
     blocks: Count
     state_width: Count
     head_width: Count
     expand: Count
+    denoiser: Literal["mlp", "none"]
     hidden: Annotated[int, Field(ge=1, description="width of the denoiser's residual blocks")]
     denoiser_blocks: Count
 
@@ -274,21 +296,29 @@ class Tune(Optimization):
     As `Hypernetwork`, with two additions. Of the networks of a step, the first half is generated from pure noise; the
     other half from those tokens made noisy again, at random diffusion times, so that every step of a sampler meets
     what it was tuned on. And `diffusion` times the diffusion loss on the zoo's checkpoints of the same pairs is added.
+
+    The share `between` of the networks is of no run of the zoo but lies between the permutation states of two.
     """
 
     networks: Annotated[int, Field(ge=2, multiple_of=2)]
     images: Annotated[int, Field(ge=1, description="training images that all networks of a step see")]
     diffusion_batch: Annotated[int, Field(ge=1, description="random tokens that enter the diffusion loss")]
     diffusion: Annotated[float, Field(ge=0, description="weight of the diffusion loss")]
+    between: Annotated[float, Field(ge=0, le=1, description="share of networks between two permutation states")]
 
 
 class Sample(Block):
-    """How weights are sampled: `count` networks, or as many for each task code, evenly over the permutation states."""
+    """How weights are sampled: `count` networks, or as many for each task code, evenly over the permutation states.
+
+    In addition `between` networks that lie between two of these states, drawn at random.
+    """
 
     seed: Annotated[int, Field(ge=0)]
     count: Count
     solver: Literal["ddpm", "ddim", "dpm-solver++"]
     steps: Annotated[int, Field(ge=1, le=1000)]
+    temperature: Annotated[float, Field(ge=0, description="factor on the noise that a network is made of")]
+    between: Annotated[int, Field(ge=0)]
     seen: Annotated[
         int | None, Field(ge=1, description="of the seen task codes, so many are asked for; all held-out ones are")
     ] = None
@@ -339,9 +369,13 @@ class Experiment(Block):
                 raise ValueError(f"model.conditions: task_code {needs}")
             if self.sample.seen:
                 raise ValueError(f"sample.seen: {needs}")
-            for name in ("base", "tune", "hypernetwork"):
+            for name in ("base", "hypernetwork"):
                 if getattr(self, name):
                     raise ValueError(f"{name}: {needs}")
+        if len(self.zoo.seeds) == 1 and (self.sample.between or (self.tune and self.tune.between)):
+            raise ValueError("between: needs two seeds or more in zoo.seeds")
+        if "permutation_state" not in kinds and (self.sample.between or (self.tune and self.tune.between)):
+            raise ValueError("between: needs the condition permutation_state")
         return self
 
     def timed(self) -> list[str]:
@@ -398,6 +432,35 @@ class Generator(Block):
     files: Annotated[list[File], Field(description="what was written beside it")]
 
 
+NAME = r"[a-z0-9][a-z0-9_-]*"
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+
+
+class Ablation(Block):
+    """One table: variants of an experiment, each with another choice or two, each trained from several seeds.
+
+    A variant trained from one seed is an experiment of its own, named `<ablation>/<variant>-<seed>`; what it has in
+    common with the experiment, or with an earlier variant, is made once.
+    """
+
+    question: str
+    experiment: Annotated[str, Field(description="what the variants are variants of")]
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]], Field(min_length=1, description="train.seed: each trains every variant")
+    ]
+    novelty: Annotated[bool, Field(description="whether the table has distances from the zoo")]
+    variants: Annotated[
+        dict[Name, dict[str, Any]],
+        Field(min_length=1, description="what is changed: {model.recurrent: lstm}; null takes a layer away"),
+    ]
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "Ablation":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed stands there twice")
+        return self
+
+
 class Params(Block):
     """The whole of params.yaml."""
 
@@ -406,13 +469,71 @@ class Params(Block):
     language_model: Annotated[
         str | None, Field(description="folder of a causal language model for --describe; a lexicon answers without one")
     ]
-    experiments: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")], Experiment]
+    experiments: dict[Name, Experiment]
+    ablations: dict[Name, Ablation] = {}
+    _trials: dict[str, dict[str, Experiment]] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _make_trials(self) -> "Params":
+        for name, ablation in self.ablations.items():
+            if name in self.experiments:
+                raise ValueError(f"ablations.{name}: there is an experiment of that name")
+            if ablation.experiment not in self.experiments:
+                known = _suggest(ablation.experiment, list(self.experiments))
+                raise ValueError(f"ablations.{name}.experiment: no experiment '{ablation.experiment}'{known}")
+            base = self.experiments[ablation.experiment]
+            self._trials[name] = {
+                f"{name}/{variant}-{seed}": _changed(
+                    base, {**changes, "train.seed": seed}, f"{name}.variants.{variant}"
+                )
+                for variant, changes in ablation.variants.items()
+                for seed in ablation.seeds
+            }
+        return self
 
     def experiment(self, name: str) -> Experiment:
-        """The experiment of that name; UserError with the known names otherwise."""
-        if name not in self.experiments:
-            raise UserError(f"{PARAMS_FILE}: no experiment '{name}'{_suggest(name, list(self.experiments))}")
-        return self.experiments[name]
+        """The experiment of that name, or the trial of an ablation; UserError with the known names otherwise."""
+        ablation = name.partition("/")[0]
+        known = self._trials[ablation] if "/" in name and ablation in self._trials else self.experiments
+        if name not in known:
+            raise UserError(f"{PARAMS_FILE}: no experiment '{name}'{_suggest(name, list(known))}")
+        return known[name]
+
+    def ablation(self, name: str) -> Ablation:
+        """The ablation of that name; UserError with the known names otherwise."""
+        if name not in self.ablations:
+            raise UserError(f"{PARAMS_FILE}: no ablation '{name}'{_suggest(name, list(self.ablations))}")
+        return self.ablations[name]
+
+    def trials(self, ablation: str) -> dict[str, Experiment]:
+        """The experiments that an ablation is made of, by name, variant after variant."""
+        return self._trials[ablation]
+
+    def experiments_to_run(self) -> list[str]:
+        """The experiments in `run:`."""
+        return [name for name in self.run if name in self.experiments]
+
+    def ablations_to_run(self) -> list[str]:
+        """The ablations in `run:`."""
+        return [name for name in self.run if name in self.ablations]
+
+
+def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:
+    """`experiment` with other values at some keys, `model.recurrent`; ValueError if there is no such key or value."""
+    tree = experiment.model_dump()
+    for key, value in changes.items():
+        *blocks, last = key.split(".")
+        node = tree
+        for block in blocks:
+            node = node.get(block) if isinstance(node, dict) else None  # type: ignore[assignment]
+        if not isinstance(node, dict) or last not in node:
+            raise ValueError(f"ablations.{where}: no key '{key}' in that experiment")
+        node[last] = value
+    try:
+        return Experiment.model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ValueError(f"ablations.{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
 
 
 class _OneKeyLoader(yaml.SafeLoader):
@@ -467,8 +588,11 @@ def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {_first_fault(error, tree)}") from error
     for name in params.run:
-        if name not in params.experiments:
-            raise UserError(f"{path}: run: no experiment '{name}'{_suggest(name, list(params.experiments))}")
+        known = [*params.experiments, *params.ablations]
+        if name not in known:
+            raise UserError(f"{path}: run: no experiment '{name}'{_suggest(name, known)}")
+    if not params.experiments_to_run():
+        raise UserError(f"{path}: run: must name an experiment, not ablations alone")
     if len(set(params.run)) != len(params.run):
         raise UserError(f"{path}: run: an experiment stands there twice")
     return params

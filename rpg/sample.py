@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -28,8 +29,8 @@ from rpg.train import load_rpg, read_config
 
 # Networks that are sampled at once; larger batches are not faster on a CPU.
 TOGETHER = 8
-# What the caller asks of one network: permutation state and task code; None leaves it to chance.
-Wish = tuple[int | None, str | None]
+# What the caller asks of one network: permutation states and task code; None leaves it to chance.
+Wish = tuple[conditions.States | None, str | None]
 
 
 def sample_networks(
@@ -40,8 +41,8 @@ def sample_networks(
     wishes: Sequence[Wish],
     vectors: conditions.Vectors | None = None,
     first: int = 0,
-) -> Iterator[tuple[StateDict, int, str | None]]:
-    """New state dicts on the CPU, one for each wish, with the state and the code that they were made for.
+) -> Iterator[tuple[StateDict, conditions.States, str | None]]:
+    """New state dicts on the CPU, one for each wish, with the states and the code that they were made for.
 
     `vectors`: name → numbers of conditions of the kind `vector`, for all of them; those that are left out are drawn.
     The noise of the k-th depends on `params.seed` and `first + k` alone. Raises UserError if a wish can't be met.
@@ -51,17 +52,24 @@ def sample_networks(
         keys = [first + start + k for k in range(len(part))]
         draws = [generator(params.seed, "sample", key) for key in keys]
         values = conditions.asked(asked, store, part, [generator(params.seed, "wish", key) for key in keys], vectors)
-        tokens_BLD = model.sample(values, solver=params.solver, steps=params.steps, generators=draws)
-        states_B = values.get("permutation_state", torch.zeros(len(part), 1))[:, 0].long()
+        tokens_BLD = model.sample(
+            values, solver=params.solver, steps=params.steps, generators=draws, temperature=params.temperature
+        )
+        shares_BS = values.get("permutation_state", torch.ones(len(part), 1))
+        states = [tuple(row.nonzero()[:, 0].tolist()) for row in shares_BS]
+        # What no token holds can't be mixed; it is that of the first state.
+        weights = store.detokenise(tokens_BLD.cpu(), torch.tensor([first for first, *_ in states]))
         codes: list[str | None] = [None] * len(part)
         if "task_code" in values:
             codes = ["".join(str(int(bit)) for bit in row) for row in values["task_code"]]
-        yield from zip(unstack(store.detokenise(tokens_BLD.cpu(), states_B)), states_B.tolist(), codes, strict=True)
+        yield from zip(unstack(weights), states, codes, strict=True)
 
 
-def wishes(store: TokenStore, params: Sample) -> list[Wish]:
-    """What the layer samples: `count` networks, or `count` for each task code, evenly over the permutation states."""
-    states = len(store.seeds)
+def wishes(store: TokenStore, params: Sample, states: bool) -> list[Wish]:
+    """What the layer samples: `count` networks, or `count` for each task code, evenly over the permutation states.
+
+    And `between` networks between two states each. If the model has no `states`, none is asked for.
+    """
     seen = dict.fromkeys(checkpoint.get("code") for checkpoint in store.checkpoints)
     held_out = dict.fromkeys(checkpoint["code"] for checkpoint in store.held_out if checkpoint["code"] not in seen)
     if params.seen:
@@ -69,7 +77,12 @@ def wishes(store: TokenStore, params: Sample) -> list[Wish]:
         chosen = random.Random(params.seed).sample(list(seen), params.seen)
         seen = {code: None for code in seen if code in chosen}
     codes = [*held_out, *seen]
-    return [(k % states, code) for code in codes for k in range(params.count)]
+    count = len(store.seeds)
+    pairs = list(combinations(range(count), 2))
+    random.Random(params.seed).shuffle(pairs)
+    asked: list[conditions.States] = [(k % count,) for k in range(params.count)]
+    asked += [pairs[k % len(pairs)] for k in range(params.between)]
+    return [(chosen if states else None, code) for code in codes for chosen in asked]
 
 
 @dataclass(frozen=True)
@@ -95,20 +108,21 @@ def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) ->
         store = TokenStore(paths.tokens)
         clear(paths.samples)
         samples, spent = [], dict.fromkeys(sources, 0.0)
-        wanted = wishes(store, params)
+        wanted = wishes(store, params, any(one.kind == "permutation_state" for one in experiment.model.conditions))
         for name, source in sources.items():
             model, asked = load_rpg(source.folder, store, device()), read_config(source.folder).model.conditions
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = wanted if name == "rpg" else list(dict.fromkeys(wanted))
             networks = sample_networks(model, asked, store, chosen, own)
             started = time.perf_counter()
-            for index, (state_dict, state, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
+            for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started
                 prefix = "" if name == "rpg" else f"{name}-"
                 file = paths.samples / f"{prefix}{index:04d}.safetensors"
                 write_tensors(file, source.finish(state_dict) if source.finish else state_dict)
                 code_entry = {"code": code} if code else {}
-                samples.append({**file_entry(file), "model": name, "state": state, **code_entry})
+                entry = {**file_entry(file), "model": name, "state": states[0], **code_entry}
+                samples.append({**entry, "between": list(states)} if len(states) > 1 else entry)
                 started = time.perf_counter()
         write_json(paths.samples / "manifest.json", {"samples": samples})
         write_json(paths.seconds("sample"), {"seconds": round(spent["rpg"] / len(wanted), 4), "count": len(wanted)})

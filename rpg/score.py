@@ -26,6 +26,15 @@ from rpg.tasks.stack import StateDict, unstack
 from rpg.tokens import TokenStore
 
 SPLITS = ("validation", "test")
+# Sets of networks → what the tables call them: by what RPG knew of their task, or, where there is but one, all that are
+# of one permutation state, and those between two.
+SETS = {
+    "seen": "seen",
+    "held_out_pairs": "held-out pairs",
+    "held_out": "held-out",
+    "all": "all",
+    "between": "between states",
+}
 # What a network is called in scores.json beside its scores, and its weights.
 Network = tuple[dict[str, Any], StateDict]
 
@@ -44,7 +53,7 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
             for facts, state_dict in progress(networks, "score", total=count)
         ]
 
-    facts = ("seed", "step", "code", "held_out", "model", "state")
+    facts = ("seed", "step", "code", "held_out", "model", "state", "between")
     originals, samples = (
         score(
             (
@@ -99,19 +108,27 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """metrics.json: summaries on the test split, with task codes also of each set and of the baselines."""
 
     def of(networks: list[dict[str, Any]]) -> dict[str, float | int]:
-        runs = [network.get("code") or network.get("seed", network.get("state")) for network in networks]
+        runs = [run(network) for network in networks]
         return summary([network["test"] for network in networks], runs)
 
     def by_set(kind: str) -> dict[str, Any]:
         sets = dict.fromkeys(network["set"] for network in kinds[kind] if network["set"])
         return {name: of([network for network in kinds[kind] if network["set"] == name]) for name in sets}
 
-    tree: dict[str, Any] = {kind: of(kinds[kind]) for kind in ("original", "rpg")}
+    own = [network for network in kinds["rpg"] if "between" not in network]
+    tree: dict[str, Any] = {"original": of(kinds["original"]), "rpg": of(own)}
+    if len(own) < len(kinds["rpg"]):
+        tree["between"] = of([network for network in kinds["rpg"] if "between" in network])
     if "set" in kinds["rpg"][0]:
         tree |= by_set("rpg")
         tree["original_by_set"] = by_set("original")
         tree["baselines"] = {kind: by_set(kind) for kind in kinds if kind not in ("original", "rpg")}
     return tree
+
+
+def run(network: dict[str, Any]) -> str:
+    """What a network belongs to, of what scores.json says of it: its task, or its training run, or those it mixes."""
+    return str(network.get("code") or network.get("between") or network.get("seed", network.get("state")))
 
 
 def summary(values: Sequence[float], groups: Sequence[Any] | None = None) -> dict[str, Any]:

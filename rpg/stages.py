@@ -122,12 +122,20 @@ STAGES = {
 }
 
 
+def covered(params: Params) -> list[str]:
+    """The experiments that dvc.yaml has stages of: those in `run:`, and those that ablations in `run:` are of."""
+    of = [params.ablation(name).experiment for name in params.ablations_to_run()]
+    return list(dict.fromkeys([*params.experiments_to_run(), *of]))
+
+
 def stage_names(params: Params, experiment: str) -> dict[str, str]:
-    """Layer → stage of an experiment in `run:`, as dvc.yaml names it: `zoo@digits-vit`.
+    """Layer → stage of an experiment, as dvc.yaml names it: `zoo@digits-vit`; of an ablation, its only one.
 
     Where an experiment reads more than others, of layers that those lack, its stage is one of its own, named after
     what it reads: `sample-tune-hypernetwork@digits-tasks`.
     """
+    if experiment in params.ablations:
+        return {"ablation": f"ablation-{experiment}"}
     chosen = params.experiment(experiment)
     names = {}
     for layer, stage in STAGES.items():
@@ -152,6 +160,27 @@ def _stage(stage: Stage, experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def _ablation(params: Params, name: str) -> dict[str, Any]:
+    """The stage of an ablation: all of its trials at once, which take from the experiment what they share with it."""
+    of = params.ablation(name).experiment
+    rules = [rule for layer in stage_names(params, of) for rule in STAGES[layer].rules]
+    rules += [layer for layer in OPTIONAL if layer not in rules]
+    made = [path for layer in stage_names(params, of) for path in (*STAGES[layer].writes, *STAGES[layer].metrics)]
+    folder = RESULTS / name
+    return {
+        "desc": "train and compare the variants",
+        "cmd": " ".join(
+            ["snakemake --cores all --allowed-rules", *rules, "ablation", "--", str(folder / "ablation.json")]
+        ),
+        "params": [f"ablations.{name}", f"experiments.{of}"],
+        "deps": [
+            *(str(path).replace(ITEM.experiment, of) for path in made),
+            *_union(code(rule) for rule in [*rules, "ablation"]),
+        ],
+        "outs": [str(folder)],
+    }
+
+
 def _out(path: Path) -> str:
     """The out that `path` is or lies in: dvc.lock has the hash of that, and in a fresh clone nothing else does."""
     return str(next(out for stage in STAGES.values() for out in stage.writes if path.is_relative_to(out)))
@@ -163,7 +192,7 @@ def _union(lists: Iterable[Iterable[str]]) -> list[str]:
 
 def dvc_yaml(params: Params) -> str:
     """The text of dvc.yaml for `params`."""
-    run = [Paths(name) for name in params.run]
+    run = [Paths(name) for name in params.experiments_to_run()]
     tables = ("tables.md", "metrics.json", "scores.csv", "novelty.csv", "seconds.json", "seconds.md")
     read = [
         path
@@ -178,12 +207,15 @@ def dvc_yaml(params: Params) -> str:
     ]
     stages: dict[str, Any] = {}
     for layer, stage in STAGES.items():
-        for experiment in params.run:
+        for experiment in covered(params):
             name, _, item = stage_names(params, experiment).get(layer, "").partition("@")
             if name in stages:
                 stages[name]["foreach"].append(item)
             elif name:
                 stages[name] = {"foreach": [item], "do": _stage(stage, params.experiment(item))}
+    for name in params.ablations_to_run():
+        stages[stage_names(params, name)["ablation"]] = _ablation(params, name)
+        read.append(RESULTS / name)
     stages["tables"] = {
         "desc": "put the experiments in `run` beside each other",
         "cmd": [
@@ -195,7 +227,10 @@ def dvc_yaml(params: Params) -> str:
         "params": ["run"],
         "deps": [*map(str, read), *code("tables")],
         # Persistent outs are never taken from the run-cache, so that the commands above end every `dvc repro`.
-        "outs": [{str(RESULTS / name): {**IN_GIT, "persist": True}} for name in tables],
+        "outs": [
+            {str(path): {**IN_GIT, "persist": True}}
+            for path in (*(RESULTS / name for name in tables), *(paths.card for paths in run))
+        ],
     }
     tree = {
         "stages": stages,

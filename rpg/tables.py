@@ -1,8 +1,8 @@
 """The tables of all experiments in `run:`: `rpg tables`.
 
 Writes results/tables.md and metrics.json, scores.csv (one row per network) and novelty.csv (one row per network that
-was measured for it), the same bytes in every run, and results/seconds.json and seconds.md, the measured times. Scores
-are over all samples and all originals.
+was measured for it) and a model card for each experiment, the same bytes in every run, and results/seconds.json and
+seconds.md, the measured times. Scores are over all samples and all originals.
 """
 
 from pathlib import Path
@@ -10,9 +10,11 @@ from typing import Any
 
 import pandas as pd
 
+from rpg.cards import card
 from rpg.files import read_json, write_json, write_text
 from rpg.params import Params
 from rpg.paths import Paths
+from rpg.score import SETS
 
 HEADING = """# Generated networks beside the originals they learned from
 
@@ -63,7 +65,6 @@ SECONDS = {
     "hypernetwork": "hypernetwork seconds",
     "sample": "seconds per sample",
 }
-SETS = {"seen": "seen", "held_out_pairs": "held-out pairs", "held_out": "held-out", "all": "all"}
 
 
 def metrics(params: Params, results: Path) -> dict[str, Any]:
@@ -78,14 +79,18 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
         return {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
 
-    return {"experiments": {name: entry(name) for name in params.run}}
+    return {"experiments": {name: entry(name) for name in params.experiments_to_run()}}
 
 
 def scores(params: Params, results: Path) -> pd.DataFrame:
     """scores.csv: one row per network, original or RPG, of every experiment in `run:`, with its scores in percent."""
     rows = [
-        {"experiment": name, "networks": networks, **{key: entry[key] for key in ("file", "validation", "test")}}
-        for name in params.run
+        {
+            "experiment": name,
+            "networks": labelled(networks, "between" if "between" in entry else "all"),
+            **{key: entry[key] for key in ("file", "validation", "test")},
+        }
+        for name in params.experiments_to_run()
         for kind, networks in (("original", "original"), ("rpg", "RPG"))
         for entry in read_json(Paths(name, results).scores, f"rpg score --experiment {name}", "original", "rpg")[kind]
     ]
@@ -95,7 +100,7 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
 def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
     """novelty.csv: one row per measured network of every experiment, distances in units of the zoo's median."""
     frames = []
-    for name in params.run:
+    for name in params.experiments_to_run():
         frame = pd.read_csv(Paths(name, results).novelty_rows)
         unit = frame.loc[frame["networks"] == "original", "distance"].median()
         frame = frame[["networks", "set", "test", "distance"]].assign(distance=(frame["distance"] / unit).round(4))
@@ -112,7 +117,7 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
                 for layer in params.experiment(name).timed()
             }
         }
-        for name in params.run
+        for name in params.experiments_to_run()
     }
     return {"experiments": experiments}
 
@@ -132,7 +137,11 @@ def markdown(tree: dict[str, Any]) -> str:
             "RPG best": f"{entry['rpg']['best']:.2f}",
             "RPG n": entry["rpg"]["n"],
         }
-        for name, entry in experiments.items()
+        for experiment, entry in experiments.items()
+        for name, entry in [
+            (experiment, entry),
+            *([(labelled(experiment, "between"), {**entry, "rpg": entry["between"]})] if "between" in entry else []),
+        ]
     ]
     names = sorted({entry["metric"] for entry in experiments.values()})
     return (
@@ -181,18 +190,23 @@ def are_they_new(experiments: dict[str, Any]) -> str:
             of = novelty["rpg"][key]
             rows.append(
                 {
-                    "samples": name if key == "all" else f"{name}, {SETS[key]}",
+                    "samples": labelled(name, key),
                     "n": of["n"],
                     "verdict": of["verdict"],
                     "distance: sample / original": beside("aligned", 4, of["median"], zoo),
                     "residual: sample / original": beside("residual", 4, of["median"], zoo),
                     "IoU: sample / original": beside("iou", 2, of["median"], zoo),
                     "disagreement: sample / original": beside("disagreement", 1, of["median"], zoo),
-                    "ensemble: samples / originals": ensemble(novelty["ensembles"]) if key == "all" else "-",
+                    "ensemble: samples / originals": ensemble(of.get("ensemble", {})),
                 }
             )
     rule = next(iter(experiments.values()))["novelty"]["rule"]
     return NOVELTY.format(**{**rule, "accurate": f"{rule['accurate']:.0%}"}) + table(rows)
+
+
+def labelled(name: str, key: str) -> str:
+    """A name with the set of networks that is meant."""
+    return name if key == "all" else f"{name}, {SETS[key]}"
 
 
 def ensemble(of: dict[str, Any]) -> str:
@@ -216,7 +230,7 @@ def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
     for kind in kinds:
         label = str(METHODS.get(kind, kind))
         for key in (key for key in SETS if key in methods[kind]):
-            networks.append((label if key == "all" else f"{label}, {SETS[key]}", methods[kind][key]))
+            networks.append((labelled(label, key), methods[kind][key]))
     rows = [
         {
             "networks": label,
@@ -229,6 +243,42 @@ def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
     ]
     accurate = f"{novelty['rule']['accurate']:.0%}"
     return MIXTURES.format(name=name, unit=novelty["zoo"]["distance"], accurate=accurate) + table(rows)
+
+
+def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
+    """The section of an ablation `of` an experiment: a row for each variant, and each set of its tasks."""
+    rows = []
+    for entry in tree["variants"]:
+        for key, scored in entry["sets"].items():
+            row = {
+                "variant": labelled(entry["variant"], key),
+                "RPG parameters": f"{entry['parameters']:,}",
+                "original mean": f"{scored['original']['mean']:.2f}",
+                "RPG mean ± std": mean(scored["rpg"]),
+                "by seed": ", ".join(f"{value:.2f}" for value in scored["by_seed"]),
+                "RPG min": f"{scored['rpg']['min']:.2f}",
+                "RPG best": f"{scored['rpg']['best']:.2f}",
+                "RPG n": scored["rpg"]["n"],
+            }
+            if "novelty" in scored:
+                found = scored["novelty"]
+                row["distance: sample / original"] = f"{found['rpg']:.4f} / {found['original']:.4f}"
+                row["verdict"] = found["verdict"]
+            rows.append(row)
+    return f"\n## {name}, of {of}\n\n{question}\n\n{table(rows)}"
+
+
+def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, Any]]:
+    """The sections of several ablations, and what they are made of."""
+    trees = {
+        name: read_json(results / name / "ablation.json", f"rpg ablation --experiment {name}", "variants")
+        for name in names
+    }
+    text = "".join(
+        ablation(name, params.ablation(name).question, params.ablation(name).experiment, tree)
+        for name, tree in trees.items()
+    )
+    return text, trees
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -244,8 +294,11 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
     """Write all tables, as listed above, into the folder `into`, or `results`."""
     into = into or results
     tree = metrics(params, results)
-    write_text(into / "tables.md", markdown(tree))
-    write_json(into / "metrics.json", tree)
+    text, found = ablations(params, params.ablations_to_run(), results)
+    write_text(into / "tables.md", markdown(tree) + text)
+    write_json(into / "metrics.json", {**tree, "ablations": found} if found else tree)
+    for name, entry in tree["experiments"].items():
+        write_text(Paths(name, into).card, card(name, params.experiment(name), entry))
     write_text(into / "scores.csv", scores(params, results).to_csv(index=False))
     write_text(into / "novelty.csv", novelty_rows(params, results).to_csv(index=False))
     times = seconds(params, results)

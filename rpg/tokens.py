@@ -109,6 +109,15 @@ class Layout:
         rows = [(i, k) for k, tensor in enumerate(self.tokenised) for i in range(tensor.tokens)]
         return torch.tensor(rows)
 
+    def head(self) -> Tensor:
+        """[L] bool: True for the tokens of the last module of the state dict, a classifier's weight and bias."""
+        module = self.tokenised[-1].name.rpartition(".")[0]
+        head_L = torch.zeros(self.length, dtype=torch.bool)
+        for tensor in self.tokenised:
+            if tensor.name.rpartition(".")[0] == module:
+                head_L[tensor.first : tensor.first + tensor.tokens] = True
+        return head_L
+
     def padding(self) -> Tensor:
         """[L, D] bool: True where a token holds no weight."""
         padding_LD = torch.zeros(self.length, self.width, dtype=torch.bool)

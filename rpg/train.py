@@ -31,6 +31,7 @@ from rpg.files import (
     write_text,
 )
 from rpg.model.diffusion import T
+from rpg.model.recurrent import Tokens
 from rpg.model.rpg import RPG
 from rpg.params import Condition, Diffusion, Experiment, File, Generator, Model, Optimization, Train
 from rpg.progress import progress
@@ -120,9 +121,11 @@ class Training:
 def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
     """A new RPG for the tokens in `store`; UserError if the model's widths do not fit together."""
     layout = store.layout
-    sizes = conditions.sizes(conditions.of_checkpoints(model.conditions, store), store)
+    sizes = {name: values.shape[1] for name, values in conditions.of_checkpoints(model.conditions, store).items()}
     try:
-        return RPG(model, layout.positions(), width=layout.width, sizes=sizes, target=diffusion.target)
+        return RPG(
+            model, Tokens(layout.positions(), layout.head()), width=layout.width, sizes=sizes, target=diffusion.target
+        )
     except ValueError as error:
         raise UserError(f"params.yaml: model: {error}") from error
 
@@ -143,7 +146,8 @@ def train_loss(store: TokenStore, params: Train, asked: Sequence[Condition], on:
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         checkpoints = torch.randperm(len(store), generator=draw)[: params.batch].tolist()
         tokens_BLD = torch.stack([store[index] for index in checkpoints]).to(on)
-        prototypes_BLW = model.recurrent({name: value[checkpoints].to(on) for name, value in values.items()})
+        told = conditions.dropped(asked, {name: value[checkpoints] for name, value in values.items()}, draw)
+        prototypes_BLW = model.recurrent({name: value.to(on) for name, value in told.items()})
         return diffusion_loss(model, tokens_BLD, prototypes_BLW, params.diffusion_batch, draw)
 
     return loss

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rpg.conditions import between
 from rpg.device import device
 from rpg.hypernetwork import Generated
 from rpg.model.diffusion import T, add_noise
@@ -24,13 +25,17 @@ from rpg.train import Loss, Training, diffusion_loss, load_rpg, read_config, run
 def tune_loss(generated: Generated, params: Tune) -> Loss:
     """Task loss of networks generated from noise, and from their own tokens made noisy, plus the diffusion loss.
 
-    All three take the same (state, code) pairs, hence the same prototypes.
+    All three take the same (state, code) pairs, and the first two, for a share of them, lie between two states.
     """
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         count = params.networks // 2
         picks, values = generated.draw(count, draw)
-        prototypes_BLW = model.recurrent(values)
+        prototypes_BLW = trained_BLW = model.recurrent(values)
+        mixed = round(params.between * count)
+        if mixed:
+            asked = between({name: value[:mixed] for name, value in values.items()}, draw)
+            prototypes_BLW = torch.cat([model.recurrent(asked), trained_BLW[mixed:]])
         tokens_BLD = generated.from_noise(model, prototypes_BLW, draw)
         # A sampler's later steps start from what its earlier ones predicted, plus noise; so does this half.
         t_B = torch.randint(T, (count,), generator=draw).to(generated.on)
@@ -38,9 +43,9 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1).expand(tokens_BLD.shape[:2]))
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW)
         task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
-        trained_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)
+        tokens_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)
         return task_loss + params.diffusion * diffusion_loss(
-            model, trained_BLD, prototypes_BLW, params.diffusion_batch, draw
+            model, tokens_BLD, trained_BLW, params.diffusion_batch, draw
         )
 
     return loss

@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
 from rpg.params import Experiment, Params, load_params
-from rpg.paths import RESULTS, Paths
+from rpg.paths import RESULTS, Paths, paths_of
 
 # Rule → keys of the experiment that its result depends on, besides its input files.
 CHOICES = {
@@ -41,6 +41,7 @@ class Wildcards(Protocol):
 
     experiment: str
     shard: str
+    ablation: str
 
 
 @cache
@@ -57,8 +58,45 @@ def config() -> dict[str, Any]:
 
 
 def run() -> list[str]:
-    """The experiments that the tables cover, as `rpg tables` reads them."""
-    return _params().run
+    """The experiments that the tables cover."""
+    return _params().experiments_to_run()
+
+
+def ablations() -> list[str]:
+    """All ablations of params.yaml."""
+    return list(_params().ablations)
+
+
+def ablations_to_run() -> list[str]:
+    """The ablations that the tables cover, too."""
+    return _params().ablations_to_run()
+
+
+def ablation(wildcards: Wildcards) -> dict[str, Any]:
+    """For the rule's `params:`, an ablation as params.yaml has it."""
+    return _params().ablation(wildcards.ablation).model_dump()
+
+
+def trials(wildcards: Wildcards) -> list[str]:
+    """What an ablation is made of: the models, scores and, if it wants them, distances of its trials."""
+    params = _params()
+    novelty = params.ablation(wildcards.ablation).novelty
+    found: dict[Path, None] = {}
+    for name in params.trials(wildcards.ablation):
+        paths = paths_of(params, name)
+        files = [paths.rpg / "config.json", paths.scores, *([paths.novelty_rows] if novelty else [])]
+        found |= dict.fromkeys(files)
+    return [str(path) for path in found]
+
+
+def made(layer: str, output: Any) -> Callable[[Wildcards], str]:
+    """For the rule's `input:`, the `output` of an earlier layer, in the folder of the experiment that makes it."""
+
+    def file(wildcards: Wildcards) -> str:
+        folder = paths_of(_params(), wildcards.experiment).folder(layer)
+        return str(output).format(experiment=folder.relative_to(RESULTS))
+
+    return file
 
 
 def choices(rule: str) -> Callable[[Wildcards], dict[str, Any]]:
@@ -81,14 +119,14 @@ def recipe(wildcards: Wildcards) -> dict[str, Any]:
 
 def manifests(wildcards: Wildcards) -> list[str]:
     """The manifests of all shards of an experiment's zoo; each holds the hashes of its checkpoints."""
-    zoo = Paths(wildcards.experiment).zoo
+    zoo = paths_of(_params(), wildcards.experiment).zoo
     shards = _params().experiment(wildcards.experiment).shards()
     return [str(zoo / shard / "manifest.json") for shard in shards]
 
 
 def extras(rule: str, experiment: Experiment, paths: Paths) -> dict[str, list[Path]]:
     """Why → files that a rule reads besides what it reads of every experiment."""
-    models = {layer: [paths.folder / layer / name for name in MODEL] for layer in ("tune", "hypernetwork")}
+    models = {folder.name: [folder / name for name in MODEL] for folder in (paths.tune, paths.hypernetwork)}
     # The manifest vouches for the networks beside it.
     base = [paths.base / "manifest.json"]
     return {
@@ -107,7 +145,8 @@ def extra(rule: str) -> Callable[[Wildcards], list[str]]:
     """For the rule's `input:`, what it reads of layers that not every experiment has."""
 
     def files(wildcards: Wildcards) -> list[str]:
-        found = extras(rule, _params().experiment(wildcards.experiment), Paths(wildcards.experiment))
+        params, name = _params(), wildcards.experiment
+        found = extras(rule, params.experiment(name), paths_of(params, name))
         return [str(path) for paths in found.values() for path in paths]
 
     return files
@@ -116,7 +155,7 @@ def extra(rule: str) -> Callable[[Wildcards], list[str]]:
 def seconds() -> list[str]:
     """The measured seconds of all experiments in `run:`."""
     params = _params()
-    return [str(Paths(name).seconds(layer)) for name in params.run for layer in params.experiment(name).timed()]
+    return [str(Paths(name).seconds(layer)) for name in run() for layer in params.experiment(name).timed()]
 
 
 @cache
@@ -144,11 +183,7 @@ def distrust_tables() -> None:
     """
     tables = RESULTS / "tables.md"
     # Inside a stage of dvc.yaml it is DVC that deleted the scores, and that knows whether the tables come next.
-    if (
-        "DVC_STAGE" not in os.environ
-        and tables.exists()
-        and not all(Paths(name).scores.exists() for name in _params().run)
-    ):
+    if "DVC_STAGE" not in os.environ and tables.exists() and not all(Paths(name).scores.exists() for name in run()):
         # Not 0, which Snakemake takes for no time at all.
         os.utime(tables, (1, 1))
         for path in RESULTS.glob("*.*"):

@@ -47,12 +47,15 @@ MINIATURE = {
     "tokens": {"width": 64},
     "model": {
         "flavor": "residual",
-        "conditions": [{"kind": "permutation_state", "per_token": False}],
+        "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
+        "recurrent": "mamba2",
+        "positions": ["2d", "learned"],
         "width": 32,
         "blocks": 1,
         "state_width": 16,
         "head_width": 16,
         "expand": 2,
+        "denoiser": "mlp",
         "hidden": 32,
         "denoiser_blocks": 1,
     },
@@ -69,7 +72,7 @@ MINIATURE = {
         "ema": 0.9,
         "state_every": 10,
     },
-    "sample": {"seed": 0, "count": 4, "solver": "dpm-solver++", "steps": 3},
+    "sample": {"seed": 0, "count": 4, "solver": "dpm-solver++", "steps": 3, "temperature": 1.0, "between": 0},
     "novelty": {"seed": 0, "networks": 6, "noise": [0.1, 1.0]},
 }
 
@@ -95,8 +98,8 @@ TASKS = {
     "model": {
         **MINIATURE["model"],
         "conditions": [
-            {"kind": "permutation_state", "per_token": True},
-            {"kind": "task_code", "hidden": 16, "per_token": False},
+            {"kind": "permutation_state", "reach": "each", "dropout": 0.0},
+            {"kind": "task_code", "hidden": 16, "reach": "all"},
         ],
     },
     "tune": {
@@ -108,6 +111,7 @@ TASKS = {
         "images": 16,
         "diffusion_batch": 16,
         "diffusion": 0.1,
+        "between": 0.0,
     },
     "hypernetwork": {
         **OPTIMIZATION, "steps": 20, "learning_rate": 0.001, "state_every": 10, "networks": 2, "images": 16
@@ -135,7 +139,7 @@ def run_layers(folder: Path, *verbs: str, experiment: str = "mini") -> None:
     os.chdir(folder)
     try:
         for verb in verbs:
-            main([verb] if verb == "tables" else [verb, "--experiment", experiment])
+            main([verb] if verb in ("tables", "ablations") else [verb, "--experiment", experiment])
     finally:
         os.chdir(before)
 

@@ -100,7 +100,7 @@ def test_value_out_of_range_is_named() -> None:
 def test_channels_that_the_skips_do_not_fit_are_refused(channels: list[int]) -> None:
     model = {
         "flavor": "paper",
-        "conditions": [{"kind": "permutation_state", "per_token": False}],
+        "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
         "width": 32,
         "state_width": 16,
         "head_width": 16,
@@ -263,6 +263,6 @@ def test_layers_of_task_codes_need_them(block: str) -> None:
     with pytest.raises(UserError, match=f"{block}: needs task.kind task_codes"):
         check_params(whole)
     whole = tree()
-    mini(whole)["model"]["conditions"] = [{"kind": "task_code", "hidden": None, "per_token": False}]
+    mini(whole)["model"]["conditions"] = [{"kind": "task_code", "hidden": None, "reach": "all"}]
     with pytest.raises(UserError, match="task_code needs task"):
         check_params(whole)

@@ -10,21 +10,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.params import Condition, PermutationStateCondition, TaskCodeCondition, VectorCondition
+from rpg.params import (
+    Condition,
+    PermutationStateCondition,
+    TaskCodeCondition,
+    UnconditionalCondition,
+    VectorCondition,
+)
 
 
-def position_embedding(positions_L2: Tensor, width: int) -> Tensor:
-    """Fixed 2-D position embedding [L, M], M = `width` divisible by 4 (RPG section 2.2).
+def position_embedding(positions_LA: Tensor, width: int) -> Tensor:
+    """Fixed position embedding [L, M] of positions with A axes, M = `width` divisible by 2 A (RPG section 2.2).
 
-    The first half of the channels encodes the token's index inside its tensor, the second half the tensor's index;
-    each half interleaves sin (even channels) and cos (odd), with frequencies 10000^(-2i / (M/2)).
+    Published with A = 2: the first half of the channels encodes the token's index inside its tensor, the second half
+    the tensor's index. Each part interleaves sin (even channels) and cos (odd), with frequencies
+    10000^(-2i / (M/A)).
     """
-    if width % 4:
-        raise ValueError(f"the width {width} of the position embedding must be divisible by 4")
-    half = width // 2
-    frequencies = 10000.0 ** (-2 * torch.arange(half // 2, dtype=torch.float64) / half)
-    angles_L2F = positions_L2.double().unsqueeze(-1) * frequencies
-    return torch.stack([angles_L2F.sin(), angles_L2F.cos()], dim=-1).flatten(1).float()
+    axes = positions_LA.shape[1]
+    if width % (2 * axes):
+        raise ValueError(f"the width {width} of the position embedding must be divisible by {2 * axes}")
+    part = width // axes
+    frequencies = 10000.0 ** (-2 * torch.arange(part // 2, dtype=torch.float64) / part)
+    angles_LAF = positions_LA.double().unsqueeze(-1) * frequencies
+    return torch.stack([angles_LAF.sin(), angles_LAF.cos()], dim=-1).flatten(1).float()
 
 
 def time_embedding(t: Tensor, width: int = 256) -> Tensor:
@@ -36,18 +44,21 @@ def time_embedding(t: Tensor, width: int = 256) -> Tensor:
 
 
 class PermutationState(nn.Module):
-    """One learned vector, or L, per permutation state; values [B, 1] are the states, 0 to S - 1 (RPG section 2.3)."""
+    """One learned vector, or L, per permutation state; values [B, S] are shares of the states (RPG section 2.3).
+
+    A network of one state has 1 there, one between two states a share of each.
+    """
 
     def __init__(
         self, params: PermutationStateCondition, states: int, length: int, width: int, normalised: bool = False
     ) -> None:
         super().__init__()
         self.width = width
-        self.embedding = nn.Embedding(states, width * (length if params.per_token else 1))
+        self.embedding = nn.Embedding(states, width * (length if params.reach == "each" else 1))
 
-    def forward(self, values_B1: Tensor) -> Tensor:
+    def forward(self, values_BS: Tensor) -> Tensor:
         """[B, 1 or L, M]."""
-        return self.embedding(values_B1[:, 0].long()).unflatten(1, (-1, self.width))
+        return (values_BS.to(self.embedding.weight) @ self.embedding.weight).unflatten(1, (-1, self.width))
 
 
 class Vector(nn.Module):
@@ -67,7 +78,7 @@ class Vector(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.normalised = width, normalised
-        outputs = width * (length if params.per_token else 1)
+        outputs = width * (length if params.reach == "each" else 1)
         self.layers: nn.Module = nn.Linear(values, outputs)
         if params.hidden:
             self.layers = nn.Sequential(nn.Linear(values, params.hidden), nn.SiLU(), nn.Linear(params.hidden, outputs))
@@ -82,7 +93,26 @@ class TaskCode(Vector):
     """Values [B, C] are the bits of the task code, 0 or 1 (RPG section 4, unseen tasks)."""
 
 
-KINDS = {"permutation_state": PermutationState, "task_code": TaskCode, "vector": Vector}
+class Unconditional(nn.Module):
+    """One learned vector for all networks, whatever the values [B, 1] are."""
+
+    def __init__(
+        self, params: UnconditionalCondition, values: int, length: int, width: int, normalised: bool = False
+    ) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(width))
+
+    def forward(self, values_B1: Tensor) -> Tensor:
+        """[B, 1, M]."""
+        return self.vector.expand(len(values_B1), 1, -1)
+
+
+KINDS = {
+    "permutation_state": PermutationState,
+    "task_code": TaskCode,
+    "vector": Vector,
+    "unconditional": Unconditional,
+}
 
 
 def condition_name(params: Condition) -> str:
@@ -93,28 +123,35 @@ def condition_name(params: Condition) -> str:
 class Conditions(nn.Module):
     """All conditions of a model for L tokens, added up.
 
-    `sizes`: name → S of the permutation state, C of the others.
+    `sizes`: name → C, how many values each has. `head_L`: which tokens are of the network's head.
     """
+
+    head: Tensor
 
     def __init__(
         self,
         params: Sequence[Condition],
         sizes: Mapping[str, int],
-        length: int,
+        head_L: Tensor,
         width: int,
         normalised: bool = False,
     ) -> None:
         super().__init__()
+        self.register_buffer("head", head_L.unsqueeze(-1), persistent=False)
         self.kinds = nn.ModuleDict()
+        self.of_head = {condition_name(entry) for entry in params if getattr(entry, "reach", None) == "head"}
         for entry in params:
             name = condition_name(entry)
-            self.kinds[name] = KINDS[entry.kind](entry, sizes[name], length, width, normalised)
+            self.kinds[name] = KINDS[entry.kind](entry, sizes[name], len(head_L), width, normalised)
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """[B, 1 or L, M] from name → values [B, C]; ValueError if the names are not those of the conditions."""
         if set(values) != set(self.kinds):
             raise ValueError(f"conditions {sorted(values)} given, the model was trained with {sorted(self.kinds)}")
-        embedded = [kind(values[name]) for name, kind in self.kinds.items()]
+        embedded = [
+            kind(values[name]) * self.head if name in self.of_head else kind(values[name])
+            for name, kind in self.kinds.items()
+        ]
         total = embedded[0]
         for other in embedded[1:]:
             total = total + other

@@ -73,6 +73,18 @@ class MLPDenoiser(nn.Module):
         return self.output(hidden_BH) + self.skip(prototype_BM)
 
 
+class NoDenoiser(nn.Module):
+    """The prototype is the answer, through one linear layer; what is noisy, and how much, is not looked at."""
+
+    def __init__(self, width: int, prototype_width: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(prototype_width, width)
+
+    def forward(self, x_BD: Tensor, t_B: Tensor, prototype_BM: Tensor) -> Tensor:
+        """Prediction [B, D] for prototypes [B, M]."""
+        return self.output(prototype_BM)
+
+
 class _ResidualMLP(nn.Module):
     """h + W₂ silu(W₁ (norm(h) · (1 + scale) + shift)), scale and shift linear in the time embedding; starts as h."""
 

@@ -6,41 +6,51 @@ import torch
 from torch import Tensor, nn
 
 from rpg.model import diffusion
-from rpg.model.denoiser import ConvDenoiser, MLPDenoiser
-from rpg.model.recurrent import PaperRecurrent, ResidualRecurrent
+from rpg.model.denoiser import ConvDenoiser, MLPDenoiser, NoDenoiser
+from rpg.model.recurrent import PaperRecurrent, ResidualRecurrent, Tokens
 from rpg.params import PaperModel, ResidualModel
 
 
 class RPG(nn.Module):
-    """The generator for one architecture: `positions` [L, 2] of its tokens, width D.
+    """The generator for one architecture, whose `tokens` have width D.
 
-    `sizes` gives, by name, how many states or values each of `params.conditions` has.
+    `sizes` gives, by name, how many values each of `params.conditions` has.
     """
 
     def __init__(
         self,
         params: PaperModel | ResidualModel,
-        positions_L2: Tensor,
+        tokens: Tokens,
         *,
         width: int,
         sizes: Mapping[str, int],
         target: diffusion.Target,
     ) -> None:
         super().__init__()
-        self.width, self.length, self.target = width, len(positions_L2), target
+        self.width, self.length, self.target = width, len(tokens), target
         widths = {"state_width": params.state_width, "head_width": params.head_width, "expand": params.expand}
         self.recurrent: nn.Module
-        self.denoiser: ConvDenoiser | MLPDenoiser
+        self.denoiser: ConvDenoiser | MLPDenoiser | NoDenoiser
         if isinstance(params, PaperModel):
             self.recurrent = PaperRecurrent(
-                positions_L2, params.conditions, sizes, width=params.width, prototype_width=width, **widths
+                tokens, params.conditions, sizes, width=params.width, prototype_width=width, **widths
             )
             self.denoiser = ConvDenoiser(width, params.channels, params.kernel)
         else:
             self.recurrent = ResidualRecurrent(
-                positions_L2, params.conditions, sizes, width=params.width, blocks=params.blocks, **widths
+                tokens,
+                params.conditions,
+                sizes,
+                recurrent=params.recurrent,
+                positions=params.positions,
+                width=params.width,
+                blocks=params.blocks,
+                **widths,
             )
-            self.denoiser = MLPDenoiser(width, params.width, params.hidden, params.denoiser_blocks)
+            if params.denoiser == "none":
+                self.denoiser = NoDenoiser(width, params.width)
+            else:
+                self.denoiser = MLPDenoiser(width, params.width, params.hidden, params.denoiser_blocks)
 
     def loss(
         self,
@@ -77,17 +87,18 @@ class RPG(nn.Module):
         solver: diffusion.Solver,
         steps: int,
         generators: Sequence[torch.Generator],
+        temperature: float = 1.0,
     ) -> Tensor:
         """Tokens [B, L, D] of B new networks; the prototypes are computed once.
 
-        `values`: name of a condition → [B, C]. The noise of each network is drawn from its own generator, on the CPU,
-        and copied, so that every device starts from the same.
+        `values`: name of a condition → [B, C]. The noise of each network, times `temperature`, is drawn from its own
+        generator, on the CPU, and copied, so that every device starts from the same.
         """
         weight = next(self.parameters())
 
         def noise(like: Tensor) -> Tensor:
             rows = [torch.randn(self.length, self.width, generator=generator) for generator in generators]
-            return torch.cat(rows).to(like)
+            return temperature * torch.cat(rows).to(like)
 
         prototypes = self.recurrent({name: value.to(weight) for name, value in values.items()}).flatten(0, 1)
         x_ND = diffusion.sample(

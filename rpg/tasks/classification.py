@@ -133,7 +133,12 @@ class Classification:
                 yield step, unstack(weights)
 
     def losses(
-        self, weights: StateDict, codes: Sequence[str], images: int, draw: torch.Generator, recounted: bool = False
+        self,
+        weights: StateDict,
+        codes: Sequence[str | None],
+        images: int,
+        draw: torch.Generator,
+        recounted: bool = False,
     ) -> Tensor:
         """[E] the loss of networks `weights` [E, ...] in their tasks, on the same `images` random training images.
 

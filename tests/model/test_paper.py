@@ -4,19 +4,22 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.functional import one_hot
 
 from rpg.model.mamba2 import Mamba2
+from rpg.model.recurrent import Tokens
 from rpg.model.reference import from_published
 from rpg.model.rpg import RPG
 from rpg.params import PaperModel, PermutationStateCondition, TaskCodeCondition
 
 D, M, S, C = 16, 12, 3, 10
 POSITIONS = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [2, 1]])
+TOKENS = Tokens(POSITIONS, POSITIONS[:, 1] == 1)
 PARAMS = PaperModel(
     flavor="paper",
     conditions=[
-        PermutationStateCondition(kind="permutation_state", per_token=False),
-        TaskCodeCondition(kind="task_code", hidden=None, per_token=False),
+        PermutationStateCondition(kind="permutation_state", reach="all", dropout=0.0),
+        TaskCodeCondition(kind="task_code", hidden=None, reach="all"),
     ],
     width=M,
     state_width=6,
@@ -127,7 +130,7 @@ def published_prototypes(w: dict[str, Tensor], state: int, code: Tensor) -> Tens
 
 @pytest.fixture
 def model() -> RPG:
-    model = RPG(PARAMS, POSITIONS, width=D, sizes=CONDITION_SIZES, target="epsilon")
+    model = RPG(PARAMS, TOKENS, width=D, sizes=CONDITION_SIZES, target="epsilon")
     # Strict: every published weight has a place, and every place a published weight.
     model.load_state_dict(from_published(published_state_dict()), strict=True)
     return model.eval()
@@ -135,7 +138,7 @@ def model() -> RPG:
 
 def test_prototypes_equal_the_published_equations(model: RPG) -> None:
     code = torch.randint(2, (C,), generator=torch.Generator().manual_seed(3)).float()
-    prototypes = model.recurrent({"permutation_state": torch.tensor([[2]]), "task_code": code[None]})[0]
+    prototypes = model.recurrent({"permutation_state": one_hot(torch.tensor([2]), S), "task_code": code[None]})[0]
     assert prototypes.shape == (len(POSITIONS), D)
     torch.testing.assert_close(prototypes, published_prototypes(published_state_dict(), 2, code), rtol=1e-5, atol=1e-6)
 
@@ -164,7 +167,7 @@ def test_loss_equals_the_published_one(model: RPG) -> None:
     x = alpha_bar.sqrt() * x0.nan_to_num(0) + (1 - alpha_bar).sqrt() * noise
     errors = (published_denoiser(w, x, t, prototypes) - noise)[~x0.isnan()]
     assert errors.numel() == 10 + 3 + 10 + 3
-    values = {"permutation_state": states[:, None], "task_code": codes}
+    values = {"permutation_state": one_hot(states, S), "task_code": codes}
     loss = model.loss(tokens, model.recurrent(values), picks, t, noise)
     assert loss.item() == pytest.approx(errors.square().mean().item(), rel=1e-4)
 
@@ -181,7 +184,11 @@ def test_widths_of_the_largest_published_network() -> None:
     )
     with torch.device("meta"):
         model = RPG(
-            params, POSITIONS.to("meta"), width=16384, sizes={"permutation_state": 50, "task_code": C}, target="epsilon"
+            params,
+            Tokens(POSITIONS.to("meta"), TOKENS.head_L.to("meta")),
+            width=16384,
+            sizes={"permutation_state": 50, "task_code": C},
+            target="epsilon",
         )
     assert model.recurrent.blocks[0].in_proj.weight.shape == (2 * 2 * 12288 + 256 + 384, 12288)
     assert model.recurrent.blocks[1].in_proj.weight.shape == (2 * 2 * 16384 + 256 + 512, 12288)

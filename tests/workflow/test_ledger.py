@@ -171,7 +171,7 @@ OTHER = {
     "task.data": "cifar10",
     "task.network": {"name": "resnet18", "arguments": {}},
     "zoo.seeds": [0, 1, 2, 9],
-    "model.conditions": [{"kind": "vector", "field": "validation_top1", "hidden": None, "per_token": True}],
+    "model.conditions": [{"kind": "vector", "field": "validation_top1", "hidden": None, "reach": "each"}],
     "model.width": 36,
     "diffusion.target": "v",
     "train.state_every": 20,

@@ -1,8 +1,8 @@
 rule hypernetwork:
     input:
-        tokens=rules.tokens.output.tokens,
-        layout=rules.tokens.output.layout,
-        stats=rules.tokens.output.stats,
+        tokens=ask.made("tokens", rules.tokens.output.tokens),
+        layout=ask.made("tokens", rules.tokens.output.layout),
+        stats=ask.made("tokens", rules.tokens.output.stats),
         code=ask.code("hypernetwork"),
     output:
         model=ensure(

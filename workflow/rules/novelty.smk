@@ -1,10 +1,10 @@
 rule novelty:
     input:
-        checkpoints=rules.collect.output,
-        tokens=rules.tokens.output.tokens,
-        layout=rules.tokens.output.layout,
-        stats=rules.tokens.output.stats,
-        samples=rules.sample.output.manifest,
+        checkpoints=ask.made("zoo", rules.collect.output),
+        tokens=ask.made("tokens", rules.tokens.output.tokens),
+        layout=ask.made("tokens", rules.tokens.output.layout),
+        stats=ask.made("tokens", rules.tokens.output.stats),
+        samples=ask.made("sample", rules.sample.output.manifest),
         code=ask.code("novelty"),
     output:
         summary=ensure("results/{experiment}/novelty.json", non_empty=True),

@@ -1,10 +1,10 @@
 rule sample:
     input:
         ask.extra("sample"),
-        layout=rules.tokens.output.layout,
-        stats=rules.tokens.output.stats,
-        model=rules.train.output.model,
-        config=rules.train.output.config,
+        layout=ask.made("tokens", rules.tokens.output.layout),
+        stats=ask.made("tokens", rules.tokens.output.stats),
+        model=ask.made("train", rules.train.output.model),
+        config=ask.made("train", rules.train.output.config),
         code=ask.code("sample"),
     output:
         manifest=ensure("results/{experiment}/samples/manifest.json", non_empty=True),

@@ -1,8 +1,8 @@
 rule score:
     input:
         ask.extra("score"),
-        checkpoints=rules.collect.output,
-        samples=rules.sample.output.manifest,
+        checkpoints=ask.made("zoo", rules.collect.output),
+        samples=ask.made("sample", rules.sample.output.manifest),
         code=ask.code("score"),
     output:
         scores=ensure("results/{experiment}/scores.json", non_empty=True),

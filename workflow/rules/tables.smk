@@ -4,12 +4,14 @@ rule tables:
         expand(rules.score.output.metrics, experiment=ask.run()),
         expand(rules.novelty.output.summary, experiment=ask.run()),
         expand(rules.novelty.output.rows, experiment=ask.run()),
+        expand(rules.ablation.output, ablation=ask.ablations_to_run()),
         ask.seconds(),
         code=ask.code("tables"),
     output:
         tables=report(
             "results/tables.md", caption="../report/tables.rst", category="Tables"
         ),
+        cards=expand("results/{experiment}/README.md", experiment=ask.run()),
         metrics="results/metrics.json",
         scores="results/scores.csv",
         novelty="results/novelty.csv",
@@ -26,6 +28,6 @@ rule tables:
         mem_mb=1000,
         runtime=10,
     params:
-        run=ask.run(),
+        run=ask.run() + ask.ablations_to_run(),
     shell:
         "python -m rpg tables >{log:q} 2>&1"

@@ -1,6 +1,6 @@
 rule tokens:
     input:
-        checkpoints=rules.collect.output,
+        checkpoints=ask.made("zoo", rules.collect.output),
         code=ask.code("tokens"),
     output:
         tokens=ensure("results/{experiment}/tokens/tokens.safetensors", non_empty=True),

@@ -1,10 +1,10 @@
 rule tune:
     input:
-        tokens=rules.tokens.output.tokens,
-        layout=rules.tokens.output.layout,
-        stats=rules.tokens.output.stats,
-        model=rules.train.output.model,
-        config=rules.train.output.config,
+        tokens=ask.made("tokens", rules.tokens.output.tokens),
+        layout=ask.made("tokens", rules.tokens.output.layout),
+        stats=ask.made("tokens", rules.tokens.output.stats),
+        model=ask.made("train", rules.train.output.model),
+        config=ask.made("train", rules.train.output.config),
         code=ask.code("tune"),
     output:
         model=ensure("results/{experiment}/tune/model.safetensors", non_empty=True),

@@ -1,0 +1,66 @@
+"""Put variants of an experiment beside each other: `rpg ablation --experiment recurrent-model`.
+
+Writes results/<ablation>/ablation.json, a summary of every variant over all of its training seeds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rpg.files import read_json, write_json
+from rpg.novelty import apart, verdict
+from rpg.params import Params
+from rpg.paths import Paths, paths_of
+from rpg.score import SETS, run, summary
+
+
+def summarise(params: Params, name: str, results: Path) -> None:
+    """Write ablation.json of one ablation; UserError if a trial is missing."""
+    ablation = params.ablation(name)
+    # A list: JSON keeps no order of keys.
+    variants = []
+    for variant, changes in ablation.variants.items():
+        trials = [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in ablation.seeds]
+        variants.append({"variant": variant, "changes": changes, **_variant(trials, ablation.novelty)})
+    metric = params.experiment(ablation.experiment).task.kind
+    write_json(results / name / "ablation.json", {"metric": metric, "variants": variants})
+
+
+def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
+    """The summary of one variant: its samples, and the originals, by set of tasks, over all trainings."""
+    rows = []
+    for trial, paths in enumerate(trials):
+        scored = read_json(paths.scores, f"rpg score --experiment {paths.experiment}", "original", "rpg")
+        for kind in ("original", "rpg"):
+            for network in scored[kind]:
+                which = network.get("set", "between" if "between" in network else "all")
+                # What belongs together in one training does not in two.
+                facts = {"kind": kind, "trial": trial, "set": which, "run": f"{trial} {run(network)}"}
+                rows.append({**facts, "test": network["test"]})
+    scores = pd.DataFrame(rows)
+    tree: dict[str, Any] = {
+        "parameters": read_json(trials[0].rpg / "config.json", "rpg train", "parameters")["parameters"],
+        "sets": {},
+    }
+    for name in (name for name in SETS if (scores["set"] == name).any()):
+        samples = scores[(scores["set"] == name) & (scores["kind"] == "rpg")]
+        # One task has one set of originals.
+        as_originals = "all" if name == "between" else name
+        originals = scores[(scores["set"] == as_originals) & (scores["kind"] == "original") & (scores["trial"] == 0)]
+        tree["sets"][name] = {
+            "rpg": summary(samples["test"].tolist(), samples["run"].tolist()),
+            "original": summary(originals["test"].tolist(), originals["run"].tolist()),
+            "by_seed": [round(float(value), 4) for value in samples.groupby("trial")["test"].mean()],
+        }
+    if novelty:
+        measured = pd.concat([pd.read_csv(paths.novelty_rows) for paths in trials], ignore_index=True)
+        originals = measured[measured["networks"] == "original"]
+        for name, entry in tree["sets"].items():
+            samples = measured[(measured["networks"] == "RPG") & (measured["set"] == name)]
+            entry["novelty"] = {
+                "verdict": verdict(samples, originals),
+                "rpg": round(float(samples["aligned"].median()), 4),
+                "original": round(apart(originals), 4),
+            }
+    return tree

@@ -1,0 +1,119 @@
+"""Model cards, in Hugging Face's format, for the samples of an experiment; `rpg tables` writes them.
+
+One stands beside each experiment's samples, as results/<experiment>/README.md.
+"""
+
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from rpg.params import Experiment
+from rpg.score import SETS
+
+DATASETS = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10"}
+CARD = """---
+{front}
+---
+
+# {name}: {network} networks for {data}, sampled by RPG
+
+The {n} state dicts in `samples/` were not trained. They were sampled by RPG (recurrent diffusion for parameter
+generation, [arXiv 2501.11587](https://arxiv.org/abs/2501.11587)), which had learned from {originals} checkpoints of
+{runs} training runs of the same network{tuned}. `samples/manifest.json` lists them with their hashes, and what each was
+asked for.
+
+## Use
+
+```python
+import timm
+from safetensors.torch import load_file
+
+network = timm.create_model({call})
+network.load_state_dict(load_file("samples/0000.safetensors"))
+```
+
+Images are resized to {resolution} × {resolution} pixels; {answer}.
+
+## Scores
+
+Accuracy in percent on the test split, which neither the zoo's networks nor RPG ever saw, over all networks: mean with
+its 95 % bootstrap interval, smallest and largest.
+
+{scores}
+
+## Are they new?
+
+{novelty}
+
+## Limits
+
+Made to study weight generation, on a task that needs no generated network. A sample inherits what its zoo's networks
+get wrong. To make the same files: `snakemake --cores all results/{name}/samples/manifest.json`.
+"""
+VERDICTS = {
+    "replica": "nearer to a checkpoint of the zoo than another training run would be: copies, with something added",
+    "interpolation": "for the most part combinations of checkpoints of the zoo",
+    "inaccurate": "far from every checkpoint of the zoo, and less accurate than they are",
+    "novel": "as far from every checkpoint of the zoo as another training run, no combination of them, and as accurate",
+    "none": "not to be judged: the zoo has one checkpoint alone",
+}
+
+
+def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
+    """The card of an experiment, from its entry in metrics.json."""
+    network, data = experiment.task.network, experiment.task.data
+    outputs = {"num_classes": 2} if experiment.task.kind == "task_codes" else {}
+    arguments = [repr(network.name), *(f"{key}={value!r}" for key, value in {**network.arguments, **outputs}.items())]
+    sets = {key: entry[key] for key in SETS if key in entry} or {"all": entry["rpg"]}
+    if "between" in entry and "all" not in sets:
+        sets = {"all": entry["rpg"], **sets}
+    front = ModelCardData(
+        license="apache-2.0",
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["rpg", "weight-generation"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=data,
+                dataset_name=f"{DATASETS[data]}, {SETS[key]}",
+                dataset_split="test",
+                metric_type="accuracy",
+                metric_name="mean top-1 accuracy of all samples",
+                metric_value=of["mean"],
+            )
+            for key, of in sets.items()
+        ],
+    )
+    rows = ["| networks | mean | interval | min | best | n |", "|:--|--:|--:|--:|--:|--:|"]
+    rows += [_row("originals", entry["original"]), *(_row(f"samples, {SETS[key]}", of) for key, of in sets.items())]
+    verdicts = [
+        f"- {SETS[key]}: **{of['verdict']}**, that is, {VERDICTS[of['verdict']]}."
+        for key in SETS
+        if (of := entry["novelty"]["rpg"].get(key))
+    ]
+    tasks = experiment.task.kind == "task_codes"
+    return CARD.format(
+        front=front.to_yaml().strip(),
+        name=name,
+        network=network.name,
+        data=DATASETS[data],
+        n=sum(of["n"] for of in sets.values()),
+        originals=entry["original"]["n"],
+        runs=len(experiment.runs()),
+        tuned=", and was then tuned on training images" if experiment.tune else "",
+        call=", ".join(arguments),
+        resolution=experiment.task.resolution,
+        answer="answer 1 says that the image's class is one of those whose bit in the task code is 1"
+        if tasks
+        else "the answer is the class",
+        scores="\n".join(rows),
+        novelty="By the rule that results/tables.md states, the samples are\n\n" + "\n".join(verdicts),
+    )
+
+
+def _row(label: str, of: dict[str, Any]) -> str:
+    low, high = of["interval"]
+    cells = [label, f"{of['mean']:.2f}", f"{low:.2f} to {high:.2f}", f"{of['min']:.2f}", f"{of['best']:.2f}", of["n"]]
+    return "| " + " | ".join(map(str, cells)) + " |"

@@ -1,0 +1,19 @@
+rule report:
+    input:
+        rules.tables.output,
+        template="workflow/report/report.html.j2",
+        code=ask.code("report"),
+    output:
+        "results/report.html",
+    log:
+        "logs/report.log",
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    params:
+        run=ask.run(),
+    shell:
+        "python -m rpg report >{log:q} 2>&1"
