@@ -11,7 +11,6 @@ validate(config, "workflow/schemas/params.schema.json")
 
 
 wildcard_constraints:
-    # A trial of an ablation is an experiment of its own, in the ablation's folder.
     experiment=r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?",
     ablation=r"[a-z0-9][a-z0-9_-]*",
     shard=r"\d+-\d+",

@@ -78,6 +78,8 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
                 task_type="image-classification",
                 dataset_type=data,
                 dataset_name=f"{DATASETS[data]}, {SETS[key]}",
+                # Results of one configuration would be merged.
+                dataset_config=key,
                 dataset_split="test",
                 metric_type="accuracy",
                 metric_name="mean top-1 accuracy of all samples",

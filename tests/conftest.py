@@ -139,7 +139,7 @@ def run_layers(folder: Path, *verbs: str, experiment: str = "mini") -> None:
     os.chdir(folder)
     try:
         for verb in verbs:
-            main([verb] if verb in ("tables", "ablations") else [verb, "--experiment", experiment])
+            main([verb] if verb in ("tables", "ablations", "report") else [verb, "--experiment", experiment])
     finally:
         os.chdir(before)
 

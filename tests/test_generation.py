@@ -99,12 +99,12 @@ def test_several_networks_differ_and_say_what_they_are(inside: Path, tmp_path: P
 def test_what_is_left_out_is_drawn_from_the_zoo(inside: Path) -> None:
     generator = __import__("rpg.generation", fromlist=["Generator"]).Generator("tasks")
     networks = generator.networks(12, None, None)
-    assert {network.state for network in networks} == {0, 1}
+    assert {network.states for network in networks} == {(0,), (1,)}
     codes = {network.code for network in networks}
     assert len(codes) > 2
     assert codes <= {checkpoint["code"] for checkpoint in generator.store.checkpoints}
     assert {network.code for network in generator.networks(3, HELD_OUT, None)} == {HELD_OUT}
-    assert {network.state for network in generator.networks(3, None, 1)} == {1}
+    assert {network.states for network in generator.networks(3, None, (1,))} == {(1,)}
     assert [generator.standing(code) for code in (HELD_OUT, "1010101010")] == ["held out", "not in the zoo"]
 
 
@@ -120,6 +120,11 @@ def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, mo
     assert generate("b.safetensors", "--state", "1", "--seed", "7") == first
     assert generate("c.safetensors", "--state", "1", "--seed", "8") != first
     assert generate("d.safetensors", "--state", "2", "--seed", "7") != first
+    capsys.readouterr()
+    between = generate("e.safetensors", "--state", "1,2", "--seed", "7")
+    assert capsys.readouterr().out == f"{tmp_path}/e.safetensors: state 1 and state 2\n"
+    assert between not in (first, generate("d.safetensors", "--state", "2", "--seed", "7"))
+    assert equal(load_file(tmp_path / "e.safetensors"), rpg.generate("mini", state=[2, 1], seed=7))
     assert load(load_file(tmp_path / "a.safetensors"), MINIATURE)
 
 
@@ -142,6 +147,7 @@ def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, mo
         (["--describe", ""], "the sentence is empty"),
         (["--state", "2"], "state 2: the zoo has states 0 to 1, one per seed"),
         (["--state", "-1"], "state -1: the zoo has states 0 to 1"),
+        (["--state", "1,1"], "states 1, 1: one stands there twice"),
         (["--count", "0"], "--count 0: must be between 1 and"),
         (["--steps", "1001"], "--steps 1001: must be between 1 and 1000"),
         (["--seed", "-1"], "--seed -1: must be between 0 and"),

@@ -256,7 +256,7 @@ def test_task_codes_that_do_not_fit(block: str, update: dict, fault: str) -> Non
         check_params(whole)
 
 
-@pytest.mark.parametrize("block", ["base", "tune", "hypernetwork"])
+@pytest.mark.parametrize("block", ["base", "hypernetwork"])
 def test_layers_of_task_codes_need_them(block: str) -> None:
     whole = tree()
     mini(whole)[block] = copy.deepcopy(TASKS[block])
@@ -266,3 +266,20 @@ def test_layers_of_task_codes_need_them(block: str) -> None:
     mini(whole)["model"]["conditions"] = [{"kind": "task_code", "hidden": None, "reach": "all"}]
     with pytest.raises(UserError, match="task_code needs task"):
         check_params(whole)
+
+
+def test_networks_between_states_need_states() -> None:
+    def faulty(**changes: dict) -> str:
+        whole = tree()
+        for block, values in changes.items():
+            mini(whole)[block] = {**mini(whole).get(block, {}), **values}
+        with pytest.raises(UserError) as fault:
+            check_params(whole)
+        return str(fault.value)
+
+    tune = {**TASKS["tune"], "between": 0.5}
+    unconditional = {"conditions": [{"kind": "unconditional"}]}
+    assert "between: needs two seeds or more" in faulty(sample={"between": 1}, zoo={"seeds": [3]})
+    assert "between: needs two seeds or more" in faulty(tune=tune, zoo={"seeds": [3]})
+    assert "between: needs the condition permutation_state" in faulty(sample={"between": 1}, model=unconditional)
+    assert "between: needs the condition permutation_state" in faulty(tune=tune, model=unconditional)

@@ -47,10 +47,12 @@ def test_samples_of_task_codes_are_for_every_code_and_model(tasks: Path) -> None
 
 def test_fewer_seen_codes_are_asked_for(tasks: Path) -> None:
     params = load_params(tasks / "params.yaml").experiment("tasks")
-    found = wishes(TokenStore(tasks / "results/tasks/tokens"), params.sample.model_copy(update={"seen": 1, "count": 3}))
+    found = wishes(
+        TokenStore(tasks / "results/tasks/tokens"), params.sample.model_copy(update={"seen": 1, "count": 3}), True
+    )
     code = found[-1][1]
     assert code in params.task.seen_codes()
-    assert found[-3:] == [(0, code), (1, code), (0, code)]
+    assert found[-3:] == [((0,), code), ((1,), code), ((0,), code)]
     assert len(found) == 9
 
 
@@ -60,10 +62,36 @@ def test_networks_sampled_together_are_those_sampled_alone(finished: Path) -> No
     store = TokenStore(finished / "results/mini/tokens")
     model = load_rpg(finished / "results/mini/rpg", store, torch.device("cpu"))
     asked = experiment.model.conditions
-    wanted = [(k % 3, None) for k in range(11)]
+    wanted = [((k % 3,), None) for k in range(10)] + [((0, 2), None)]
     together = [network for network, _, _ in sample_networks(model, asked, store, experiment.sample, wanted)]
     for k, wish in enumerate(wanted):
         ((alone, state, code),) = sample_networks(model, asked, store, experiment.sample, [wish], first=k)
         assert (state, code) == wish
         for name, tensor in alone.items():
             torch.testing.assert_close(together[k][name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_between_two_states(finished: Path) -> None:
+    params = load_params(finished / "params.yaml").experiment("mini").sample
+    store = TokenStore(finished / "results/mini/tokens")
+    found = wishes(store, params.model_copy(update={"count": 2, "between": 4}), True)
+    assert found[:2] == [((0,), None), ((1,), None)]
+    # All three pairs before one comes again.
+    pairs = [states for states, _ in found[2:]]
+    assert set(pairs[:3]) == {(0, 1), (0, 2), (1, 2)}
+    assert pairs[3] == pairs[0]
+    # A model that knows no states is asked for none.
+    assert wishes(store, params.model_copy(update={"count": 2}), False) == [(None, None)] * 2
+
+
+def test_without_temperature_there_is_nothing_to_draw(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    model = load_rpg(finished / "results/mini/rpg", store, torch.device("cpu"))
+    cold = experiment.sample.model_copy(update={"temperature": 0.0})
+    one, other = (
+        network
+        for network, _, _ in sample_networks(model, experiment.model.conditions, store, cold, [((1,), None)] * 2)
+    )
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name])

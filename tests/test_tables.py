@@ -77,14 +77,18 @@ def test_scores_csv_has_every_network(finished: Path) -> None:
 def test_markdown_row() -> None:
     numbers = {"mean": 97.123, "std": 0.456, "interval": [96.9, 97.3], "min": 96.0, "best": 98.0, "n": 20}
     placed = {**numbers, "distance": 3.21, "novel": {"0.5": 0.75, "4.0": 0.0}}
-    rpg = {"verdict": "novel", "median": {"aligned": 0.25, "residual": 0.2, "iou": 0.5, "disagreement": 2.0}, **placed}
+    rpg = {
+        "ensemble": {"rpg": 98.5, "original": 99.25},
+        "verdict": "novel",
+        "median": {"aligned": 0.25, "residual": 0.2, "iou": 0.5, "disagreement": 2.0},
+        **placed,
+    }
     novelty = {
         "rule": {"copy": 0.25, "near": 0.75, "combined": 0.5, "accurate": 0.99},
         "zoo": {"aligned": 0.1, "aligned_across": 1.3, "residual": 0.3, "distance": 0.1},
         "rpg": {"all": rpg},
         "original": {**placed, "n": 40},
         "baselines": {"noise 0.1": {"seen": placed}, "hypernetwork": {"seen": placed, "held_out": placed}},
-        "ensembles": {"rpg": 98.5, "original": 99.25},
     }
     entry = {"task": "classification", "metric": "top1", "parameters": 12345, "original": {**numbers, "n": 40}}
     text = markdown({"experiments": {"x": {**entry, "rpg": numbers, "novelty": novelty}}})

@@ -15,6 +15,8 @@ from conftest import ROOT, write_params
 RULES = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
 # The layers that an experiment may lack, as the miniature does.
 OPTIONAL_RULES = ("base", "tune", "hypernetwork")
+# Those that no table needs, unless `run` names an ablation.
+OTHER_RULES = ("ablation", "ablations", "report")
 # One key of each block → the rules below it. Read top down, this is the order of the layers.
 REACHED = {
     ("task", "resolution", 9): RULES,

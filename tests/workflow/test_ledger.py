@@ -9,6 +9,7 @@ import pytest
 import yaml
 from checkouts import (
     OPTIONAL_RULES,
+    OTHER_RULES,
     REACHED,
     RULES,
     Job,
@@ -43,7 +44,7 @@ def differences(folder: Path, every_job: list[Job]) -> list[str]:
     """Where dvc.yaml in `folder` is not a projection of the rules there, which make `every_job`."""
     tree = stages(folder)
     known = set().union(*(rules_of(stage) for stage in tree.values()))
-    lacking = set(OPTIONAL_RULES) - {job.rule for job in every_job}
+    lacking = {*OPTIONAL_RULES, *OTHER_RULES} - {job.rule for job in every_job}
     found = [f"rule {rule} has no stage" for rule in sorted(rules_in(folder) - known - lacking)]
     reads: dict[str, set[str]] = {name: set() for name in tree}
     writes: dict[str, set[str]] = {name: set() for name in tree}
@@ -66,7 +67,14 @@ def differences(folder: Path, every_job: list[Job]) -> list[str]:
         needed = {path for path in reads[name] if owner.get(path) != name}
         found += [f"{name}: {path} is no dep" for path in needed if not any(under(path, d) for d in stage["deps"])]
         found += [f"{name}: dep {d} is read by no rule" for d in stage["deps"] if not any(under(p, d) for p in needed)]
-        _, _, item = name.partition("@")
+        kind, _, item = name.partition("@")
+        if kind.startswith("ablation-"):
+            # Its trials have all of the experiment's keys.
+            found += [
+                f"{name}: {key} is no param"
+                for key in sorted({"ablations.why", "experiments.mini"} - set(stage["params"]))
+            ]
+            continue
         keys = {f"experiments.{item}.{key}" for rule in rules_of(stage) for key in CHOICES.get(rule, ())} or {"run"}
         found += [f"{name}: {key} is no param" for key in sorted(keys - set(stage["params"]))]
         found += [f"{name}: param {key} reaches no rule" for key in sorted(set(stage["params"]) - keys)]
@@ -123,6 +131,22 @@ rule extra:
 """
 
 
+def test_ablation_in_run_is_a_stage(checkout: Path) -> None:
+    """Its trials, in one folder, and what they take from the experiment that they are variants of."""
+    tree = yaml.safe_load((checkout / "params.yaml").read_text())
+    variants = {"same": {}, "wide": {"tokens.width": 32}, "one": {"zoo.seeds": [0]}, "steps": {"sample.steps": 1}}
+    why = {"question": "Why?", "experiment": "mini", "seeds": [0, 1], "novelty": True, "variants": variants}
+    write = {**tree, "run": ["mini", "why"], "ablations": {"why": why}}
+    (checkout / "params.yaml").write_text(yaml.safe_dump(write))
+    (checkout / "dvc.yaml").write_text(dvc_yaml(load_params(checkout / "params.yaml")))
+    every = jobs(checkout, "--forceall")
+    assert {job.rule for job in every} == {*RULES, "ablation"}
+    # What nothing in this ablation shares with the experiment is a dep all the same: another variant may.
+    assert [line for line in differences(checkout, every) if "is read by no rule" not in line] == []
+    assert {out for stage in stages(checkout).values() for out in stage["outs"]} >= {"results/why"}
+    assert "results/why" in stages(checkout)["tables"]["deps"]
+
+
 def test_rule_without_a_stage_is_noticed(checkout: Path) -> None:
     with (checkout / "workflow/rules/score.smk").open("a") as rules:
         rules.write(EXTRA)
@@ -142,7 +166,12 @@ def test_rule_without_a_stage_is_noticed(checkout: Path) -> None:
             '        extra="results/{experiment}/extra.json",\n        seconds=',
             "results/mini/extra.json lies under 0 outs",
         ),
-        ("sample", "        layout=rules.tokens.output.layout,\n", "", "tokens/layout.json is read by no rule"),
+        (
+            "sample",
+            '        layout=ask.made("tokens", rules.tokens.output.layout),\n',
+            "",
+            "tokens/layout.json is read by no rule",
+        ),
         ("score", 'ask.code("score")', 'ask.code("tables")', "score@mini: rpg/tables.py is no dep"),
     ],
 )  # fmt: skip
@@ -172,10 +201,14 @@ OTHER = {
     "task.network": {"name": "resnet18", "arguments": {}},
     "zoo.seeds": [0, 1, 2, 9],
     "model.conditions": [{"kind": "vector", "field": "validation_top1", "hidden": None, "reach": "each"}],
+    "model.recurrent": "lstm",
+    "model.positions": ["1d"],
+    "model.denoiser": "none",
     "model.width": 36,
     "diffusion.target": "v",
     "train.state_every": 20,
     "sample.solver": "ddim",
+    "sample.between": 2,
     "novelty.noise": [0.2],
 }
 
@@ -300,7 +333,7 @@ def test_layers_that_an_experiment_may_lack_are_stages_of_those_that_have_them(c
 
 
 def test_every_rule_is_counted() -> None:
-    assert rules_in(ROOT) == {*RULES, *OPTIONAL_RULES}
+    assert rules_in(ROOT) == {*RULES, *OPTIONAL_RULES, *OTHER_RULES}
 
 
 def test_params_have_no_anchors() -> None:

@@ -7,6 +7,8 @@ rule report:
         "results/report.html",
     log:
         "logs/report.log",
+    benchmark:
+        "logs/report.tsv"
     conda:
         "../../environment.yml"
     threads: 1

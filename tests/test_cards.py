@@ -1,0 +1,38 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import timm
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+
+@pytest.mark.parametrize(("fixture", "name"), [("finished", "mini"), ("tasks", "tasks")])
+def test_card_says_what_the_tables_say(fixture: str, name: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(fixture)
+    card = ModelCard.load(folder / f"results/{name}/README.md")
+    entry = json.loads((folder / "results/metrics.json").read_text())["experiments"][name]
+    found = {result.dataset_name.partition(", ")[2]: result.metric_value for result in card.data.eval_results}
+    if name == "mini":
+        assert found == {"all": entry["rpg"]["mean"]}
+    else:
+        assert found == {
+            "seen": entry["seen"]["mean"],
+            "held-out pairs": entry["held_out_pairs"]["mean"],
+            "held-out": entry["held_out"]["mean"],
+        }
+    assert (card.data.library_name, card.data.license) == ("timm", "apache-2.0")
+    for of in entry["novelty"]["rpg"].values():
+        assert f"**{of['verdict']}**" in card.text
+    assert f"The {entry['rpg']['n']} state dicts" in card.text
+
+
+@pytest.mark.parametrize(("fixture", "name"), [("finished", "mini"), ("tasks", "tasks")])
+def test_its_code_loads_a_sample(
+    fixture: str, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder: Path = request.getfixturevalue(fixture) / f"results/{name}"
+    monkeypatch.chdir(folder)
+    (block,) = re.findall(r"```python\n(.+?)```", (folder / "README.md").read_text(), re.S)
+    exec(block, {"timm": timm, "load_file": load_file})

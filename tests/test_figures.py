@@ -1,0 +1,84 @@
+import base64
+
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pytest
+
+from rpg.figures import (
+    accuracy_and_distance,
+    as_image,
+    group,
+    heat_maps,
+    losses,
+    pareto,
+    projection,
+    rule_graph,
+)
+
+
+def test_pareto_by_hand() -> None:
+    points = [(1.0, 99.0), (2.0, 98.0), (1.5, 97.0), (4.0, 50.0), (3.0, 50.0), (0.5, 99.0), (2.0, 98.0)]
+    assert pareto(points) == [(1.0, 99.0), (2.0, 98.0), (4.0, 50.0)]
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("originals", "originals"),
+        ("RPG", "RPG"),
+        ("RPG, between states", "RPG"),
+        ("RPG, not tuned, seen", "RPG, not tuned"),
+        ("hypernetwork, task loss only, seen", "hypernetwork"),
+        ("noise 0.1", "noise"),
+        ("mean within", "within"),
+        ("mean across, aligned", "across"),
+        ("Gaussian across", "across"),
+        ("interpolation within", "within"),
+        ("ridge regression, bits, seen", "formula"),
+        ("mean of the seen networks, seen", "formula"),
+    ],
+)
+def test_every_method_has_its_colour(method: str, expected: str) -> None:
+    assert group(method) == expected
+
+
+def test_axes_show_what_they_are_given() -> None:
+    of = {"mean": 97.0, "interval": [96.0, 98.0], "distance": 2.0}
+    figure = accuracy_and_distance([("originals", of), ("RPG", {**of, "distance": 0.0}), ("noise 0.1", of)], "mini")
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["originals", "RPG", "noise"]
+    assert axes.get_title(loc="left") == "mini"
+    logs = {"a": pd.DataFrame({"step": [10, 20], "loss": [1.0, 0.5]})}
+    (line,) = losses(logs).axes[0].lines
+    assert line.get_ydata().tolist() == [1.0, 0.5]
+
+
+def test_heat_maps_share_one_scale() -> None:
+    sample, original = np.array([[1.0, -3.0]]), np.array([[2.0, 0.5]])
+    images = [axes.images[0] for axes in heat_maps(sample, original, "x").axes[:3]]
+    assert [image.get_clim() for image in images] == [(-3.0, 3.0)] * 3
+    assert images[2].get_array().tolist() == [[-1.0, -3.5]]
+
+
+def test_projection_keeps_distances_in_the_plane() -> None:
+    """Points that lie in a plane are shown as they are."""
+    draw = np.random.default_rng(0)
+    plane = np.linalg.qr(draw.standard_normal((30, 2)))[0].T
+    originals, samples = draw.standard_normal((10, 2)) @ plane, draw.standard_normal((4, 2)) @ plane
+    first, second = projection(originals, {"RPG": samples}, "x").axes[0].collections
+    for shown, true in ((first, originals), (second, samples)):
+        assert np.linalg.norm(np.diff(shown.get_offsets(), axis=0), axis=1) == pytest.approx(
+            np.linalg.norm(np.diff(true, axis=0), axis=1)
+        )
+
+
+def test_graph_goes_down_and_image_is_whole() -> None:
+    figure = rule_graph(nx.DiGraph([("zoo", "train"), ("train", "tables"), ("zoo", "tables")]))
+    places = {text.get_text(): text.get_position()[1] for text in figure.axes[0].texts}
+    assert places["zoo"] > places["train"] > places["tables"]
+    kind, _, data = as_image(figure).partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    text = base64.b64decode(data).decode()
+    assert ">train<" in text
+    assert as_image(rule_graph(nx.DiGraph([("a", "b")]))) == as_image(rule_graph(nx.DiGraph([("a", "b")])))
