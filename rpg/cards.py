@@ -18,9 +18,9 @@ CARD = """---
 # {name}: {network} networks for {data}, sampled by RPG
 
 The {n} state dicts in `samples/` were not trained. They were sampled by RPG (recurrent diffusion for parameter
-generation, [arXiv 2501.11587](https://arxiv.org/abs/2501.11587)), which had learned from {originals} checkpoints of
-{runs} training runs of the same network{tuned}. `samples/manifest.json` lists them with their hashes, and what each was
-asked for.
+generation, [arXiv 2501.11587](https://arxiv.org/abs/2501.11587)), which had learned from {checkpoints} checkpoints of
+{runs} training runs of the same network{tuned}. `samples/manifest.json` lists them with
+their hashes, and what each was asked for.
 
 ## Use
 
@@ -96,14 +96,15 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         if (of := entry["novelty"]["rpg"].get(key))
     ]
     tasks = experiment.task.kind == "task_codes"
+    learned = [run for run in experiment.runs().values() if not run.held_out]
     return CARD.format(
         front=front.to_yaml().strip(),
         name=name,
         network=network.name,
         data=DATASETS[data],
         n=sum(of["n"] for of in sets.values()),
-        originals=entry["original"]["n"],
-        runs=len(experiment.runs()),
+        checkpoints=len(learned) * experiment.zoo.saves,
+        runs=len(learned),
         tuned=", and was then tuned on training images" if experiment.tune else "",
         call=", ".join(arguments),
         resolution=experiment.task.resolution,

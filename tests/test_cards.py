@@ -26,6 +26,9 @@ def test_card_says_what_the_tables_say(fixture: str, name: str, request: pytest.
     for of in entry["novelty"]["rpg"].values():
         assert f"**{of['verdict']}**" in card.text
     assert f"The {entry['rpg']['n']} state dicts" in card.text
+    # Of the networks with task codes those that are held out were learned by no RPG.
+    layout = json.loads((folder / f"results/{name}/tokens/layout.json").read_text())
+    assert f"had learned from {len(layout['checkpoints'])} checkpoints" in card.text
 
 
 @pytest.mark.parametrize(("fixture", "name"), [("finished", "mini"), ("tasks", "tasks")])
