@@ -23,8 +23,7 @@ def summarise(params: Params, name: str, results: Path) -> None:
     for variant, changes in ablation.variants.items():
         trials = [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in ablation.seeds]
         variants.append({"variant": variant, "changes": changes, **_variant(trials, ablation.novelty)})
-    metric = params.experiment(ablation.experiment).task.kind
-    write_json(results / name / "ablation.json", {"metric": metric, "variants": variants})
+    write_json(results / name / "ablation.json", {"variants": variants})
 
 
 def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:

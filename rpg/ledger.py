@@ -293,7 +293,7 @@ def drop_damaged_copies(repo: "Repo") -> None:
 
 def unfinished_files() -> list[tuple[str, str]]:
     """What Snakemake would make on the way to the tables: the experiment, or `tables`, and the file."""
-    rows = csv.DictReader(_snakemake("--summary", "--", str(TABLES)).splitlines(), delimiter="\t")
+    rows = csv.DictReader(snakemake("--summary", "--", str(TABLES)).splitlines(), delimiter="\t")
     # Without a record of its own, Snakemake takes a file for finished, whatever params it was made with.
     pending = [Path(row["output_file"]) for row in rows if row["plan"] != "no update" or row["log-file(s)"] == "-"]
     return [(path.parts[1] if len(path.parts) > 2 else "tables", str(path)) for path in pending]
@@ -302,10 +302,10 @@ def unfinished_files() -> list[tuple[str, str]]:
 def _tell_snakemake(*made: Path) -> None:
     """Have Snakemake record that `made` and all that they are made from are finished."""
     # Without --forceall it records a part only, and later overlooks changed params of the rest.
-    _snakemake("--touch", "--forceall", "--cores", "1", "--", *map(str, made))
+    snakemake("--touch", "--forceall", "--cores", "1", "--", *map(str, made))
 
 
-def _snakemake(*options: str) -> str:
+def snakemake(*options: str) -> str:
     """Standard output of Snakemake; UserError with its last words if it fails."""
     done = subprocess.run([sys.executable, "-m", "snakemake", *options], capture_output=True, text=True, check=False)
     if done.returncode:

@@ -2,8 +2,6 @@
 
 import math
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +18,11 @@ from matplotlib.figure import Figure
 from rpg import figures
 from rpg.errors import UserError
 from rpg.files import read_json, write_text
+from rpg.ledger import snakemake
 from rpg.params import Params
 from rpg.paths import Paths
 from rpg.score import SETS
+from rpg.stages import TABLES
 from rpg.tables import METHODS, labelled
 from rpg.tokens import TokenStore, read_checkpoint, tokenise
 
@@ -77,14 +77,14 @@ def write_report(params: Params, results: Path) -> None:
             "Samples beside their nearest original",
             "The largest tensor of the first sample, and of the checkpoint that is nearest to it, in one colour scale. "
             "A difference without a pattern and much paler than the weights is a replica.",
-            [_shown(_heat_map(params, name, results), name) for name in metrics],
+            [_shown(_heat_map(name, results), name) for name in metrics],
         ),
         Section(
             "Zoo and samples in one plane",
             "The two directions in which the zoo's checkpoints, every tensor normalised, differ most, and the samples "
             "in the same plane. Saves of one training run lie on each other. A sample on a checkpoint is near it in "
             "this plane, and may be far in others: the distances in the tables count all of them.",
-            [_shown(_projection(params, name, results), name) for name in metrics],
+            [_shown(_projection(name, results), name) for name in metrics],
         ),
         Section(
             "Training loss",
@@ -117,7 +117,7 @@ def _html(path: Path, command: str) -> str:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: missing; run `{command}` first") from error
-    return MarkdownIt("commonmark").enable("table").render(text.replace("\n#", "\n##").removeprefix("# ").lstrip("#"))
+    return MarkdownIt("commonmark").enable("table").render(text.replace("\n#", "\n##").removeprefix("# "))
 
 
 def _shown(figure: Figure, caption: str) -> Plot:
@@ -138,7 +138,7 @@ def _methods(entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def _heat_map(params: Params, name: str, results: Path) -> Figure:
+def _heat_map(name: str, results: Path) -> Figure:
     """The largest tensor of an experiment's first sample and of the original that is nearest to it."""
     paths = Paths(name, results)
     store = TokenStore(paths.tokens)
@@ -158,7 +158,7 @@ def _heat_map(params: Params, name: str, results: Path) -> Figure:
     return figures.heat_maps(first, second, f"{name}: {largest.name}, {ours['file']} and {ours['nearest']}")
 
 
-def _projection(params: Params, name: str, results: Path) -> Figure:
+def _projection(name: str, results: Path) -> Figure:
     """The checkpoints that RPG learned from and its samples, in the plane of the former."""
     paths = Paths(name, results)
     store = TokenStore(paths.tokens)
@@ -168,17 +168,21 @@ def _projection(params: Params, name: str, results: Path) -> Figure:
     picks = sorted(draw.sample(range(len(store)), min(POINTS, len(store))))
     originals = np.stack([store[index][weights_LD].numpy() for index in picks])
     manifest = read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
-    points: dict[str, list[np.ndarray]] = {}
     by_label: dict[str, list[str]] = {}
     for entry in manifest:
         if entry["model"] == "rpg":
             which = "between" if "between" in entry else _set(store, entry)
             by_label.setdefault(labelled("RPG", which), []).append(entry["file"])
-    for label, files in by_label.items():
-        for file in draw.sample(files, min(POINTS // len(by_label), len(files))):
-            tokens_LD = tokenise(read_checkpoint(paths.samples / file, names), store.layout, store.stats)
-            points.setdefault(label, []).append(tokens_LD[weights_LD].numpy())
-    return figures.projection(originals, {label: np.stack(found) for label, found in points.items()}, name)
+
+    def point(file: str) -> np.ndarray:
+        state_dict = read_checkpoint(paths.samples / file, names)
+        return tokenise(state_dict, store.layout, store.stats)[weights_LD].numpy()
+
+    points = {
+        label: np.stack([point(file) for file in draw.sample(files, min(POINTS // len(by_label), len(files)))])
+        for label, files in by_label.items()
+    }
+    return figures.projection(originals, points, name)
 
 
 def _set(store: TokenStore, entry: dict[str, Any]) -> str:
@@ -198,15 +202,7 @@ def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
 
 def _rules() -> nx.DiGraph:
     """The rules on the way to the tables, as Snakemake sees them."""
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--rulegraph", "--nolock", "results/tables.md"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"snakemake --rulegraph: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    (dot,) = pydot.graph_from_dot_data(done.stdout) or []
+    (dot,) = pydot.graph_from_dot_data(snakemake("--rulegraph", "--nolock", "--", str(TABLES))) or []
     names = {node.get_name(): str(node.get("label")).strip('"') for node in dot.get_nodes() if node.get("label")}
     graph = nx.DiGraph()
     graph.add_nodes_from(names.values())
