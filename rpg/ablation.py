@@ -11,7 +11,7 @@ import pandas as pd
 from rpg.files import read_json, write_json
 from rpg.novelty import apart, verdict
 from rpg.params import Params
-from rpg.paths import Paths, paths_of
+from rpg.paths import Paths, ablation_file, paths_of
 from rpg.score import SETS, run, summary
 
 
@@ -23,7 +23,7 @@ def summarise(params: Params, name: str, results: Path) -> None:
     for variant, changes in ablation.variants.items():
         trials = [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in ablation.seeds]
         variants.append({"variant": variant, "changes": changes, **_variant(trials, ablation.novelty)})
-    write_json(results / name / "ablation.json", {"variants": variants})
+    write_json(ablation_file(name, results), {"variants": variants})
 
 
 def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
@@ -33,9 +33,8 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
         scored = read_json(paths.scores, f"rpg score --experiment {paths.experiment}", "original", "rpg")
         for kind in ("original", "rpg"):
             for network in scored[kind]:
-                which = network.get("set", "between" if "between" in network else "all")
                 # What belongs together in one training does not in two.
-                facts = {"kind": kind, "trial": trial, "set": which, "run": f"{trial} {run(network)}"}
+                facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run(network)}"}
                 rows.append({**facts, "test": network["test"]})
     scores = pd.DataFrame(rows)
     tree: dict[str, Any] = {

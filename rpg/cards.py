@@ -64,9 +64,7 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
     network, data = experiment.task.network, experiment.task.data
     outputs = {"num_classes": 2} if experiment.task.kind == "task_codes" else {}
     arguments = [repr(network.name), *(f"{key}={value!r}" for key, value in {**network.arguments, **outputs}.items())]
-    sets = {key: entry[key] for key in SETS if key in entry} or {"all": entry["rpg"]}
-    if "between" in entry and "all" not in sets:
-        sets = {"all": entry["rpg"], **sets}
+    sets = {key: entry["rpg" if key == "all" else key] for key in SETS if key in entry["novelty"]["rpg"]}
     front = ModelCardData(
         license="apache-2.0",
         library_name="timm",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rpg.errors import UserError
 from rpg.files import check_unchanged, read_json, write_text
 from rpg.params import File, load_params
-from rpg.paths import RESULTS, Paths, paths_of
+from rpg.paths import RESULTS, Paths, ablation_file, paths_of
 from rpg.stages import TABLES, covered, dvc_yaml, stage_names
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def adopt() -> None:
     _need_current(lines)
     params = load_params()
     made = [path for name in covered(params) for path in (Paths(name).scores, Paths(name).novelty)]
-    _tell_snakemake(*made, *(RESULTS / name / "ablation.json" for name in params.ablations_to_run()))
+    _tell_snakemake(*made, *(ablation_file(name) for name in params.ablations_to_run()))
 
 
 def _need_current(lines: dict[str, str]) -> None:

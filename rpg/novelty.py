@@ -56,6 +56,8 @@ class Network:
     state: int
     point_P: np.ndarray
     answers: np.ndarray
+    # The set of networks that it belongs to (rpg.score.SETS).
+    set: str
     file: str = ""
     index: int | None = None
     # The permutation states that it lies between, if there are several.
@@ -88,16 +90,11 @@ class Novelty:
             by_set: dict[str, list[dict[str, Any]]] = {}
             for entry in manifest:
                 if entry["model"] == model:
-                    which = "between" if "between" in entry else self.task_set(entry["state"], entry.get("code"))
-                    by_set.setdefault(which, []).append(entry)
+                    by_set.setdefault(entry["set"], []).append(entry)
             for entry in [entry for entries in by_set.values() for entry in self.draw(entries, len(by_set))]:
                 check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
                 self.samples.append(self.read(kind, paths.samples, entry))
         self.ours = [sample for sample in self.samples if sample.kind == "RPG"]
-
-    def task_set(self, state: int, code: str | None) -> str:
-        """What RPG knows of a task, or `all` where there is but one."""
-        return self.store.task_set(state, code) if code else "all"
 
     def draw(self, entries: Sequence[Any], parts: int = 1) -> list[Any]:
         """At most `novelty.networks` of `entries`, or that by `parts`, drawn at random, in their order."""
@@ -112,14 +109,16 @@ class Novelty:
             point_P = self.space.point(tokenise(state_dict, self.store.layout, self.store.stats))
         else:
             point_P = self.zoo.points_NP[index]
-        state = entry["state"] if "state" in entry else self.store.state(entry)
-        between = tuple(entry.get("between", ()))
-        return Network(kind, entry.get("code"), state, point_P, self.answers(state_dict), entry["file"], index, between)
+        state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
+        belongs, between = entry.get("set") or self.store.task_set(state, code), tuple(entry.get("between", ()))
+        answers = self.answers(state_dict)
+        return Network(kind, code, state, point_P, answers, belongs, entry["file"], index, between)
 
     def at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> Network:
         """The network at a point."""
         weights = self.store.detokenise(self.space.tokens(point_P).unsqueeze(0), torch.tensor([state]))
-        return Network(kind, code, state, point_P, self.answers(unstack(weights)[0]))
+        answers = self.answers(unstack(weights)[0])
+        return Network(kind, code, state, point_P, answers, self.store.task_set(state, code))
 
     def answers(self, state_dict: StateDict) -> np.ndarray:
         """[n] what the network takes the test images for."""
@@ -149,7 +148,7 @@ class Novelty:
             "networks": network.kind,
             "file": network.file,
             "code": network.code or "",
-            "set": "between" if network.between else self.task_set(network.state, network.code),
+            "set": network.set,
             # What belongs together: the networks of one task, or, where there is but one, of one seed.
             "run": network.code or str(network.between or network.state),
             "test": 100 * float(1 - self.wrong(network).mean()),

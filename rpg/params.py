@@ -470,7 +470,7 @@ class Params(Block):
         str | None, Field(description="folder of a causal language model for --describe; a lexicon answers without one")
     ]
     experiments: dict[Name, Experiment]
-    ablations: dict[Name, Ablation] = {}
+    ablations: dict[Name, Ablation]
     _trials: dict[str, dict[str, Experiment]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -578,9 +578,7 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
     """Params from the parsed YAML `tree`; `path` only names the file in errors."""
     if not isinstance(tree, dict):
-        raise UserError(
-            f"{path}: the top level must be a mapping with the keys run, data_root, language_model and experiments"
-        )
+        raise UserError(f"{path}: the top level must be a mapping with the keys {', '.join(Params.model_fields)}")
     _refuse_forbidden_keys(tree, path)
     try:
         # Through JSON: pydantic's strict mode then takes YAML's own types and nothing else.

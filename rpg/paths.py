@@ -96,6 +96,11 @@ class Paths:
         return self.folder(layer) / "seconds" / f"{layer}.json"
 
 
+def ablation_file(name: str, results: Path = RESULTS) -> Path:
+    """The summary of an ablation; its trials' folders lie beside it."""
+    return results / name / "ablation.json"
+
+
 def paths_of(params: Params, name: str, results: Path = RESULTS) -> Paths:
     """The folders of an experiment, or of a trial of an ablation.
 

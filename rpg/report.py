@@ -5,7 +5,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import networkx as nx
@@ -21,9 +20,8 @@ from rpg.files import read_json, write_text
 from rpg.ledger import snakemake
 from rpg.params import Params
 from rpg.paths import Paths
-from rpg.score import SETS
 from rpg.stages import TABLES
-from rpg.tables import METHODS, labelled
+from rpg.tables import labelled, measured
 from rpg.tokens import TokenStore, read_checkpoint, tokenise
 
 TEMPLATE = Path("workflow/report/report.html.j2")
@@ -71,7 +69,7 @@ def write_report(params: Params, results: Path) -> None:
             "make networks; bars are 95 % bootstrap intervals of the mean. The dashed line joins what no other method "
             "beats in both, RPG left out: a star beyond it is what only RPG can do. Units of the networks are not "
             "permuted to match; a distance of 0, a checkpoint itself, is drawn at 0.01.",
-            [_shown(figures.accuracy_and_distance(_methods(metrics[name]), name), name) for name in metrics],
+            [_shown(figures.accuracy_and_distance(measured(metrics[name]), name), name) for name in metrics],
         ),
         Section(
             "Samples beside their nearest original",
@@ -129,15 +127,6 @@ def _ablations(results: Path) -> Iterator[Section]:
         yield Section("Ablations", tables=[_html(results / "ablations.md", "rpg ablations")])
 
 
-def _methods(entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Every method of an experiment, named as in the tables, and what was measured of its networks."""
-    novelty = entry["novelty"]
-    found = [("originals", novelty["original"])]
-    for kind, by_set in [*novelty["baselines"].items(), ("rpg", novelty["rpg"])]:
-        found += [(labelled(METHODS.get(kind, kind), name), by_set[name]) for name in SETS if name in by_set]
-    return found
-
-
 def _heat_map(name: str, results: Path) -> Figure:
     """The largest tensor of an experiment's first sample and of the original that is nearest to it."""
     paths = Paths(name, results)
@@ -171,8 +160,7 @@ def _projection(name: str, results: Path) -> Figure:
     by_label: dict[str, list[str]] = {}
     for entry in manifest:
         if entry["model"] == "rpg":
-            which = "between" if "between" in entry else _set(store, entry)
-            by_label.setdefault(labelled("RPG", which), []).append(entry["file"])
+            by_label.setdefault(labelled("RPG", entry["set"]), []).append(entry["file"])
 
     def point(file: str) -> np.ndarray:
         state_dict = read_checkpoint(paths.samples / file, names)
@@ -185,17 +173,12 @@ def _projection(name: str, results: Path) -> Figure:
     return figures.projection(originals, points, name)
 
 
-def _set(store: TokenStore, entry: dict[str, Any]) -> str:
-    return store.task_set(entry["state"], entry["code"]) if "code" in entry else "all"
-
-
 def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
     found = {}
     for name in params.experiments_to_run():
-        paths = Paths(name, results)
-        for layer in params.experiment(name).timed():
-            if layer != "sample":
-                folder = {"train": paths.rpg, "tune": paths.tune, "hypernetwork": paths.hypernetwork}[layer]
+        paths, trained = Paths(name, results), params.experiment(name).timed()
+        for layer, folder in (("train", paths.rpg), ("tune", paths.tune), ("hypernetwork", paths.hypernetwork)):
+            if layer in trained:
                 found[name if layer == "train" else f"{name}, {layer}"] = pd.read_csv(folder / "log.csv")
     return found
 

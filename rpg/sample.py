@@ -121,8 +121,10 @@ def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) ->
                 file = paths.samples / f"{prefix}{index:04d}.safetensors"
                 write_tensors(file, source.finish(state_dict) if source.finish else state_dict)
                 code_entry = {"code": code} if code else {}
-                entry = {**file_entry(file), "model": name, "state": states[0], **code_entry}
-                samples.append({**entry, "between": list(states)} if len(states) > 1 else entry)
+                mixed = {"between": list(states)} if len(states) > 1 else {}
+                belongs = "between" if mixed else store.task_set(states[0], code)
+                facts = {"model": name, "set": belongs, "state": states[0], **code_entry, **mixed}
+                samples.append({**file_entry(file), **facts})
                 started = time.perf_counter()
         write_json(paths.samples / "manifest.json", {"samples": samples})
         write_json(paths.seconds("sample"), {"seconds": round(spent["rpg"] / len(wanted), 4), "count": len(wanted)})

@@ -7,6 +7,7 @@ the baselines: those of rpg.baselines, the majority class, the RPG before it was
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from rpg.tasks.stack import StateDict, unstack
 from rpg.tokens import TokenStore
 
 SPLITS = ("validation", "test")
-# Sets of networks → what the tables call them: by what RPG knew of their task, or, where there is but one, all that are
-# of one permutation state, and those between two.
+# Sets of networks, as the manifest of the samples has them → what the tables call them: by what RPG knew of their task,
+# or, where there is but one, all that are of one permutation state, and those between two.
 SETS = {
     "seen": "seen",
     "held_out_pairs": "held-out pairs",
@@ -53,7 +54,7 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
             for facts, state_dict in progress(networks, "score", total=count)
         ]
 
-    facts = ("seed", "step", "code", "held_out", "model", "state", "between")
+    facts = ("seed", "step", "code", "held_out", "model", "set", "state", "between")
     originals, samples = (
         score(
             (
@@ -84,6 +85,9 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
             for state, code in runs
         ]
         _name_sets(kinds, store)
+    else:
+        for original in originals:
+            original["set"] = "all"
     facts_of_all = {
         "metric": task.metric,
         "parameters": sum(parameter.numel() for parameter in task.network.parameters()),
@@ -93,13 +97,13 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
 
 
 def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> None:
-    """Give each network its `set` (`TokenStore.task_set`).
+    """Give each network that was not sampled its `set` (`TokenStore.task_set`).
 
     An original that no sample was asked for has no set: the sets compare the same tasks.
     """
     asked = {(sample["state"], sample["code"]) for sample in kinds["rpg"]}
-    for networks in kinds.values():
-        for network in networks:
+    for network in chain.from_iterable(kinds.values()):
+        if "set" not in network:
             pair = (network["state"] if "state" in network else store.seeds.index(network["seed"]), network["code"])
             network["set"] = store.task_set(*pair) if pair in asked else None
 
@@ -115,12 +119,12 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         sets = dict.fromkeys(network["set"] for network in kinds[kind] if network["set"])
         return {name: of([network for network in kinds[kind] if network["set"] == name]) for name in sets}
 
-    own = [network for network in kinds["rpg"] if "between" not in network]
+    # `between` has its own entry; so have the sets of tasks, or else there is but one, `all`, which is called `rpg`.
+    sets = by_set("rpg")
+    own = [network for network in kinds["rpg"] if network["set"] != "between"]
     tree: dict[str, Any] = {"original": of(kinds["original"]), "rpg": of(own)}
-    if len(own) < len(kinds["rpg"]):
-        tree["between"] = of([network for network in kinds["rpg"] if "between" in network])
-    if "set" in kinds["rpg"][0]:
-        tree |= by_set("rpg")
+    tree |= {name: found for name, found in sets.items() if name != "all"}
+    if "code" in kinds["rpg"][0]:
         tree["original_by_set"] = by_set("original")
         tree["baselines"] = {kind: by_set(kind) for kind in kinds if kind not in ("original", "rpg")}
     return tree

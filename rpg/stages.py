@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from rpg.params import Experiment, Params
-from rpg.paths import RESULTS, Paths
+from rpg.paths import RESULTS, Paths, ablation_file
 from rpg.workflow import CHOICES, MODEL, OPTIONAL, code, extras
 from rpg.workflow import TOKENS as TOKENS_FILES
 
@@ -166,18 +166,16 @@ def _ablation(params: Params, name: str) -> dict[str, Any]:
     rules = [rule for layer in stage_names(params, of) for rule in STAGES[layer].rules]
     rules += [layer for layer in OPTIONAL if layer not in rules]
     made = [path for layer in stage_names(params, of) for path in (*STAGES[layer].writes, *STAGES[layer].metrics)]
-    folder = RESULTS / name
+    target = ablation_file(name)
     return {
         "desc": "train and compare the variants",
-        "cmd": " ".join(
-            ["snakemake --cores all --allowed-rules", *rules, "ablation", "--", str(folder / "ablation.json")]
-        ),
+        "cmd": " ".join(["snakemake --cores all --allowed-rules", *rules, "ablation", "--", str(target)]),
         "params": [f"ablations.{name}", f"experiments.{of}"],
         "deps": [
             *(str(path).replace(ITEM.experiment, of) for path in made),
             *_union(code(rule) for rule in [*rules, "ablation"]),
         ],
-        "outs": [str(folder)],
+        "outs": [str(target.parent)],
     }
 
 

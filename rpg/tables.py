@@ -13,7 +13,7 @@ import pandas as pd
 from rpg.cards import card
 from rpg.files import read_json, write_json, write_text
 from rpg.params import Params
-from rpg.paths import Paths
+from rpg.paths import Paths, ablation_file
 from rpg.score import SETS
 
 HEADING = """# Generated networks beside the originals they learned from
@@ -41,9 +41,10 @@ else *novel*.
 MIXTURES = """
 ## {name}: what else can be made of its zoo
 
-Distances are in units of the zoo's median nearest distance, {unit:.4f}, units of the networks not permuted. The last
-columns have the fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from the zoo
-than so many units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
+Distances are in units of the zoo's median nearest distance, {unit:.4f}, units of the networks not permuted. *Beaten by*
+counts the other rows, RPG's own left out, that are as accurate and as far from the zoo, both. The last columns have the
+fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from the zoo than so many
+units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
 
 """
 
@@ -219,24 +220,43 @@ def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
     return " / ".join(f"{of[column]:.{digits}f}" if column in of else "-" for of in medians)
 
 
+def measured(entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every way to make networks of an experiment's zoo, set by set, and what was measured of them; originals first."""
+    novelty = entry["novelty"]
+    methods = {"rpg": novelty["rpg"], **novelty["baselines"]}
+    # In the order of the other tables, then by name: JSON keeps no order.
+    known = [kind for kind in METHODS if kind in methods]
+    kinds = known + sorted(set(methods) - set(known), key=str.lower)
+    return [
+        ("originals", novelty["original"]),
+        *(
+            (labelled(str(METHODS.get(kind, kind)), key), methods[kind][key])
+            for kind in kinds
+            for key in SETS
+            if key in methods[kind]
+        ),
+    ]
+
+
+def beaten_by(of: dict[str, Any], networks: list[tuple[str, dict[str, Any]]]) -> int:
+    """How many ways without RPG make networks that are both as accurate as `of` and as far from the zoo."""
+    return sum(
+        other["mean"] >= of["mean"] and other["distance"] >= of["distance"]
+        for name, other in networks
+        if other is not of and not name.startswith(METHODS["rpg"])
+    )
+
+
 def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
     """The section with what else can be made of an experiment's zoo, accuracy beside distance."""
-    novelty = entry["novelty"]
-    methods = {"RPG": novelty["rpg"], **novelty["baselines"]}
-    # In the order of the other tables, then by name: JSON keeps no order.
-    known = ["RPG", *(kind for kind in METHODS if kind in methods)]
-    kinds = known + sorted(set(methods) - set(known), key=str.lower)
-    networks = [("originals", novelty["original"])]
-    for kind in kinds:
-        label = str(METHODS.get(kind, kind))
-        for key in (key for key in SETS if key in methods[kind]):
-            networks.append((labelled(label, key), methods[kind][key]))
+    novelty, networks = entry["novelty"], measured(entry)
     rows = [
         {
             "networks": label,
             "n": of["n"],
             "mean ± std": mean(of),
             "distance": f"{of['distance']:.2f}",
+            "beaten by": beaten_by(of, networks),
             **{f"> {tau}": f"{share:.2f}" for tau, share in of["novel"].items()},
         }
         for label, of in networks
@@ -271,8 +291,7 @@ def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
 def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, Any]]:
     """The sections of several ablations, and what they are made of."""
     trees = {
-        name: read_json(results / name / "ablation.json", f"rpg ablation --experiment {name}", "variants")
-        for name in names
+        name: read_json(ablation_file(name, results), f"rpg ablation --experiment {name}", "variants") for name in names
     }
     text = "".join(
         ablation(name, params.ablation(name).question, params.ablation(name).experiment, tree)

@@ -263,8 +263,13 @@ class TokenStore:
         """The permutation state of a checkpoint: which of the zoo's seeds it came from."""
         return self.seeds.index(checkpoint["seed"])
 
-    def task_set(self, state: int, code: str) -> str:
-        """What RPG has met of a state and a task code: `seen`, `held_out` (the code) or `held_out_pairs` (the pair)."""
+    def task_set(self, state: int, code: str | None) -> str:
+        """What RPG has met of a state and a task code: `seen`, `held_out` (the code) or `held_out_pairs` (the pair).
+
+        Where there is but one task, without a code, `all`.
+        """
+        if code is None:
+            return "all"
         if code not in self._learned:
             return "held_out"
         return "seen" if state in self._learned[code] else "held_out_pairs"

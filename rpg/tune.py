@@ -43,10 +43,8 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1).expand(tokens_BLD.shape[:2]))
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW)
         task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
-        tokens_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)
-        return task_loss + params.diffusion * diffusion_loss(
-            model, tokens_BLD, trained_BLW, params.diffusion_batch, draw
-        )
+        zoo_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)
+        return task_loss + params.diffusion * diffusion_loss(model, zoo_BLD, trained_BLW, params.diffusion_batch, draw)
 
     return loss
 

@@ -121,9 +121,13 @@ TASKS = {
 TASKS_LAYERS = ("base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score", "novelty")
 
 
+# What params.yaml has beside `run` and the experiments.
+SETTINGS: dict = {"data_root": None, "language_model": None, "ablations": {}}
+
+
 def write_tree(folder: Path, **experiments: dict) -> None:
     """params.yaml with these experiments."""
-    tree = {"run": list(experiments), "data_root": None, "language_model": None, "experiments": experiments}
+    tree = {**SETTINGS, "run": list(experiments), "experiments": experiments}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import yaml
-from conftest import MINIATURE, ROOT, TASKS
+from conftest import MINIATURE, ROOT, SETTINGS, TASKS
 
 from rpg import codes
 from rpg.errors import UserError
@@ -12,7 +12,7 @@ from rpg.params import FORBIDDEN_KEYS, Experiment, check_params, json_schema, lo
 
 def tree() -> dict:
     experiments = {"mini": copy.deepcopy(MINIATURE)}
-    return {"run": ["mini"], "data_root": None, "language_model": None, "experiments": experiments}
+    return {**SETTINGS, "run": ["mini"], "experiments": experiments}
 
 
 def fault(change) -> str:
@@ -152,7 +152,7 @@ def test_a_key_twice_is_named_but_a_merge_may_be_overridden(tmp_path) -> None:
     path.write_text(text.replace("      ema: 0.9\n", "      ema: 0.9\n      ema: 0.5\n"))
     with pytest.raises(UserError, match="the key 'ema' stands twice"):
         load_params(path)
-    path.write_text("run: [mini]\ndata_root: null\nlanguage_model: null\nexperiments: {}\n")
+    path.write_text("run: [mini]\ndata_root: null\nlanguage_model: null\nexperiments: {}\nablations: {}\n")
     with pytest.raises(UserError, match="run: no experiment 'mini'"):
         load_params(path)
     assert load_params(ROOT / "params.yaml").experiment("digits-vit-paper").train.ema == 0.0
@@ -183,7 +183,7 @@ def test_a_new_seed_leaves_the_other_shards_as_they_are() -> None:
 @pytest.mark.parametrize(("text", "number"), [("1e-05", 1e-5), ("4e-3", 4e-3), ("0.002", 2e-3), ("2E-3", 2e-3)])
 def test_floats_as_dvc_writes_them(tmp_path, text: str, number: float) -> None:
     """`dvc exp run -S ...=0.00001` writes 1e-05, which PyYAML alone reads as text."""
-    tree = {"run": ["mini"], "data_root": None, "language_model": None, "experiments": {"mini": MINIATURE}}
+    tree = {**SETTINGS, "run": ["mini"], "experiments": {"mini": MINIATURE}}
     whole = yaml.safe_dump(tree)
     assert "learning_rate: 0.003" in whole
     (tmp_path / "params.yaml").write_text(whole.replace("learning_rate: 0.003", f"learning_rate: {text}"))
@@ -250,7 +250,7 @@ def test_more_seen_codes_and_seeds_leave_the_other_shards_as_they_are() -> None:
     ],
 )
 def test_task_codes_that_do_not_fit(block: str, update: dict, fault: str) -> None:
-    whole = {"run": ["x"], "data_root": None, "language_model": None, "experiments": {"x": copy.deepcopy(TASKS)}}
+    whole = {**SETTINGS, "run": ["x"], "experiments": {"x": copy.deepcopy(TASKS)}}
     whole["experiments"]["x"][block].update(update)
     with pytest.raises(UserError, match=fault):
         check_params(whole)

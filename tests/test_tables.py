@@ -88,7 +88,10 @@ def test_markdown_row() -> None:
         "zoo": {"aligned": 0.1, "aligned_across": 1.3, "residual": 0.3, "distance": 0.1},
         "rpg": {"all": rpg},
         "original": {**placed, "n": 40},
-        "baselines": {"noise 0.1": {"seen": placed}, "hypernetwork": {"seen": placed, "held_out": placed}},
+        "baselines": {
+            "noise 0.1": {"seen": {**placed, "mean": 96.0}},
+            "hypernetwork": {"seen": placed, "held_out": {**placed, "distance": 3.25}},
+        },
     }
     entry = {"task": "classification", "metric": "top1", "parameters": 12345, "original": {**numbers, "n": 40}}
     text = markdown({"experiments": {"x": {**entry, "rpg": numbers, "novelty": novelty}}})
@@ -98,16 +101,17 @@ def test_markdown_row() -> None:
     assert rows[5] == [
         "x", "20", "novel", "0.2500 / 1.3000", "0.2000 / 0.3000", "0.50 / -", "2.0 / -", "98.5 / 99.2"
     ]  # fmt: skip
-    assert [row[:4] for row in rows[8:]] == [
-        ["originals", "40", mean, "3.21"],
-        ["RPG", "20", mean, "3.21"],
-        ["hypernetwork, task loss only, seen", "20", mean, "3.21"],
-        ["hypernetwork, task loss only, held-out", "20", mean, "3.21"],
-        ["noise 0.1, seen", "20", mean, "3.21"],
+    # The other rows of the same place count, those of RPG do not.
+    assert [row[:5] for row in rows[8:]] == [
+        ["originals", "40", mean, "3.21", "2"],
+        ["RPG", "20", mean, "3.21", "3"],
+        ["hypernetwork, task loss only, seen", "20", mean, "3.21", "2"],
+        ["hypernetwork, task loss only, held-out", "20", mean, "3.25", "0"],
+        ["noise 0.1, seen", "20", "96.00 ± 0.46 [96.90, 97.30]", "3.21", "3"],
     ]
-    assert rows[6][4:] == ["> 0.5", "> 4.0"]
-    assert rows[8][4:] == ["0.75", "0.00"]
-    assert "have the fraction of networks that reach 99% of" in text
+    assert rows[6][5:] == ["> 0.5", "> 4.0"]
+    assert rows[8][5:] == ["0.75", "0.00"]
+    assert "fraction of networks that reach 99% of" in text
     assert "under 0.25 of the originals'" in text
 
 
