@@ -42,9 +42,9 @@ MIXTURES = """
 ## {name}: what else can be made of its zoo
 
 Distances are in units of the zoo's median nearest distance, {unit:.4f}, units of the networks not permuted. *Beaten by*
-counts the other rows, RPG's own left out, that are as accurate and as far from the zoo, both. The last columns have the
-fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from the zoo than so many
-units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
+counts the other rows for the same tasks, RPG's own left out, that are as accurate and as far from the zoo, both. The
+last columns have the fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from the
+zoo than so many units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
 
 """
 
@@ -220,17 +220,21 @@ def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
     return " / ".join(f"{of[column]:.{digits}f}" if column in of else "-" for of in medians)
 
 
-def measured(entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Every way to make networks of an experiment's zoo, set by set, and what was measured of them; originals first."""
+# A way to make networks as the tables call it, the set of networks (`SETS`), and what was measured of them.
+Measured = tuple[str, str, dict[str, Any]]
+
+
+def measured(entry: dict[str, Any]) -> list[Measured]:
+    """Every way to make networks of an experiment's zoo, set by set; originals first."""
     novelty = entry["novelty"]
     methods = {"rpg": novelty["rpg"], **novelty["baselines"]}
     # In the order of the other tables, then by name: JSON keeps no order.
     known = [kind for kind in METHODS if kind in methods]
     kinds = known + sorted(set(methods) - set(known), key=str.lower)
     return [
-        ("originals", novelty["original"]),
+        ("originals", "all", novelty["original"]),
         *(
-            (labelled(str(METHODS.get(kind, kind)), key), methods[kind][key])
+            (labelled(str(METHODS.get(kind, kind)), key), key, methods[kind][key])
             for kind in kinds
             for key in SETS
             if key in methods[kind]
@@ -238,12 +242,13 @@ def measured(entry: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def beaten_by(of: dict[str, Any], networks: list[tuple[str, dict[str, Any]]]) -> int:
-    """How many ways without RPG make networks that are both as accurate as `of` and as far from the zoo."""
+def beaten_by(key: str, of: dict[str, Any], networks: list[Measured]) -> int:
+    """How many ways without RPG make networks of the set `key` both as accurate as those of `of` and as far away."""
+    # Where there is but one task, all networks are for it, those between its training runs, too.
     return sum(
         other["mean"] >= of["mean"] and other["distance"] >= of["distance"]
-        for name, other in networks
-        if other is not of and not name.startswith(METHODS["rpg"])
+        for name, rival, other in networks
+        if other is not of and not name.startswith(METHODS["rpg"]) and (rival in (key, "all") or key == "all")
     )
 
 
@@ -256,10 +261,10 @@ def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
             "n": of["n"],
             "mean ± std": mean(of),
             "distance": f"{of['distance']:.2f}",
-            "beaten by": beaten_by(of, networks),
+            "beaten by": beaten_by(key, of, networks),
             **{f"> {tau}": f"{share:.2f}" for tau, share in of["novel"].items()},
         }
-        for label, of in networks
+        for label, key, of in networks
     ]
     accurate = f"{novelty['rule']['accurate']:.0%}"
     return MIXTURES.format(name=name, unit=novelty["zoo"]["distance"], accurate=accurate) + table(rows)
