@@ -43,8 +43,8 @@ MIXTURES = """
 
 Distances are in units of the zoo's median nearest distance, {unit:.4f}, units of the networks not permuted. *Beaten by*
 counts the other rows for the same tasks, RPG's own left out, that are as accurate and as far from the zoo, both. The
-last columns have the fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from the
-zoo than so many units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
+last columns have the fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from
+the zoo than so many units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
 
 """
 
