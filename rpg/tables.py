@@ -274,7 +274,9 @@ def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
     """The section of an ablation `of` an experiment: a row for each variant, and each set of its tasks."""
     rows = []
     for entry in tree["variants"]:
-        for key, scored in entry["sets"].items():
+        # In the order of the other tables: JSON keeps none.
+        for key in (key for key in SETS if key in entry["sets"]):
+            scored = entry["sets"][key]
             row = {
                 "variant": labelled(entry["variant"], key),
                 "RPG parameters": f"{entry['parameters']:,}",

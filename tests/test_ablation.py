@@ -1,15 +1,18 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import MINIATURE, run_layers, write_tree
+from conftest import MINIATURE, ROOT, run_layers, write_tree
 
+from rpg.ablations import HEADING
 from rpg.cli import main
 from rpg.params import load_params
 from rpg.paths import DECIDES, Paths, paths_of
+from rpg.tables import ablation
 
 ABLATION = {
     "question": "Does it matter?",
@@ -161,3 +164,17 @@ def test_a_trial_can_be_asked_for_networks(ablated: Path, tmp_path: Path, monkey
         out = tmp_path / f"{trial}.safetensors"
         main(["generate", "--experiment", f"why/{trial}", "--out", str(out)])
         assert out.is_file()
+
+
+def test_committed_ablations_and_readme_say_the_same() -> None:
+    params, trees = load_params(ROOT / "params.yaml"), json.loads((ROOT / "results/ablations.json").read_text())
+    assert sorted(trees) == sorted(params.ablations)
+    sections = [
+        ablation(name, params.ablation(name).question, params.ablation(name).experiment, trees[name])
+        for name in params.ablations
+    ]
+    assert (ROOT / "results/ablations.md").read_text() == HEADING + "".join(sections)
+    readme = (ROOT / "README.md").read_text()
+    for section in sections:
+        (table,) = re.findall(r"(?:^\|.*\n)+", section, re.M)
+        assert table in readme
