@@ -37,15 +37,15 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
                 facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run(network)}"}
                 rows.append({**facts, "test": network["test"]})
     scores = pd.DataFrame(rows)
+    # One task has one set of originals.
+    known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
     tree: dict[str, Any] = {
         "parameters": read_json(trials[0].rpg / "config.json", "rpg train", "parameters")["parameters"],
         "sets": {},
     }
     for name in (name for name in SETS if (scores["set"] == name).any()):
         samples = scores[(scores["set"] == name) & (scores["kind"] == "rpg")]
-        # One task has one set of originals.
-        as_originals = "all" if name == "between" else name
-        originals = scores[(scores["set"] == as_originals) & (scores["kind"] == "original") & (scores["trial"] == 0)]
+        originals = known if name == "between" else known[known["set"] == name]
         tree["sets"][name] = {
             "rpg": summary(samples["test"].tolist(), samples["run"].tolist()),
             "original": summary(originals["test"].tolist(), originals["run"].tolist()),

@@ -10,7 +10,9 @@ HEADING = """# Ablations
 
 What becomes of RPG when one choice is another. Percent on the test split, over all networks sampled from all trainings
 of a variant; ± is the standard deviation, brackets hold the mean's 95 % bootstrap interval, for which whole training
-runs of the zoo, or whole tasks, of each training of RPG are drawn. *By seed* has the mean of each training of RPG.
+runs of the zoo, or whole tasks, are drawn for each training of RPG. It leaves out how much the trainings of RPG differ:
+*by seed* has the mean of each. *Distance* and *verdict* are as in results/tables.md, of samples and of originals to
+other training runs (to each other, where there is one run); at most twenty samples of each training are measured.
 Everything that is not named is as in the experiment that is varied.
 """
 

@@ -51,10 +51,10 @@ Made to study weight generation, on a task that needs no generated network. A sa
 get wrong. To make the same files: `snakemake --cores all results/{name}/samples/manifest.json`.
 """
 VERDICTS = {
-    "replica": "nearer to a checkpoint of the zoo than another training run would be: copies, with something added",
+    "replica": "nearer to a checkpoint of the zoo than another training run would be, in all or in part copies of one",
     "interpolation": "for the most part combinations of checkpoints of the zoo",
     "inaccurate": "far from every checkpoint of the zoo, and less accurate than they are",
-    "novel": "as far from every checkpoint of the zoo as another training run, no combination of them, and as accurate",
+    "novel": "about as far from the checkpoints as these are from each other, no combination of them, and accurate",
     "none": "not to be judged: the zoo has one checkpoint alone",
 }
 

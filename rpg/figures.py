@@ -29,11 +29,12 @@ matplotlib.rcParams |= {
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
 )  # fmt: skip
-GREY = "#8c8c8c"
+GREY, YELLOW = "#8c8c8c", "#b8a800"
 # Group of methods → colour, marker. The first whose name is the start of a method's is its own.
 GROUPS = {
     "originals": (BLACK, "o"),
-    "RPG, not tuned": (PURPLE, "X"),
+    "RPG, not tuned": (YELLOW, "X"),
+    "RPG, between states": (PURPLE, "*"),
     "RPG": (RED, "*"),
     "hypernetwork": (GREEN, "D"),
     "noise": (GREY, "v"),
@@ -77,16 +78,16 @@ def accuracy_and_distance(methods: Sequence[tuple[str, str, dict[str, Any]]], ti
             yerr=[[max(0.0, of["mean"] - low)], [max(0.0, high - of["mean"])]],
             color=colour,
             marker=marker,
-            markersize=13 if kind == "RPG" else 7,
+            markersize=13 if marker == "*" else 7,
             linewidth=1,
             linestyle="none",
             label=None if kind in shown else kind,
-            zorder=3 if kind == "RPG" else 2,
+            zorder=3 if marker == "*" else 2,
         )
         shown.add(kind)
     others = [(max(of["distance"], 1e-2), of["mean"]) for name, _, of in methods if not name.startswith("RPG")]
     front = pareto(others)
-    axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1, linestyle="--", drawstyle="steps-post", zorder=1)
+    axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1, linestyle="--", drawstyle="steps-pre", zorder=1)
     axes.set_xscale("log")
     axes.set_xlabel("median distance from the zoo, in units of the zoo's own")
     axes.set_ylabel("mean accuracy in percent")

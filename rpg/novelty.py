@@ -5,6 +5,7 @@ and what can be made of the same zoo without RPG (rpg.mixing, rpg.baselines). Of
 
     distance      to the nearest checkpoint of the zoo other than itself
     aligned       the same after permuting the units of each seed's checkpoints to match the network's
+    from_zoo      `aligned` where it was measured, else `distance`, which is never less: ways are compared by this
     residual      to the nearest affine combination of the zoo's checkpoints, aligned; an average of some has none
     iou           of its wrong answers and those of the nearest original for its task: both wrong / either wrong
     disagreement  with that original: percent of the test images on which they answer differently
@@ -154,6 +155,7 @@ class Novelty:
             "test": 100 * float(1 - self.wrong(network).mean()),
             **self.zoo.measure(network.point_P, but=network.index, align=main),
         }
+        row["from_zoo"] = row.get("aligned", row.get("distance"))
         row["nearest"] = self.store.checkpoints[row["nearest"]]["file"] if "nearest" in row else ""
         rivals = [
             other
@@ -238,9 +240,9 @@ def apart(originals: pd.DataFrame) -> float:
 def summarise(rows: pd.DataFrame) -> dict[str, Any]:
     """novelty.json from the rows of novelty.csv: each kind of networks, for each set of tasks alone.
 
-    `zoo` holds medians of the originals' columns, `median` those of the samples'. `distance` is the median in units of
-    the zoo's own, `novel`, for each τ, the fraction of the networks that have ACCURATE of the originals' mean accuracy
-    and are farther than τ of these units, as they are, units not permuted.
+    `zoo` holds medians of the originals' columns, `median` those of the samples'. `distance` is the median of
+    `from_zoo` in units of the zoo's own distance, `novel`, for each τ, the fraction of the networks that have ACCURATE
+    of the originals' mean accuracy and are farther than τ of these units.
     """
     kinds = dict(iter(rows.groupby("networks", sort=False)))
     originals = kinds.pop("original")
@@ -248,10 +250,10 @@ def summarise(rows: pd.DataFrame) -> dict[str, Any]:
 
     def method(networks: pd.DataFrame) -> dict[str, Any]:
         accurate = networks["test"] >= enough
-        novel = {str(tau): float((accurate & (networks["distance"] > tau * unit)).mean()) for tau in TAUS}
+        novel = {str(tau): float((accurate & (networks["from_zoo"] > tau * unit)).mean()) for tau in TAUS}
         return {
             **summary(networks["test"].tolist(), networks["run"].tolist()),
-            "distance": round(float(networks["distance"].median() / unit), 4),
+            "distance": round(float(networks["from_zoo"].median() / unit), 4),
             "novel": {tau: round(share, 4) for tau, share in novel.items()},
         }
 

@@ -67,8 +67,8 @@ def write_report(params: Params, results: Path) -> None:
             "Accuracy and distance",
             "Right and up is better: far from every checkpoint of the zoo, and as accurate. One point for each way to "
             "make networks; bars are 95 % bootstrap intervals of the mean. The dashed line joins what no other method "
-            "beats in both, RPG left out: a star beyond it is what only RPG can do. Units of the networks are not "
-            "permuted to match; a distance of 0, a checkpoint itself, is drawn at 0.01.",
+            "beats in both, whatever its tasks, RPG left out: a star beyond it is what only RPG can do. Less than "
+            "0.01 is drawn as 0.01.",
             [_shown(figures.accuracy_and_distance(measured(metrics[name]), name), name) for name in metrics],
         ),
         Section(

@@ -19,7 +19,8 @@ from rpg.score import SETS
 HEADING = """# Generated networks beside the originals they learned from
 
 {metrics} in percent on the test split, over all n networks; ± is the standard deviation, brackets hold the mean's 95 %
-bootstrap interval, for which whole training runs, or whole tasks, are drawn.
+bootstrap interval, for which whole training runs, or whole tasks, are drawn. What RPG samples for the same run and task
+differs by its noise alone, which changes little: all of it counts in n and ±, and as one in the interval.
 
 """
 NOVELTY = """
@@ -41,10 +42,11 @@ else *novel*.
 MIXTURES = """
 ## {name}: what else can be made of its zoo
 
-Distances are in units of the zoo's median nearest distance, {unit:.4f}, units of the networks not permuted. *Beaten by*
-counts the other rows for the same tasks, RPG's own left out, that are as accurate and as far from the zoo, both. The
-last columns have the fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from
-the zoo than so many units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
+Distances are in units of the zoo's median nearest distance, {unit:.4f}. Those of RPG and of the originals are with the
+networks' units permuted to match; the other rows' are not, which makes them no smaller. *Beaten by* counts the other
+rows for the same tasks, RPG's own left out, that are as accurate and as far from the zoo, both. The last columns have
+the fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from the zoo than so many
+units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
 
 """
 
@@ -104,7 +106,7 @@ def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
     for name in params.experiments_to_run():
         frame = pd.read_csv(Paths(name, results).novelty_rows)
         unit = frame.loc[frame["networks"] == "original", "distance"].median()
-        frame = frame[["networks", "set", "test", "distance"]].assign(distance=(frame["distance"] / unit).round(4))
+        frame = frame[["networks", "set", "test"]].assign(distance=(frame["from_zoo"] / unit).round(4))
         frames.append(frame.assign(experiment=name)[["experiment", *frame.columns]])
     return pd.concat(frames)
 
@@ -163,7 +165,7 @@ def mean(of: dict[str, Any]) -> str:
 def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
     """The section of an experiment with task codes: the networks trained for the task, RPG, and every baseline."""
     kinds = {"original": entry["original_by_set"], "rpg": entry, **entry["baselines"]}
-    sets = [key for key in SETS if key in entry]
+    sets = [key for key in SETS if key in entry["original_by_set"]]
 
     def row(kind: str, of: dict[str, Any]) -> dict[str, Any]:
         cells = {"networks": METHODS[kind]}
@@ -280,7 +282,8 @@ def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
             row = {
                 "variant": labelled(entry["variant"], key),
                 "RPG parameters": f"{entry['parameters']:,}",
-                "original mean": f"{scored['original']['mean']:.2f}",
+                "original mean ± std": mean(scored["original"]),
+                "original n": scored["original"]["n"],
                 "RPG mean ± std": mean(scored["rpg"]),
                 "by seed": ", ".join(f"{value:.2f}" for value in scored["by_seed"]),
                 "RPG min": f"{scored['rpg']['min']:.2f}",

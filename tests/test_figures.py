@@ -27,7 +27,7 @@ def test_pareto_by_hand() -> None:
     [
         ("originals", "originals"),
         ("RPG", "RPG"),
-        ("RPG, between states", "RPG"),
+        ("RPG, between states", "RPG, between states"),
         ("RPG, not tuned, seen", "RPG, not tuned"),
         ("hypernetwork, task loss only, seen", "hypernetwork"),
         ("noise 0.1", "noise"),

@@ -110,6 +110,7 @@ def test_rows_are_what_the_layer_wrote(novelty: Novelty, finished: Path) -> None
     assert first["distance"] == pytest.approx(distances.min(), abs=1e-6)
     assert first["nearest"] == novelty.store.checkpoints[distances.argmin()]["file"]
     assert (rows["distance"] >= rows["aligned"].fillna(0)).all()
+    assert (rows["from_zoo"] == rows["aligned"].fillna(rows["distance"])).all()
 
 
 def test_layer_again_gives_the_same_bytes(finished: Path) -> None:
@@ -151,7 +152,7 @@ def test_ensembles_by_hand(novelty: Novelty) -> None:
 
 def test_summary_by_hand() -> None:
     """Unit 0.2, accurate from 99 on: of three samples one is inaccurate, one near, one accurate and 3 units away."""
-    columns = ["networks", "set", "run", "test", "distance", "aligned", "aligned_across", "residual"]
+    columns = ["networks", "set", "run", "test", "distance", "aligned", "aligned_across", "residual", "from_zoo"]
     rows = [
         ["original", "all", "0", 100.0, 0.1, 0.1, 1.0, 0.9],
         ["original", "all", "0", 100.0, 0.2, 0.2, 1.0, 0.9],
@@ -161,11 +162,13 @@ def test_summary_by_hand() -> None:
         ["RPG", "all", "1", 99.5, 0.6, 0.5, np.nan, 0.2],
         ["noise 0.1", "all", "0", 99.5, 0.3, np.nan, np.nan, np.nan],
     ]
+    # The units of the noisy network were not permuted to match.
+    rows = [[*row, row[4] if row[0] == "noise 0.1" else row[5]] for row in rows]
     found = summarise(pd.DataFrame(rows, columns=columns))
     sample = found["rpg"]["all"]
     assert sample["verdict"] == "interpolation"
     assert sample["novel"] == {"0.5": 0.3333, "1.0": 0.3333, "2.0": 0.3333, "4.0": 0.0}
-    assert (sample["distance"], sample["n"]) == (3.0, 3)
+    assert (sample["distance"], sample["n"]) == (2.5, 3)
     assert sample["median"] == {"distance": 0.6, "aligned": 0.5, "residual": 0.2}
     assert found["zoo"] == {"distance": 0.2, "aligned": 0.2, "aligned_across": 1.0, "residual": 0.9}
     assert found["original"]["novel"]["1.0"] == 0.3333
