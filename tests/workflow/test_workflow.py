@@ -118,7 +118,7 @@ def test_rules_call_one_command_and_say_what_they_need() -> None:
 
 def test_shipped_experiments_plan_every_layer() -> None:
     assert planned(ROOT, "--forceall") == {
-        "base": 2, "zoo": 11, "collect": 5, "tokens": 5, "train": 5, "tune": 2, "hypernetwork": 2, "sample": 5,
+        "base": 2, "zoo": 11, "collect": 5, "tokens": 5, "train": 5, "tune": 4, "hypernetwork": 2, "sample": 5,
         "score": 5, "novelty": 5, "tables": 1,
     }  # fmt: skip
 
