@@ -110,12 +110,12 @@ def write_report(params: Params, results: Path) -> None:
 
 
 def _html(path: Path, command: str) -> str:
-    """A Markdown file as HTML; its headings one level lower than the page's sections."""
+    """A Markdown file as HTML, without its title; its headings one level lower than the page's sections."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: missing; run `{command}` first") from error
-    return MarkdownIt("commonmark").enable("table").render(text.replace("\n#", "\n##").removeprefix("# "))
+    return MarkdownIt("commonmark").enable("table").render(text.partition("\n")[2].replace("\n#", "\n##"))
 
 
 def _shown(figure: Figure, caption: str) -> Plot:
