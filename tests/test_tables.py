@@ -132,6 +132,18 @@ def test_section_of_an_experiment_with_task_codes(tasks: Path) -> None:
     assert list(seconds) == sorted(["train", "tune", "hypernetwork", "sample"])
 
 
+def test_networks_between_states_of_an_experiment_with_task_codes(tasks: Path) -> None:
+    """They are a row of the first table, and no set of tasks: no original was trained between two states."""
+    tree = json.loads((tasks / "results/metrics.json").read_text())
+    text = markdown(tree)
+    tree["experiments"]["tasks"]["between"] = tree["experiments"]["tasks"]["rpg"]
+    with_row = markdown(tree)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in with_row.splitlines() if line[:1] == "|"]
+    assert rows[3][0] == "tasks, between states"
+    assert rows[3][1:] == rows[2][1:]
+    assert with_row[with_row.index("\n## tasks: tasks seen") :] == text[text.index("\n## tasks: tasks seen") :]
+
+
 def test_committed_tables_and_readme_say_the_same() -> None:
     """The shipped numbers reach the promised quality, and the README's table is results/tables.md."""
     tree = json.loads((ROOT / "results/metrics.json").read_text())
