@@ -59,16 +59,16 @@ def group(method: str) -> str:
     return next((name for name in GROUPS if method.startswith(name)), "formula")
 
 
-def accuracy_and_distance(methods: Sequence[tuple[str, str, dict[str, Any]]], title: str) -> Figure:
+def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: str) -> Figure:
     """Mean accuracy, with its interval, over median distance from the zoo, of each method's networks.
 
-    `methods`: name, set of networks, and `mean`, `interval` (percent) and `distance`. The line joins the points that no
-    other method but RPG's own beats in both.
+    `methods`: name → `mean`, `interval` (percent) and `distance`. The line joins the points that no other method but
+    RPG's own beats in both.
     """
     figure = Figure(figsize=(7.4, 3.6))
     axes = figure.subplots()
     shown: set[str] = set()
-    for name, _, of in methods:
+    for name, of in methods:
         kind = group(name)
         colour, marker = GROUPS[kind]
         low, high = of["interval"]
@@ -85,7 +85,7 @@ def accuracy_and_distance(methods: Sequence[tuple[str, str, dict[str, Any]]], ti
             zorder=3 if marker == "*" else 2,
         )
         shown.add(kind)
-    others = [(max(of["distance"], 1e-2), of["mean"]) for name, _, of in methods if not name.startswith("RPG")]
+    others = [(max(of["distance"], 1e-2), of["mean"]) for name, of in methods if not name.startswith("RPG")]
     front = pareto(others)
     axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1, linestyle="--", drawstyle="steps-pre", zorder=1)
     axes.set_xscale("log")

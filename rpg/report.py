@@ -69,7 +69,10 @@ def write_report(params: Params, results: Path) -> None:
             "make networks; bars are 95 % bootstrap intervals of the mean. The dashed line joins what no other method "
             "beats in both, whatever its tasks, RPG left out: a star beyond it is what only RPG can do. Less than "
             "0.01 is drawn as 0.01.",
-            [_shown(figures.accuracy_and_distance(measured(metrics[name]), name), name) for name in metrics],
+            [
+                _shown(figures.accuracy_and_distance([(label, of) for label, _, of in measured(entry)], name), name)
+                for name, entry in metrics.items()
+            ],
         ),
         Section(
             "Samples beside their nearest original",

@@ -45,8 +45,7 @@ def test_every_method_has_its_colour(method: str, expected: str) -> None:
 
 def test_axes_show_what_they_are_given() -> None:
     of = {"mean": 97.0, "interval": [96.0, 98.0], "distance": 2.0}
-    methods = [("originals", of), ("RPG", {**of, "distance": 0.0}), ("noise 0.1", of)]
-    figure = accuracy_and_distance([(name, "all", measured) for name, measured in methods], "mini")
+    figure = accuracy_and_distance([("originals", of), ("RPG", {**of, "distance": 0.0}), ("noise 0.1", of)], "mini")
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["originals", "RPG", "noise"]
     assert axes.get_title(loc="left") == "mini"
