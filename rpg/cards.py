@@ -3,14 +3,29 @@
 One stands beside each experiment's samples, as results/<experiment>/README.md.
 """
 
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rpg.params import Experiment
+from rpg.params import Experiment, OpenMMLabTask
 from rpg.score import SETS
 
-DATASETS = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10"}
+DATASETS = {
+    "digits": "scikit-learn's digits",
+    "cifar10": "CIFAR-10",
+    "scenes": "scenes of scikit-learn's digits",
+    "ade20k": "ADE20K",
+    "coco": "COCO 2017",
+}
+METRICS = {"top1": "top-1 accuracy"}
+# Task kind → Hugging Face's name of it, and of its metric.
+KINDS = {
+    "classification": ("image-classification", "accuracy"),
+    "task_codes": ("image-classification", "accuracy"),
+    "segmentation": ("image-segmentation", "mean_iou"),
+    "detection": ("object-detection", "mean_average_precision"),
+}
 CARD = """---
 {front}
 ---
@@ -25,19 +40,15 @@ their hashes, and what each was asked for.
 ## Use
 
 ```python
-import timm
-from safetensors.torch import load_file
-
-network = timm.create_model({call})
-network.load_state_dict(load_file("samples/0000.safetensors"))
+{use}
 ```
 
-Images are resized to {resolution} × {resolution} pixels; {answer}.
+{answer}
 
 ## Scores
 
-Accuracy in percent on the test split, which neither the zoo's networks nor RPG ever saw, over all networks: mean with
-its 95 % bootstrap interval, smallest and largest.
+The {metric} in percent on the test split, which neither the zoo's networks nor RPG ever saw, over all
+networks: mean with its 95 % bootstrap interval, smallest and largest.
 
 {scores}
 
@@ -50,6 +61,19 @@ its 95 % bootstrap interval, smallest and largest.
 Made to study weight generation, on a task that needs no generated network. A sample inherits what its zoo's networks
 get wrong. To make the same files: `snakemake --cores all results/{name}/samples/manifest.json`.
 """
+TIMM = """import timm
+from safetensors.torch import load_file
+
+network = timm.create_model({call})
+network.load_state_dict(load_file("samples/0000.safetensors"))"""
+# Run in the folder of params.yaml, which has the network's config.
+OPENMMLAB = """from rpg.params import load_params
+from rpg.tasks import load_task
+from safetensors.torch import load_file
+
+params = load_params()
+network = load_task(params.experiment("{name}").task, params.data_root).network
+network.load_state_dict(load_file("results/{name}/samples/0000.safetensors"))"""
 VERDICTS = {
     "replica": "nearer to a checkpoint of the zoo than another training run would be, in all or in part copies of one",
     "interpolation": "for the most part combinations of checkpoints of the zoo",
@@ -61,26 +85,39 @@ VERDICTS = {
 
 def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
     """The card of an experiment, from its entry in metrics.json."""
-    network, data = experiment.task.network, experiment.task.data
-    outputs = {"num_classes": 2} if experiment.task.kind == "task_codes" else {}
-    arguments = [repr(network.name), *(f"{key}={value!r}" for key, value in {**network.arguments, **outputs}.items())]
+    task, data = experiment.task, experiment.task.data
+    if isinstance(task, OpenMMLabTask):
+        network, library = Path(task.config).stem, "mmsegmentation" if task.kind == "segmentation" else "mmdet"
+        use = OPENMMLAB.format(name=name)
+        answer = f"Run it in the folder of `params.yaml`; `network` is what `{task.config}` describes."
+    else:
+        network, library = task.network.name, "timm"
+        outputs = {"num_classes": 2} if task.kind == "task_codes" else {}
+        arguments = {**task.network.arguments, **outputs}
+        use = TIMM.format(call=", ".join([repr(network), *(f"{key}={value!r}" for key, value in arguments.items())]))
+        answer = f"Images are resized to {task.resolution} × {task.resolution} pixels; " + (
+            "answer 1 says that the image's class is one of those whose bit in the task code is 1."
+            if task.kind == "task_codes"
+            else "the answer is the class."
+        )
+    kind, metric = KINDS[task.kind]
     sets = {key: entry["rpg" if key == "all" else key] for key in SETS if key in entry["novelty"]["rpg"]}
     front = ModelCardData(
         license="apache-2.0",
-        library_name="timm",
-        pipeline_tag="image-classification",
+        library_name=library,
+        pipeline_tag=kind,
         tags=["rpg", "weight-generation"],
         model_name=name,
         eval_results=[
             EvalResult(
-                task_type="image-classification",
+                task_type=kind,
                 dataset_type=data,
                 dataset_name=f"{DATASETS[data]}, {SETS[key]}",
                 # Results of one configuration would be merged.
                 dataset_config=key,
                 dataset_split="test",
-                metric_type="accuracy",
-                metric_name="mean top-1 accuracy of all samples",
+                metric_type=metric,
+                metric_name=f"mean {METRICS.get(entry['metric'], entry['metric'])} of all samples",
                 metric_value=of["mean"],
             )
             for key, of in sets.items()
@@ -93,22 +130,19 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         for key in SETS
         if (of := entry["novelty"]["rpg"].get(key))
     ]
-    tasks = experiment.task.kind == "task_codes"
     learned = [run for run in experiment.runs().values() if not run.held_out]
     return CARD.format(
         front=front.to_yaml().strip(),
         name=name,
-        network=network.name,
+        network=network,
         data=DATASETS[data],
         n=sum(of["n"] for of in sets.values()),
         checkpoints=len(learned) * experiment.zoo.saves,
         runs=len(learned),
         tuned=", and was then tuned on training images" if experiment.tune else "",
-        call=", ".join(arguments),
-        resolution=experiment.task.resolution,
-        answer="answer 1 says that the image's class is one of those whose bit in the task code is 1"
-        if tasks
-        else "the answer is the class",
+        use=use,
+        answer=answer,
+        metric=METRICS.get(entry["metric"], entry["metric"]),
         scores="\n".join(rows),
         novelty="By the rule that results/tables.md states, the samples are\n\n" + "\n".join(verdicts),
     )

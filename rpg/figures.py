@@ -12,8 +12,11 @@ import matplotlib
 import networkx as nx
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
+
+from rpg.tasks.task import Picture, Region
 
 matplotlib.rcParams |= {
     "svg.fonttype": "none",
@@ -155,6 +158,42 @@ def projection(originals_NP: np.ndarray, samples: Mapping[str, np.ndarray], titl
     axes.set_title(title, loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
+
+
+def strip(pictures: Mapping[str, Sequence[Picture]]) -> Figure:
+    """Images side by side; below each what is on it and what each network found, by the networks' names."""
+    first = next(iter(pictures.values()))
+    rows: dict[str, list[list[Region]]] = {
+        "image": [[] for _ in first],
+        "truth": [picture.truth for picture in first],
+        **{name: [picture.found for picture in of] for name, of in pictures.items()},
+    }
+    figure = Figure(figsize=(1.45 * len(first), 1.45 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(first), squeeze=False)
+    for axes_row, (name, found) in zip(grid, rows.items(), strict=True):
+        axes_row[0].set_ylabel(name)
+        for axes, picture, regions in zip(axes_row, first, found, strict=True):
+            # Paler, so that colours and names can be told apart on it.
+            axes.imshow(picture.image if name == "image" else 255 - (255 - picture.image) // 3)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.grid(False)
+            for region in regions:
+                _draw(axes, region)
+    return figure
+
+
+def _draw(axes: Axes, region: Region) -> None:
+    rows, columns = np.nonzero(region.mask)
+    if len(rows) == 0:
+        return
+    overlay = np.zeros((*region.mask.shape, 4))
+    # Twenty colours in turn; the name tells those of one colour apart.
+    overlay[region.mask] = (*matplotlib.colormaps["tab20"](region.index % 20)[:3], 0.7)
+    axes.imshow(overlay, interpolation="nearest")
+    # Of what goes round something else the centre may lie outside.
+    nearest = np.argmin(np.hypot(rows - rows.mean(), columns - columns.mean()))
+    axes.text(columns[nearest], rows[nearest], region.name, ha="center", va="center", fontsize=7, clip_on=True)
 
 
 def rule_graph(graph: nx.DiGraph) -> Figure:

@@ -119,7 +119,7 @@ def task_code(
         raise UserError(f"--{given[0]} and --{given[1]} may contradict each other: give one of them")
     if given and experiment.task.kind != "task_codes":
         raise UserError(f"--{given[0]}: the networks of this experiment have no tasks to choose from")
-    names = CLASSES[experiment.task.data]
+    names = CLASSES.get(experiment.task.data, ())
     if classes is not None:
         return _of_classes(classes, names)
     if code is not None:
@@ -169,7 +169,7 @@ def generate_files(
     """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print what they were generated for."""
     params = load_params()
     chosen = task_code(params, params.experiment(experiment), classes, code, sentence)
-    names = CLASSES[params.experiment(experiment).task.data]
+    names = CLASSES.get(params.experiment(experiment).task.data, ())
     generator = Generator(experiment)
     if sentence is not None and chosen:
         means = ", ".join(name for name, bit in zip(names, chosen, strict=True) if bit == "1")

@@ -17,7 +17,7 @@ from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
 from rpg.params import Condition, Experiment, Hypernetwork, Tune
 from rpg.seeds import derive
-from rpg.tasks import load_task
+from rpg.tasks import load_classification
 from rpg.tasks.classification import Classification
 from rpg.tokens import TokenStore
 from rpg.train import Loss, Training, build, run_training
@@ -84,7 +84,9 @@ def train_hypernetwork(
     store = TokenStore(tokens)
     torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
     model = build(experiment.model, experiment.diffusion, store)
-    generated = Generated(load_task(experiment.task, data_root), store, experiment.model.conditions, params, on)
+    generated = Generated(
+        load_classification(experiment.task, data_root), store, experiment.model.conditions, params, on
+    )
     training = Training(params, model, hypernetwork_loss(generated), "hypernetwork", on)
     blocks = experiment.model_dump(include={"task", "model", "diffusion", "hypernetwork"})
     run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])

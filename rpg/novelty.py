@@ -35,7 +35,7 @@ from rpg.progress import progress
 from rpg.score import summary
 from rpg.symmetry import groups
 from rpg.tasks import load_task
-from rpg.tasks.stack import StateDict, unstack
+from rpg.tasks.stack import unstack
 from rpg.tokens import TokenStore, read_checkpoint, tokenise
 
 # Shares of the distance between training runs: a mean of two checkpoints is at least half of it away from each, so
@@ -57,6 +57,8 @@ class Network:
     state: int
     point_P: np.ndarray
     answers: np.ndarray
+    # On the test split, in percent.
+    score: float
     # The set of networks that it belongs to (rpg.score.SETS).
     set: str
     file: str = ""
@@ -74,7 +76,8 @@ class Novelty:
         self.store = TokenStore(paths.tokens)
         self.task = load_task(experiment.task, data_root)
         _, self.names = read_zoo(paths.zoo)
-        self.space = Space(self.store.layout, groups(self.task.network, self.task.inputs("validation")[:2]))
+        example = self.task.example
+        self.space = Space(self.store.layout, [] if example is None else groups(self.task.network, example))
         checkpoints = self.store.checkpoints
         self.zoo = Zoo(
             self.space,
@@ -112,22 +115,20 @@ class Novelty:
             point_P = self.zoo.points_NP[index]
         state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
         belongs, between = entry.get("set") or self.store.task_set(state, code), tuple(entry.get("between", ()))
-        answers = self.answers(state_dict)
-        return Network(kind, code, state, point_P, answers, belongs, entry["file"], index, between)
+        found = self.task.judge(state_dict, "test", code)
+        score = found.scores[self.task.metric]
+        return Network(kind, code, state, point_P, found.answers.numpy(), score, belongs, entry["file"], index, between)
 
     def at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> Network:
         """The network at a point."""
         weights = self.store.detokenise(self.space.tokens(point_P).unsqueeze(0), torch.tensor([state]))
-        answers = self.answers(unstack(weights)[0])
-        return Network(kind, code, state, point_P, answers, self.store.task_set(state, code))
-
-    def answers(self, state_dict: StateDict) -> np.ndarray:
-        """[n] what the network takes the test images for."""
-        return self.task.answers(state_dict, self.task.inputs("test")).numpy()
+        found = self.task.judge(unstack(weights)[0], "test", code)
+        score = found.scores[self.task.metric]
+        return Network(kind, code, state, point_P, found.answers.numpy(), score, self.store.task_set(state, code))
 
     def wrong(self, network: Network) -> np.ndarray:
-        """[n] bool: on which test images the network is wrong."""
-        return network.answers != self.task.targets(self.task.data.test.labels, [network.code])[0].numpy()
+        """[n] bool: which of the network's answers on the test split are wrong."""
+        return network.answers != self.task.targets("test", network.code).numpy()
 
     def others(self) -> Iterator[Network]:
         """What can be made of the zoo without RPG, for the same states and codes as the samples."""
@@ -152,7 +153,7 @@ class Novelty:
             "set": network.set,
             # What belongs together: the networks of one task, or, where there is but one, of one seed.
             "run": network.code or str(network.between or network.state),
-            "test": 100 * float(1 - self.wrong(network).mean()),
+            "test": network.score,
             **self.zoo.measure(network.point_P, but=network.index, align=main),
         }
         row["from_zoo"] = row.get("aligned", row.get("distance"))

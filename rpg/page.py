@@ -15,7 +15,7 @@ from rpg.device import device
 from rpg.errors import UserError
 from rpg.generation import Generator, Network, task_code
 from rpg.seeds import fix_arithmetic
-from rpg.tasks import load_task
+from rpg.tasks import load_classification
 from rpg.tasks.classification import Classification
 
 PAD = st.components.v2.component(
@@ -31,7 +31,7 @@ WAYS = ("Classes", "In words", "Code")
 def opened(experiment: str) -> tuple[Generator, Classification]:
     """The trained RPG and its task, kept between reruns of the page."""
     generator = Generator(experiment)
-    return generator, load_task(generator.experiment.task, generator.params.data_root)
+    return generator, load_classification(generator.experiment.task, generator.params.data_root)
 
 
 def ask(generator: Generator) -> None:
@@ -61,7 +61,7 @@ def show_scores(network: Network, task: Classification, generator: Generator) ->
     assert network.code
     labels, names = task.data.test.labels, CLASSES[generator.experiment.task.data]
     answers = task.answers(network.state_dict, task.inputs("test")).bool()
-    right = answers == task.targets(labels, [network.code])[0].bool()
+    right = answers == task.targets("test", network.code).bool()
     yes = [name for name, bit in zip(names, network.code, strict=True) if bit == "1"]
     st.subheader(f"A network that tells {', '.join(yes)} from the rest")
     facts = st.columns(3)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
 
 from rpg import codes
 from rpg.errors import UserError
@@ -91,7 +91,39 @@ class TaskCodes(Block):
         return codes.draw_seen(self.seen, self.draw, self.held_out_codes())
 
 
-Task = Annotated[ClassificationTask | TaskCodes, Field(discriminator="kind")]
+Overrides = Annotated[
+    dict[str, Any], Field(description="what is changed in the config: {optim_wrapper.optimizer.lr: 0.001}")
+]
+
+
+class OpenMMLabTask(Block):
+    """What segmentation and detection have in common: a config of OpenMMLab's toolboxes, and what is changed in it."""
+
+    config: Annotated[
+        str,
+        Field(description="a file, or a config that the toolbox ships: mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"),
+    ]
+    overrides: Overrides
+    validation: Annotated[
+        int, Field(ge=1, description="last images of the training folder, which no network learns from")
+    ]
+
+
+class SegmentationTask(OpenMMLabTask):
+    """Semantic segmentation with a network of mmsegmentation's; the metric is mIoU in percent."""
+
+    kind: Literal["segmentation"]
+    data: Literal["scenes", "ade20k"]
+
+
+class DetectionTask(OpenMMLabTask):
+    """Object detection and instance segmentation with a network of mmdetection's; the metric is bbox mAP in percent."""
+
+    kind: Literal["detection"]
+    data: Literal["scenes", "coco"]
+
+
+Task = Annotated[ClassificationTask | TaskCodes | SegmentationTask | DetectionTask, Field(discriminator="kind")]
 
 
 class Run(Block):
@@ -151,6 +183,56 @@ class Zoo(Block):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: a seed stands there twice")
         return self
+
+
+class RunnerBase(Block):
+    """Networks that the zoo's runs start from, trained by mmengine's Runner as the task's config says.
+
+    One seed is one network for the whole zoo; as many as the zoo's seeds give each of those a network of its own.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    steps: Count
+    overrides: Overrides
+
+
+class RunnerZoo(Block):
+    """How mmengine's Runner trains the source networks, as the task's config says, and which of their states are kept.
+
+    Each seed trains for `steps` steps, then goes on and is saved `saves` times, every `save_every` steps.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    runs_per_shard: Count
+    steps: Annotated[int, Field(ge=0)]
+    saves: Count
+    save_every: Count
+    overrides: Overrides
+
+    @property
+    def together(self) -> int:
+        """Runs that are computed at once."""
+        return 1
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "RunnerZoo":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed stands there twice")
+        return self
+
+
+def _whose(block: Any) -> str:
+    overrides = "overrides" in block if isinstance(block, dict) else hasattr(block, "overrides")
+    return "runner" if overrides else "own"
+
+
+# Told apart by `overrides`, which the Runner's blocks alone have.
+AnyBase = Annotated[
+    Annotated[Base, Tag("own")] | Annotated[RunnerBase, Tag("runner")], Discriminator(_whose), Field(title="Base")
+]
+AnyZoo = Annotated[
+    Annotated[Zoo, Tag("own")] | Annotated[RunnerZoo, Tag("runner")], Discriminator(_whose), Field(title="Zoo")
+]
 
 
 class Tokens(Block):
@@ -342,8 +424,8 @@ class Experiment(Block):
     """
 
     task: Task
-    base: Base | None = None
-    zoo: Zoo
+    base: AnyBase | None = None
+    zoo: AnyZoo
     tokens: Tokens
     model: Model
     diffusion: Diffusion
@@ -356,11 +438,13 @@ class Experiment(Block):
     @model_validator(mode="after")
     def _blocks_fit(self) -> "Experiment":
         kinds = [condition.kind for condition in self.model.conditions]
+        runner = isinstance(self.task, OpenMMLabTask)
+        for name, block in {"base": self.base, "zoo": self.zoo}.items():
+            if block and isinstance(block, (RunnerBase, RunnerZoo)) != runner:
+                raise ValueError(f"{name}: {'lacks' if runner else 'has'} overrides, with task.kind {self.task.kind}")
         if isinstance(self.task, TaskCodes):
             if not self.sample.seen or self.sample.seen > self.task.seen:
                 raise ValueError(f"sample.seen: must be given, from 1 to {self.task.seen}, with task codes")
-            if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
-                raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
             if self.task.held_out_pairs and len(self.zoo.seeds) == 1:
                 raise ValueError("task.held_out_pairs: needs two seeds or more in zoo.seeds")
         else:
@@ -369,9 +453,13 @@ class Experiment(Block):
                 raise ValueError(f"model.conditions: task_code {needs}")
             if self.sample.seen:
                 raise ValueError(f"sample.seen: {needs}")
-            for name in ("base", "hypernetwork"):
+            for name in ("hypernetwork",) if runner else ("base", "hypernetwork"):
                 if getattr(self, name):
                     raise ValueError(f"{name}: {needs}")
+            if runner and self.tune:
+                raise ValueError(f"tune: there is no task loss for task.kind {self.task.kind}")
+        if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
+            raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
         if len(self.zoo.seeds) == 1 and (self.sample.between or (self.tune and self.tune.between)):
             raise ValueError("between: needs two seeds or more in zoo.seeds")
         if "permutation_state" not in kinds and (self.sample.between or (self.tune and self.tune.between)):

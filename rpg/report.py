@@ -15,13 +15,15 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from rpg import figures
+from rpg.collect import read_zoo
 from rpg.errors import UserError
-from rpg.files import read_json, write_text
+from rpg.files import read_json, read_tensors, write_text
 from rpg.ledger import snakemake
-from rpg.params import Params
+from rpg.params import OpenMMLabTask, Params
 from rpg.paths import Paths
 from rpg.stages import TABLES
 from rpg.tables import labelled, measured
+from rpg.tasks import load_task
 from rpg.tokens import TokenStore, read_checkpoint, tokenise
 
 TEMPLATE = Path("workflow/report/report.html.j2")
@@ -30,6 +32,8 @@ LOGS = Path("logs")
 POINTS = 300
 # Pixels of a heat map each way, at most.
 PIXELS = 64
+# Images of a strip of pictures.
+SCENES = 6
 
 
 @dataclass
@@ -74,6 +78,7 @@ def write_report(params: Params, results: Path) -> None:
                 for name, entry in metrics.items()
             ],
         ),
+        *_pictures(params, results),
         Section(
             "Samples beside their nearest original",
             "The largest tensor of the first sample, and of the checkpoint that is nearest to it, in one colour scale. "
@@ -128,6 +133,31 @@ def _shown(figure: Figure, caption: str) -> Plot:
 def _ablations(results: Path) -> Iterator[Section]:
     if (results / "ablations.md").is_file():
         yield Section("Ablations", tables=[_html(results / "ablations.md", "rpg ablations")])
+
+
+def _pictures(params: Params, results: Path) -> Iterator[Section]:
+    """What networks of segmentation and detection find, if there are such experiments."""
+    plots = []
+    for name in params.experiments_to_run():
+        paths, block = Paths(name, results), params.experiment(name).task
+        if isinstance(block, OpenMMLabTask):
+            task = load_task(block, params.data_root)
+            checkpoints, _ = read_zoo(paths.zoo)
+            files = {
+                "original": paths.zoo / checkpoints[-1]["file"],
+                "sample": paths.samples
+                / read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"][0]["file"],
+            }
+            found = {kind: task.pictures(read_tensors(path), SCENES) for kind, path in files.items()}
+            shown = ", ".join(f"{kind} {path.name}" for kind, path in files.items())
+            plots.append(_shown(figures.strip(found), f"{name}: {shown}"))
+    if plots:
+        yield Section(
+            "What networks see",
+            "Validation images; below each what is on it, what a trained network found and what a sample found. One "
+            "colour for each class, and its name.",
+            plots,
+        )
 
 
 def _heat_map(name: str, results: Path) -> Figure:

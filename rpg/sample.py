@@ -22,7 +22,7 @@ from rpg.params import Condition, Experiment, Sample
 from rpg.paths import Paths
 from rpg.progress import progress
 from rpg.seeds import generator
-from rpg.tasks import load_task
+from rpg.tasks import load_classification
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokens import TokenStore
 from rpg.train import load_rpg, read_config
@@ -102,7 +102,7 @@ def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) ->
         sources["untuned"] = Source(paths.rpg)
     if experiment.hypernetwork:
         # It has learned one step from pure noise and no other.
-        task = load_task(experiment.task, data_root)
+        task = load_classification(experiment.task, data_root)
         sources["hypernetwork"] = Source(paths.hypernetwork, steps=1, finish=task.recount)
     with exclusive(paths.samples):
         store = TokenStore(paths.tokens)

@@ -49,10 +49,14 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
         check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
 
     def score(networks: Iterator[Network], count: int) -> list[dict[str, Any]]:
-        return [
-            {**facts, **task.scores(state_dict, SPLITS, facts.get("code"))}
-            for facts, state_dict in progress(networks, "score", total=count)
-        ]
+        found = []
+        for facts, state_dict in progress(networks, "score", total=count):
+            scores = {split: task.judge(state_dict, split, facts.get("code")).scores for split in SPLITS}
+            main = {split: of[task.metric] for split, of in scores.items()}
+            # The others are for the tables alone, so on the test split.
+            others = {name: score for name, score in scores["test"].items() if name != task.metric}
+            found.append({**facts, **main, **({"others": others} if others else {})})
+        return found
 
     facts = ("seed", "step", "code", "held_out", "model", "set", "state", "between")
     originals, samples = (
@@ -127,6 +131,15 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     if "code" in kinds["rpg"][0]:
         tree["original_by_set"] = by_set("original")
         tree["baselines"] = {kind: by_set(kind) for kind in kinds if kind not in ("original", "rpg")}
+    others = kinds["original"][0].get("others", {})
+    if others:
+        tree["others"] = {
+            name: {
+                kind: summary([network["others"][name] for network in networks], [run(network) for network in networks])
+                for kind, networks in (("original", kinds["original"]), ("rpg", own))
+            }
+            for name in others
+        }
     return tree
 
 

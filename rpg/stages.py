@@ -180,8 +180,9 @@ def _ablation(params: Params, name: str) -> dict[str, Any]:
 
 
 def _out(path: Path) -> str:
-    """The out that `path` is or lies in: dvc.lock has the hash of that, and in a fresh clone nothing else does."""
-    return str(next(out for stage in STAGES.values() for out in stage.writes if path.is_relative_to(out)))
+    """The out that `path` is or lies in, if any: dvc.lock has its hash, and in a fresh clone nothing else does."""
+    outs = (out for stage in STAGES.values() for out in stage.writes if path.is_relative_to(out))
+    return str(next(outs, path))
 
 
 def _union(lists: Iterable[Iterable[str]]) -> list[str]:
@@ -248,7 +249,7 @@ def dvc_yaml(params: Params) -> str:
                     "x": "networks",
                     "y": {str(RESULTS / "scores.csv"): "test"},
                     "template": "workflow/report/accuracy.json",
-                    "title": "Accuracy of originals and of RPG's samples",
+                    "title": "Scores of originals and of RPG's samples",
                 }
             },
             {

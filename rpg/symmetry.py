@@ -194,13 +194,18 @@ def groups(network: nn.Module, inputs: Tensor) -> list[Group]:
 
 def _keep_answers(network: nn.Module, inputs: Tensor, found: list[Group]) -> bool:
     draw = torch.Generator().manual_seed(0)
-    # BatchNorm that has counted nothing, and biases that are all 0, would not notice a permutation.
-    varied = {
-        name: tensor + 0.5 * torch.rand(tensor.shape, generator=draw).to(tensor.dtype)
-        if tensor.is_floating_point() and tensor.ndim == 1
-        else tensor
-        for name, tensor in network.state_dict().items()
-    }
+
+    def drawn(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or not tensor.ndim:
+            return tensor
+        # Positive, as variances are; and BatchNorm that has counted nothing would not notice a permutation.
+        numbers = 0.5 + torch.rand(tensor.shape, generator=draw)
+        if tensor.ndim > 1:
+            numbers = torch.randn(tensor.shape, generator=draw) / math.sqrt(tensor[0].numel())
+        return numbers.to(tensor.dtype)
+
+    # Not the network's own weights: what is found must not depend on them.
+    varied = {name: drawn(tensor) for name, tensor in network.state_dict().items()}
     orders = [torch.randperm(group.units, generator=draw).numpy() for group in found]
     moved = {name: torch.from_numpy(array) for name, array in permute(as_arrays(varied), found, orders).items()}
     with torch.inference_mode():

@@ -17,7 +17,7 @@ from rpg.hypernetwork import Generated
 from rpg.model.diffusion import T, add_noise
 from rpg.model.rpg import RPG
 from rpg.params import Experiment, Tune
-from rpg.tasks import load_task
+from rpg.tasks import load_classification
 from rpg.tokens import TokenStore
 from rpg.train import Loss, Training, diffusion_loss, load_rpg, read_config, run_training
 
@@ -62,7 +62,7 @@ def tune_rpg(
     model = load_rpg(rpg, store, on)
     config = read_config(rpg)
     asked = config.model.conditions
-    generated = Generated(load_task(experiment.task, data_root), store, asked, params, on)
+    generated = Generated(load_classification(experiment.task, data_root), store, asked, params, on)
     training = Training(params, model, tune_loss(generated, params), "tune", on)
     blocks = experiment.model_dump(include={"task", "tune"})
     run_training(

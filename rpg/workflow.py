@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
-from rpg.params import Experiment, Params, load_params
+from rpg.params import Experiment, OpenMMLabTask, Params, load_params
 from rpg.paths import RESULTS, Paths, paths_of
 
 # Rule → keys of the experiment that its result depends on, besides its input files.
@@ -47,9 +47,20 @@ class Wildcards(Protocol):
 @cache
 def _params() -> Params:
     try:
-        return load_params()
+        params = load_params()
     except UserError as error:
         raise WorkflowError(str(error)) from None
+    for name, experiment in params.experiments.items():
+        # In an input function it would be told with a traceback.
+        if (config := _config_file(experiment)) and not config.is_file():
+            raise WorkflowError(f"params.yaml: experiments.{name}.task.config: no file '{config}'")
+    return params
+
+
+def _config_file(experiment: Experiment) -> Path | None:
+    """The config of segmentation and detection; one that a toolbox ships is as fixed as the toolbox's version."""
+    task = experiment.task
+    return Path(task.config) if isinstance(task, OpenMMLabTask) and "::" not in task.config else None
 
 
 def config() -> dict[str, Any]:
@@ -129,7 +140,7 @@ def extras(rule: str, experiment: Experiment, paths: Paths) -> dict[str, list[Pa
     models = {folder.name: [folder / name for name in MODEL] for folder in (paths.tune, paths.hypernetwork)}
     # The manifest vouches for the networks beside it.
     base = [paths.base / "manifest.json"]
-    return {
+    found = {
         why: files
         for why, files in {
             "zoo": {"base": base},
@@ -139,6 +150,12 @@ def extras(rule: str, experiment: Experiment, paths: Paths) -> dict[str, list[Pa
         }.get(rule, {}).items()
         if why == experiment.task.kind or getattr(experiment, why, None)
     }
+    task = experiment.task
+    if isinstance(task, OpenMMLabTask) and rule in ("base", "zoo", "score", "novelty"):
+        config, known = _config_file(experiment), code(rule)
+        files = [Path(file) for file in _modules(f"rpg/tasks/{task.kind}.py") if file not in known]
+        found[Path(task.config).stem] = [*files, *([config] if config else [])]
+    return found
 
 
 def extra(rule: str) -> Callable[[Wildcards], list[str]]:
@@ -159,20 +176,25 @@ def seconds() -> list[str]:
 
 
 @cache
-def code(rule: str) -> list[str]:
-    """The files that `rpg <rule>` is made of: its module and every module of rpg it imports, its rule, the packages."""
+def _modules(script: str, *excludes: str) -> list[str]:
+    """`script` and every module of rpg that it imports, at any depth."""
     root = Path(__file__).parent.parent
     # What `rpg.generate` is made of is imported on its first use, and no layer uses it.
-    finder = ModuleFinder([str(root)], excludes=["rpg.generation"])
-    finder.run_script(str(root / "rpg" / f"{rule}.py"))
+    finder = ModuleFinder([str(root)], excludes=["rpg.generation", *excludes])
+    finder.run_script(str(root / script))
     found = [getattr(module, "__file__", None) for module in finder.modules.values()]
-    modules = {Path(path).relative_to(root) for path in found if path}
-    modules |= {Path("rpg/layers.py"), Path("rpg/paths.py"), Path("rpg/params.py"), Path("rpg/seeds.py")}
-    return [
-        *sorted(str(path) for path in modules if str(path) not in _FREE),
-        f"workflow/rules/{rule}.smk",
-        "environment.yml",
-    ]
+    modules = sorted({str(Path(path).relative_to(root)) for path in found if path})
+    return [path for path in modules if path not in _FREE]
+
+
+@cache
+def code(rule: str) -> list[str]:
+    """The files that `rpg <rule>` is made of: its module and every module of rpg it imports, its rule, the packages."""
+    # The tasks that not every experiment has are inputs of those that have them (`extras`).
+    tasks = () if rule == "report" else ("rpg.tasks.segmentation", "rpg.tasks.detection")
+    modules = {*_modules(f"rpg/{rule}.py", *tasks)}
+    modules |= {"rpg/layers.py", "rpg/paths.py", "rpg/params.py", "rpg/seeds.py"}
+    return [*sorted(modules), f"workflow/rules/{rule}.smk", "environment.yml"]
 
 
 def distrust_tables() -> None:

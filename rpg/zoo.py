@@ -12,6 +12,7 @@ from rpg.files import clear, exclusive, file_entry, write_json, write_tensors
 from rpg.params import Experiment, Run
 from rpg.progress import progress
 from rpg.tasks import load_task
+from rpg.tasks.stack import StateDict
 
 
 def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Path, data_root: str | None) -> None:
@@ -29,15 +30,18 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         clear(folder)
         names: list[str] = []
         for group in progress(groups, "zoo", total=len(groups)):
-            for step, state_dicts in task.train(experiment.zoo, group, start[group[0].seed]):
+
+            def save(step: int, state_dicts: list[StateDict], group: list[Run] = group) -> None:
                 for run, state_dict in zip(group, state_dicts, strict=True):
                     code = f"{run.code}-" if run.code else ""
                     path = folder / f"{run.seed:04d}-{code}{step:06d}.safetensors"
                     write_tensors(path, state_dict)
-                    names = list(state_dict)
+                    names[:] = state_dict
                     score = task.score(state_dict, "validation", run.code)
                     entry = {**file_entry(path), "step": step, f"validation_{task.metric}": score}
                     checkpoints.append({**entry, **run.model_dump(exclude_none=True)})
+
+            task.train(experiment.zoo, group, start[group[0].seed], save)
         # safetensors sorts tensors by itself; tokens follow the state dict's order, so it is kept here.
         manifest = {"checkpoints": checkpoints, "recipe": experiment.recipe(runs), "tensors": names}
         write_json(folder / "manifest.json", {**manifest, "base": fingerprint(experiment, base)})

@@ -7,8 +7,12 @@ import pytest
 import yaml
 
 from rpg.cli import main
+from rpg.data import scenes as data_scenes
+from rpg.params import DetectionTask, SegmentationTask
 from rpg.seeds import fix_arithmetic
 from rpg.tables import beaten_by, measured
+from rpg.tasks import load_task
+from rpg.tasks.task import Task
 
 ROOT = Path(__file__).parent.parent
 
@@ -172,9 +176,83 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# A segmentation of a few scenes; its networks have learned next to nothing.
+SCENES = {
+    **MINIATURE,
+    "task": {
+        "kind": "segmentation",
+        "data": "scenes",
+        "config": str(ROOT / "workflow/configs/scenes-upernet.py"),
+        "overrides": {"train_dataloader.batch_size": 4},
+        "validation": 2,
+    },
+    "base": {"seeds": [0], "steps": 2, "overrides": {}},
+    "zoo": {
+        "seeds": [0, 1],
+        "runs_per_shard": 2,
+        "steps": 0,
+        "saves": 2,
+        "save_every": 1,
+        "overrides": {"optim_wrapper.optimizer.lr": 0.001},
+    },
+    "tokens": {"width": 2048},
+    "train": {**MINIATURE["train"], "steps": 10, "batch": 2},
+    "sample": {**MINIATURE["sample"], "count": 3},
+    "novelty": {"seed": 0, "networks": 2, "noise": [0.1]},
+}
+
+
+@pytest.fixture(scope="session")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, for `SCENES`."""
+    folder = tmp_path_factory.mktemp("found")
+    write_tree(folder, scenes=SCENES)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in FEW.items():
+            patch.setattr(data_scenes, name, count)
+        layers = ("base", "zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
+        run_layers(folder, *layers, experiment="scenes")
+    return folder
+
+
+# Scenes to train on, of validation and to test on.
+FEW = {"TRAIN": 20, "VALIDATION": 2, "TEST": 10}
+
+
+@pytest.fixture
+def scenes(tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> Path:
+    """A working directory with a few scenes: twenty to train on, two of validation and ten to test on."""
+    for name, count in FEW.items():
+        monkeypatch.setattr(data_scenes, name, count)
+    # One for all tests: the scenes are written once.
+    folder = tmp_path_factory.getbasetemp() / "scenes"
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def openmmlab_task(kind: str, **changes: object) -> Task:
+    """The task of the default experiment of that kind, on `scenes`, with other params."""
+    name = {"segmentation": "scenes-upernet", "detection": "scenes-vitdet"}[kind]
+    block = {"kind": kind, "data": "scenes", "config": str(ROOT / f"workflow/configs/{name}.py"), "overrides": {}}
+    block_class = {"segmentation": SegmentationTask, "detection": DetectionTask}[kind]
+    return load_task(block_class.model_validate({**block, "validation": 2, **changes}), None)
+
+
 def assert_promises(tree: dict) -> None:
     """The quality that the README promises, of results/metrics.json `tree`."""
-    for entry in tree["experiments"].values():
+    for name, entry in tree["experiments"].items():
+        if "others" in entry:
+            # Networks that have learned, and every metric of the paper's Table 2.
+            assert entry["rpg"]["n"] == 10
+            learned, *named = {
+                "segmentation": ("mIoU", "mAcc"), "detection": ("bbox AP50", "segm mAP")
+            }[entry["task"]]  # fmt: skip
+            metrics = {entry["metric"]: entry, **entry["others"]}
+            assert metrics[learned]["original"]["mean"] >= 60, name
+            for metric in {entry["metric"], *named}:
+                assert metrics[metric]["rpg"]["mean"] >= 0.97 * metrics[metric]["original"]["mean"], (name, metric)
+            continue
         assert entry["rpg"]["n"] >= 20
         if "held_out" not in entry:
             assert entry["rpg"]["mean"] >= 0.99 * entry["original"]["mean"]

@@ -14,7 +14,9 @@ from rpg.figures import (
     pareto,
     projection,
     rule_graph,
+    strip,
 )
+from rpg.tasks.task import Picture, Region
 
 
 def test_pareto_by_hand() -> None:
@@ -82,3 +84,24 @@ def test_graph_goes_down_and_image_is_whole() -> None:
     text = base64.b64decode(data).decode()
     assert ">train<" in text
     assert as_image(rule_graph(nx.DiGraph([("a", "b")]))) == as_image(rule_graph(nx.DiGraph([("a", "b")])))
+
+
+def test_strip_has_images_truth_and_what_each_network_found() -> None:
+    left, right = np.zeros((8, 8), bool), np.zeros((8, 8), bool)
+    left[2:6, :3], right[2:6, 5:] = True, True
+    image = np.full((8, 8, 3), 90, np.uint8)
+    truth = [Region(3, "three", left), Region(7, "seven", right)]
+    pictures = {
+        "original": [Picture(image, truth, truth), Picture(image, [], [])],
+        "sample": [Picture(image, truth, [Region(7, "seven", left)]), Picture(image, [], [Region(1, "one", right)])],
+    }
+    figure = strip(pictures)
+    rows = [figure.axes[start : start + 2] for start in range(0, 8, 2)]
+    assert [row[0].get_ylabel() for row in rows] == ["image", "truth", "original", "sample"]
+    names = [[[text.get_text() for text in axes.texts] for axes in row] for row in rows]
+    assert names == [[[], []], [["three", "seven"], []], [["three", "seven"], []], [["seven"], ["one"]]]
+    # The image, then one overlay for each region, which leaves the rest as it is.
+    _, overlay = rows[3][0].images
+    assert (overlay.get_array()[..., 3] > 0).tolist() == left.tolist()
+    (column, row) = rows[3][1].texts[0].get_position()
+    assert right[row, column]

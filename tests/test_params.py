@@ -3,7 +3,7 @@ import json
 
 import pytest
 import yaml
-from conftest import MINIATURE, ROOT, SETTINGS, TASKS
+from conftest import MINIATURE, ROOT, SCENES, SETTINGS, TASKS
 
 from rpg import codes
 from rpg.errors import UserError
@@ -34,7 +34,7 @@ def mini(changed: dict) -> dict:
 def test_shipped_params_are_read() -> None:
     params = load_params(ROOT / "params.yaml")
     plain = ["digits-resnet", "digits-vit", "digits-convnext"]
-    assert params.run == [*plain, "digits-tasks", "digits-tasks-seeds"]
+    assert params.run == [*plain, "digits-tasks", "digits-tasks-seeds", "scenes-upernet", "scenes-vitdet"]
     for name in plain:
         zoo = params.experiment(name).zoo
         assert len(zoo.seeds) >= 8
@@ -283,3 +283,50 @@ def test_networks_between_states_need_states() -> None:
     assert "between: needs two seeds or more" in faulty(tune=tune, zoo={"seeds": [3]})
     assert "between: needs the condition permutation_state" in faulty(sample={"between": 1}, model=unconditional)
     assert "between: needs the condition permutation_state" in faulty(tune=tune, model=unconditional)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda x: x["zoo"].pop("overrides"), r"zoo.*missing|zoo.saves|unknown key"),
+        (lambda x: x.update(zoo=MINIATURE["zoo"]), "zoo: lacks overrides, with task.kind segmentation"),
+        (lambda x: x["base"].update(seeds=[0, 1, 2]), "base.seeds: must be one, or as many as zoo.seeds"),
+        (lambda x: x["task"].update(data="coco"), "task.data: input should be 'scenes' or 'ade20k'"),
+        (lambda x: x["task"].update(validation=0), "task.validation: input should be greater than or equal to 1"),
+        (lambda x: x.update(tune=TASKS["tune"]), "tune: there is no task loss for task.kind segmentation"),
+        (lambda x: x.update(hypernetwork=TASKS["hypernetwork"]), "hypernetwork: needs task.kind task_codes"),
+        (lambda x: x["zoo"].update(seeds=[4, 4]), "seeds: a seed stands there twice"),
+        (lambda x: x["task"]["overrides"].update(model={"size": 3}), "no key may be called 'size'"),
+    ],
+)
+def test_segmentation_that_does_not_fit(change, fault: str) -> None:
+    whole = {**SETTINGS, "run": ["x"], "experiments": {"x": copy.deepcopy(SCENES)}}
+    change(whole["experiments"]["x"])
+    with pytest.raises(UserError, match=fault) as raised:
+        check_params(whole)
+    assert "\n" not in str(raised.value)
+
+
+def test_runner_s_blocks_need_its_tasks() -> None:
+    whole = {**SETTINGS, "run": ["x"], "experiments": {"x": {**MINIATURE, "zoo": SCENES["zoo"]}}}
+    with pytest.raises(UserError, match=r"zoo: has overrides, with task\.kind classification"):
+        check_params(whole)
+
+
+def test_the_paper_s_segmentation_and_detection() -> None:
+    params = load_params(ROOT / "params.yaml")
+    for name, kind, data in (
+        ("ade20k-upernet-vit_base", "segmentation", "ade20k"),
+        ("coco-vitdet-vit_base", "detection", "coco"),
+    ):
+        experiment = params.experiment(name)
+        assert (experiment.task.kind, experiment.task.data) == (kind, data)
+        assert experiment.zoo.saves * len(experiment.zoo.seeds) == 50
+        train = experiment.train
+        assert [experiment.tokens.width, train.batch, train.steps, train.learning_rate] == [16384, 2, 120000, 1e-5]
+        assert [train.diffusion_batch, experiment.model.channels] == [512, [1, 64, 96, 64, 1]]
+    for name in ("scenes-upernet", "scenes-vitdet"):
+        experiment = params.experiment(name)
+        assert len(experiment.zoo.seeds) >= 6
+        assert experiment.zoo.saves >= 3
+        assert experiment.sample.count == 10

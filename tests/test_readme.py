@@ -95,18 +95,27 @@ print(100 * (found == data.test.labels).double().mean().item())
 """
 
 
-def test_a_second_run_from_scratch_writes_the_same_bytes(clone: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        # Zoo, tokens, RPG and RPG tuned, samples of both, scores, novelty, seconds.
+        ("digits-vit", 40 + 2 + 1 + 3 + 3 + 3 + (20 + 20) + (8 + 20) + 1 + 2 + 2 + 3),
+        # Base, zoo, tokens, RPG, samples, scores, novelty, seconds.
+        ("scenes-upernet", 2 + 18 + 1 + 1 + 3 + 3 + 10 + 1 + 2 + 2 + 2),
+    ],
+)
+def test_a_second_run_from_scratch_writes_the_same_bytes(clone: Path, name: str, files: int) -> None:
     """Against the first run in the clone, every artifact of one whole experiment, zoo to novelty."""
-    kept = clone.parent / "first"
-    shutil.move(clone / "results/digits-vit", kept)
-    bash("snakemake --cores all results/digits-vit/scores.json results/digits-vit/novelty.json", clone)
-    again = clone / "results/digits-vit"
+    kept = clone.parent / f"first-{name}"
+    shutil.move(clone / "results" / name, kept)
+    shutil.rmtree(clone / "results/scenes", ignore_errors=True)
+    bash(f"snakemake --cores all results/{name}/scores.json results/{name}/novelty.json", clone)
+    again = clone / "results" / name
     # The card comes with the tables.
     (kept / "README.md").unlink()
     names = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
-    # Zoo, tokens, RPG and RPG tuned, samples of both, scores, novelty, seconds.
-    assert len(names) == 40 + 2 + 1 + 3 + 3 + 3 + (20 + 20) + (8 + 20) + 1 + 2 + 2 + 3
-    for name in names:
-        if name.parts[0] != "seconds":
-            assert (again / name).read_bytes() == (kept / name).read_bytes(), name
+    assert len(names) == files
+    for path in names:
+        if path.parts[0] != "seconds":
+            assert (again / path).read_bytes() == (kept / path).read_bytes(), path

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import MINIATURE, run_layers
+from conftest import FEW, MINIATURE, run_layers
 from safetensors.torch import load_file
 
 from rpg.cli import main
+from rpg.data import scenes as data_scenes
 from rpg.data.digits import load_digits_images
 from rpg.params import load_params
 from rpg.tasks import load_task
@@ -64,6 +65,23 @@ def test_scoring_again_gives_the_same_bytes(finished: Path) -> None:
     before = path.read_bytes()
     run_layers(finished, "score")
     assert path.read_bytes() == before
+
+
+def test_all_metrics_of_segmentation(found: Path, monkeypatch) -> None:
+    monkeypatch.chdir(found)
+    for name, count in FEW.items():
+        monkeypatch.setattr(data_scenes, name, count)
+    scores = json.loads(Path("results/scenes/scores.json").read_text())
+    metrics = json.loads(Path("results/scenes/metrics.json").read_text())
+    assert [len(scores["original"]), len(scores["rpg"])] == [4, 3]
+    task = load_task(load_params().experiment("scenes").task, None)
+    for entry, folder in ((scores["original"][-1], "zoo"), (scores["rpg"][0], "samples")):
+        judged = task.judge(load_file(Path("results/scenes") / folder / entry["file"]), "test").scores
+        assert judged == {"mIoU": entry["test"], **entry["others"]}
+    for name in ("mAcc", "aAcc"):
+        values = [entry["others"][name] for entry in scores["rpg"]]
+        assert metrics["others"][name]["rpg"]["mean"] == pytest.approx(sum(values) / 3, abs=1e-4)
+        assert metrics["others"][name]["original"]["n"] == 4
 
 
 def task_accuracy(path: Path, code: str) -> float:

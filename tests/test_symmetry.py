@@ -129,3 +129,14 @@ def test_distance_by_hand() -> None:
         {"a": np.array([1.0, 4.0]), "b": np.array([[1.0]])},
     )
     assert distance(one, other) == pytest.approx((8 / 3) ** 0.5)
+
+
+def test_groups_do_not_depend_on_the_weights() -> None:
+    """Weights by which two images can't be told apart would prove nothing; so others are drawn."""
+    network, x = build("resnet18"), inputs("resnet18")
+    axes = [[(axis.name, axis.axis) for axis in group.axes] for group in groups(network, x)]
+    assert axes
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert [[(axis.name, axis.axis) for axis in group.axes] for group in groups(network, x)] == axes

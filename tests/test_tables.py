@@ -97,7 +97,7 @@ def test_markdown_row() -> None:
     text = markdown({"experiments": {"x": {**entry, "rpg": numbers, "novelty": novelty}}})
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     mean = "97.12 ± 0.46 [96.90, 97.30]"
-    assert rows[2] == ["x", "12,345", mean, "98.00", "40", mean, "96.00", "98.00", "20"]
+    assert rows[2] == ["x", "top1", "12,345", mean, "98.00", "40", mean, "96.00", "98.00", "20"]
     assert rows[5] == [
         "x", "20", "novel", "0.2500 / 1.3000", "0.2000 / 0.3000", "0.50 / -", "2.0 / -", "98.5 / 99.2"
     ]  # fmt: skip
@@ -113,6 +113,21 @@ def test_markdown_row() -> None:
     assert rows[8][5:] == ["0.75", "0.00"]
     assert "fraction of networks that reach 99% of" in text
     assert "under 0.25 of the originals'" in text
+
+
+def test_every_metric_of_segmentation_has_a_row(found: Path) -> None:
+    tree = json.loads((found / "results/metrics.json").read_text())
+    entry = tree["experiments"]["scenes"]
+    text = (found / "results/tables.md").read_text()
+    section = text[text.index("## Segmentation and detection") : text.index("## Are the samples new?")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    # The one that networks are compared by, then the others in the task's order, which JSON does not keep.
+    assert [row[:2] for row in rows[2:]] == [["scenes", "mIoU"], ["scenes", "mAcc"], ["scenes", "aAcc"]]
+    for row, of in zip(rows[2:], (entry, entry["others"]["mAcc"], entry["others"]["aAcc"]), strict=True):
+        assert row[2].startswith(f"{of['original']['mean']:.2f} ± {of['original']['std']:.2f} [")
+        assert row[4] == "4"
+        assert row[5].startswith(f"{of['rpg']['mean']:.2f} ± ")
+        assert row[6:] == [f"{of['rpg']['min']:.2f}", f"{of['rpg']['best']:.2f}", "3"]
 
 
 def test_section_of_an_experiment_with_task_codes(tasks: Path) -> None:
@@ -153,7 +168,7 @@ def test_committed_tables_and_readme_say_the_same() -> None:
     tree["experiments"] = {name: tree["experiments"][name] for name in run}
     assert_promises(tree)
     assert (ROOT / "results/tables.md").read_text() == markdown(tree)
-    # The table of all experiments, that of the first with task codes, and the verdicts.
+    # The table of all experiments, that of the first with task codes, all metrics of the scenes, and the verdicts.
     tables = re.findall(r"(?:^\|.*\n)+", markdown(tree), re.M)
     readme = (ROOT / "README.md").read_text()
-    assert all(table in readme for table in [*tables[:2], tables[3]])
+    assert all(table in readme for table in [*tables[:2], *tables[3:5]])

@@ -1,9 +1,27 @@
 """Benchmarks: how a source network is built, trained and scored. They know nothing of tokens or RPG."""
 
-from rpg.params import ClassificationTask, TaskCodes
+from rpg.params import ClassificationTask, DetectionTask, SegmentationTask, TaskCodes
 from rpg.tasks.classification import Classification
+from rpg.tasks.task import Task
 
 
-def load_task(params: ClassificationTask | TaskCodes, data_root: str | None) -> Classification:
+def load_task(params: ClassificationTask | TaskCodes | SegmentationTask | DetectionTask, data_root: str | None) -> Task:
     """The task that the `task` block of an experiment describes."""
+    if isinstance(params, SegmentationTask):
+        from rpg.tasks.segmentation import Segmentation
+
+        return Segmentation(params, data_root)
+    if isinstance(params, DetectionTask):
+        from rpg.tasks.detection import Detection
+
+        return Detection(params, data_root)
     return Classification(params, data_root)
+
+
+def load_classification(
+    params: ClassificationTask | TaskCodes | SegmentationTask | DetectionTask, data_root: str | None
+) -> Classification:
+    """The same of an experiment that must be one of classification: no other task has a differentiable loss."""
+    task = load_task(params, data_root)
+    assert isinstance(task, Classification)
+    return task

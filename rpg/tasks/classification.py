@@ -15,19 +15,20 @@ from rpg.data import load_data
 from rpg.data.images import Images
 from rpg.device import device
 from rpg.errors import UserError
-from rpg.params import Base, ClassificationTask, Run, TaskCodes, Zoo
+from rpg.params import Base, ClassificationTask, Run, RunnerBase, RunnerZoo, TaskCodes, Zoo
 from rpg.progress import progress
 from rpg.seeds import derive, generator
 from rpg.tasks.stack import StateDict, logits, stack, unstack
+from rpg.tasks.task import Judgement, Save, Task
 
 SCORE_BATCH = 250
 RECOUNT = 2000
 
 
-class Classification:
+class Classification(Task):
     """Builds, trains and scores the classifiers of one experiment."""
 
-    metric = "top1"
+    metrics = ("top1",)
 
     def __init__(self, params: ClassificationTask | TaskCodes, data_root: str | None) -> None:
         self.params = params
@@ -82,8 +83,9 @@ class Classification:
         message = " ".join(str(reason).split())[:300]
         return UserError(f"params.yaml: network '{self.params.network.name}': timm refuses it ({message})")
 
-    def train_base(self, base: Base, seed: int) -> StateDict:
+    def train_base(self, base: Base | RunnerBase, seed: int) -> StateDict:
         """Train one network to tell all classes of the data set apart; UserError if the loss stops being finite."""
+        assert isinstance(base, Base)
         torch.manual_seed(derive("base", "weights", seed))
         network = self.build(num_classes=len(self.data.classes)).to(device()).train()
         weights = stack([network.state_dict()])
@@ -98,12 +100,13 @@ class Classification:
                 cycle.step()
         return unstack(weights)[0]
 
-    def train(self, zoo: Zoo, runs: Sequence[Run], base: StateDict | None) -> Iterator[tuple[int, list[StateDict]]]:
-        """Train the networks of `runs`, all of one seed, at once; yield (step, state dicts) at each save.
+    def train(self, zoo: Zoo | RunnerZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+        """Train the networks of `runs`, all of one seed, at once.
 
         The seed sets weights and data order. With `base` the weights start as its, except for those that have another
         shape there, the head. Raises UserError if the loss stops being finite.
         """
+        assert isinstance(zoo, Zoo)
         seed, codes = runs[0].seed, [run.code for run in runs]
         torch.manual_seed(derive("zoo", "weights", seed))
         network = self.build().to(device()).train()
@@ -130,7 +133,7 @@ class Classification:
             if step < zoo.steps:
                 cycle.step()
             elif (step - zoo.steps) % zoo.save_every == 0 and step > zoo.steps:
-                yield step, unstack(weights)
+                save(step, unstack(weights))
 
     def losses(
         self,
@@ -177,7 +180,7 @@ class Classification:
     ) -> Tensor:
         """[E] mean losses on the training images `batch`: (1 - p)^γ times cross-entropy (Lin et al. 2017)."""
         images = _shift(self.data.train.images[batch], shift, order).to(device())
-        labels_En = self.targets(self.data.train.labels[batch].to(device()), codes)
+        labels_En = self.labels(self.data.train.labels[batch].to(device()), codes)
         logits_EKn = logits(network, weights, self.data.inputs(images, self.params.resolution)).transpose(1, 2)
         losses_En = functional.cross_entropy(logits_EKn, labels_En, label_smoothing=label_smoothing, reduction="none")
         if focal_gamma:
@@ -192,17 +195,15 @@ class Classification:
         losses_E.sum().backward()
         optimizer.step()
 
-    def targets(self, labels_n: Tensor, codes: Sequence[str | None]) -> Tensor:
+    def labels(self, labels_n: Tensor, codes: Sequence[str | None]) -> Tensor:
         """[E, n] int64: the labels that networks of these task codes, or of none, shall find."""
         if codes[0] is None:
             return labels_n.expand(len(codes), -1)
         return torch.tensor([[int(bit) for bit in code or ""] for code in codes]).to(labels_n.device)[:, labels_n]
 
     @torch.inference_mode()
-    def answers(self, state_dict: StateDict, *inputs: Tensor) -> Tensor:
+    def answers(self, state_dict: StateDict, inputs: Tensor) -> Tensor:
         """[n] int64: what a network with these weights takes its `inputs` [n, C, H, W] for, on the CPU.
-
-        Of several `inputs`, one after the other.
 
         UserError if the weights do not fit the network.
         """
@@ -211,8 +212,7 @@ class Classification:
         except RuntimeError as error:
             message = " ".join(str(error).split())[:300]
             raise UserError(f"the weights do not fit network '{self.params.network.name}': {message}") from error
-        parts = (part for images in inputs for part in images.split(SCORE_BATCH))
-        return torch.cat([self.network(part).argmax(1).cpu() for part in parts])
+        return torch.cat([self.network(part).argmax(1).cpu() for part in inputs.split(SCORE_BATCH)])
 
     def inputs(self, split: str) -> Tensor:
         """[n, C, H, W] float32: all images of a split as the network takes them, made once and kept."""
@@ -222,26 +222,22 @@ class Classification:
             self._inputs[split] = torch.cat(found).to(device())
         return self._inputs[split]
 
-    def score(self, state_dict: StateDict, split: str = "test", code: str | None = None) -> float:
-        """Top-1 accuracy in percent on `split` of a network with these weights, in the task of `code` if there is one.
+    @property
+    def example(self) -> Tensor:
+        return self.inputs("validation")[:2]
 
-        Raises UserError if the weights do not fit the network.
-        """
-        return self.scores(state_dict, [split], code)[split]
+    def targets(self, split: str, code: str | None = None) -> Tensor:
+        return self.labels(self.data.split(split).labels, [code])[0]
 
-    def scores(self, state_dict: StateDict, splits: Sequence[str], code: str | None = None) -> dict[str, float]:
-        """The same on each of `splits`."""
-        sizes = [len(self.data.split(split).labels) for split in splits]
-        answers = self.answers(state_dict, *(self.inputs(split) for split in splits)).split(sizes)
-        return {
-            split: 100 * int((found == self.targets(self.data.split(split).labels, [code])[0]).sum()) / len(found)
-            for split, found in zip(splits, answers, strict=True)
-        }
+    def judge(self, state_dict: StateDict, split: str, code: str | None = None) -> Judgement:
+        answers = self.answers(state_dict, self.inputs(split))
+        right = int((answers == self.targets(split, code)).sum())
+        return Judgement({self.metric: 100 * right / len(answers)}, answers)
 
     def majority(self, code: str, split: str = "test") -> float:
         """Accuracy in percent on `split` of always giving the answer that is more frequent in training."""
-        answer = int(self.targets(self.data.train.labels, [code]).double().mean() > 0.5)
-        return 100 * float((self.targets(self.data.split(split).labels, [code]) == answer).double().mean())
+        answer = int(self.targets("train", code).double().mean() > 0.5)
+        return 100 * float((self.targets(split, code) == answer).double().mean())
 
 
 def _optimizer(network: nn.Module, weights: StateDict, recipe: Base | Zoo) -> torch.optim.Optimizer:

@@ -15,14 +15,22 @@ def runs(seed: int, *codes: str) -> list[Run]:
     return [Run(seed=seed, code=code, held_out=False) for code in codes or [None]]
 
 
+def saves_of(
+    task: Classification, zoo: Zoo, wanted: list[Run], base: StateDict | None = None
+) -> list[tuple[int, list[StateDict]]]:
+    saves = []
+    task.train(zoo, wanted, base, lambda step, state_dicts: saves.append((step, state_dicts)))
+    return saves
+
+
 def first_save(task: Classification, wanted: list[Run]) -> StateDict:
-    return next(task.train(ZOO, wanted, None))[1][0]
+    return saves_of(task, ZOO, wanted)[0][1][0]
 
 
 def test_training_learns_and_saves_where_params_say() -> None:
     task = load_task(TASK, None)
     zoo = ZOO.model_copy(update={"steps": 300, "shift": 0})
-    saves = list(task.train(zoo, runs(0), None))
+    saves = saves_of(task, zoo, runs(0))
     assert [step for step, _ in saves] == [302, 304]
     assert task.score(saves[-1][1][0], "train") > 60
     assert not torch.equal(saves[0][1][0]["fc.weight"], saves[1][1][0]["fc.weight"])
@@ -70,9 +78,9 @@ def test_networks_trained_together_are_those_trained_alone() -> None:
     """The stack's oracle: one network after another, with the optimizer over that network's tensors alone."""
     task = load_task(TASKS_TASK, None)
     zoo = ZOO.model_copy(update={"steps": 15, "saves": 1, "focal_gamma": 2.0, "label_smoothing": 0.1})
-    ((_, together),) = task.train(zoo, runs(3, *CODES), None)
+    ((_, together),) = saves_of(task, zoo, runs(3, *CODES))
     for code, one in zip(CODES, together, strict=True):
-        ((_, (alone,)),) = task.train(zoo, runs(3, code), None)
+        ((_, (alone,)),) = saves_of(task, zoo, runs(3, code))
         for name, tensor in alone.items():
             torch.testing.assert_close(one[name], tensor, rtol=1e-3, atol=1e-4, msg=f"{code} {name}")
     assert not torch.allclose(together[0]["fc.weight"], together[1]["fc.weight"], atol=1e-3)
@@ -81,8 +89,8 @@ def test_networks_trained_together_are_those_trained_alone() -> None:
 def test_label_of_an_image_is_the_code_s_bit() -> None:
     task = load_task(TASKS_TASK, None)
     labels = torch.tensor([0, 1, 9, 3])
-    assert task.targets(labels, CODES).tolist() == [[0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1]]
-    assert load_task(TASK, None).targets(labels, [None]).tolist() == [[0, 1, 9, 3]]
+    assert task.labels(labels, CODES).tolist() == [[0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1]]
+    assert load_task(TASK, None).labels(labels, [None]).tolist() == [[0, 1, 9, 3]]
 
 
 def test_focal_loss_by_hand() -> None:
@@ -93,7 +101,7 @@ def test_focal_loss_by_hand() -> None:
     loss = task._losses(task.network, weights, batch, [CODES[0]], 0, torch.Generator(), focal_gamma=2.0)
     with torch.no_grad():
         found = task.network(task.data.inputs(task.data.train.images[:7], 8)).softmax(1)
-    p = found[torch.arange(7), task.targets(task.data.train.labels[:7], [CODES[0]])[0]]
+    p = found[torch.arange(7), task.labels(task.data.train.labels[:7], [CODES[0]])[0]]
     torch.testing.assert_close(loss, ((1 - p) ** 2 * -p.log()).mean()[None])
 
 
@@ -101,13 +109,13 @@ def test_runs_start_from_the_base_network_but_for_its_head() -> None:
     task = load_task(TASKS_TASK, None)
     base = task.train_base(Base.model_validate({**TASKS["base"], "steps": 5}), 5)
     zoo = ZOO.model_copy(update={"steps": 1, "saves": 1, "save_every": 1, "head_steps": 2, "learning_rate": 0.1})
-    ((_, (moved,)),) = task.train(zoo, runs(0, CODES[0]), base)
+    ((_, (moved,)),) = saves_of(task, zoo, runs(0, CODES[0]), base)
     learned = [name for name, _ in task.network.named_parameters()]
     assert base["fc.weight"].shape == (10, 8)
     assert moved["fc.weight"].shape == (2, 8)
     # Two steps in which only the head learns: its weights move, and no others.
     assert all(torch.equal(moved[name], base[name]) for name in learned if not name.startswith("fc"))
-    ((_, (free,)),) = task.train(zoo.model_copy(update={"head_steps": 0}), runs(0, CODES[0]), base)
+    ((_, (free,)),) = saves_of(task, zoo.model_copy(update={"head_steps": 0}), runs(0, CODES[0]), base)
     assert not any(torch.equal(free[name], base[name]) for name in learned if name.endswith("conv1.weight"))
 
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 from checkouts import make_checkout
-from conftest import run_layers
+from conftest import FEW, SCENES, run_layers, write_tree
 from playwright.sync_api import sync_playwright
+
+from rpg.data import scenes
 
 SECTIONS = [
     "Tables",
@@ -41,6 +43,21 @@ def test_page_is_whole_and_alone(page: Path) -> None:
     assert len(cells) > 10
     for cell in cells:
         assert f">{cell}</td>" in text
+
+
+def test_page_shows_what_networks_see(found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, count in FEW.items():
+        monkeypatch.setattr(scenes, name, count)
+    folder = make_checkout(tmp_path)
+    write_tree(folder, scenes=SCENES)
+    shutil.copytree(found / "results", folder / "results")
+    run_layers(folder, "report")
+    text = (folder / "results/report.html").read_text()
+    titles = re.findall(r"<h2>(.+?)</h2>", text)
+    assert titles == [*SECTIONS[:2], "What networks see", *SECTIONS[2:]]
+    (section,) = re.findall(r'<section id="what-networks-see">.+?</section>', text, re.S)
+    assert section.count("<img ") == 1
+    assert "scenes: original 0001-000002.safetensors, sample 0000.safetensors" in section
 
 
 def test_missing_tables_are_named(tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from checkouts import OPTIONAL_RULES, OTHER_RULES, RULES, make_checkout, planned, run_in, snakemake
-from conftest import ROOT, write_params
+from checkouts import OPTIONAL_RULES, OTHER_RULES, RULES, jobs, make_checkout, planned, run_in, snakemake
+from conftest import MINIATURE, ROOT, SCENES, write_params, write_tree
 
 from rpg.workflow import code
 
@@ -105,6 +105,29 @@ def test_fault_in_params_is_one_line_of_snakemake(checkout: Path) -> None:
     assert "Traceback" not in text
 
 
+def test_missing_config_is_one_line_of_snakemake(checkout: Path) -> None:
+    scenes = {**SCENES, "task": {**SCENES["task"], "config": "workflow/configs/scenes-uppernet.py"}}
+    write_tree(checkout, scenes=scenes)
+    text = run_in(checkout, "snakemake", "-n", ok=False)
+    assert "experiments.scenes.task.config: no file 'workflow/configs/scenes-uppernet.py'" in text
+    assert "Traceback" not in text
+
+
+def test_segmentation_depends_on_its_config_and_code_and_classification_does_not(checkout: Path) -> None:
+    config = "workflow/configs/scenes-upernet.py"
+    write_tree(checkout, scenes={**SCENES, "task": {**SCENES["task"], "config": config}}, mini=MINIATURE)
+    every = jobs(checkout, "--forceall")
+    own = {config, "rpg/data/scenes.py", "rpg/tasks/openmmlab.py", "rpg/tasks/segmentation.py", "rpg/tasks/vitdet.py"}
+    for job in every:
+        reads = set(job.reads)
+        if job.experiment == "scenes" and job.rule in ("base", "zoo", "score", "novelty"):
+            assert own <= reads, job.rule
+        elif job.rule != "tables":
+            assert not own & reads, job.rule
+        # It would be made again for every change to what samples.
+        assert job.rule in ("sample", "hypernetwork") or "rpg/sample.py" not in reads, job.rule
+
+
 def test_rules_call_one_command_and_say_what_they_need() -> None:
     for rule in (*RULES, *OPTIONAL_RULES, *OTHER_RULES):
         text = (ROOT / f"workflow/rules/{rule}.smk").read_text()
@@ -118,8 +141,8 @@ def test_rules_call_one_command_and_say_what_they_need() -> None:
 
 def test_shipped_experiments_plan_every_layer() -> None:
     assert planned(ROOT, "--forceall") == {
-        "base": 2, "zoo": 11, "collect": 5, "tokens": 5, "train": 5, "tune": 4, "hypernetwork": 2, "sample": 5,
-        "score": 5, "novelty": 5, "tables": 1,
+        "base": 4, "zoo": 13, "collect": 7, "tokens": 7, "train": 7, "tune": 4, "hypernetwork": 2, "sample": 7,
+        "score": 7, "novelty": 7, "tables": 1,
     }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 rule base:
     input:
+        ask.extra("base"),
         code=ask.code("base"),
     output:
         ensure("results/{experiment}/base/manifest.json", non_empty=True),

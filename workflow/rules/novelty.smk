@@ -1,5 +1,6 @@
 rule novelty:
     input:
+        ask.extra("novelty"),
         checkpoints=ask.made("zoo", rules.collect.output),
         tokens=ask.made("tokens", rules.tokens.output.tokens),
         layout=ask.made("tokens", rules.tokens.output.layout),
