@@ -147,13 +147,7 @@ def markdown(tree: dict[str, Any]) -> str:
             "network": name,
             "metric": entry["metric"],
             "parameters": f"{entry['parameters']:,}",
-            "original mean ± std": mean(entry["original"]),
-            "original best": f"{entry['original']['best']:.2f}",
-            "original n": entry["original"]["n"],
-            "RPG mean ± std": mean(entry["rpg"]),
-            "RPG min": f"{entry['rpg']['min']:.2f}",
-            "RPG best": f"{entry['rpg']['best']:.2f}",
-            "RPG n": entry["rpg"]["n"],
+            **beside_originals(entry),
         }
         for experiment, entry in experiments.items()
         for name, entry in [
@@ -170,6 +164,20 @@ def markdown(tree: dict[str, Any]) -> str:
         + are_they_new(experiments)
         + "".join(zoo_baselines(name, entry) for name, entry in experiments.items())
     )
+
+
+def beside_originals(of: dict[str, Any]) -> dict[str, Any]:
+    """The columns of the paper's tables, from the summaries of `original` and of `rpg`."""
+    original, rpg = of["original"], of["rpg"]
+    return {
+        "original mean ± std": mean(original),
+        "original best": f"{original['best']:.2f}",
+        "original n": original["n"],
+        "RPG mean ± std": mean(rpg),
+        "RPG min": f"{rpg['min']:.2f}",
+        "RPG best": f"{rpg['best']:.2f}",
+        "RPG n": rpg["n"],
+    }
 
 
 def mean(of: dict[str, Any]) -> str:
@@ -205,20 +213,7 @@ def other_metrics(experiments: dict[str, Any]) -> str:
         # In the order of the task: JSON keeps none.
         known = [metric for metric in METRICS if metric in entry.get("others", {})]
         kinds = {entry["metric"]: entry, **{metric: entry["others"][metric] for metric in known}} if known else {}
-        rows += [
-            {
-                "network": name,
-                "metric": metric,
-                "original mean ± std": mean(of["original"]),
-                "original best": f"{of['original']['best']:.2f}",
-                "original n": of["original"]["n"],
-                "RPG mean ± std": mean(of["rpg"]),
-                "RPG min": f"{of['rpg']['min']:.2f}",
-                "RPG best": f"{of['rpg']['best']:.2f}",
-                "RPG n": of["rpg"]["n"],
-            }
-            for metric, of in kinds.items()
-        ]
+        rows += [{"network": name, "metric": metric, **beside_originals(of)} for metric, of in kinds.items()]
     return OTHERS + table(rows) if rows else ""
 
 
