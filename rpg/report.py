@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import networkx as nx
@@ -145,8 +146,7 @@ def _pictures(params: Params, results: Path) -> Iterator[Section]:
             checkpoints, _ = read_zoo(paths.zoo)
             files = {
                 "original": paths.zoo / checkpoints[-1]["file"],
-                "sample": paths.samples
-                / read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"][0]["file"],
+                "sample": paths.samples / _samples(paths)[0]["file"],
             }
             found = {kind: task.pictures(read_tensors(path), SCENES) for kind, path in files.items()}
             shown = ", ".join(f"{kind} {path.name}" for kind, path in files.items())
@@ -158,6 +158,11 @@ def _pictures(params: Params, results: Path) -> Iterator[Section]:
             "colour for each class, and its name.",
             plots,
         )
+
+
+def _samples(paths: Paths) -> list[dict[str, Any]]:
+    """What the manifest says of each of the experiment's samples."""
+    return read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
 
 
 def _heat_map(name: str, results: Path) -> Figure:
@@ -189,9 +194,8 @@ def _projection(name: str, results: Path) -> Figure:
     draw = random.Random(0)
     picks = sorted(draw.sample(range(len(store)), min(POINTS, len(store))))
     originals = np.stack([store[index][weights_LD].numpy() for index in picks])
-    manifest = read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
     by_label: dict[str, list[str]] = {}
-    for entry in manifest:
+    for entry in _samples(paths):
         if entry["model"] == "rpg":
             by_label.setdefault(labelled("RPG", entry["set"]), []).append(entry["file"])
 
