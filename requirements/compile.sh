@@ -12,5 +12,4 @@ uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate -
     --group build --output-file requirements/build.txt "$@"
 lock core.txt "$@"
 lock dev.txt --group dev --constraint requirements/core.txt "$@"
-lock language.txt --extra language --constraint requirements/dev.txt "$@"
 lock cuda.txt --extra cuda --constraint requirements/dev.txt "$@"

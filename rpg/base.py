@@ -14,7 +14,6 @@ from rpg.files import (
     read_tensors,
     sha256,
     write_json,
-    write_tensors,
 )
 from rpg.params import Experiment
 from rpg.tasks import load_task
@@ -25,14 +24,13 @@ def train_base(experiment: Experiment, folder: Path, data_root: str | None) -> N
     """Train the base networks of `experiment`, which must have some, into `folder`."""
     assert experiment.base
     task = load_task(experiment.task, data_root)
-    task.check()
+    task.check_base()
     with exclusive(folder):
         clear(folder)
         files = []
         for seed in experiment.base.seeds:
-            path = folder / f"{seed:04d}.safetensors"
-            write_tensors(path, task.train_base(experiment.base, seed))
-            files.append(file_entry(path))
+            path = task.write_base(folder / f"{seed:04d}", experiment.base, task.train_base(experiment.base, seed))
+            files.append(file_entry(path, folder))
         write_json(folder / "manifest.json", {"files": files})
 
 
@@ -43,12 +41,11 @@ def read_base(experiment: Experiment, folder: Path, seed: int) -> StateDict | No
     """
     if not experiment.base:
         return None
-    own = experiment.base.seeds
-    chosen = own[experiment.zoo.seeds.index(seed) % len(own)]
-    entries = {entry["file"]: entry for entry in read_json(folder / "manifest.json", "rpg base", "files")["files"]}
-    path = folder / f"{chosen:04d}.safetensors"
-    check_unchanged(path, entries.get(path.name, {}).get("sha256", ""), "trained", "`rpg base`")
-    return read_tensors(path)
+    # One for each of the base's seeds, in their order.
+    entries = read_json(folder / "manifest.json", "rpg base", "files")["files"]
+    entry = entries[experiment.zoo.seeds.index(seed) % len(entries)]
+    check_unchanged(folder / entry["file"], entry["sha256"], "trained", "`rpg base`")
+    return read_tensors(folder / entry["file"])
 
 
 def fingerprint(experiment: Experiment, folder: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rpg.params import Experiment, OpenMMLabTask
+from rpg.params import CommonsenseTask, Experiment, OpenMMLabTask
 from rpg.score import SETS
 
 DATASETS = {
@@ -17,14 +17,18 @@ DATASETS = {
     "scenes": "scenes of scikit-learn's digits",
     "ade20k": "ADE20K",
     "coco": "COCO 2017",
+    "facts": "questions on a generated world of facts",
+    "commonsense": "eight commonsense benchmarks",
 }
 METRICS = {"top1": "top-1 accuracy"}
+ADAPTERS = {"dora": "DoRA", "lora": "LoRA"}
 # Task kind → Hugging Face's name of it, and of its metric.
 KINDS = {
     "classification": ("image-classification", "accuracy"),
     "task_codes": ("image-classification", "accuracy"),
     "segmentation": ("image-segmentation", "mean_iou"),
     "detection": ("object-detection", "mean_average_precision"),
+    "commonsense": ("text-generation", "accuracy"),
 }
 CARD = """---
 {front}
@@ -74,6 +78,13 @@ from safetensors.torch import load_file
 params = load_params()
 network = load_task(params.experiment("{name}").task, params.data_root).network
 network.load_state_dict(load_file("results/{name}/samples/0000.safetensors"))"""
+# Run in the same folder, where the language model is one of this project's own.
+PEFT = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{model}")
+network = PeftModel.from_pretrained(model, "results/{name}/samples/0000")
+tokenizer = AutoTokenizer.from_pretrained("{model}")"""
 VERDICTS = {
     "replica": "nearer to a checkpoint of the zoo than another training run would be, in all or in part copies of one",
     "interpolation": "for the most part combinations of checkpoints of the zoo",
@@ -90,6 +101,10 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         network, library = Path(task.config).stem, "mmsegmentation" if task.kind == "segmentation" else "mmdet"
         use = OPENMMLAB.format(name=name)
         answer = f"Run it in the folder of `params.yaml`; `network` is what `{task.config}` describes."
+    elif isinstance(task, CommonsenseTask):
+        network, library = f"{ADAPTERS[task.adapter.kind]} adapter (r = {task.adapter.rank})", "peft"
+        use = PEFT.format(name=name, model=task.model)
+        answer = "Run it in the folder of `params.yaml`; `rpg.data.commonsense` has the prompt that it is used to."
     else:
         network, library = task.network.name, "timm"
         outputs = {"num_classes": 2} if task.kind == "task_codes" else {}

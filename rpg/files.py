@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -119,9 +120,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_entry(path: Path) -> dict[str, str]:
-    """The entry by which another file vouches for `path`: its name and its SHA-256."""
-    return {"file": path.name, "sha256": sha256(path)}
+def file_entry(path: Path, folder: Path | None = None) -> dict[str, str]:
+    """The entry by which a file in `folder`, or beside it, vouches for `path`: its path there and its SHA-256."""
+    return {"file": path.relative_to(folder or path.parent).as_posix(), "sha256": sha256(path)}
 
 
 def check_unchanged(path: Path, expected_sha256: str, made: str, next_command: str) -> None:
@@ -134,6 +135,10 @@ def clear(folder: Path) -> None:
     """Remove an older run's networks from `folder`, and first the manifest, whose absence says that it is not whole."""
     for stranger in [folder / "manifest.json", *folder.glob("*.safetensors")]:
         stranger.unlink(missing_ok=True)
+    # A network that is a folder of its own.
+    for stranger in folder.iterdir():
+        if stranger.is_dir():
+            shutil.rmtree(stranger)
 
 
 @contextlib.contextmanager

@@ -18,9 +18,10 @@ from rpg.errors import UserError
 from rpg.files import write_tensors
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
-from rpg.params import PARAMS_FILE, Experiment, Params, load_params
+from rpg.params import PARAMS_FILE, CommonsenseTask, Experiment, Params, load_params
 from rpg.paths import paths_of
 from rpg.sample import sample_networks
+from rpg.tasks import load_task
 from rpg.tokens import TokenStore
 from rpg.train import load_rpg, read_config
 
@@ -177,8 +178,11 @@ def generate_files(
         print(f"'{sentence}' is {chosen} for {who}: {means} (correct it with --code)")
     for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
-        metadata = {"task_code": network.code} if network.code else None
-        write_tensors(path, network.state_dict, metadata)
+        if isinstance(generator.experiment.task, CommonsenseTask):
+            # A folder, for peft.
+            load_task(generator.experiment.task, params.data_root).write(path, network.state_dict)
+        else:
+            write_tensors(path, network.state_dict, {"task_code": network.code} if network.code else None)
         facts = [" and ".join(f"state {state}" for state in network.states)]
         if network.code:
             facts = [f"code {network.code} ({generator.standing(network.code)})", *facts]

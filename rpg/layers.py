@@ -50,7 +50,7 @@ def tokens(name: str, threads: int) -> None:
     params = load_params()
     experiment, paths = params.experiment(name), paths_of(params, name)
     fix_arithmetic(threads)
-    write_tokens(paths.zoo, experiment.tokens.width, paths.tokens)
+    write_tokens(paths.zoo, experiment.tokens, paths.tokens)
 
 
 def train(name: str, threads: int) -> None:

@@ -14,6 +14,7 @@ The critique that asks for these numbers is arXiv 2506.07998.
 """
 
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
@@ -73,7 +74,7 @@ class Novelty:
     def __init__(self, experiment: Experiment, paths: Paths, data_root: str | None) -> None:
         """Read everything; UserError if something is missing or was changed."""
         self.experiment, self.paths, self.params = experiment, paths, experiment.novelty
-        self.store = TokenStore(paths.tokens)
+        self.store, self.kept = TokenStore(paths.tokens), paths.kept("novelty")
         self.task = load_task(experiment.task, data_root)
         _, self.names = read_zoo(paths.zoo)
         example = self.task.example
@@ -115,14 +116,14 @@ class Novelty:
             point_P = self.zoo.points_NP[index]
         state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
         belongs, between = entry.get("set") or self.store.task_set(state, code), tuple(entry.get("between", ()))
-        found = self.task.judge(state_dict, "test", code)
+        found = self.task.judge(state_dict, "test", code, self.kept)
         score = found.scores[self.task.metric]
         return Network(kind, code, state, point_P, found.answers.numpy(), score, belongs, entry["file"], index, between)
 
     def at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> Network:
         """The network at a point."""
         weights = self.store.detokenise(self.space.tokens(point_P).unsqueeze(0), torch.tensor([state]))
-        found = self.task.judge(unstack(weights)[0], "test", code)
+        found = self.task.judge(unstack(weights)[0], "test", code, self.kept)
         score = found.scores[self.task.metric]
         return Network(kind, code, state, point_P, found.answers.numpy(), score, self.store.task_set(state, code))
 
@@ -294,3 +295,4 @@ def novelty_layer(experiment: Experiment, paths: Paths, data_root: str | None) -
         if name in ("all", "between"):
             tree["rpg"][name]["ensemble"] = novelty.ensembles(name == "between")
     write_json(paths.novelty, tree)
+    shutil.rmtree(novelty.kept, ignore_errors=True)

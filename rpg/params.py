@@ -123,7 +123,50 @@ class DetectionTask(OpenMMLabTask):
     data: Literal["scenes", "coco"]
 
 
-Task = Annotated[ClassificationTask | TaskCodes | SegmentationTask | DetectionTask, Field(discriminator="kind")]
+class Adapter(Block):
+    """What changes a language model: low-rank pairs (Hu et al. 2021), with a magnitude for each output (DoRA) or without."""
+
+    kind: Literal["dora", "lora"]
+    rank: Annotated[int, Field(ge=1, description="r")]
+    alpha: Annotated[int, Field(ge=1, description="a pair's product counts alpha / r")]
+    targets: Annotated[list[str], Field(min_length=1, description="modules with a pair of their own: q_proj, up_proj")]
+
+
+class CommonsenseTask(Block):
+    """Commonsense questions to a language model with an adapter; the metric is the mean accuracy over the subtasks.
+
+    `new_tokens` and `beams` are how an answer is generated.
+    """
+
+    kind: Literal["commonsense"]
+    data: Literal["facts", "commonsense"]
+    model: Annotated[str, Field(description="the language model: a folder, or its name on the Hugging Face hub")]
+    revision: Annotated[str | None, Field(description="the commit of the hub's model")]
+    adapter: Adapter
+    training: Annotated[list[str], Field(min_length=1, description="files of questions to learn from, below the data")]
+    validation: Annotated[int, Field(ge=1, description="last of these questions, which no adapter learns from")]
+    subtasks: Annotated[
+        list[
+            Literal[
+                "boolq",
+                "piqa",
+                "social_i_qa",
+                "hellaswag",
+                "winogrande",
+                "ARC-Easy",
+                "ARC-Challenge",
+                "openbookqa",
+            ]
+        ],
+        Field(min_length=1),
+    ]
+    batch: Annotated[int, Field(ge=1, description="questions that are answered at once")]
+    beams: Count
+    new_tokens: Count
+
+
+AnyTask = ClassificationTask | TaskCodes | SegmentationTask | DetectionTask | CommonsenseTask
+Task = Annotated[AnyTask, Field(discriminator="kind")]
 
 
 class Run(Block):
@@ -221,17 +264,79 @@ class RunnerZoo(Block):
         return self
 
 
+class LanguageBase(Block):
+    """A small Llama that reads of a world of facts; the adapters of the zoo change it.
+
+    transformers' Trainer trains it: AdamW, the learning rate rising over `warmup` steps, then falling to 0.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1)]
+    width: Annotated[int, Field(ge=2, description="of the residual stream")]
+    hidden: Annotated[int, Field(ge=1, description="width between the layers of an MLP")]
+    blocks: Count
+    heads: Count
+    steps: Count
+    batch: Annotated[int, Field(ge=1, description="sentences")]
+    learning_rate: Positive
+    warmup: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "LanguageBase":
+        if self.width % (2 * self.heads):
+            raise ValueError("heads: each must have an even part of the width")
+        return self
+
+
+class AdapterZoo(Block):
+    """How transformers' Trainer trains the adapters (AdamW, as `LanguageBase`), and which of their states are kept.
+
+    Each seed trains for `steps` steps, then goes on and is saved `saves` times, every `save_every` steps; the learning
+    rate falls to 0 at the last of all.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    runs_per_shard: Count
+    steps: Annotated[int, Field(ge=0)]
+    saves: Count
+    save_every: Count
+    batch: Count
+    learning_rate: Positive
+    warmup: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Annotated[Share, Field(description="of what enters the low-rank pairs")]
+    learn_prompt: Annotated[bool, Field(description="whether the loss is of the question's tokens, too")]
+    length: Annotated[int, Field(ge=2, description="tokens of a question and its answer; what is longer is cut off")]
+
+    @property
+    def together(self) -> int:
+        """Runs that are computed at once."""
+        return 1
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "AdapterZoo":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed stands there twice")
+        return self
+
+
 def _whose(block: Any) -> str:
-    overrides = "overrides" in block if isinstance(block, dict) else hasattr(block, "overrides")
-    return "runner" if overrides else "own"
+    for key, whose in {"overrides": "runner", "warmup": "language"}.items():
+        if key in block if isinstance(block, dict) else hasattr(block, key):
+            return whose
+    return "own"
 
 
-# Told apart by `overrides`, which the Runner's blocks alone have.
+# Told apart by keys which no other block has.
 AnyBase = Annotated[
-    Annotated[Base, Tag("own")] | Annotated[RunnerBase, Tag("runner")], Discriminator(_whose), Field(title="Base")
+    Annotated[Base, Tag("own")] | Annotated[RunnerBase, Tag("runner")] | Annotated[LanguageBase, Tag("language")],
+    Discriminator(_whose),
+    Field(title="Base"),
 ]
 AnyZoo = Annotated[
-    Annotated[Zoo, Tag("own")] | Annotated[RunnerZoo, Tag("runner")], Discriminator(_whose), Field(title="Zoo")
+    Annotated[Zoo, Tag("own")] | Annotated[RunnerZoo, Tag("runner")] | Annotated[AdapterZoo, Tag("language")],
+    Discriminator(_whose),
+    Field(title="Zoo"),
 ]
 
 
@@ -239,6 +344,10 @@ class Tokens(Block):
     """How checkpoints become tokens."""
 
     width: Annotated[int, Field(ge=4, description="D, weights per token")]
+    canonical: Annotated[
+        bool | None,
+        Field(description="whether low-rank pairs are brought into one form first; of adapters alone"),
+    ] = None
 
 
 Reach = Annotated[
@@ -438,10 +547,15 @@ class Experiment(Block):
     @model_validator(mode="after")
     def _blocks_fit(self) -> "Experiment":
         kinds = [condition.kind for condition in self.model.conditions]
-        runner = isinstance(self.task, OpenMMLabTask)
+        runner, adapters = isinstance(self.task, OpenMMLabTask), isinstance(self.task, CommonsenseTask)
+        key = "overrides" if runner else "warmup" if adapters else ""
         for name, block in {"base": self.base, "zoo": self.zoo}.items():
-            if block and isinstance(block, (RunnerBase, RunnerZoo)) != runner:
-                raise ValueError(f"{name}: {'lacks' if runner else 'has'} overrides, with task.kind {self.task.kind}")
+            for other in ("overrides", "warmup"):
+                if block and hasattr(block, other) != (other == key):
+                    having = "lacks" if other == key else "has"
+                    raise ValueError(f"{name}: {having} {other}, with task.kind {self.task.kind}")
+        if (self.tokens.canonical is not None) != adapters:
+            raise ValueError(f"tokens.canonical: {'must be given' if adapters else 'is'} for task.kind commonsense")
         if isinstance(self.task, TaskCodes):
             if not self.sample.seen or self.sample.seen > self.task.seen:
                 raise ValueError(f"sample.seen: must be given, from 1 to {self.task.seen}, with task codes")
@@ -453,10 +567,10 @@ class Experiment(Block):
                 raise ValueError(f"model.conditions: task_code {needs}")
             if self.sample.seen:
                 raise ValueError(f"sample.seen: {needs}")
-            for name in ("hypernetwork",) if runner else ("base", "hypernetwork"):
+            for name in ("hypernetwork",) if runner or adapters else ("base", "hypernetwork"):
                 if getattr(self, name):
                     raise ValueError(f"{name}: {needs}")
-            if runner and self.tune:
+            if (runner or adapters) and self.tune:
                 raise ValueError(f"tune: there is no task loss for task.kind {self.task.kind}")
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
@@ -560,6 +674,25 @@ class Params(Block):
     experiments: dict[Name, Experiment]
     ablations: dict[Name, Ablation]
     _trials: dict[str, dict[str, Experiment]] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _language_models_fit(self) -> "Params":
+        made = {
+            f"results/{name}/base/{seed:04d}": name
+            for name, experiment in self.experiments.items()
+            if isinstance(experiment.base, LanguageBase)
+            for seed in experiment.base.seeds
+        }
+        for name, experiment in self.experiments.items():
+            if isinstance(experiment.task, CommonsenseTask):
+                model = experiment.task.model
+                if experiment.base and made.get(model) != name:
+                    own = next(path for path, of in made.items() if of == name)
+                    raise ValueError(f"experiments.{name}.task.model: with a base block it must be '{own}'")
+                if model.startswith("results/") and model not in made:
+                    known = _suggest(model, list(made))
+                    raise ValueError(f"experiments.{name}.task.model: no base block makes '{model}'{known}")
+        return self
 
     @model_validator(mode="after")
     def _make_trials(self) -> "Params":

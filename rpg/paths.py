@@ -86,6 +86,10 @@ class Paths:
     def novelty_rows(self) -> Path:
         return self.folder("novelty") / "novelty.csv"
 
+    def kept(self, layer: str) -> Path:
+        """Answers of networks that `layer` has judged, while it is at work: what it goes on from if interrupted."""
+        return self.folder(layer) / "kept" / layer
+
     @property
     def card(self) -> Path:
         """The model card, written with the tables."""

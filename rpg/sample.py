@@ -16,13 +16,13 @@ import torch
 
 from rpg import conditions
 from rpg.device import device
-from rpg.files import clear, exclusive, file_entry, write_json, write_tensors
+from rpg.files import clear, exclusive, file_entry, write_json
 from rpg.model.rpg import RPG
 from rpg.params import Condition, Experiment, Sample
 from rpg.paths import Paths
 from rpg.progress import progress
 from rpg.seeds import generator
-from rpg.tasks import load_classification
+from rpg.tasks import load_classification, load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokens import TokenStore
 from rpg.train import load_rpg, read_config
@@ -96,14 +96,14 @@ class Source:
 
 def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
     """Sample all networks of the experiment; the seconds that RPG took for one go to a file of their own."""
-    params = experiment.sample
+    params, task = experiment.sample, load_task(experiment.task, data_root)
     sources = {"rpg": Source(paths.generator(experiment))}
     if experiment.tune:
         sources["untuned"] = Source(paths.rpg)
     if experiment.hypernetwork:
         # It has learned one step from pure noise and no other.
-        task = load_classification(experiment.task, data_root)
-        sources["hypernetwork"] = Source(paths.hypernetwork, steps=1, finish=task.recount)
+        recount = load_classification(experiment.task, data_root).recount
+        sources["hypernetwork"] = Source(paths.hypernetwork, steps=1, finish=recount)
     with exclusive(paths.samples):
         store = TokenStore(paths.tokens)
         clear(paths.samples)
@@ -118,13 +118,13 @@ def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) ->
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started
                 prefix = "" if name == "rpg" else f"{name}-"
-                file = paths.samples / f"{prefix}{index:04d}.safetensors"
-                write_tensors(file, source.finish(state_dict) if source.finish else state_dict)
+                finished = source.finish(state_dict) if source.finish else state_dict
+                file = task.write(paths.samples / f"{prefix}{index:04d}", finished)
                 code_entry = {"code": code} if code else {}
                 mixed = {"between": list(states)} if len(states) > 1 else {}
                 belongs = "between" if mixed else store.task_set(states[0], code)
                 facts = {"model": name, "set": belongs, "state": states[0], **code_entry, **mixed}
-                samples.append({**file_entry(file), **facts})
+                samples.append({**file_entry(file, paths.samples), **facts})
                 started = time.perf_counter()
         write_json(paths.samples / "manifest.json", {"samples": samples})
         write_json(paths.seconds("sample"), {"seconds": round(spent["rpg"] / len(wanted), 4), "count": len(wanted)})

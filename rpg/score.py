@@ -6,6 +6,7 @@ the baselines: those of rpg.baselines, the majority class, the RPG before it was
 --experiment digits-vit --weights FILE` prints the score of any state dict.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -43,6 +44,7 @@ Network = tuple[dict[str, Any], StateDict]
 def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
     """Score every checkpoint of the zoo and every sample; both on validation, for choices, and on test, for tables."""
     task = load_task(experiment.task, data_root)
+    kept = paths.kept("score")
     checkpoints, _ = read_zoo(paths.zoo)
     manifest = read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
     for entry in manifest:
@@ -51,7 +53,7 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
     def score(networks: Iterator[Network], count: int) -> list[dict[str, Any]]:
         found = []
         for facts, state_dict in progress(networks, "score", total=count):
-            scores = {split: task.judge(state_dict, split, facts.get("code")).scores for split in SPLITS}
+            scores = {split: task.judge(state_dict, split, facts.get("code"), kept).scores for split in SPLITS}
             main = {split: of[task.metric] for split, of in scores.items()}
             # The others are for the tables alone, so on the test split.
             others = {name: score for name, score in scores["test"].items() if name != task.metric}
@@ -69,6 +71,8 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
         )
         for folder, entries in ((paths.zoo, checkpoints), (paths.samples, manifest))
     )
+    references = task.references()
+    found = {name: score(iter([({}, state_dict)]), 1) for name, state_dict in references.items()}
     kinds = {"original": originals}
     for sample in samples:
         kinds.setdefault(sample.pop("model"), []).append(sample)
@@ -92,12 +96,10 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
     else:
         for original in originals:
             original["set"] = "all"
-    facts_of_all = {
-        "metric": task.metric,
-        "parameters": sum(parameter.numel() for parameter in task.network.parameters()),
-    }
-    write_json(paths.scores, {**facts_of_all, **kinds})
-    write_json(paths.metrics, {**facts_of_all, **_metrics(kinds)})
+    of_all = {"metric": task.metric, "parameters": task.parameters}
+    write_json(paths.scores, {**of_all, **kinds, **({"references": found} if found else {})})
+    write_json(paths.metrics, {**of_all, **_metrics(kinds, found)})
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> None:
@@ -112,7 +114,7 @@ def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> Non
             network["set"] = store.task_set(*pair) if pair in asked else None
 
 
-def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+def _metrics(kinds: dict[str, list[dict[str, Any]]], references: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """metrics.json: summaries on the test split, with task codes also of each set and of the baselines."""
 
     def of(networks: list[dict[str, Any]]) -> dict[str, float | int]:
@@ -131,12 +133,13 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     if "code" in kinds["rpg"][0]:
         tree["original_by_set"] = by_set("original")
         tree["baselines"] = {kind: by_set(kind) for kind in kinds if kind not in ("original", "rpg")}
+    tree |= {name: of(networks) for name, networks in references.items()}
     others = kinds["original"][0].get("others", {})
     if others:
         tree["others"] = {
             name: {
                 kind: summary([network["others"][name] for network in networks], [run(network) for network in networks])
-                for kind, networks in (("original", kinds["original"]), ("rpg", own))
+                for kind, networks in {"original": kinds["original"], "rpg": own, **references}.items()
             }
             for name in others
         }

@@ -181,8 +181,10 @@ def _ablation(params: Params, name: str) -> dict[str, Any]:
 
 def _out(path: Path) -> str:
     """The out that `path` is or lies in, if any: dvc.lock has its hash, and in a fresh clone nothing else does."""
-    outs = (out for stage in STAGES.values() for out in stage.writes if path.is_relative_to(out))
-    return str(next(outs, path))
+    _, experiment, *rest = (*path.parts, "")
+    ours = Path(RESULTS, ITEM.experiment, *rest)
+    found = (out for stage in STAGES.values() for out in stage.writes if ours.is_relative_to(out))
+    return str(next(found, path)).replace(ITEM.experiment, experiment) if path.is_relative_to(RESULTS) else str(path)
 
 
 def _union(lists: Iterable[Iterable[str]]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from rpg.cards import card
+from rpg.data.commonsense import LIKELIHOOD, SUBTASKS
 from rpg.files import read_json, write_json, write_text
 from rpg.params import Params
 from rpg.paths import Paths, ablation_file
@@ -30,6 +31,14 @@ Of mmsegmentation's IoUMetric and mmdetection's CocoMetric, in percent on the te
 classes, aAcc is the share of correct pixels; mAP is the mean of average precision over IoU from 0.5 to 0.95, of boxes
 (bbox) and of masks (segm), AP50 and AP75 are that at one IoU, *small* and *medium* that of objects under 32² and 96²
 pixels.
+
+"""
+COMMONSENSE = """
+## Commonsense reasoning, subtask by subtask
+
+Accuracy in percent on the test questions. *Generated*: the model goes on from the prompt, and the choice that its words
+name first is its answer, as LLM-Adapters and DoRA evaluate. *Likelihood*: its answer is the choice for which "the
+correct answer is ..." is the most likely. *Alone* is the language model without an adapter.
 
 """
 NOVELTY = """
@@ -161,6 +170,7 @@ def markdown(tree: dict[str, Any]) -> str:
         + table(rows)
         + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if "held_out" in entry)
         + other_metrics(experiments)
+        + commonsense(experiments)
         + are_they_new(experiments)
         + "".join(zoo_baselines(name, entry) for name, entry in experiments.items())
     )
@@ -215,6 +225,22 @@ def other_metrics(experiments: dict[str, Any]) -> str:
         kinds = {entry["metric"]: entry, **{metric: entry["others"][metric] for metric in known}} if known else {}
         rows += [{"network": name, "metric": metric, **beside_originals(of)} for metric, of in kinds.items()]
     return OTHERS + table(rows) if rows else ""
+
+
+def commonsense(experiments: dict[str, Any]) -> str:
+    """The section of the experiments with adapters: the paper's Table 3, by both protocols."""
+    rows = []
+    for name, entry in experiments.items():
+        if entry["task"] != "commonsense":
+            continue
+        kinds = {entry["metric"]: {kind: entry[kind] for kind in ("base_model", "original", "rpg")}, **entry["others"]}
+        for protocol, form in (("generated", "{}"), ("likelihood", LIKELIHOOD)):
+            for metric in (*SUBTASKS.values(), entry["metric"]):
+                if of := kinds.get(form.format(metric)):
+                    alone = f"{of['base_model']['mean']:.2f}"
+                    row = {"network": name, "protocol": protocol, "subtask": metric, "alone": alone}
+                    rows.append({**row, **beside_originals(of)})
+    return COMMONSENSE + table(rows) if rows else ""
 
 
 def are_they_new(experiments: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from rpg.canonical import canonical
 from rpg.collect import read_zoo
 from rpg.errors import UserError
 from rpg.files import (
@@ -38,6 +39,7 @@ from rpg.files import (
     write_json,
     write_tensors,
 )
+from rpg.params import Tokens
 
 VARIANCE_SHIFT = 0.05
 VARIANCE_FLOOR = 0.001
@@ -67,9 +69,11 @@ class Layout:
 
     width: int
     tensors: tuple[TensorLayout, ...]
+    # Whether low-rank pairs are brought into one form before they become tokens.
+    canonical: bool = False
 
     @classmethod
-    def of(cls, state_dict: dict[str, Tensor], width: int) -> "Layout":
+    def of(cls, state_dict: dict[str, Tensor], width: int, canonical: bool = False) -> "Layout":
         """The layout of `state_dict` with tokens of `width` weights."""
         tensors, first = [], 0
         for name, tensor in state_dict.items():
@@ -82,12 +86,12 @@ class Layout:
             raise UserError(
                 "no tensor of the checkpoint can become tokens; is it a state dict of floating point weights?"
             )
-        return cls(width, tuple(tensors))
+        return cls(width, tuple(tensors), canonical)
 
     @classmethod
     def from_json(cls, tree: dict) -> "Layout":
         tensors = (TensorLayout(**{**entry, "shape": tuple(entry["shape"])}) for entry in tree["tensors"])
-        return cls(tree["width"], tuple(tensors))
+        return cls(tree["width"], tuple(tensors), tree["canonical"])
 
     @property
     def length(self) -> int:
@@ -103,6 +107,10 @@ class Layout:
     def skipped(self) -> tuple[TensorLayout, ...]:
         """The tensors that are copied through: counters, single numbers, integers."""
         return tuple(tensor for tensor in self.tensors if not tensor.tokens)
+
+    def form(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict as it is tokenised."""
+        return canonical(state_dict) if self.canonical else state_dict
 
     def positions(self) -> Tensor:
         """[L, 2] int64: the token's index inside its tensor, and the tensor's index among the K tokenised ones."""
@@ -163,11 +171,12 @@ class Stats:
 
     @classmethod
     def of(cls, layout: Layout, state_dicts: Iterable[dict[str, Tensor]]) -> "Stats":
-        """Statistics over `state_dicts`, which are read once, one after another."""
+        """Statistics over `state_dicts`, which are read once, one after another, in the form that is tokenised."""
         count, total = 0, torch.zeros(3, len(layout.tokenised), dtype=torch.float64)
         smallest = torch.full((len(layout.tokenised),), math.inf, dtype=torch.float64)
         for state_dict in state_dicts:
             count += 1
+            state_dict = layout.form(state_dict)
             for k, tensor in enumerate(layout.tokenised):
                 weights, scale = state_dict[tensor.name].double(), 1.0
                 if tensor.is_variance:
@@ -186,8 +195,9 @@ class Stats:
 def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats) -> Tensor:
     """State dict → tokens [L, D] float32, normalised, NaN where there is no weight.
 
-    `detokenise` gives each tensor back to within 1e-6 of its largest weight.
+    `detokenise` gives each tensor back to within 1e-6 of its largest weight, a canonical pair in its one form.
     """
+    state_dict = layout.form(state_dict)
     tokens_LD = torch.full((layout.length, layout.width), math.nan)
     for k, tensor in enumerate(layout.tokenised):
         weights = state_dict[tensor.name].double().flatten()
@@ -293,7 +303,7 @@ def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:
     return {name: tensors[name] for name in [*names, *tensors] if name in tensors}
 
 
-def write_tokens(zoo: Path, width: int, folder: Path) -> None:
+def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
     """Tokenise the collected zoo into `folder`, one checkpoint in memory at a time."""
     with exclusive(folder):
         # Written last, so its absence says that the store is not whole.
@@ -302,7 +312,7 @@ def write_tokens(zoo: Path, width: int, folder: Path) -> None:
         checkpoints = [checkpoint for checkpoint in zoo_checkpoints if not checkpoint["held_out"]]
         held_out = [checkpoint for checkpoint in zoo_checkpoints if checkpoint["held_out"]]
         paths = [zoo / checkpoint["file"] for checkpoint in checkpoints]
-        layout = Layout.of(read_checkpoint(paths[0], names), width)
+        layout = Layout.of(read_checkpoint(paths[0], names), params.width, bool(params.canonical))
         skipped: dict[int, dict[str, Tensor]] = {}
 
         def checked() -> Iterable[dict[str, Tensor]]:

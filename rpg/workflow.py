@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 from collections.abc import Callable
 from functools import cache
 from modulefinder import ModuleFinder
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
-from rpg.params import Experiment, OpenMMLabTask, Params, load_params
+from rpg.params import CommonsenseTask, Experiment, OpenMMLabTask, Params, load_params
 from rpg.paths import RESULTS, Paths, paths_of
 
 # Rule → keys of the experiment that its result depends on, besides its input files.
@@ -151,11 +152,23 @@ def extras(rule: str, experiment: Experiment, paths: Paths) -> dict[str, list[Pa
         if why == experiment.task.kind or getattr(experiment, why, None)
     }
     task = experiment.task
-    if isinstance(task, OpenMMLabTask) and rule in ("base", "zoo", "score", "novelty"):
-        config, known = _config_file(experiment), code(rule)
-        files = [Path(file) for file in _modules(f"rpg/tasks/{task.kind}.py") if file not in known]
-        found[Path(task.config).stem] = [*files, *([config] if config else [])]
+    if isinstance(task, OpenMMLabTask | CommonsenseTask) and rule in ("base", "zoo", "sample", "score", "novelty"):
+        known = code(rule)
+        own = [Path(file) for file in _modules(f"rpg/tasks/{task.kind}.py") if file not in known]
+        if isinstance(task, OpenMMLabTask):
+            config = _config_file(experiment)
+            found[Path(task.config).stem] = [*own, *([config] if config else [])]
+        elif rule in ("base", "sample"):
+            found[task.kind] = own
+        else:
+            found[re.sub(r"\W+", "-", task.model.removeprefix(f"{RESULTS}/"))] = [*own, *_model_files(task)]
     return found
+
+
+def _model_files(task: CommonsenseTask) -> list[Path]:
+    """What vouches for the language model of an experiment that trains its own; any other is as fixed as its name."""
+    folder = Path(task.model)
+    return [folder.parent / "manifest.json"] if folder.is_relative_to(RESULTS) else []
 
 
 def extra(rule: str) -> Callable[[Wildcards], list[str]]:
@@ -191,7 +204,7 @@ def _modules(script: str, *excludes: str) -> list[str]:
 def code(rule: str) -> list[str]:
     """The files that `rpg <rule>` is made of: its module and every module of rpg it imports, its rule, the packages."""
     # The tasks that not every experiment has are inputs of those that have them (`extras`).
-    tasks = () if rule == "report" else ("rpg.tasks.segmentation", "rpg.tasks.detection")
+    tasks = () if rule == "report" else ("rpg.tasks.segmentation", "rpg.tasks.detection", "rpg.tasks.commonsense")
     modules = {*_modules(f"rpg/{rule}.py", *tasks)}
     modules |= {"rpg/layers.py", "rpg/paths.py", "rpg/params.py", "rpg/seeds.py"}
     return [*sorted(modules), f"workflow/rules/{rule}.smk", "environment.yml"]

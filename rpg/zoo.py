@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from rpg.base import fingerprint, read_base
-from rpg.files import clear, exclusive, file_entry, write_json, write_tensors
+from rpg.files import clear, exclusive, file_entry, write_json
 from rpg.params import Experiment, Run
 from rpg.progress import progress
 from rpg.tasks import load_task
@@ -34,11 +34,10 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
             def save(step: int, state_dicts: list[StateDict], group: list[Run] = group) -> None:
                 for run, state_dict in zip(group, state_dicts, strict=True):
                     code = f"{run.code}-" if run.code else ""
-                    path = folder / f"{run.seed:04d}-{code}{step:06d}.safetensors"
-                    write_tensors(path, state_dict)
+                    path = task.write(folder / f"{run.seed:04d}-{code}{step:06d}", state_dict)
                     names[:] = state_dict
                     score = task.score(state_dict, "validation", run.code)
-                    entry = {**file_entry(path), "step": step, f"validation_{task.metric}": score}
+                    entry = {**file_entry(path, folder), "step": step, f"validation_{task.metric}": score}
                     checkpoints.append({**entry, **run.model_dump(exclude_none=True)})
 
             task.train(experiment.zoo, group, start[group[0].seed], save)

@@ -215,6 +215,64 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Adapters of a language model that has read next to nothing of the world of facts.
+ADAPTERS = {
+    **MINIATURE,
+    "task": {
+        "kind": "commonsense",
+        "data": "facts",
+        "model": "results/adapters/base/0000",
+        "revision": None,
+        "adapter": {"kind": "dora", "rank": 2, "alpha": 4, "targets": ["q_proj", "up_proj"]},
+        "training": ["ft-training_set/facts.json"],
+        "validation": 16,
+        "subtasks": ["boolq", "social_i_qa"],
+        "batch": 20,
+        "beams": 1,
+        "new_tokens": 3,
+    },
+    "base": {
+        "seeds": [0],
+        "width": 16,
+        "hidden": 32,
+        "blocks": 1,
+        "heads": 2,
+        "steps": 60,
+        "batch": 16,
+        "learning_rate": 0.01,
+        "warmup": 5,
+        "weight_decay": 0.0,
+    },
+    "zoo": {
+        "seeds": [0, 1],
+        "runs_per_shard": 2,
+        "steps": 30,
+        "saves": 2,
+        "save_every": 5,
+        "batch": 8,
+        "learning_rate": 0.05,
+        "warmup": 2,
+        "weight_decay": 0.0,
+        "dropout": 0.0,
+        "learn_prompt": False,
+        "length": 64,
+    },
+    "tokens": {"width": 64, "canonical": True},
+    "sample": {**MINIATURE["sample"], "count": 3},
+    "novelty": {"seed": 0, "networks": 2, "noise": [0.1]},
+}
+
+
+@pytest.fixture(scope="session")
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, for `ADAPTERS`."""
+    folder = tmp_path_factory.mktemp("adapters")
+    write_tree(folder, adapters=ADAPTERS)
+    layers = ("base", "zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
+    run_layers(folder, *layers, experiment="adapters")
+    return folder
+
+
 # Scenes to train on, of validation and to test on.
 FEW = {"TRAIN": 20, "VALIDATION": 2, "TEST": 10}
 
@@ -242,6 +300,14 @@ def openmmlab_task(kind: str, **changes: object) -> Task:
 def assert_promises(tree: dict) -> None:
     """The quality that the README promises, of results/metrics.json `tree`."""
     for name, entry in tree["experiments"].items():
+        if entry["task"] == "commonsense":
+            assert entry["rpg"]["n"] == 10
+            assert len(entry["others"]) == 17
+            for metric in (entry["metric"], f"{entry['metric']} (likelihood)"):
+                of = {entry["metric"]: entry, **entry["others"]}[metric]
+                assert of["base_model"]["mean"] <= of["original"]["mean"] - 20, (name, metric)
+                assert of["rpg"]["mean"] >= 0.98 * of["original"]["mean"], (name, metric)
+            continue
         if "others" in entry:
             # Networks that have learned, and every metric of the paper's Table 2.
             assert entry["rpg"]["n"] == 10

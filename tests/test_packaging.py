@@ -15,7 +15,6 @@ LOCKS = {
     "build.txt": PROJECT["dependency-groups"]["build"],
     "core.txt": CORE,
     "dev.txt": CORE + PROJECT["dependency-groups"]["dev"],
-    "language.txt": CORE + EXTRAS["language"],
     "cuda.txt": CORE + EXTRAS["cuda"],
 }
 
@@ -39,7 +38,7 @@ def test_lock_holds_what_pyproject_pins(file: str) -> None:
         assert pins[name] == version, f"{file}: {name}; run `bash requirements/compile.sh`"
 
 
-@pytest.mark.parametrize("file", ["dev.txt", "language.txt", "cuda.txt"])
+@pytest.mark.parametrize("file", ["dev.txt", "cuda.txt"])
 def test_locks_agree_on_shared_packages(file: str) -> None:
     core, other = locked("core.txt"), locked(file)
     assert {name: other[name] for name in core} == core
@@ -50,8 +49,8 @@ def test_one_opencv_without_a_screen() -> None:
     assert opencv == {"opencv-python-headless"}
 
 
-def test_core_needs_no_kernels_and_no_language_models() -> None:
-    assert not {name for name in locked("core.txt") if re.match("transformers|peft|mamba|causal", name)}
+def test_core_needs_no_kernels() -> None:
+    assert not {name for name in locked("core.txt") if re.match("mamba|causal", name)}
 
 
 def test_conda_environment_has_the_same_pins() -> None:

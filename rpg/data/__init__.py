@@ -24,10 +24,20 @@ def load_data(name: str, data_root: str | None) -> "Images":
         return load_digits_images()
     from rpg.data.cifar10 import load_cifar10
 
+    return load_cifar10(data_folder(name, data_root))
+
+
+def data_folder(name: str, data_root: str | None) -> Path:
+    """Where data set `name` lies; UserError if there is no such folder."""
+    folder = root_folder(name, data_root) / name
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data folder; put {name} there, or set RPG_DATA to the folder that holds it")
+    return folder
+
+
+def root_folder(name: str, data_root: str | None) -> Path:
+    """Where data sets lie, RPG_DATA or else `data_root`; UserError, for data set `name`, if neither is given."""
     root = os.environ.get("RPG_DATA") or data_root
     if not root:
         raise UserError(f"data set '{name}': no data folder; set RPG_DATA, or data_root in params.yaml")
-    folder = Path(root) / name
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such data folder; put {name} there, or set RPG_DATA to the folder that holds it")
-    return load_cifar10(folder)
+    return Path(root)

@@ -1,11 +1,11 @@
 """Benchmarks: how a source network is built, trained and scored. They know nothing of tokens or RPG."""
 
-from rpg.params import ClassificationTask, DetectionTask, SegmentationTask, TaskCodes
+from rpg.params import AnyTask, CommonsenseTask, DetectionTask, SegmentationTask
 from rpg.tasks.classification import Classification
 from rpg.tasks.task import Task
 
 
-def load_task(params: ClassificationTask | TaskCodes | SegmentationTask | DetectionTask, data_root: str | None) -> Task:
+def load_task(params: AnyTask, data_root: str | None) -> Task:
     """The task that the `task` block of an experiment describes."""
     if isinstance(params, SegmentationTask):
         from rpg.tasks.segmentation import Segmentation
@@ -15,12 +15,14 @@ def load_task(params: ClassificationTask | TaskCodes | SegmentationTask | Detect
         from rpg.tasks.detection import Detection
 
         return Detection(params, data_root)
+    if isinstance(params, CommonsenseTask):
+        from rpg.tasks.commonsense import Commonsense
+
+        return Commonsense(params, data_root)
     return Classification(params, data_root)
 
 
-def load_classification(
-    params: ClassificationTask | TaskCodes | SegmentationTask | DetectionTask, data_root: str | None
-) -> Classification:
+def load_classification(params: AnyTask, data_root: str | None) -> Classification:
     """The same of an experiment that must be one of classification: no other task has a differentiable loss."""
     task = load_task(params, data_root)
     assert isinstance(task, Classification)

@@ -5,6 +5,7 @@ With a task code, the label of an image is the code's bit of its class.
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from rpg.data import load_data
 from rpg.data.images import Images
 from rpg.device import device
 from rpg.errors import UserError
-from rpg.params import Base, ClassificationTask, Run, RunnerBase, RunnerZoo, TaskCodes, Zoo
+from rpg.params import AnyBase, AnyZoo, Base, ClassificationTask, Run, TaskCodes, Zoo
 from rpg.progress import progress
 from rpg.seeds import derive, generator
 from rpg.tasks.stack import StateDict, logits, stack, unstack
@@ -83,7 +84,7 @@ class Classification(Task):
         message = " ".join(str(reason).split())[:300]
         return UserError(f"params.yaml: network '{self.params.network.name}': timm refuses it ({message})")
 
-    def train_base(self, base: Base | RunnerBase, seed: int) -> StateDict:
+    def train_base(self, base: AnyBase, seed: int) -> StateDict:
         """Train one network to tell all classes of the data set apart; UserError if the loss stops being finite."""
         assert isinstance(base, Base)
         torch.manual_seed(derive("base", "weights", seed))
@@ -100,7 +101,7 @@ class Classification(Task):
                 cycle.step()
         return unstack(weights)[0]
 
-    def train(self, zoo: Zoo | RunnerZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+    def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
         """Train the networks of `runs`, all of one seed, at once.
 
         The seed sets weights and data order. With `base` the weights start as its, except for those that have another
@@ -229,7 +230,7 @@ class Classification(Task):
     def targets(self, split: str, code: str | None = None) -> Tensor:
         return self.labels(self.data.split(split).labels, [code])[0]
 
-    def judge(self, state_dict: StateDict, split: str, code: str | None = None) -> Judgement:
+    def judge(self, state_dict: StateDict, split: str, code: str | None = None, kept: Path | None = None) -> Judgement:
         answers = self.answers(state_dict, self.inputs(split))
         right = int((answers == self.targets(split, code)).sum())
         return Judgement({self.metric: 100 * right / len(answers)}, answers)

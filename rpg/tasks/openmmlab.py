@@ -8,7 +8,6 @@ import contextlib
 import copy
 import importlib.util
 import io
-import os
 import sys
 import tempfile
 import types
@@ -24,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rpg.data import root_folder
 from rpg.device import device
 from rpg.errors import UserError
-from rpg.params import Base, DetectionTask, Run, RunnerBase, RunnerZoo, SegmentationTask, Zoo
+from rpg.params import AnyBase, AnyZoo, DetectionTask, Run, RunnerBase, RunnerZoo, SegmentationTask
 from rpg.paths import RESULTS
 from rpg.progress import progress
 from rpg.seeds import derive
@@ -135,10 +135,7 @@ class OpenMMLab(Task):
         """Where the data set lies; UserError if it does not, or not whole."""
         if self.params.data == "scenes":
             return self.write_scenes()
-        root = os.environ.get("RPG_DATA") or self.data_root
-        if not root:
-            raise UserError(f"data set '{self.params.data}': no data folder; set RPG_DATA, or data_root in params.yaml")
-        folder = Path(root).resolve() / FOLDERS[self.params.data]
+        folder = root_folder(self.params.data, self.data_root).resolve() / FOLDERS[self.params.data]
         self.check_folder(folder)
         return folder
 
@@ -254,13 +251,13 @@ class OpenMMLab(Task):
             "test": None,
         }
 
-    def train_base(self, base: Base | RunnerBase, seed: int) -> StateDict:
+    def train_base(self, base: AnyBase, seed: int) -> StateDict:
         assert isinstance(base, RunnerBase)
         found: list[StateDict] = []
         self._run("base", base, seed, [base.steps], None, lambda _, states: found.extend(states))
         return found[0]
 
-    def train(self, zoo: Zoo | RunnerZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+    def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
         assert isinstance(zoo, RunnerZoo)
         (run,) = runs
         self._run("zoo", zoo, run.seed, [zoo.steps + zoo.save_every * (k + 1) for k in range(zoo.saves)], base, save)
@@ -353,7 +350,7 @@ class OpenMMLab(Task):
             # The network writes its predictions into what it is given.
             yield batch, self.network.test_step(copy.deepcopy(batch))  # type: ignore[operator]
 
-    def judge(self, state_dict: StateDict, split: str, code: str | None = None) -> Judgement:
+    def judge(self, state_dict: StateDict, split: str, code: str | None = None, kept: Path | None = None) -> Judgement:
         answers: list[np.ndarray] = []
         # A loader draws a seed, and a training that saves and judges goes on drawing afterwards.
         with torch.random.fork_rng(devices=[]), quiet():

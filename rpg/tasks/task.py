@@ -3,11 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
-from rpg.params import Base, Run, RunnerBase, RunnerZoo, Zoo
+from rpg.files import write_tensors
+from rpg.params import AnyBase, AnyZoo, Run
 from rpg.tasks.stack import StateDict
 
 # Called with the step and the state dicts of the networks that are trained together.
@@ -66,27 +68,51 @@ class Task(ABC):
         """[2, C, H, W] images for which `network` answers with one tensor; None if it takes or gives more than that."""
         return None
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers of a network are learned."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
+
     @abstractmethod
     def check(self) -> None:
         """UserError if the data set or the network can't be had, or if they do not fit each other."""
 
+    def check_base(self) -> None:
+        """As `check`, of what `train_base` needs."""
+        self.check()
+
     @abstractmethod
-    def train_base(self, base: Base | RunnerBase, seed: int) -> StateDict:
+    def train_base(self, base: AnyBase, seed: int) -> StateDict:
         """Train a network that the zoo's runs start from; UserError if the loss stops being finite."""
 
     @abstractmethod
-    def train(self, zoo: Zoo | RunnerZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+    def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
         """Train the networks of `runs`, all of one seed, and call `save` with each step to be kept.
 
         They start from `base`, if it is given. Raises UserError if the loss stops being finite.
         """
 
+    def write(self, stem: Path, state_dict: StateDict) -> Path:
+        """Write a network, whatever its users need to open it beside it; the file that has its weights."""
+        path = stem.with_name(f"{stem.name}.safetensors")
+        write_tensors(path, state_dict)
+        return path
+
+    def write_base(self, stem: Path, base: AnyBase, state_dict: StateDict) -> Path:
+        """As `write`, a network of `train_base`."""
+        return self.write(stem, state_dict)
+
     @abstractmethod
-    def judge(self, state_dict: StateDict, split: str, code: str | None = None) -> Judgement:
+    def judge(self, state_dict: StateDict, split: str, code: str | None = None, kept: Path | None = None) -> Judgement:
         """What a network with these weights does on 'validation' or 'test', in the task of `code` if there is one.
 
+        Where that takes long, parts of it are put into the folder `kept`, and taken from there if it was interrupted.
         Raises UserError if the weights do not fit the network.
         """
+
+    def references(self) -> dict[str, StateDict]:
+        """What networks are compared with, besides the originals, by name; not of the zoo."""
+        return {}
 
     @abstractmethod
     def targets(self, split: str, code: str | None = None) -> Tensor:
