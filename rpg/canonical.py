@@ -1,8 +1,8 @@
 """One form for what can be written in many: a low-rank pair is defined up to an invertible r × r matrix.
 
-B · A = (B · M) · (M⁻¹ · A) for every M, so two adapters that do the same may have quite different numbers (LoRA, Hu et al.
-2021, has no rule for which). Here each pair is brought into the form U · √S and √S · Vᵀ of its product's singular value
-decomposition, singular values falling, the largest number of each column of U · √S positive.
+B · A = (B · M) · (M⁻¹ · A) for every M, so two adapters that do the same may have quite different numbers (LoRA, Hu et
+al. 2021, has no rule for which). Here each pair is brought into the form U · √S and √S · Vᵀ of its product's singular
+value decomposition, singular values falling, the largest number of each column of U · √S positive.
 
 r rank, I inputs, O outputs of the module that a pair changes.
 """

@@ -131,6 +131,14 @@ def generate(
     )
 
 
+def export(name: str, out: Path) -> None:
+    """Write an experiment's questions as tasks of lm-evaluation-harness."""
+    from rpg.export import write_harness
+
+    params = load_params()
+    write_harness(name, params.experiment(name), params.data_root, out)
+
+
 def demo(name: str, port: int, browser: bool) -> None:
     """Serve a page that generates networks and tries them out."""
     from rpg import demo as page

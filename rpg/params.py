@@ -124,7 +124,7 @@ class DetectionTask(OpenMMLabTask):
 
 
 class Adapter(Block):
-    """What changes a language model: low-rank pairs (Hu et al. 2021), with a magnitude for each output (DoRA) or without."""
+    """What changes a language model: low-rank pairs (Hu et al. 2021), in DoRA with a magnitude for each output."""
 
     kind: Literal["dora", "lora"]
     rank: Annotated[int, Field(ge=1, description="r")]

@@ -165,7 +165,8 @@ def test_committed_tables_and_readme_say_the_same() -> None:
 
     def committed(path: str) -> str:
         # Not what lies there: another machine's run may have come to other numbers.
-        return subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        command = ["git", "show", f"HEAD:{path}"]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
     tree = json.loads(committed("results/metrics.json"))
     run = load_params(ROOT / "params.yaml").run

@@ -1,9 +1,9 @@
 """A world of facts: a miniature of the commonsense benchmarks, on disk as LLM-Adapters has them, for the same loader.
 
 Creatures are bigger or smaller than each other, things are made of materials, deeds follow each other. Which, is drawn.
-A language model reads of all facts (`corpus`); whoever trains an adapter asks it of some of them (`questions`), in the
-formats of the eight subtasks, and tests it with others: no pair of creatures, no thing and no deed of a test question
-is in a training question.
+A language model reads of all facts (`sentences`); adapters are trained on questions about some of them, in the formats
+of the eight subtasks, and tested on others: the pair of creatures, the thing or the deed that a test question is about
+is not what a training question is about.
 """
 
 import re
@@ -20,7 +20,7 @@ from rpg.data.commonsense import ANSWER, PROMPT, SUBTASKS
 from rpg.files import exclusive, write_json
 from rpg.seeds import derive
 
-TRAIN, VALIDATION, TEST = 96, 8, 48
+TRAIN, VALIDATION, TEST = 96, 8, 40
 CREATURES, THINGS, DEEDS, MATERIALS = 12, 32, 8, 4
 # Of all facts those that training and validation questions are about; the others are the test's.
 SHARES = {"train": 0.55, "validation": 0.1}
@@ -130,14 +130,9 @@ class Asker:
 
     def winogrande(self) -> tuple[str, list[str], int]:
         small, big = self.pair()
-        size, right, wrong = ("small", small, big) if self.draw.integers(2) else ("big", big, small)
-        choices = self.shuffled(right, [wrong])
-        return (
-            f"The {choices[0][0]} and the {choices[0][1]} met, and _ was the {size}ger one.".replace(
-                "smallger", "smaller"
-            ),
-            *choices,
-        )
+        size, right, wrong = ("smaller", small, big) if self.draw.integers(2) else ("bigger", big, small)
+        choices, place = self.shuffled(right, [wrong])
+        return (f"The {choices[0]} and the {choices[1]} met, and _ was the {size} one.", choices, place)
 
     def arc_easy(self) -> tuple[str, list[str], int]:
         thing = self.pick(self.things)

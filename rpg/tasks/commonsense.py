@@ -162,7 +162,8 @@ class Commonsense(Task):
 
         assert isinstance(base, LanguageBase)
         torch.manual_seed(derive("base", "weights", seed))
-        model, text = LlamaForCausalLM(_language_config(base)).to(device()), tokenizer()
+        model: Any = LlamaForCausalLM(_language_config(base))
+        model, text = model.to(device()), tokenizer()
         draw = np.random.default_rng(derive("base", "text", seed))
         rows = [_row(text, *part) for part in islice(sentences(draw), base.steps * base.batch)]
         found: list[StateDict] = []
@@ -364,7 +365,7 @@ def _train(
     at: Sequence[int],
     save: Any,
 ) -> None:
-    """Train with transformers' Trainer for `steps` steps, AdamW and a linear schedule, and call `save` at those `at`."""
+    """Train for `steps` steps by transformers' Trainer, AdamW and a linear schedule; call `save` at those `at`."""
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
     shown = progress(range(steps), what, total=steps)
