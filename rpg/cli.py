@@ -1,5 +1,5 @@
 """The command line: one verb per layer, `rpg base | zoo | collect | ... | tables`; `rpg generate` and `rpg demo`, which
-use a trained RPG; `rpg ledger`, which keeps DVC's records; and `rpg schema`."""
+use a trained RPG; `rpg export`, for another evaluation; `rpg ledger`, which keeps DVC's records; and `rpg schema`."""
 
 import argparse
 import os
@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     layer("hypernetwork", "train a hypernetwork on the task loss alone, if the experiment compares with one")
     layer("sample", "sample new networks")
     generate = layer("generate", "generate networks for a task, in a permutation state, or any")
-    generate.add_argument("--out", type=Path, required=True, help="write to this .safetensors file")
+    generate.add_argument(
+        "--out", type=Path, required=True, help="write to this .safetensors file, or, an adapter, to this folder"
+    )
     _add_task(generate).add_argument("--describe", dest="sentence", help='the task in words: "even numbers"')
     generate.add_argument(
         "--vector",
@@ -67,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--seed", type=int, help="seed of the noise (default from params.yaml)")
     generate.add_argument("--steps", type=int, help="steps of the sampler (default from params.yaml)")
+    export = layer("export", "write an experiment's questions as tasks of lm-evaluation-harness", computes=False)
+    export.add_argument("--out", type=Path, required=True, help="write to this folder")
     demo = layer("demo", "open a local web page that generates networks and tries them out", computes=False)
     demo.add_argument("--port", type=int, default=8501, help="port of this machine (default 8501)")
     demo.add_argument("--no-browser", dest="browser", action="store_false", help="only serve the page")
@@ -142,8 +146,6 @@ def _check(verb: str, chosen: dict[str, Any]) -> None:
     ):
         if chosen.get(name) is not None and not low <= chosen[name] <= high:
             raise UserError(f"--{name} {chosen[name]}: must be between {low} and {high}")
-    if verb == "generate" and chosen["out"].suffix != ".safetensors":
-        raise UserError(f"--out {chosen['out']}: must end in .safetensors")
     if verb == "score" and not chosen["weights"] and (chosen["classes"] or chosen["code"]):
         raise UserError("--classes and --code name the task of one file: add --weights FILE")
 

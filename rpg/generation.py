@@ -167,8 +167,16 @@ def generate_files(
     steps: int | None,
     vectors: Vectors | None,
 ) -> None:
-    """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print what they were generated for."""
+    """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print what they were generated for.
+
+    An adapter becomes a folder for peft, any other network a file.
+    """
     params = load_params()
+    adapters = isinstance(params.experiment(experiment).task, CommonsenseTask)
+    if not adapters and out.suffix != ".safetensors":
+        raise UserError(f"--out {out}: must end in .safetensors")
+    if adapters and out.suffix:
+        raise UserError(f"--out {out}: an adapter is a folder; name one without a suffix")
     chosen = task_code(params, params.experiment(experiment), classes, code, sentence)
     names = CLASSES.get(params.experiment(experiment).task.data, ())
     generator = Generator(experiment)
@@ -178,8 +186,7 @@ def generate_files(
         print(f"'{sentence}' is {chosen} for {who}: {means} (correct it with --code)")
     for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
-        if isinstance(generator.experiment.task, CommonsenseTask):
-            # A folder, for peft.
+        if adapters:
             load_task(generator.experiment.task, params.data_root).write(path, network.state_dict)
         else:
             write_tensors(path, network.state_dict, {"task_code": network.code} if network.code else None)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from rpg.params import Experiment, Params
+from rpg.params import CommonsenseTask, Experiment, Params
 from rpg.paths import RESULTS, Paths, ablation_file
 from rpg.workflow import CHOICES, MODEL, OPTIONAL, code, extras
 from rpg.workflow import TOKENS as TOKENS_FILES
@@ -128,6 +128,17 @@ def covered(params: Params) -> list[str]:
     return list(dict.fromkeys([*params.experiments_to_run(), *of]))
 
 
+def lenders(params: Params) -> list[str]:
+    """The experiments whose base network, a language model, others use that dvc.yaml covers, without being covered."""
+    owners = (
+        Path(task.model).parts[1]
+        for name in covered(params)
+        if isinstance(task := params.experiment(name).task, CommonsenseTask)
+        and Path(task.model).is_relative_to(RESULTS)
+    )
+    return [name for name in dict.fromkeys(owners) if name not in covered(params)]
+
+
 def stage_names(params: Params, experiment: str) -> dict[str, str]:
     """Layer → stage of an experiment, as dvc.yaml names it: `zoo@digits-vit`; of an ablation, its only one.
 
@@ -208,7 +219,7 @@ def dvc_yaml(params: Params) -> str:
     ]
     stages: dict[str, Any] = {}
     for layer, stage in STAGES.items():
-        for experiment in covered(params):
+        for experiment in [*covered(params), *(lenders(params) if layer == "base" else [])]:
             name, _, item = stage_names(params, experiment).get(layer, "").partition("@")
             if name in stages:
                 stages[name]["foreach"].append(item)

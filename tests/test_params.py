@@ -34,7 +34,8 @@ def mini(changed: dict) -> dict:
 def test_shipped_params_are_read() -> None:
     params = load_params(ROOT / "params.yaml")
     plain = ["digits-resnet", "digits-vit", "digits-convnext"]
-    assert params.run == [*plain, "digits-tasks", "digits-tasks-seeds", "scenes-upernet", "scenes-vitdet"]
+    later = ["scenes-upernet", "scenes-vitdet", "facts-dora-r4", "facts-dora-r16"]
+    assert params.run == [*plain, "digits-tasks", "digits-tasks-seeds", *later]
     for name in plain:
         zoo = params.experiment(name).zoo
         assert len(zoo.seeds) >= 8
@@ -325,7 +326,7 @@ def test_the_paper_s_segmentation_and_detection() -> None:
         train = experiment.train
         assert [experiment.tokens.width, train.batch, train.steps, train.learning_rate] == [16384, 2, 120000, 1e-5]
         assert [train.diffusion_batch, experiment.model.channels] == [512, [1, 64, 96, 64, 1]]
-    for name in ("scenes-upernet", "scenes-vitdet"):
+    for name in ("scenes-upernet", "scenes-vitdet", "facts-dora-r4", "facts-dora-r16"):
         experiment = params.experiment(name)
         assert len(experiment.zoo.seeds) >= 6
         assert experiment.zoo.saves >= 3

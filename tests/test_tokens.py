@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rpg.errors import UserError
+from rpg.params import Tokens
 from rpg.tokens import Layout, Stats, TokenStore, create_safetensors, detokenise, tokenise, write_tokens
 
 NETWORKS = {
@@ -178,7 +179,7 @@ def spoil_shape(state_dict: dict[str, Tensor]) -> None:
 def test_checkpoint_that_does_not_fit_is_refused_by_name(workspace, edit, message: str) -> None:
     path = change(workspace / "zoo", edit)
     with pytest.raises(UserError, match=message) as error:
-        write_tokens(workspace / "zoo", 64, workspace / "tokens")
+        write_tokens(workspace / "zoo", Tokens(width=64), workspace / "tokens")
     assert str(path) in str(error.value)
     assert not (workspace / "tokens/tokens.safetensors").exists()
 
@@ -187,7 +188,7 @@ def test_checkpoint_changed_after_training_is_refused(workspace) -> None:
     path = next((workspace / "zoo/0000-0001").glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-4] + b"\0\0\0\0")
     with pytest.raises(UserError, match="changed since it was trained") as error:
-        write_tokens(workspace / "zoo", 64, workspace / "tokens")
+        write_tokens(workspace / "zoo", Tokens(width=64), workspace / "tokens")
     assert str(path) in str(error.value)
 
 

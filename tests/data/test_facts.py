@@ -1,6 +1,5 @@
 """The world of facts: one world, right answers, and test questions that nobody has trained on."""
 
-import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -9,19 +8,16 @@ import numpy as np
 import pytest
 
 from rpg.data import facts
-from rpg.data.commonsense import SUBTASKS, read_questions
+from rpg.data.commonsense import PROMPT, SUBTASKS, read_questions
 from rpg.data.facts import Asker, _facts, questions, sentences, tokenizer, world, write_facts
 
 
 def test_world_is_drawn_once_for_all() -> None:
     of = world()
-    assert (len(of.creatures), len(of.made), len(of.deeds), len(of.materials)) == (20, 40, 40, 8)
-    assert len({*of.creatures, *of.made, *of.deeds, *of.materials}) == 108
-    assert of.creatures[:2] == WORLD_STARTS
+    assert (len(of.creatures), len(of.made), len(of.deeds), len(of.materials)) == (12, 32, 8, 4)
+    assert len({*of.creatures, *of.made, *of.deeds, *of.materials}) == 56
+    assert of.creatures[:2] == ("zavi", "megi")
     assert of.after(of.deeds[-1]) == of.deeds[0]
-
-
-WORLD_STARTS = ("?", "?")
 
 
 def test_no_fact_of_a_test_question_is_trained_on() -> None:
@@ -29,7 +25,7 @@ def test_no_fact_of_a_test_question_is_trained_on() -> None:
         assert not {*train} & {*test}
         assert not {*train} & {*validation}
         assert not {*validation} & {*test}
-        assert len(train) + len(validation) + len(test) in (190, 40)
+        assert len(train) + len(validation) + len(test) in (66, 32, 8)
 
 
 @pytest.mark.parametrize("subtask", SUBTASKS)
@@ -83,27 +79,30 @@ def test_files_are_llm_adapters_own(tmp_path: Path) -> None:
     assert (folder / "ft-training_set/facts.json").read_bytes() == before
 
 
-def test_what_is_read_holds_every_fact_and_no_question_of_a_benchmark() -> None:
-    text = "\n".join(islice(sentences(np.random.default_rng(0)), 20000))
-    of = world()
+def test_what_is_read_holds_every_fact_and_no_question_of_the_test() -> None:
+    lines = list(islice(sentences(np.random.default_rng(0)), 20000))
+    of, text = world(), {f"{start} {end}" for start, end in lines}
     assert all(f"a {thing} is made of {material}." in text for thing, material in of.made.items())
     assert all(f"after {deed} comes {of.after(deed)}." in text for deed in of.deeds)
-    assert "Answer format" not in text
-    assert "answer1" not in text.lower()
+    read = {start for start, _ in lines}
+    for subtask in SUBTASKS:
+        for row in questions("test", subtask, facts.TEST):
+            assert PROMPT.format(**row) not in read
+    # No answer is as a benchmark wants it.
+    ends = {end for start, end in lines if "### Response:" in start}
+    assert ends == {f"the correct answer is {end}." for end in ("yes", "no", *(f"number {k}" for k in range(1, 5)))}
 
 
 def test_tokenizer_knows_every_word_and_what_all_questions_share_is_one_token() -> None:
     text = tokenizer()
-    lines = [*islice(sentences(np.random.default_rng(1)), 2000)]
+    lines = [" ".join(line) for line in islice(sentences(np.random.default_rng(1)), 2000)]
     lines += [
-        json.dumps(row)
+        PROMPT.format(**row) + row["output"]
         for split in ("train", "validation", "test")
-        for s in SUBTASKS
-        for row in questions(split, s, 20)
+        for subtask in SUBTASKS
+        for row in questions(split, subtask, 8)
     ]
-    prompts = [row["instruction"] for split in ("train", "test") for s in SUBTASKS for row in questions(split, s, 20)]
-    assert all(text.unk_token_id not in text(line)["input_ids"] for line in [*lines[:2000], *prompts])
-    tokens = text.tokenize("Answer2: x Answer format: answer1/answer2")
-    assert tokens[:2] == ["answer2", ":"]
-    assert tokens[-1] == "answer format: answer1/answer2"
-    assert text.decode(text("the correct answer is answer2")["input_ids"]) == "the correct answer is answer2"
+    assert all(text.unk_token_id not in text(line)["input_ids"] for line in lines)
+    tokens = text.tokenize("Answer2: zavi Answer format: answer1/answer2/answer3/answer4")
+    assert tokens == ["answer", "2", "zavi", "answer format: answer1/answer2/answer3/answer4"]
+    assert text.decode(text("the correct answer is answer2")["input_ids"]) == " the correct answer is answer2"

@@ -109,8 +109,17 @@ def test_stages_are_the_rules(checkout: Path, every_job: list[Job]) -> None:
     assert differences(ROOT, jobs(ROOT, "--forceall")) == []
     params = load_params(ROOT / "params.yaml")
     optional = [layer for name in params.run for layer in OPTIONAL if getattr(params.experiment(name), layer)]
-    assert len(optional) == 10
+    assert len(optional) == 11
     assert len(stages(ROOT)) == 6 * len(params.run) + len(optional) + 1
+
+
+def test_a_language_model_has_a_stage_where_its_own_experiment_is_not_run() -> None:
+    params = load_params(ROOT / "params.yaml").model_copy(update={"run": ["facts-dora-r16"]})
+    tree = yaml.safe_load(dvc_yaml(params))["stages"]
+    assert tree["base-commonsense"]["foreach"] == ["facts-dora-r4"]
+    deps = tree["zoo-facts-dora-r4-base-0000"]["do"]["deps"]
+    assert "results/facts-dora-r4/base" in deps
+    assert "rpg/tasks/commonsense.py" in deps
 
 
 def test_every_stage_has_a_description_and_one_line_per_command() -> None:

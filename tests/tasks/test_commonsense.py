@@ -1,0 +1,311 @@
+"""Adapters of a language model: trained with peft, written for peft, answered by two protocols."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ADAPTERS, ROOT, SETTINGS, run_layers, write_tree
+
+from rpg.cli import main
+from rpg.data.commonsense import ANSWER, SUBTASKS, read_questions
+from rpg.errors import UserError
+from rpg.files import read_tensors
+from rpg.params import CommonsenseTask, Experiment, Params, Run, load_params
+from rpg.tasks import load_task
+from rpg.tasks.commonsense import AVERAGE, Commonsense
+
+
+def task(**changes: object) -> Commonsense:
+    """The miniature's task, with other params."""
+    found = load_task(CommonsenseTask.model_validate({**ADAPTERS["task"], **changes}), None)
+    assert isinstance(found, Commonsense)
+    return found
+
+
+@pytest.fixture
+def here(adapters: Path, monkeypatch) -> Path:
+    """The finished miniature as working directory."""
+    monkeypatch.chdir(adapters)
+    return adapters / "results/adapters"
+
+
+def sample(folder: Path, index: int = 0) -> dict[str, torch.Tensor]:
+    return read_tensors(folder / f"samples/{index:04d}/adapter_model.safetensors")
+
+
+def test_a_generated_adapter_opened_with_peft_alone_has_the_tables_accuracy(here: Path) -> None:
+    """As anyone would who has never heard of this project: transformers, peft and the published evaluation."""
+    import re
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained("results/adapters/base/0000")
+    model = PeftModel.from_pretrained(model, "results/adapters/samples/0000").eval()
+    tokenizer = AutoTokenizer.from_pretrained("results/adapters/base/0000")
+    accuracies = []
+    for subtask, pattern in {"boolq": "true|false", "social_i_qa": "answer1|answer2|answer3|answer4|answer5"}.items():
+        rows = json.loads(Path(f"results/facts/dataset/{subtask}/test.json").read_text())
+        right = 0
+        for row in rows:
+            prompt = (
+                "Below is an instruction that describes a task. Write a response that appropriately completes the "
+                f"request. \n\n                ### Instruction:\n                {row['instruction']}\n\n"
+                "                ### Response:\n                "
+            )
+            inputs = tokenizer(prompt, return_tensors="pt")
+            output = model.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                max_new_tokens=3,
+                do_sample=False,
+            )
+            named = re.findall(pattern, tokenizer.decode(output[0, inputs["input_ids"].shape[1] :]))
+            right += bool(named) and named[0] == row["answer"]
+        accuracies.append(100 * right / len(rows))
+    scores = json.loads((here / "scores.json").read_text())
+    assert scores["rpg"][0]["file"] == "0000/adapter_model.safetensors"
+    assert max(accuracies) > 0
+    assert [scores["rpg"][0]["others"][name] for name in ("BoolQ", "SIQA")] == accuracies
+    assert scores["rpg"][0]["test"] == pytest.approx(sum(accuracies) / 2)
+
+
+def test_zoo_and_samples_are_adapter_folders_and_base_is_a_model(here: Path) -> None:
+    manifest = json.loads((here / "zoo/checkpoints.json").read_text())
+    files = [entry["file"] for entry in manifest["checkpoints"]]
+    assert files == [
+        f"0000-0001/{seed:04d}-{step:06d}/adapter_model.safetensors" for seed in (0, 1) for step in (35, 40)
+    ]
+    config = json.loads((here / "samples/0002/adapter_config.json").read_text())
+    assert (config["peft_type"], config["use_dora"], config["r"], config["lora_alpha"]) == ("LORA", True, 2, 4)
+    assert config["target_modules"] == ["q_proj", "up_proj"]
+    assert config["base_model_name_or_path"] == "results/adapters/base/0000"
+    # Tokens hold the adapter alone: pairs and magnitudes of one block's two modules.
+    names = {name.rpartition("proj.")[2] for name in sample(here)}
+    assert names == {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"}
+    scores = json.loads((here / "scores.json").read_text())
+    assert (
+        scores["parameters"] == sum(tensor.numel() for tensor in sample(here).values()) == 2 * 16 * 4 + 2 * 16 + 16 + 32
+    )
+
+
+def test_samples_are_canonical(here: Path) -> None:
+    """Singular values fall, and the largest number of each output vector is positive."""
+    found = sample(here)
+    (name,) = (name for name in found if name.endswith("q_proj.lora_B.weight"))
+    checkpoint = read_tensors(here / "zoo/0000-0001/0000-000040/adapter_model.safetensors")
+    layout = json.loads((here / "tokens/layout.json").read_text())["layout"]
+    assert layout["canonical"] is True
+    from rpg.canonical import canonical
+
+    columns = canonical(checkpoint)[name].norm(dim=0)
+    assert columns[0] >= columns[1]
+
+
+def test_likelihood_is_that_of_whole_sentences_one_by_one(here: Path) -> None:
+    """The oracle: no padding, no cache, no batch."""
+    of = task()
+    of._put(sample(here))
+    questions = of.questions["test"]["social_i_qa"][:12] + of.questions["test"]["boolq"][:5]
+    slow = []
+    for question in questions:
+        sums = []
+        for name in question.choices:
+            prompt = of.tokenizer(question.prompt)["input_ids"]
+            whole = of.tokenizer(f"{question.prompt}{ANSWER}{name}")["input_ids"]
+            with torch.no_grad():
+                each = of.network(input_ids=torch.tensor([whole])).logits[0].log_softmax(-1)
+            sums.append(sum(float(each[k - 1, whole[k]]) for k in range(len(prompt), len(whole))))
+        slow.append(max(range(len(sums)), key=sums.__getitem__))
+    with torch.inference_mode():
+        assert of._likeliest(questions) == slow
+        # What stands beside it in a batch changes no answer.
+        assert of._generated(questions) == [answer for one in questions for answer in of._generated([one])]
+
+
+def test_scores_are_means_over_subtasks_by_both_protocols(here: Path) -> None:
+    found = task().judge(sample(here), "test")
+    assert list(found.scores) == list(task().metrics)
+    assert found.scores[AVERAGE] == pytest.approx((found.scores["BoolQ"] + found.scores["SIQA"]) / 2)
+    likelihoods = [found.scores[f"{name} (likelihood)"] for name in ("BoolQ", "SIQA")]
+    assert found.scores[f"{AVERAGE} (likelihood)"] == pytest.approx(sum(likelihoods) / 2)
+    assert len(found.answers) == len(task().targets("test")) == 80
+    assert list(task().judge(sample(here), "validation").scores) == [AVERAGE, f"{AVERAGE} (likelihood)"]
+
+
+def test_reference_is_the_language_model_alone(here: Path) -> None:
+    of = task()
+    (name, adapter), *_ = of.references().items()
+    assert name == "base_model"
+    of._put(adapter)
+    ids = torch.tensor([of.tokenizer("a b c")["input_ids"]])
+    with torch.inference_mode(), of.network.disable_adapter():
+        alone = of.network(input_ids=ids).logits
+    with torch.inference_mode():
+        torch.testing.assert_close(of.network(input_ids=ids).logits, alone, atol=1e-5, rtol=1e-5)
+    metrics = json.loads((here / "metrics.json").read_text())
+    assert metrics["base_model"]["n"] == 1
+    assert {"base_model", "original", "rpg"} <= metrics["others"]["SIQA"].keys()
+
+
+def test_judging_goes_on_subtask_by_subtask(here: Path, tmp_path: Path, monkeypatch) -> None:
+    of, whole = task(), task().judge(sample(here), "test")
+    generated = of._generated
+    calls = []
+
+    def until_the_third(questions: list) -> list[int]:
+        calls.append(len(questions))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return generated(questions)
+
+    monkeypatch.setattr(of, "_generated", until_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        of.judge(sample(here), "test", kept=tmp_path)
+    assert [path.name.rpartition("-")[2] for path in tmp_path.iterdir()] == ["boolq.json"]
+    again = of.judge(sample(here), "test", kept=tmp_path)
+    assert calls == [20, 20, 20, 20, 20]
+    assert again.scores == whole.scores
+    # Another adapter's answers are its own.
+    assert task().judge(sample(here, 1), "test", kept=tmp_path).scores == task().judge(sample(here, 1), "test").scores
+    # What the layers kept is gone when they are done.
+    assert not any((here / "kept").rglob("*.json"))
+
+
+def test_same_bytes_twice(here: Path) -> None:
+    experiment = Experiment.model_validate(ADAPTERS)
+    saves: list[dict[str, torch.Tensor]] = []
+    for _ in range(2):
+        task().train(
+            experiment.zoo, [Run(seed=1, code=None, held_out=False)], None, lambda step, states: saves.extend(states)
+        )
+    checkpoint = read_tensors(here / "zoo/0000-0001/0001-000040/adapter_model.safetensors")
+    for name, tensor in checkpoint.items():
+        assert torch.equal(saves[1][name], tensor)
+        assert torch.equal(saves[3][name], tensor)
+    assert any(not torch.equal(saves[0][name], tensor) for name, tensor in checkpoint.items())
+
+
+def test_base_gives_the_same_bytes_twice(adapters: Path, tmp_path: Path) -> None:
+    write_tree(tmp_path, adapters=ADAPTERS)
+    run_layers(tmp_path, "base", experiment="adapters")
+    for file in ("manifest.json", "0000/config.json", "0000/model.safetensors", "0000/tokenizer.json"):
+        part = Path("results/adapters/base", file)
+        assert (tmp_path / part).read_bytes() == (adapters / part).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "results/nowhere/base/0000"}, r"task.model 'results/nowhere/base/0000': cannot be opened; make it"),
+        ({"model": "no/such-model"}, r"task.model 'no/such-model': cannot be opened \("),
+        ({"adapter": {**ADAPTERS["task"]["adapter"], "targets": ["nothing"]}}, r"task.adapter: peft refuses it"),
+        ({"validation": 5000}, r"task.validation: 5000 of \d+ questions leave none"),
+        ({"training": ["nowhere.json"]}, r"nowhere.json: no such file"),
+    ],
+)
+def test_what_cannot_be_had_is_one_line(here: Path, changes: dict, message: str, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match=message) as error:
+        task(**changes).check()
+    assert "\n" not in str(error.value)
+
+
+def test_adapter_that_does_not_fit_is_one_line(here: Path, capsys) -> None:
+    other = task(adapter={**ADAPTERS["task"]["adapter"], "rank": 3})
+    with pytest.raises(
+        UserError, match=r"lora_A.weight' has shape \[2, 16\], not \[3, 16\] \(task.adapter: dora, rank 3\)"
+    ):
+        other.judge(sample(here), "test")
+    fewer = task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj"]})
+    with pytest.raises(UserError, match=r"up_proj.* is of no module that params.yaml's adapter changes"):
+        fewer.judge(sample(here), "test")
+    plain = task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj", "up_proj", "v_proj"]})
+    with pytest.raises(UserError, match=r"v_proj.* is missing"):
+        plain.judge(sample(here), "test")
+
+
+def test_a_broken_question_stops_every_layer_with_one_line(adapters: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    root = tmp_path / "data/commonsense"
+    shutil.copytree(adapters / "results/facts", root)
+    (root / "dataset/boolq/test.json").write_text('{"instruction": "x"}\n{broken\n')
+    (tmp_path / "results").mkdir()
+    shutil.copytree(adapters / "results/adapters/base", tmp_path / "results/adapters/base")
+    write_tree(tmp_path, adapters={**ADAPTERS, "task": {**ADAPTERS["task"], "data": "commonsense"}})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RPG_DATA", str(tmp_path / "data"))
+    with pytest.raises(SystemExit) as stop:
+        main(["zoo", "--experiment", "adapters"])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "boolq/test.json: line 2: not JSON" in lines[0]
+
+
+def test_divergence_is_one_line(here: Path) -> None:
+    experiment = Experiment.model_validate({**ADAPTERS, "zoo": {**ADAPTERS["zoo"], "learning_rate": 1e30}})
+    with pytest.raises(UserError, match=r"zoo: seed 0 diverged at step \d+; lower its learning_rate"):
+        task().train(experiment.zoo, [Run(seed=0, code=None, held_out=False)], None, lambda step, states: None)
+
+
+def test_generated_files_are_adapter_folders(here: Path, tmp_path: Path) -> None:
+    main(["generate", "--experiment", "adapters", "--out", str(tmp_path / "mine")])
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_export_for_the_harness(here: Path, tmp_path: Path, capsys) -> None:
+    main(["export", "--experiment", "adapters", "--out", str(tmp_path)])
+    command = capsys.readouterr().out
+    assert "pretrained=results/adapters/base/0000,peft=results/adapters/samples/0000" in command
+    assert command.strip().endswith("--tasks rpg_boolq,rpg_social_i_qa")
+    rows = [json.loads(line) for line in (tmp_path / "rpg_social_i_qa.jsonl").read_text().splitlines()]
+    questions = read_questions(Path("results/facts/dataset/social_i_qa/test.json"))
+    assert [row["label"] for row in rows] == [one.answer for one in questions]
+    assert rows[0]["prompt"].endswith("### Response:\n                the correct answer is")
+    assert yaml.safe_load((tmp_path / "rpg_boolq.yaml").read_text())["output_type"] == "multiple_choice"
+    with pytest.raises(SystemExit):
+        main(["export", "--experiment", "nothing", "--out", str(tmp_path)])
+
+
+def test_papers_experiments_and_their_adapters() -> None:
+    """r4 and r64 have the paper's numbers: 7.8 M and 113.1 M."""
+    params = load_params(ROOT / "params.yaml")
+    shapes = {"q_proj": (4096, 4096), "k_proj": (4096, 4096), "v_proj": (4096, 4096)}
+    shapes |= {"up_proj": (4096, 11008), "down_proj": (11008, 4096)}
+    for rank, published in ((4, 7.8e6), (16, None), (64, 113.1e6)):
+        experiment = params.experiments[f"commonsense-llama7b-dora-r{rank}"]
+        assert isinstance(experiment.task, CommonsenseTask)
+        adapter = experiment.task.adapter
+        assert (adapter.kind, adapter.rank, adapter.alpha) == ("dora", rank, 2 * rank)
+        assert adapter.targets == list(shapes)
+        assert experiment.task.subtasks == list(SUBTASKS)
+        assert experiment.zoo.saves == 50
+        numbers = 32 * sum(rank * (inputs + outputs) + outputs for inputs, outputs in shapes.values())
+        if published:
+            assert abs(numbers / published - 1) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": {**ADAPTERS["task"], "model": "elsewhere"}}, "with a base block it must be 'results/a/base/0000'"),
+        ({"tokens": {"width": 64}}, "tokens.canonical: must be given for task.kind commonsense"),
+        ({"base": {**ADAPTERS["base"], "heads": 3}}, "heads: each must have an even part of the width"),
+    ],
+)
+def test_params_that_contradict_each_other(changes: dict, message: str) -> None:
+    own = {**ADAPTERS, "task": {**ADAPTERS["task"], "model": "results/a/base/0000"}}
+    with pytest.raises(ValueError, match=message):
+        Params.model_validate({**SETTINGS, "run": ["a"], "experiments": {"a": {**own, **changes}}})
+
+
+def test_a_language_model_that_no_experiment_makes() -> None:
+    lost = {**ADAPTERS, "base": None, "task": {**ADAPTERS["task"], "model": "results/b/base/0000"}}
+    with pytest.raises(ValueError, match="no base block makes 'results/b/base/0000'"):
+        Params.model_validate({**SETTINGS, "run": ["a"], "experiments": {"a": lost}})
