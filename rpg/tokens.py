@@ -91,7 +91,7 @@ class Layout:
     @classmethod
     def from_json(cls, tree: dict) -> "Layout":
         tensors = (TensorLayout(**{**entry, "shape": tuple(entry["shape"])}) for entry in tree["tensors"])
-        return cls(tree["width"], tuple(tensors), tree["canonical"])
+        return cls(tree["width"], tuple(tensors), tree.get("canonical", False))
 
     @property
     def length(self) -> int:
@@ -335,7 +335,9 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
             tensors[f"skipped.{tensor.name}"] = torch.stack([skipped[seed][tensor.name] for seed in seeds])
         write_tensors(folder / "stats.safetensors", tensors)
         files = [file_entry(folder / name) for name in ("stats.safetensors", "tokens.safetensors")]
-        tree = {"layout": asdict(layout), "checkpoints": checkpoints, "held_out": held_out, "seeds": seeds}
+        # Only adapters have a form to speak of.
+        described = {key: value for key, value in asdict(layout).items() if value is not False}
+        tree = {"layout": described, "checkpoints": checkpoints, "held_out": held_out, "seeds": seeds}
         write_json(folder / "layout.json", {**tree, "files": files})
 
 

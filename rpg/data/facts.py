@@ -20,7 +20,7 @@ from rpg.data.commonsense import ANSWER, PROMPT, SUBTASKS
 from rpg.files import exclusive, write_json
 from rpg.seeds import derive
 
-TRAIN, VALIDATION, TEST = 96, 8, 40
+TRAIN, VALIDATION, TEST = 96, 8, 48
 CREATURES, THINGS, DEEDS, MATERIALS = 12, 32, 8, 4
 # Of all facts those that training and validation questions are about; the others are the test's.
 SHARES = {"train": 0.55, "validation": 0.1}

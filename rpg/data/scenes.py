@@ -21,7 +21,7 @@ from rpg.data.images import Images
 from rpg.files import atomic, exclusive, read_json, sha256, write_json
 from rpg.seeds import derive
 
-TRAIN, VALIDATION, TEST = 1500, 20, 40
+TRAIN, VALIDATION, TEST = 1500, 20, 60
 RESOLUTION = 32
 CLASSES = tuple(map(str, range(10)))
 OBJECTS = 2
