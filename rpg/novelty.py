@@ -198,10 +198,10 @@ class Novelty:
 
 
 def vote(answers: Sequence[np.ndarray]) -> np.ndarray:
-    """[n] the answer that most of the networks give; of several, the smallest."""
+    """[n] the answer that most of the networks give; of several, the smallest, and -1 where none gives one."""
     stacked_En = np.stack(answers)
-    counts_Kn = np.stack([(stacked_En == answer).sum(0) for answer in range(stacked_En.max() + 1)])
-    return counts_Kn.argmax(0)
+    counts_Kn = np.stack([(stacked_En == answer).sum(0) for answer in range(max(stacked_En.max() + 1, 1))])
+    return np.where(counts_Kn.any(0), counts_Kn.argmax(0), -1)
 
 
 def iou(wrong: np.ndarray, other: np.ndarray) -> float:

@@ -81,14 +81,38 @@ def test_readme_s_other_commands_run(clone: Path) -> None:
     assert float(re.search(r"eights\.safetensors: top1 ([\d.]+)", "".join(outputs)).group(1)) > 90
     (clone / "ask.py").write_text(blocks("python")[1])
     bash("python ask.py", clone)
-    (clone / "adapt.py").write_text(blocks("python")[2] + "print(model.peft_config['default'].r)")
-    assert bash("python adapt.py", clone).split()[-1] == "4"
+    (clone / "adapt.py").write_text(blocks("python")[2] + ASK)
+    scored = json.loads((clone / "results/facts-dora-r4/scores.json").read_text())["rpg"][0]
+    accuracy = float(bash("python adapt.py", clone).split()[-1])
+    assert accuracy == pytest.approx(scored["others"]["WinoGrande"])
+    assert accuracy > 60
     entry = json.loads((clone / "results/metrics.json").read_text())["experiments"]["digits-vit"]["rpg"]
     assert entry["min"] <= score <= entry["best"]
 
 
 # `dvc exp run` commits; a bare machine may know no one.
 IDENTITY = "export GIT_AUTHOR_NAME=t GIT_AUTHOR_EMAIL=t@t GIT_COMMITTER_NAME=t GIT_COMMITTER_EMAIL=t@t\n"
+# What the published evaluation does, with peft and transformers alone.
+ASK = """
+import json
+import re
+rows = json.load(open("results/facts/dataset/winogrande/test.json"))
+right = 0
+for row in rows:
+    prompt = (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request. \\n\\n"
+        f"                ### Instruction:\\n                {row['instruction']}\\n\\n"
+        "                ### Response:\\n                "
+    )
+    inputs = tokenizer(prompt, return_tensors="pt")
+    output = model.generate(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=3, do_sample=False
+    )
+    named = re.findall("option1|option2", tokenizer.decode(output[0, inputs["input_ids"].shape[1]:]))
+    right += named[:1] == [row["answer"]]
+print(100 * right / len(rows))
+"""
 MEASURE = """
 import torch
 from rpg.data.digits import load_digits_images

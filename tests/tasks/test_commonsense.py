@@ -46,10 +46,10 @@ def test_a_generated_adapter_opened_with_peft_alone_has_the_tables_accuracy(here
     model = AutoModelForCausalLM.from_pretrained("results/adapters/base/0000")
     model = PeftModel.from_pretrained(model, "results/adapters/samples/0000").eval()
     tokenizer = AutoTokenizer.from_pretrained("results/adapters/base/0000")
-    accuracies = []
+    generated, likeliest = [], []
     for subtask, pattern in {"boolq": "true|false", "social_i_qa": "answer1|answer2|answer3|answer4|answer5"}.items():
         rows = json.loads(Path(f"results/facts/dataset/{subtask}/test.json").read_text())
-        right = 0
+        named = likely = 0
         for row in rows:
             prompt = (
                 "Below is an instruction that describes a task. Write a response that appropriately completes the "
@@ -63,32 +63,45 @@ def test_a_generated_adapter_opened_with_peft_alone_has_the_tables_accuracy(here
                 max_new_tokens=3,
                 do_sample=False,
             )
-            named = re.findall(pattern, tokenizer.decode(output[0, inputs["input_ids"].shape[1] :]))
-            right += bool(named) and named[0] == row["answer"]
-        accuracies.append(100 * right / len(rows))
-    scores = json.loads((here / "scores.json").read_text())
-    assert scores["rpg"][0]["file"] == "0000/adapter_model.safetensors"
-    assert max(accuracies) > 0
-    assert [scores["rpg"][0]["others"][name] for name in ("BoolQ", "SIQA")] == accuracies
-    assert scores["rpg"][0]["test"] == pytest.approx(sum(accuracies) / 2)
+            found = re.findall(pattern, tokenizer.decode(output[0, inputs["input_ids"].shape[1] :]))
+            named += bool(found) and found[0] == row["answer"]
+            losses = {}
+            for choice in ("true", "false") if subtask == "boolq" else ("answer1", "answer2", "answer3"):
+                ids = tokenizer(f"{prompt}the correct answer is {choice}", return_tensors="pt")["input_ids"]
+                labels = ids.clone()
+                labels[:, : inputs["input_ids"].shape[1]] = -100
+                with torch.no_grad():
+                    losses[choice] = float(model(input_ids=ids, labels=labels).loss)
+            likely += min(losses, key=losses.__getitem__) == row["answer"]
+        generated.append(100 * named / len(rows))
+        likeliest.append(100 * likely / len(rows))
+    scored = json.loads((here / "scores.json").read_text())["rpg"][0]
+    assert scored["file"] == "0000/adapter_model.safetensors"
+    # So small a model names few choices; what it finds likely is right now and then.
+    assert max(likeliest) > 20
+    assert [scored["others"][name] for name in ("BoolQ", "SIQA")] == pytest.approx(generated)
+    assert [scored["others"][f"{name} (likelihood)"] for name in ("BoolQ", "SIQA")] == pytest.approx(likeliest)
+    assert scored["test"] == pytest.approx(sum(generated) / 2)
 
 
 def test_zoo_and_samples_are_adapter_folders_and_base_is_a_model(here: Path) -> None:
     manifest = json.loads((here / "zoo/checkpoints.json").read_text())
     files = [entry["file"] for entry in manifest["checkpoints"]]
     assert files == [
-        f"0000-0001/{seed:04d}-{step:06d}/adapter_model.safetensors" for seed in (0, 1) for step in (35, 40)
+        f"0000-0001/{seed:04d}-{step:06d}/adapter_model.safetensors" for seed in (0, 1) for step in (65, 70)
     ]
     config = json.loads((here / "samples/0002/adapter_config.json").read_text())
     assert (config["peft_type"], config["use_dora"], config["r"], config["lora_alpha"]) == ("LORA", True, 2, 4)
-    assert config["target_modules"] == ["q_proj", "up_proj"]
+    assert config["target_modules"] == ["down_proj", "q_proj"]
     assert config["base_model_name_or_path"] == "results/adapters/base/0000"
     # Tokens hold the adapter alone: pairs and magnitudes of one block's two modules.
     names = {name.rpartition("proj.")[2] for name in sample(here)}
     assert names == {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"}
     scores = json.loads((here / "scores.json").read_text())
     assert (
-        scores["parameters"] == sum(tensor.numel() for tensor in sample(here).values()) == 2 * 16 * 4 + 2 * 16 + 16 + 32
+        scores["parameters"]
+        == sum(tensor.numel() for tensor in sample(here).values())
+        == 2 * (32 + 32) + 2 * (64 + 32) + 32 + 32
     )
 
 
@@ -96,7 +109,7 @@ def test_samples_are_canonical(here: Path) -> None:
     """Singular values fall, and the largest number of each output vector is positive."""
     found = sample(here)
     (name,) = (name for name in found if name.endswith("q_proj.lora_B.weight"))
-    checkpoint = read_tensors(here / "zoo/0000-0001/0000-000040/adapter_model.safetensors")
+    checkpoint = read_tensors(here / "zoo/0000-0001/0000-000070/adapter_model.safetensors")
     layout = json.loads((here / "tokens/layout.json").read_text())["layout"]
     assert layout["canonical"] is True
     from rpg.canonical import canonical
@@ -132,7 +145,7 @@ def test_scores_are_means_over_subtasks_by_both_protocols(here: Path) -> None:
     assert found.scores[AVERAGE] == pytest.approx((found.scores["BoolQ"] + found.scores["SIQA"]) / 2)
     likelihoods = [found.scores[f"{name} (likelihood)"] for name in ("BoolQ", "SIQA")]
     assert found.scores[f"{AVERAGE} (likelihood)"] == pytest.approx(sum(likelihoods) / 2)
-    assert len(found.answers) == len(task().targets("test")) == 80
+    assert len(found.answers) == len(task().targets("test")) == 96
     assert list(task().judge(sample(here), "validation").scores) == [AVERAGE, f"{AVERAGE} (likelihood)"]
 
 
@@ -156,18 +169,18 @@ def test_judging_goes_on_subtask_by_subtask(here: Path, tmp_path: Path, monkeypa
     generated = of._generated
     calls = []
 
-    def until_the_third(questions: list) -> list[int]:
+    def until_the_fourth(questions: list) -> list[int]:
         calls.append(len(questions))
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return generated(questions)
 
-    monkeypatch.setattr(of, "_generated", until_the_third)
+    monkeypatch.setattr(of, "_generated", until_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         of.judge(sample(here), "test", kept=tmp_path)
     assert [path.name.rpartition("-")[2] for path in tmp_path.iterdir()] == ["boolq.json"]
     again = of.judge(sample(here), "test", kept=tmp_path)
-    assert calls == [20, 20, 20, 20, 20]
+    assert calls == [20, 20, 8, 20, 20, 20, 8]
     assert again.scores == whole.scores
     # Another adapter's answers are its own.
     assert task().judge(sample(here, 1), "test", kept=tmp_path).scores == task().judge(sample(here, 1), "test").scores
@@ -182,7 +195,7 @@ def test_same_bytes_twice(here: Path) -> None:
         task().train(
             experiment.zoo, [Run(seed=1, code=None, held_out=False)], None, lambda step, states: saves.extend(states)
         )
-    checkpoint = read_tensors(here / "zoo/0000-0001/0001-000040/adapter_model.safetensors")
+    checkpoint = read_tensors(here / "zoo/0000-0001/0001-000070/adapter_model.safetensors")
     for name, tensor in checkpoint.items():
         assert torch.equal(saves[1][name], tensor)
         assert torch.equal(saves[3][name], tensor)
@@ -217,13 +230,13 @@ def test_what_cannot_be_had_is_one_line(here: Path, changes: dict, message: str,
 def test_adapter_that_does_not_fit_is_one_line(here: Path, capsys) -> None:
     other = task(adapter={**ADAPTERS["task"]["adapter"], "rank": 3})
     with pytest.raises(
-        UserError, match=r"lora_A.weight' has shape \[2, 16\], not \[3, 16\] \(task.adapter: dora, rank 3\)"
+        UserError, match=r"lora_A.weight' has shape \[2, \d+\], not \[3, \d+\] \(task.adapter: dora, rank 3\)"
     ):
         other.judge(sample(here), "test")
     fewer = task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj"]})
-    with pytest.raises(UserError, match=r"up_proj.* is of no module that params.yaml's adapter changes"):
+    with pytest.raises(UserError, match=r"down_proj.* is of no module that params.yaml's adapter changes"):
         fewer.judge(sample(here), "test")
-    plain = task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj", "up_proj", "v_proj"]})
+    plain = task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj", "down_proj", "v_proj"]})
     with pytest.raises(UserError, match=r"v_proj.* is missing"):
         plain.judge(sample(here), "test")
 
@@ -246,9 +259,9 @@ def test_a_broken_question_stops_every_layer_with_one_line(adapters: Path, tmp_p
 
 
 def test_divergence_is_one_line(here: Path) -> None:
-    experiment = Experiment.model_validate({**ADAPTERS, "zoo": {**ADAPTERS["zoo"], "learning_rate": 1e30}})
-    with pytest.raises(UserError, match=r"zoo: seed 0 diverged at step \d+; lower its learning_rate"):
-        task().train(experiment.zoo, [Run(seed=0, code=None, held_out=False)], None, lambda step, states: None)
+    base = Experiment.model_validate({**ADAPTERS, "base": {**ADAPTERS["base"], "learning_rate": 3e38}}).base
+    with pytest.raises(UserError, match=r"base: seed 0 diverged at step \d+; lower its learning_rate"):
+        task().train_base(base, 0)
 
 
 def test_generated_files_are_adapter_folders(here: Path, tmp_path: Path) -> None:
@@ -288,7 +301,7 @@ def test_papers_experiments_and_their_adapters() -> None:
         assert experiment.zoo.saves == 50
         numbers = 32 * sum(rank * (inputs + outputs) + outputs for inputs, outputs in shapes.values())
         if published:
-            assert abs(numbers / published - 1) < 0.01
+            assert abs(numbers / published - 1) < 0.012
 
 
 @pytest.mark.parametrize(
