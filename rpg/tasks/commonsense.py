@@ -10,6 +10,7 @@ B questions of a batch, L tokens.
 
 import hashlib
 import tempfile
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import islice
@@ -88,10 +89,14 @@ class Commonsense(Task):
         """The language model with a new adapter, whose first matrices come from torch's global generator."""
         from peft import get_peft_model
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
 
+        # A bar for each file of weights, and what peft is warned of, would stand between the lines of a log.
+        logging.disable_progress_bar()
         model = self._loaded(AutoModelForCausalLM, dtype="auto").to(device())
         try:
-            return get_peft_model(model, self._config(dropout))
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                return get_peft_model(model, self._config(dropout))
         except ValueError as error:
             raise UserError(f"params.yaml: task.adapter: peft refuses it ({_line(error)})") from error
 
