@@ -161,7 +161,9 @@ def extras(rule: str, experiment: Experiment, paths: Paths) -> dict[str, list[Pa
         elif rule in ("base", "sample"):
             found[task.kind] = own
         else:
-            found[re.sub(r"\W+", "-", task.model.removeprefix(f"{RESULTS}/"))] = [*own, *_model_files(task)]
+            # With a base block of its own, the zoo reads that already.
+            made = [] if "base" in found else _model_files(task)
+            found[re.sub(r"\W+", "-", task.model.removeprefix(f"{RESULTS}/"))] = [*own, *made]
     return found
 
 
