@@ -221,7 +221,7 @@ def test_base_gives_the_same_bytes_twice(adapters: Path, tmp_path: Path) -> None
     ],
 )
 def test_what_cannot_be_had_is_one_line(here: Path, changes: dict, message: str, monkeypatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=message) as error:
         task(**changes).check()
     assert "\n" not in str(error.value)
