@@ -176,6 +176,10 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Of the miniatures whose zoo fine-tunes a base network.
+BASE_LAYERS = ("base", "zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
+
+
 # A segmentation of a few scenes; its networks have learned next to nothing.
 SCENES = {
     **MINIATURE,
@@ -210,8 +214,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name, count in FEW.items():
             patch.setattr(data_scenes, name, count)
-        layers = ("base", "zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
-        run_layers(folder, *layers, experiment="scenes")
+        run_layers(folder, *BASE_LAYERS, experiment="scenes")
     return folder
 
 
@@ -268,8 +271,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `finished`, for `ADAPTERS`."""
     folder = tmp_path_factory.mktemp("adapters")
     write_tree(folder, adapters=ADAPTERS)
-    layers = ("base", "zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
-    run_layers(folder, *layers, experiment="adapters")
+    run_layers(folder, *BASE_LAYERS, experiment="adapters")
     return folder
 
 
