@@ -116,14 +116,14 @@ class Novelty:
             point_P = self.zoo.points_NP[index]
         state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
         belongs, between = entry.get("set") or self.store.task_set(state, code), tuple(entry.get("between", ()))
-        found = self.task.judge(state_dict, "test", code, self.kept)
+        found = self.task.judge(state_dict, "test", code, self.kept, main_only=True)
         score = found.scores[self.task.metric]
         return Network(kind, code, state, point_P, found.answers.numpy(), score, belongs, entry["file"], index, between)
 
     def at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> Network:
         """The network at a point."""
         weights = self.store.detokenise(self.space.tokens(point_P).unsqueeze(0), torch.tensor([state]))
-        found = self.task.judge(unstack(weights)[0], "test", code, self.kept)
+        found = self.task.judge(unstack(weights)[0], "test", code, self.kept, main_only=True)
         score = found.scores[self.task.metric]
         return Network(kind, code, state, point_P, found.answers.numpy(), score, self.store.task_set(state, code))
 

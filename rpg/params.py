@@ -459,6 +459,10 @@ class Optimization(Block):
     warmup: Share
     weight_decay: Annotated[float, Field(ge=0)]
     gradient_clip: Positive
+    precision: Annotated[
+        Literal["bfloat16", "float32"],
+        Field(description="of the factors of matrix products, where the processor has units for it; sums are float32"),
+    ]
     ema: Share
     state_every: Annotated[int, Field(ge=10, multiple_of=10, description="steps between saves of the state to resume")]
 

@@ -213,15 +213,21 @@ def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
 
     The tensors that never were tokens are taken from `skipped`, which must have their leading dimensions already.
     """
+    # Numbers of Python's: tensors of no dimension would cost as much as the weights.
+    means, stds, scales, floors = (values.tolist() for values in vars(stats).values())
     state_dict, k = {}, 0
     for tensor in layout.tensors:
         if not tensor.tokens:
             state_dict[tensor.name] = skipped[tensor.name].clone()
             continue
         rows = tokens_LD[..., tensor.first : tensor.first + tensor.tokens, :].flatten(-2)
-        weights = rows[..., : math.prod(tensor.shape)].double() * stats.std[k] + stats.mean[k]
+        weights = rows[..., : math.prod(tensor.shape)]
         if tensor.is_variance:
-            weights = torch.clamp(torch.exp(weights) - VARIANCE_SHIFT, min=stats.floor[k].item()) * stats.scale[k]
+            # A small variance is a small difference, which float32 would not give back.
+            weights = torch.exp(weights.double() * stds[k] + means[k]) - VARIANCE_SHIFT
+            weights = torch.clamp(weights, min=floors[k]) * scales[k]
+        else:
+            weights = weights * stds[k] + means[k]
         state_dict[tensor.name] = weights.to(getattr(torch, tensor.dtype)).unflatten(-1, tensor.shape)
         k += 1
     return state_dict

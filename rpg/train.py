@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rpg import conditions
-from rpg.device import device
+from rpg.device import bfloat16_products, device
 from rpg.errors import UserError
 from rpg.files import (
     check_unchanged,
@@ -73,10 +73,12 @@ class Training:
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.params, self.step)
-        with torch.autocast(self.on.type, torch.bfloat16, enabled=self.on.type == "cuda"):
-            loss = self.loss(self.model, generator(self.params.seed, self.layer, self.step))
-        self.optimizer.zero_grad()
-        loss.backward()
+        bfloat16 = self.params.precision == "bfloat16"
+        with bfloat16_products(bfloat16):
+            with torch.autocast(self.on.type, torch.bfloat16, enabled=bfloat16 and self.on.type == "cuda"):
+                loss = self.loss(self.model, generator(self.params.seed, self.layer, self.step))
+            self.optimizer.zero_grad()
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
         self.optimizer.step()
         self.average.update_parameters(self.model)

@@ -40,7 +40,7 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         # A sampler's later steps start from what its earlier ones predicted, plus noise; so does this half.
         t_B = torch.randint(T, (count,), generator=draw).to(generated.on)
         noise_BLD = torch.randn(tokens_BLD.shape, generator=draw).to(tokens_BLD)
-        x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1).expand(tokens_BLD.shape[:2]))
+        x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1))
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW)
         task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
         zoo_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)

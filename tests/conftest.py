@@ -74,6 +74,7 @@ MINIATURE = {
         "warmup": 0.1,
         "weight_decay": 0.0,
         "gradient_clip": 1.0,
+        "precision": "float32",
         "ema": 0.9,
         "state_every": 10,
     },
@@ -83,7 +84,9 @@ MINIATURE = {
 
 
 # The miniature with task codes and with every layer that an experiment may lack.
-OPTIMIZATION = {key: MINIATURE["train"][key] for key in ("seed", "warmup", "weight_decay", "gradient_clip", "ema")}
+OPTIMIZATION = {
+    key: MINIATURE["train"][key] for key in ("seed", "warmup", "weight_decay", "gradient_clip", "precision", "ema")
+}
 TASKS = {
     **MINIATURE,
     "task": {

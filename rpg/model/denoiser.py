@@ -1,5 +1,9 @@
 """Denoisers: from a noisy token, its diffusion time and its prototype to a prediction, each token alone.
 
+`forward` takes noisy tokens [..., D], times that broadcast to [...], and prototypes [..., D or M], and returns the
+prediction [..., D]. Times that tokens share are given once ([B, 1] or [1]): half of an MLPDenoiser's products are of
+the time alone.
+
 `ConvDenoiser` is the published network; `MLPDenoiser` reads [noisy token, prototype] with residual blocks, which
 reaches the originals' accuracy in far fewer steps (docs/choices.md).
 """
@@ -36,18 +40,18 @@ class ConvDenoiser(nn.Module):
         encoders = len(channels) // 2 + 1
         self.encoder, self.decoder = nn.ModuleList(steps[:encoders]), nn.ModuleList(steps[encoders:])
 
-    def forward(self, x_BD: Tensor, t_B: Tensor, prototype_BD: Tensor) -> Tensor:
-        """Prediction [B, D] for noisy tokens [B, D] at times [B] with prototypes [B, D]."""
-        time_B1D = self.time(time_embedding(t_B, TIME_WIDTH).to(x_BD.dtype)).unsqueeze(1)
-        condition_B1D = self.condition(prototype_BD).unsqueeze(1)
-        x, kept = x_BD.unsqueeze(1), []
+    def forward(self, x_D: Tensor, t: Tensor, prototype_D: Tensor) -> Tensor:
+        time_D = self.time(time_embedding(t, TIME_WIDTH).to(x_D.dtype))
+        time_B1D = time_D.expand(x_D.shape).reshape(-1, 1, x_D.shape[-1])
+        condition_B1D = self.condition(prototype_D).reshape(time_B1D.shape)
+        x, kept = x_D.reshape(time_B1D.shape), []
         for index, step in enumerate(self.encoder):
             x = step((x + condition_B1D) * time_B1D)
             if index < len(self.encoder) - 2:
                 kept.append(x)
         for step in self.decoder:
             x = step((x + kept.pop() + condition_B1D) * time_B1D)
-        return x.squeeze(1)
+        return x.view(x_D.shape)
 
 
 class MLPDenoiser(nn.Module):
@@ -64,13 +68,12 @@ class MLPDenoiser(nn.Module):
         self.output = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
         self.skip = nn.Linear(prototype_width, width)
 
-    def forward(self, x_BD: Tensor, t_B: Tensor, prototype_BM: Tensor) -> Tensor:
-        """Prediction [B, D] for noisy tokens [B, D] at times [B] with prototypes [B, M]."""
-        time_BH = self.time(time_embedding(t_B, TIME_WIDTH).to(x_BD.dtype))
-        hidden_BH = self.input(torch.cat([x_BD, prototype_BM], dim=-1))
+    def forward(self, x_D: Tensor, t: Tensor, prototype_M: Tensor) -> Tensor:
+        time_H = self.time(time_embedding(t, TIME_WIDTH).to(x_D.dtype))
+        hidden_H = self.input(torch.cat([x_D, prototype_M], dim=-1))
         for block in self.blocks:
-            hidden_BH = block(hidden_BH, time_BH)
-        return self.output(hidden_BH) + self.skip(prototype_BM)
+            hidden_H = block(hidden_H, time_H)
+        return self.output(hidden_H) + self.skip(prototype_M)
 
 
 class NoDenoiser(nn.Module):
@@ -80,9 +83,8 @@ class NoDenoiser(nn.Module):
         super().__init__()
         self.output = nn.Linear(prototype_width, width)
 
-    def forward(self, x_BD: Tensor, t_B: Tensor, prototype_BM: Tensor) -> Tensor:
-        """Prediction [B, D] for prototypes [B, M]."""
-        return self.output(prototype_BM)
+    def forward(self, x_D: Tensor, t: Tensor, prototype_M: Tensor) -> Tensor:
+        return self.output(prototype_M)
 
 
 class _ResidualMLP(nn.Module):
@@ -96,6 +98,6 @@ class _ResidualMLP(nn.Module):
         for parameter in self.outer.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, hidden_BH: Tensor, time_BH: Tensor) -> Tensor:
-        shift, scale = self.modulation(time_BH).chunk(2, dim=-1)
-        return hidden_BH + self.outer(functional.silu(self.inner(self.norm(hidden_BH) * (1 + scale) + shift)))
+    def forward(self, hidden_H: Tensor, time_H: Tensor) -> Tensor:
+        shift, scale = self.modulation(time_H).chunk(2, dim=-1)
+        return hidden_H + self.outer(functional.silu(self.inner(self.norm(hidden_H) * (1 + scale) + shift)))

@@ -16,7 +16,7 @@ from torch import Tensor
 T = 1000
 Target = Literal["epsilon", "x0", "v"]
 Solver = Literal["ddpm", "ddim", "dpm-solver++"]
-# (x [..., D], t [...]) → what the network was trained to predict, [..., D].
+# (x [..., D], t, which broadcasts to [...]) → what the network was trained to predict, [..., D].
 Predict = Callable[[Tensor, Tensor], Tensor]
 # A tensor of standard normal noise like its argument.
 Noise = Callable[[Tensor], Tensor]
@@ -25,7 +25,7 @@ ALPHA_BAR_T = torch.cumprod(1 - torch.linspace(1e-4, 0.02, T, dtype=torch.float6
 
 
 def _levels(t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """α_t and σ_t [..., 1] for times `t` [...], in the type of `like`."""
+    """α_t and σ_t [..., 1] for times `t` [...], in the type of `like`. Times may broadcast in all that follows."""
     alpha_bar = ALPHA_BAR_T.to(t.device)[t].unsqueeze(-1)
     return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
 
@@ -73,8 +73,8 @@ def sample(predict: Predict, x: Tensor, *, target: Target, solver: Solver, steps
     levels = [ALPHA_BAR_T[t].item() for t in times] + [1.0]
     earlier: tuple[float, Tensor] | None = None
     for t, now, then in zip(times, levels, levels[1:], strict=False):
-        t_full = torch.full(x.shape[:-1], t, device=x.device)
-        x0 = predicted_x0(x, predict(x, t_full), t_full, target)
+        t_1 = torch.full([1] * (x.ndim - 1), t, device=x.device)
+        x0 = predicted_x0(x, predict(x, t_1), t_1, target)
         if then == 1.0:
             return x0
         if solver == "ddim":

@@ -40,8 +40,9 @@ def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tens
     if x_BLHP.is_cuda and _kernel() is not None:
         return _kernel()(x_BLHP, dt_BLH, A_H, B_BLN.unsqueeze(2), C_BLN.unsqueeze(2), chunk_size=CHUNK, D=D_H)
     batch, length, heads, head_width = x_BLHP.shape
-    # Chunks of one length, at most CHUNK, with as little padding as can be.
-    chunk = math.ceil(length / math.ceil(length / CHUNK))
+    # Chunks of one length with as little padding as can be. What carries a state costs as much as a longer chunk.
+    chunks = 1 if length <= 2 * CHUNK else math.ceil(length / CHUNK)
+    chunk = math.ceil(length / chunks)
     # Steps that pad the last chunk have Δ = 0: they neither decay nor feed the state.
     padding = -length % chunk
 
@@ -56,22 +57,23 @@ def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tens
     log_BHCQ = (dt_BCQH * A_H.to(dt_BCQH.dtype)).permute(0, 3, 1, 2).cumsum(-1)
 
     # Inside a chunk: y_q = Σ_{k ≤ q} (C_q · B_k) exp(Σ_{k < j ≤ q} Δ_j A) Δ_k x_k
-    later = torch.ones(chunk, chunk, dtype=torch.bool, device=x_BLHP.device).triu(1)
-    decay_BHCQQ = (log_BHCQ.unsqueeze(-1) - log_BHCQ.unsqueeze(-2)).masked_fill(later, -math.inf).exp()
+    # What comes later is cleared before exp, which would overflow there, and after.
+    decay_BHCQQ = (log_BHCQ.unsqueeze(-1) - log_BHCQ.unsqueeze(-2)).tril().exp().tril()
     mix_BCQQ = C_BCQN @ B_BCQN.transpose(-1, -2)
     x_BHCQP = x_BCQHP.permute(0, 3, 1, 2, 4)
     y_BHCQP = (mix_BCQQ.unsqueeze(1) * decay_BHCQQ) @ x_BHCQP
 
-    # What each chunk adds to the state by its end, and the state that each chunk starts from.
-    to_end_BHCQ = (log_BHCQ[..., -1:] - log_BHCQ).exp()
-    added_BHCNP = B_BCQN.transpose(-1, -2).unsqueeze(1) @ (x_BHCQP * to_end_BHCQ.unsqueeze(-1))
-    over_BHC = log_BHCQ[..., -1].exp()
-    state_BHNP, starts = torch.zeros_like(added_BHCNP[:, :, 0]), []
-    for index in range(added_BHCNP.shape[2]):
-        starts.append(state_BHNP)
-        state_BHNP = state_BHNP * over_BHC[:, :, index, None, None] + added_BHCNP[:, :, index]
-    from_start_BHCQP = C_BCQN.unsqueeze(1) @ torch.stack(starts, dim=2)
-    y_BHCQP = y_BHCQP + from_start_BHCQP * log_BHCQ.exp().unsqueeze(-1)
+    if chunks > 1:
+        # What each chunk adds to the state by its end, and the state that each chunk starts from.
+        to_end_BHCQ = (log_BHCQ[..., -1:] - log_BHCQ).exp()
+        added_BHCNP = B_BCQN.transpose(-1, -2).unsqueeze(1) @ (x_BHCQP * to_end_BHCQ.unsqueeze(-1))
+        over_BHC = log_BHCQ[..., -1].exp()
+        state_BHNP, starts = torch.zeros_like(added_BHCNP[:, :, 0]), []
+        for index in range(chunks):
+            starts.append(state_BHNP)
+            state_BHNP = state_BHNP * over_BHC[:, :, index, None, None] + added_BHCNP[:, :, index]
+        from_start_BHCQP = C_BCQN.unsqueeze(1) @ torch.stack(starts, dim=2)
+        y_BHCQP = y_BHCQP + from_start_BHCQP * log_BHCQ.exp().unsqueeze(-1)
 
     y_BLHP = y_BHCQP.permute(0, 2, 3, 1, 4).reshape(batch, -1, heads, head_width)[:, :length]
     return y_BLHP.to(x_BLHP.dtype) + D_H.unsqueeze(-1).to(x_BLHP.dtype) * x_BLHP
@@ -126,10 +128,19 @@ class Mamba2(nn.Module):
         inner, state_width, heads, head_width = self.sizes
         mixed = inner + 2 * state_width
         z_BLI, xBC_BL, dt_BLH = self.in_proj(u_BLM).split([inner, mixed, heads], dim=-1)
-        # Padding on both sides and cutting the end makes the convolution causal.
-        convolved = self.conv1d(xBC_BL.transpose(1, 2))[..., : u_BLM.shape[1]].transpose(1, 2)
-        x_BLI, B_BLN, C_BLN = functional.silu(convolved).split([inner, state_width, state_width], dim=-1)
+        x_BLI, B_BLN, C_BLN = functional.silu(self.convolve(xBC_BL)).split([inner, state_width, state_width], dim=-1)
         dt_BLH = functional.softplus(dt_BLH + self.dt_bias)
         A_H = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
         y_BLHP = scan(x_BLI.unflatten(-1, (heads, head_width)), dt_BLH, A_H, B_BLN, C_BLN, self.D)
         return self.out_proj(self.norm(y_BLHP.flatten(-2), z_BLI))
+
+    def convolve(self, x_BL: Tensor) -> Tensor:
+        """The causal convolution of each channel of `x_BL` [B, L, channels].
+
+        As an image of one row in the memory format "channels last", which these are as they lie: nothing is transposed.
+        """
+        weight = self.conv1d.weight
+        padded_BL = functional.pad(x_BL, (0, 0, weight.shape[-1] - 1, 0))
+        image = padded_BL.transpose(1, 2).unsqueeze(2)
+        convolved = functional.conv2d(image, weight.unsqueeze(2), self.conv1d.bias, groups=len(weight))
+        return convolved.squeeze(2).transpose(1, 2)

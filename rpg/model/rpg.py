@@ -75,9 +75,8 @@ class RPG(nn.Module):
 
     def denoise(self, x_BLD: Tensor, t_B: Tensor, prototypes_BLW: Tensor) -> Tensor:
         """x_0 [B, L, D] that the model predicts from x_t [B, L, D] at times `t_B`, in one call of the denoiser."""
-        t_BL = t_B.unsqueeze(1).expand(x_BLD.shape[:2])
-        output = self.denoiser(x_BLD.flatten(0, 1), t_BL.flatten(), prototypes_BLW.flatten(0, 1))
-        return diffusion.predicted_x0(x_BLD, output.view_as(x_BLD), t_BL, self.target)
+        t_B1 = t_B.unsqueeze(1)
+        return diffusion.predicted_x0(x_BLD, self.denoiser(x_BLD, t_B1, prototypes_BLW), t_B1, self.target)
 
     @torch.inference_mode()
     def sample(
@@ -98,15 +97,14 @@ class RPG(nn.Module):
 
         def noise(like: Tensor) -> Tensor:
             rows = [torch.randn(self.length, self.width, generator=generator) for generator in generators]
-            return temperature * torch.cat(rows).to(like)
+            return temperature * torch.stack(rows).to(like)
 
-        prototypes = self.recurrent({name: value.to(weight) for name, value in values.items()}).flatten(0, 1)
-        x_ND = diffusion.sample(
-            lambda x, t: self.denoiser(x, t, prototypes),
+        prototypes_BLW = self.recurrent({name: value.to(weight) for name, value in values.items()})
+        return diffusion.sample(
+            lambda x_BLD, t: self.denoiser(x_BLD, t, prototypes_BLW),
             noise(weight),
             target=self.target,
             solver=solver,
             steps=steps,
             noise=noise,
         )
-        return x_ND.unflatten(0, (len(generators), self.length))

@@ -230,7 +230,14 @@ class Classification(Task):
     def targets(self, split: str, code: str | None = None) -> Tensor:
         return self.labels(self.data.split(split).labels, [code])[0]
 
-    def judge(self, state_dict: StateDict, split: str, code: str | None = None, kept: Path | None = None) -> Judgement:
+    def judge(
+        self,
+        state_dict: StateDict,
+        split: str,
+        code: str | None = None,
+        kept: Path | None = None,
+        main_only: bool = False,
+    ) -> Judgement:
         answers = self.answers(state_dict, self.inputs(split))
         right = int((answers == self.targets(split, code)).sum())
         return Judgement({self.metric: 100 * right / len(answers)}, answers)

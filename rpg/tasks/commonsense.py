@@ -11,7 +11,7 @@ B questions of a batch, L tokens.
 import hashlib
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -210,39 +210,53 @@ class Commonsense(Task):
         adapter = self.params.adapter
         return UserError(f"the adapter does not fit: {why} (task.adapter: {adapter.kind}, rank {adapter.rank})")
 
-    def judge(self, state_dict: StateDict, split: str, code: str | None = None, kept: Path | None = None) -> Judgement:
+    def judge(
+        self,
+        state_dict: StateDict,
+        split: str,
+        code: str | None = None,
+        kept: Path | None = None,
+        main_only: bool = False,
+    ) -> Judgement:
         from peft.helpers import DoraCaching
 
         self._put(state_dict)
         key = self._key(state_dict, split) if kept else ""
-        answers: list[list[int]] = []
+        protocols = {"{}": self._generated} if main_only else {"{}": self._generated, LIKELIHOOD: self._likeliest}
+        answers: list[int] = []
         scores: dict[str, list[float]] = {}
-        names = iter(self.metrics)
         with torch.inference_mode(), DoraCaching():
-            for subtask, questions in self.questions[split].items():
-                file = kept / f"{key}-{subtask}.json" if kept else None
-                if file and file.is_file():
-                    found = read_json(file, "rpg score", "generated", "likelihood")
-                else:
-                    label = f"{SUBTASKS[subtask]}" if subtask else split
-                    batches = [
-                        questions[k : k + self.params.batch] for k in range(0, len(questions), self.params.batch)
-                    ]
-                    found = {"generated": [], "likelihood": []}
-                    for batch in progress(batches, label, total=len(batches)) if file else batches:
-                        found["generated"] += self._generated(batch)
-                        found["likelihood"] += self._likeliest(batch)
-                    if file:
-                        write_json(file, found)
-                right = [question.answer for question in questions]
-                for protocol, form in (("generated", "{}"), ("likelihood", LIKELIHOOD)):
-                    accuracy = 100 * float(np.mean([a == b for a, b in zip(found[protocol], right, strict=True)]))
+            for form, answer in protocols.items():
+                for subtask, questions in self.questions[split].items():
+                    name = form.format(SUBTASKS[subtask] if subtask else AVERAGE)
+                    file = kept / f"{key}-{answer.__name__[1:]}-{subtask}.json" if kept else None
+                    found = self._answers(questions, answer, file, name)
+                    accuracy = 100 * float(np.mean([a == one.answer for a, one in zip(found, questions, strict=True)]))
                     scores.setdefault(form.format(AVERAGE), []).append(accuracy)
                     if subtask:
-                        scores[form.format(SUBTASKS[subtask])] = [accuracy]
-                answers.append(found["generated"])
-        means = {name: float(np.mean(scores[name])) for name in names if name in scores}
-        return Judgement(means, torch.tensor([answer for of in answers for answer in of]))
+                        scores[name] = [accuracy]
+                    if form == "{}":
+                        answers += found
+        means = {name: float(np.mean(scores[name])) for name in self.metrics if name in scores}
+        return Judgement(means, torch.tensor(answers))
+
+    def _answers(
+        self,
+        questions: Sequence[Question],
+        answer: Callable[[Sequence[Question]], list[int]],
+        file: Path | None,
+        label: str,
+    ) -> list[int]:
+        """The answers to all questions, from `file` if an interrupted evaluation has put them there."""
+        if file and file.is_file():
+            return read_json(file, "rpg score", "answers")["answers"]
+        batches = [questions[k : k + self.params.batch] for k in range(0, len(questions), self.params.batch)]
+        found: list[int] = []
+        for batch in progress(batches, label, total=len(batches)) if file else batches:
+            found += answer(batch)
+        if file:
+            write_json(file, {"answers": found})
+        return found
 
     def _key(self, state_dict: StateDict, split: str) -> str:
         """What the answers on a split depend on, in short."""

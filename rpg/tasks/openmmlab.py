@@ -159,6 +159,9 @@ class OpenMMLab(Task):
             if not path.is_file():
                 raise UserError(f"params.yaml: task.config: no file '{path}'")
             config = Config.fromfile(path)
+            # The Runner would set it in print four times, which takes a second, for a log that nobody reads; fromfile
+            # has an argument that should say so.
+            object.__setattr__(config, "_format_python_code", False)
             config.merge_from_dict(self.params.overrides)
             init_default_scope(self.scope)
             config.default_scope = self.scope
@@ -169,6 +172,8 @@ class OpenMMLab(Task):
                         f"params.yaml: config '{name}': wraps its data set in a {dataset.type}; name it alone"
                     )
                 dataset.data_root = str(self.folder)
+                # Serialised for workers, of which there are none.
+                dataset.serialize_data = False
             for loader in (config.train_dataloader, config.test_dataloader):
                 # Workers would draw random numbers of their own.
                 loader.num_workers, loader.persistent_workers = 0, False
@@ -304,7 +309,8 @@ class OpenMMLab(Task):
         config.merge_from_dict(recipe.overrides)
         config.train_dataloader.dataset.indices = self.indices["train"]
         with tempfile.TemporaryDirectory() as folder:
-            config.work_dir, config.log_level, config.experiment_name = folder, "ERROR", f"{layer}-{seed}"
+            # mmengine keeps what it makes under a name and the second, and would give it to the next of that name.
+            config.work_dir, config.log_level, config.experiment_name = folder, "ERROR", Path(folder).name
             config.randomness = {"seed": derive(layer, self.scope, seed) % 2**31}
             config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": steps + 1}
             config.default_hooks = {"logger": None, "checkpoint": None}
@@ -350,7 +356,14 @@ class OpenMMLab(Task):
             # The network writes its predictions into what it is given.
             yield batch, self.network.test_step(copy.deepcopy(batch))  # type: ignore[operator]
 
-    def judge(self, state_dict: StateDict, split: str, code: str | None = None, kept: Path | None = None) -> Judgement:
+    def judge(
+        self,
+        state_dict: StateDict,
+        split: str,
+        code: str | None = None,
+        kept: Path | None = None,
+        main_only: bool = False,
+    ) -> Judgement:
         answers: list[np.ndarray] = []
         # A loader draws a seed, and a training that saves and judges goes on drawing afterwards.
         with torch.random.fork_rng(devices=[]), quiet():

@@ -103,9 +103,17 @@ class Task(ABC):
         return self.write(stem, state_dict)
 
     @abstractmethod
-    def judge(self, state_dict: StateDict, split: str, code: str | None = None, kept: Path | None = None) -> Judgement:
+    def judge(
+        self,
+        state_dict: StateDict,
+        split: str,
+        code: str | None = None,
+        kept: Path | None = None,
+        main_only: bool = False,
+    ) -> Judgement:
         """What a network with these weights does on 'validation' or 'test', in the task of `code` if there is one.
 
+        `main_only`: of the scores that of `metric` is enough, and whatever else takes time is left out.
         Where that takes long, parts of it are put into the folder `kept`, and taken from there if it was interrupted.
         Raises UserError if the weights do not fit the network.
         """
@@ -120,7 +128,7 @@ class Task(ABC):
 
     def score(self, state_dict: StateDict, split: str = "test", code: str | None = None) -> float:
         """`metric` in percent; raises as `judge` does."""
-        return self.judge(state_dict, split, code).scores[self.metric]
+        return self.judge(state_dict, split, code, main_only=True).scores[self.metric]
 
     def majority(self, code: str, split: str = "test") -> float:
         """Accuracy in percent on `split` of always giving the answer that is more frequent in training."""

@@ -8,6 +8,7 @@ rule base:
         "logs/{experiment}/base.log",
     benchmark:
         "logs/{experiment}/base.tsv"
+    priority: 80
     conda:
         "../../environment.yml"
     threads: 1

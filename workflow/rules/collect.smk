@@ -9,6 +9,7 @@ rule collect:
         "logs/{experiment}/collect.log",
     benchmark:
         "logs/{experiment}/collect.tsv"
+    priority: 60
     conda:
         "../../environment.yml"
     threads: 1

@@ -15,6 +15,7 @@ rule hypernetwork:
         "logs/{experiment}/hypernetwork.log",
     benchmark:
         "logs/{experiment}/hypernetwork.tsv"
+    priority: 40
     conda:
         "../../environment.yml"
     threads: 1

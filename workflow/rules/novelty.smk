@@ -14,6 +14,7 @@ rule novelty:
         "logs/{experiment}/novelty.log",
     benchmark:
         "logs/{experiment}/novelty.tsv"
+    priority: 20
     conda:
         "../../environment.yml"
     threads: 1

@@ -13,6 +13,7 @@ rule sample:
         "logs/{experiment}/sample.log",
     benchmark:
         "logs/{experiment}/sample.tsv"
+    priority: 30
     conda:
         "../../environment.yml"
     threads: 1

@@ -11,6 +11,7 @@ rule score:
         "logs/{experiment}/score.log",
     benchmark:
         "logs/{experiment}/score.tsv"
+    priority: 10
     conda:
         "../../environment.yml"
     threads: 1

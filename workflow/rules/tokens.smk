@@ -10,6 +10,7 @@ rule tokens:
         "logs/{experiment}/tokens.log",
     benchmark:
         "logs/{experiment}/tokens.tsv"
+    priority: 60
     conda:
         "../../environment.yml"
     threads: 1

@@ -13,6 +13,7 @@ rule train:
         "logs/{experiment}/train.log",
     benchmark:
         "logs/{experiment}/train.tsv"
+    priority: 50
     conda:
         "../../environment.yml"
     threads: 1

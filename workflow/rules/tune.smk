@@ -15,6 +15,7 @@ rule tune:
         "logs/{experiment}/tune.log",
     benchmark:
         "logs/{experiment}/tune.tsv"
+    priority: 40
     conda:
         "../../environment.yml"
     threads: 1

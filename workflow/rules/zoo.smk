@@ -8,6 +8,7 @@ rule zoo:
         "logs/{experiment}/zoo-{shard}.log",
     benchmark:
         "logs/{experiment}/zoo-{shard}.tsv"
+    priority: 70
     conda:
         "../../environment.yml"
     threads: 1
