@@ -250,19 +250,26 @@ def match(tensors: Arrays, target: Arrays, found: Sequence[Group]) -> list[np.nd
     the better of two starts: as it is, and matched by what does not depend on the order of other units.
     """
     rows = [[(axis, _units(target, axis)) for axis in group.axes if axis.name in target] for group in found]
+    names = [{axis.name for axis in group.axes} for group in found]
     best: tuple[float, list[np.ndarray]] | None = None
     for start in ([np.arange(group.units) for group in found], _sorted_start(tensors, found, rows)):
         orders, moved = list(start), permute(tensors, found, start)
+        # The groups whose best order may have changed: another group with axes on the same tensors has moved.
+        open_groups = set(range(len(found)))
         for _ in range(SWEEPS):
-            changed = False
             for index, (group, of_target) in enumerate(zip(found, rows, strict=True)):
+                if index not in open_groups:
+                    continue
+                open_groups.remove(index)
                 gain = sum(units @ _units(moved, axis).T for axis, units in of_target)
                 order = linear_sum_assignment(gain, maximize=True)[1]
                 if np.trace(gain[:, order]) > np.trace(gain) + 1e-6 * abs(np.trace(gain)):
                     _move(moved, group, order)
                     orders[index] = orders[index][order]
-                    changed = True
-            if not changed:
+                    open_groups |= {
+                        other for other in range(len(found)) if other != index and names[other] & names[index]
+                    }
+            if not open_groups:
                 break
         reached = distance(moved, target)
         if best is None or reached < best[0]:

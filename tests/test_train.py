@@ -70,6 +70,20 @@ def test_average_of_the_weights_is_an_ema(finished: Path) -> None:
     torch.testing.assert_close(training.average.module.state_dict()[name], expected)
 
 
+def test_gradients_in_bfloat16_are_near_those_in_float32(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        block = experiment.train.model_copy(update={"precision": precision})
+        torch.manual_seed(0)
+        training = new_training(experiment.model_copy(update={"train": block}), store)
+        training.one_step()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in training.model.parameters()]))
+    exact, rounded = gradients
+    assert (rounded - exact).norm() <= 2e-2 * exact.norm()
+
+
 class _Stop(Exception):
     pass
 

@@ -170,7 +170,7 @@ class Commonsense(Task):
         model: Any = LlamaForCausalLM(_language_config(base))
         model, text = model.to(device()), tokenizer()
         draw = np.random.default_rng(derive("base", "text", seed))
-        rows = [_row(text, *part) for part in islice(sentences(draw), base.steps * base.batch)]
+        rows = _rows(text, list(islice(sentences(draw), base.steps * base.batch)))
         found: list[StateDict] = []
 
         def save(_: int) -> None:
@@ -187,7 +187,7 @@ class Commonsense(Task):
         torch.manual_seed(derive("zoo", "weights", run.seed))
         model = self._adapted(zoo.dropout)
         text, asked = self.tokenizer, self.questions["train"][""]
-        rows = [_row(text, one.prompt, one.output, zoo.learn_prompt, zoo.length) for one in asked]
+        rows = _rows(text, [(one.prompt, one.output) for one in asked], zoo.learn_prompt, zoo.length)
         at = [zoo.steps + zoo.save_every * (k + 1) for k in range(zoo.saves)]
         what, order = f"zoo: seed {run.seed}", derive("zoo", "order", run.seed)
         _train(model, rows, text, zoo, at[-1], what, order, at, lambda step: save(step, [self._state(model)]))
@@ -222,20 +222,22 @@ class Commonsense(Task):
 
         self._put(state_dict)
         key = self._key(state_dict, split) if kept else ""
-        protocols = {"{}": self._generated} if main_only else {"{}": self._generated, LIKELIHOOD: self._likeliest}
+        protocols = {"generated": ("{}", self._generated)}
+        if not main_only:
+            protocols["likelihood"] = (LIKELIHOOD, self._likeliest)
         answers: list[int] = []
         scores: dict[str, list[float]] = {}
         with torch.inference_mode(), DoraCaching():
-            for form, answer in protocols.items():
+            for protocol, (form, answer) in protocols.items():
                 for subtask, questions in self.questions[split].items():
                     name = form.format(SUBTASKS[subtask] if subtask else AVERAGE)
-                    file = kept / f"{key}-{answer.__name__[1:]}-{subtask}.json" if kept else None
+                    file = kept / f"{key}-{protocol}-{subtask}.json" if kept else None
                     found = self._answers(questions, answer, file, name)
                     accuracy = 100 * float(np.mean([a == one.answer for a, one in zip(found, questions, strict=True)]))
                     scores.setdefault(form.format(AVERAGE), []).append(accuracy)
                     if subtask:
                         scores[name] = [accuracy]
-                    if form == "{}":
+                    if protocol == "generated":
                         answers += found
         means = {name: float(np.mean(scores[name])) for name in self.metrics if name in scores}
         return Judgement(means, torch.tensor(answers))
@@ -343,12 +345,18 @@ def _positions(mask_BL: Tensor) -> Tensor:
     return (mask_BL.cumsum(1) - 1).clamp(min=0)
 
 
-def _row(text: Any, start: str, end: str, learn_start: bool = False, length: int | None = None) -> dict[str, list[int]]:
-    """Tokens of a text, at most `length` of them, of whose `end` alone there is something to learn, or of all."""
-    first = text(start)["input_ids"]
-    tokens = [*text(start + end if start[-1:].isspace() else f"{start} {end}")["input_ids"], text.eos_token_id]
-    labels = tokens if learn_start else [IGNORED] * len(first) + tokens[len(first) :]
-    return {"input_ids": tokens[:length], "labels": labels[:length]}
+def _rows(
+    text: Any, parts: Sequence[tuple[str, str]], learn_start: bool = False, length: int | None = None
+) -> list[dict[str, list[int]]]:
+    """Tokens of texts, at most `length` of each, of whose ends alone there is something to learn, or of all."""
+    starts = text([start for start, _ in parts])["input_ids"]
+    wholes = text([start + end if start[-1:].isspace() else f"{start} {end}" for start, end in parts])["input_ids"]
+    rows = []
+    for first, whole in zip(starts, wholes, strict=True):
+        tokens = [*whole, text.eos_token_id]
+        labels = tokens if learn_start else [IGNORED] * len(first) + tokens[len(first) :]
+        rows.append({"input_ids": tokens[:length], "labels": labels[:length]})
+    return rows
 
 
 def _language_config(base: LanguageBase) -> Any:

@@ -147,6 +147,10 @@ def test_scores_are_means_over_subtasks_by_both_protocols(here: Path) -> None:
     assert found.scores[f"{AVERAGE} (likelihood)"] == pytest.approx(sum(likelihoods) / 2)
     assert len(found.answers) == len(task().targets("test")) == 96
     assert list(task().judge(sample(here), "validation").scores) == [AVERAGE, f"{AVERAGE} (likelihood)"]
+    # Novelty asks for the answers and one score, which take half the time.
+    main = task().judge(sample(here), "test", main_only=True)
+    assert main.scores == {name: found.scores[name] for name in (AVERAGE, "BoolQ", "SIQA")}
+    assert torch.equal(main.answers, found.answers)
 
 
 def test_reference_is_the_language_model_alone(here: Path) -> None:
@@ -178,7 +182,7 @@ def test_judging_goes_on_subtask_by_subtask(here: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(of, "_generated", until_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         of.judge(sample(here), "test", kept=tmp_path)
-    assert [path.name.rpartition("-")[2] for path in tmp_path.iterdir()] == ["boolq.json"]
+    assert [path.name.partition("-")[2] for path in tmp_path.iterdir()] == ["generated-boolq.json"]
     again = of.judge(sample(here), "test", kept=tmp_path)
     assert calls == [20, 20, 8, 20, 20, 20, 8]
     assert again.scores == whole.scores
