@@ -8,6 +8,8 @@ min_version("9.0")
 # Not `configfile:`; rpg.params is the only reader of params.yaml.
 config.update(ask.config())
 validate(config, "workflow/schemas/params.schema.json")
+ask.distrust_tables()
+shell.prefix(ask.LARGE_PAGES)
 
 
 wildcard_constraints:
@@ -32,18 +34,8 @@ include: "workflow/rules/tables.smk"
 include: "workflow/rules/report.smk"
 
 
-ask.distrust_tables()
-
-
-# Large pages for tensors, by glibc: a training step takes 5 to 8 % less. Elsewhere nobody reads it.
-shell.prefix("export GLIBC_TUNABLES=glibc.malloc.hugetlb=1; ")
-
-
 onstart:
-    # Snakemake 9's limit of jobs per second starts a timer with every job, each of which has all jobs looked at once a
-    # second until the end: a tenth of a core (snakemake/snakemake issue 2967). What runs here needs no limit.
-    if workflow.local_exec:
-        workflow.scheduler.job_rate_limiter = None
+    ask.lift_limit(workflow)
 
 
 rule all:
