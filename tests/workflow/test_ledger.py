@@ -215,6 +215,7 @@ OTHER = {
     "model.denoiser": "none",
     "model.width": 36,
     "diffusion.target": "v",
+    "train.precision": "bfloat16",
     "train.state_every": 20,
     "sample.solver": "ddim",
     "sample.between": 2,
