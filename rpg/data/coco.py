@@ -20,6 +20,8 @@ def check_coco(folder: Path) -> None:
             tree = json.loads(file.read_bytes())
             named = {image["file_name"] for image in tree["images"]}
             known = {image["id"] for image in tree["images"]}
+            if not all("name" in category for category in tree["categories"]):
+                raise ValueError("a category without a name")
             strangers = [entry["id"] for entry in tree["annotations"] if entry["image_id"] not in known]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: not COCO's annotations ({' '.join(str(error).split())[:200]})") from error

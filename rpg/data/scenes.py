@@ -102,7 +102,9 @@ def write_scenes(layout: str, folder: Path) -> Path:
 
 def _facts_of(root: Path) -> dict[str, Any]:
     """By which scenes are told from those of another version of this file, or those of which a part was deleted."""
-    files = [path for path in root.rglob("*") if path.suffix in (".jpg", ".png")]
+    files = [
+        path for path in root.rglob("*") if path.suffix in (".jpg", ".png", ".json") and path.name != "scenes.json"
+    ]
     return {"source": sha256(Path(__file__)), "files": len(files)}
 
 

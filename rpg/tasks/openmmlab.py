@@ -64,6 +64,15 @@ def without_compiled_operations() -> None:
         assert pool_mode == 1
         output.copy_(roi_align(images, boxes, (aligned_height, aligned_width), spatial_scale, sampling_ratio, aligned))
 
+    def align_backward(
+        grad: Tensor, boxes: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_images: Tensor, aligned_height: int,
+        aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool,
+    ) -> None:  # fmt: skip
+        assert pool_mode == 1
+        sizes = (aligned_height, aligned_width, *grad_images.shape)
+        found = torch.ops.torchvision._roi_align_backward(grad, boxes, spatial_scale, *sizes, sampling_ratio, aligned)
+        grad_images.copy_(found)
+
     def missing(name: str) -> Callable[..., None]:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -75,7 +84,8 @@ def without_compiled_operations() -> None:
 
         return refuse
 
-    module.__dict__.update(nms=suppress, roi_align_forward=align, __getattr__=missing)
+    operations = {"nms": suppress, "roi_align_forward": align, "roi_align_backward": align_backward}
+    module.__dict__.update(operations, __getattr__=missing)
     sys.modules["mmcv._ext"] = module
 
 
@@ -306,7 +316,10 @@ class OpenMMLab(Task):
                 next(shown, None)
 
         config = copy.deepcopy(self.config)
-        config.merge_from_dict(recipe.overrides)
+        try:
+            config.merge_from_dict(recipe.overrides)
+        except Exception as error:
+            raise self._refused(f"{layer}.overrides: {error}") from error
         config.train_dataloader.dataset.indices = self.indices["train"]
         with tempfile.TemporaryDirectory() as folder:
             # mmengine keeps what it makes under a name and the second, and would give it to the next of that name.
@@ -316,7 +329,11 @@ class OpenMMLab(Task):
             config.default_hooks = {"logger": None, "checkpoint": None}
             for key in ("val_dataloader", "val_evaluator", "val_cfg", "test_dataloader", "test_evaluator", "test_cfg"):
                 config[key] = None
-            runner = Runner.from_cfg(config)
+            try:
+                runner = Runner.from_cfg(config)
+            except Exception as error:
+                # As with the network's, any of a thousand modules.
+                raise self._refused(f"{layer}.overrides: {error}") from error
             runner.register_hook(Kept())
             with quiet():
                 runner.train()

@@ -15,6 +15,7 @@ def folder(tmp_path: Path) -> Path:
         (root / part).mkdir()
         (root / part / "7.jpg").touch()
         tree = {"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": [{"id": 1, "image_id": 7}]}
+        tree["categories"] = [{"id": 1, "name": "person"}]
         (root / f"annotations/instances_{part}.json").write_text(json.dumps(tree))
     return root
 
@@ -48,8 +49,11 @@ def test_annotations_are_missing(folder: Path) -> None:
         ('{"images": [', "not COCO's annotations"),
         ("[]", "not COCO's annotations"),
         ('{"images": []}', "not COCO's annotations"),
+        ('{"images": [], "annotations": []}', "not COCO's annotations .'categories'"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "a category without a name"),
         (
-            '{"images": [{"id": 7, "file_name": "7.jpg"}], "annotations": [{"id": 5, "image_id": 8}]}',
+            '{"images": [{"id": 7, "file_name": "7.jpg"}], "categories": [],'
+            ' "annotations": [{"id": 5, "image_id": 8}]}',
             "annotation 5 is of an image that is not listed",
         ),
     ],

@@ -105,10 +105,11 @@ def test_polygon_of_a_square_and_of_two_parts() -> None:
     assert len(polygons(mask)) == 2
 
 
-def test_same_bytes_twice_and_mended_where_a_file_is_gone(few, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", ["train2017/000000000003.jpg", "annotations/instances_val2017.json"])
+def test_same_bytes_twice_and_mended_where_a_file_is_gone(few, tmp_path: Path, gone: str) -> None:
     first, second = write_scenes("coco", tmp_path / "one"), write_scenes("coco", tmp_path / "two")
     assert files(first) == files(second)
-    (second / "train2017/000000000003.jpg").unlink()
+    (second / gone).unlink()
     assert files(write_scenes("coco", tmp_path / "two")) == files(first)
 
 

@@ -149,7 +149,10 @@ def test_pictures(scenes: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("root", ["scenes", *([REAL] if REAL else [])])
+@pytest.mark.parametrize(
+    "root",
+    ["scenes", pytest.param(REAL, marks=pytest.mark.skipif(REAL is None, reason="no real COCO here"), id="coco")],
+)
 def test_real_images_through_loader_epoch_and_metric(scenes: Path, monkeypatch, root: str) -> None:
     """COCO's own images where they are, with all of their 80 classes, as the miniature's."""
     changes = {}

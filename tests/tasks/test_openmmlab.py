@@ -28,8 +28,14 @@ def test_operations_without_a_compiler_are_torchvision_s(scenes: Path) -> None:
     assert 1 < len(indices) < 60
     torch.testing.assert_close(kept, torch.cat([boxes, scores.unsqueeze(1)], 1)[indices])
     image, rois = torch.rand(1, 3, 32, 32, generator=draw), torch.cat([torch.zeros(60, 1), boxes], 1)
-    found = ops.RoIAlign(5, 0.5, 2, "avg", True)(image, rois)
-    torch.testing.assert_close(found, roi_align(image, rois, 5, 0.5, 2, True))
+    ours, theirs = image.clone().requires_grad_(), image.clone().requires_grad_()
+    found, expected = ops.RoIAlign(5, 0.5, 2, "avg", True)(ours, rois), roi_align(theirs, rois, 5, 0.5, 2, True)
+    torch.testing.assert_close(found, expected)
+    weight = torch.rand(found.shape, generator=draw)
+    (found * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, theirs.grad)
     with pytest.raises(UserError, match="'sigmoid_focal_loss_forward' is not compiled here"):
         ops.sigmoid_focal_loss(torch.rand(3, 2, requires_grad=True), torch.zeros(3, dtype=torch.long))
 
@@ -113,6 +119,19 @@ def test_training_gives_the_same_bytes_twice_and_starts_from_the_base(scenes: Pa
     still = train(0, zoo.model_copy(update={"overrides": {"optim_wrapper.optimizer.lr": 0.0}}))
     learned = {name for name, _ in openmmlab_task(kind).network.named_parameters()}
     assert all(torch.equal(still[3][name], start[name]) for name in learned)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optim_wrapper.optimizer.type": "NoSuch"}, r"config '.*scenes-upernet.py': base.overrides: .*NoSuch"),
+        ({"optim_wrapper.optimizer.lr.deeper": 1}, r"config '.*scenes-upernet.py': base.overrides: "),
+    ],
+)
+def test_overrides_that_can_t_be_are_one_line(scenes: Path, overrides: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        openmmlab_task("segmentation").train_base(RunnerBase(seeds=[0], steps=1, overrides=overrides), 0)
+    assert "\n" not in str(raised.value)
 
 
 def test_divergence_is_told(scenes: Path) -> None:

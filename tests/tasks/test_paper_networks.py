@@ -81,3 +81,6 @@ def test_paper_network_is_built_and_steps(name, write, numbers, learned, tmp_pat
     after = task.train_base(RunnerBase(seeds=[0], steps=1, overrides=overrides), 0)
     assert {key: tensor.shape for key, tensor in after.items()} == {key: t.shape for key, t in before.items()}
     assert all(torch.isfinite(tensor).all() for tensor in after.values() if tensor.is_floating_point())
+    # The step reached the backbone, not the head alone.
+    moved = [key for key in after if key.startswith("backbone") and not torch.equal(after[key], before[key])]
+    assert len(moved) > 100
