@@ -331,6 +331,7 @@ class OpenMMLab(Task):
                 config[key] = None
             try:
                 runner = Runner.from_cfg(config)
+                runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             except Exception as error:
                 # As with the network's, any of a thousand modules.
                 raise self._refused(f"{layer}.overrides: {error}") from error

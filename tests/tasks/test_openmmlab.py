@@ -124,7 +124,8 @@ def test_training_gives_the_same_bytes_twice_and_starts_from_the_base(scenes: Pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"optim_wrapper.optimizer.type": "NoSuch"}, r"config '.*scenes-upernet.py': base.overrides: .*NoSuch"),
+        ({"optim_wrapper.optimizer.type": "NoSuch"}, r"config '.*scenes-upernet.py': base.overrides: "),
+        ({"default_scope.deeper": 1}, r"config '.*scenes-upernet.py': base.overrides: "),
         ({"optim_wrapper.optimizer.lr.deeper": 1}, r"config '.*scenes-upernet.py': base.overrides: "),
     ],
 )
