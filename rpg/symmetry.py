@@ -251,6 +251,7 @@ def match(tensors: Arrays, target: Arrays, found: Sequence[Group]) -> list[np.nd
     """
     rows = [[(axis, _units(target, axis)) for axis in group.axes if axis.name in target] for group in found]
     names = [{axis.name for axis in group.axes} for group in found]
+    neighbours = [{k for k, other in enumerate(names) if k != index and other & own} for index, own in enumerate(names)]
     best: tuple[float, list[np.ndarray]] | None = None
     for start in ([np.arange(group.units) for group in found], _sorted_start(tensors, found, rows)):
         orders, moved = list(start), permute(tensors, found, start)
@@ -266,9 +267,7 @@ def match(tensors: Arrays, target: Arrays, found: Sequence[Group]) -> list[np.nd
                 if np.trace(gain[:, order]) > np.trace(gain) + 1e-6 * abs(np.trace(gain)):
                     _move(moved, group, order)
                     orders[index] = orders[index][order]
-                    open_groups |= {
-                        other for other in range(len(found)) if other != index and names[other] & names[index]
-                    }
+                    open_groups |= neighbours[index]
             if not open_groups:
                 break
         reached = distance(moved, target)

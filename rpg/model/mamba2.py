@@ -115,7 +115,7 @@ class Mamba2(nn.Module):
         self.sizes = (inner, state_width, heads, head_width)
         mixed = inner + 2 * state_width
         self.in_proj = nn.Linear(input_width or width, inner + mixed + heads, bias=False)
-        self.conv1d = nn.Conv1d(mixed, mixed, conv_width, groups=mixed, padding=conv_width - 1)
+        self.conv1d = nn.Conv1d(mixed, mixed, conv_width, groups=mixed)
         # Δ starts log-uniform in [0.001, 0.1], stored before softplus; A starts uniform in [-16, -1].
         dt = torch.exp(torch.rand(heads) * math.log(100) + math.log(0.001)).clamp(min=1e-4)
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))

@@ -315,22 +315,20 @@ class OpenMMLab(Task):
             def after_train(self, runner: Any) -> None:
                 next(shown, None)
 
-        config = copy.deepcopy(self.config)
-        try:
-            config.merge_from_dict(recipe.overrides)
-        except Exception as error:
-            raise self._refused(f"{layer}.overrides: {error}") from error
-        config.train_dataloader.dataset.indices = self.indices["train"]
+        config, learned = copy.deepcopy(self.config), self.indices["train"]
         with tempfile.TemporaryDirectory() as folder:
-            # mmengine keeps what it makes under a name and the second, and would give it to the next of that name.
-            config.work_dir, config.log_level, config.experiment_name = folder, "ERROR", Path(folder).name
-            config.randomness = {"seed": derive(layer, self.scope, seed) % 2**31}
-            config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": steps + 1}
-            config.default_hooks = {"logger": None, "checkpoint": None}
-            for key in ("val_dataloader", "val_evaluator", "val_cfg", "test_dataloader", "test_evaluator", "test_cfg"):
-                config[key] = None
             try:
+                config.merge_from_dict(recipe.overrides)
+                config.train_dataloader.dataset.indices = learned
+                # mmengine keeps what it makes under a name and the second, and would give it to the next of that name.
+                config.work_dir, config.log_level, config.experiment_name = folder, "ERROR", Path(folder).name
+                config.randomness = {"seed": derive(layer, self.scope, seed) % 2**31}
+                config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": steps + 1}
+                config.default_hooks = {"logger": None, "checkpoint": None}
+                for key in ("dataloader", "evaluator", "cfg"):
+                    config[f"val_{key}"] = config[f"test_{key}"] = None
                 runner = Runner.from_cfg(config)
+                # `train` would build it, too late to tell what the overrides have wrong from what fails in training.
                 runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             except Exception as error:
                 # As with the network's, any of a thousand modules.
