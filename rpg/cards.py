@@ -8,12 +8,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rpg.params import CommonsenseTask, Experiment, OpenMMLabTask
+from rpg.params import CommonsenseTask, Experiment, FineTuningTask, OpenMMLabTask
 from rpg.score import SETS
 
 DATASETS = {
     "digits": "scikit-learn's digits",
     "cifar10": "CIFAR-10",
+    "imagenet": "ImageNet-1K",
     "scenes": "scenes of scikit-learn's digits",
     "ade20k": "ADE20K",
     "coco": "COCO 2017",
@@ -26,6 +27,7 @@ ADAPTERS = {"dora": "DoRA", "lora": "LoRA"}
 KINDS = {
     "classification": ("image-classification", "accuracy"),
     "task_codes": ("image-classification", "accuracy"),
+    "fine_tuning": ("image-classification", "accuracy"),
     "segmentation": ("image-segmentation", "mean_iou"),
     "detection": ("object-detection", "mean_average_precision"),
     "commonsense": ("text-generation", "accuracy"),
@@ -105,11 +107,17 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         network, library = f"{ADAPTERS[task.adapter.kind]} adapter (r = {task.adapter.rank})", "peft"
         use = PEFT.format(name=name, model=task.model)
         answer = "Run it in the folder of `params.yaml`; `rpg.data.commonsense` has the prompt that it is used to."
+    elif isinstance(task, FineTuningTask):
+        network, library = task.network.name, "timm"
+        use = TIMM.format(call=_call(network, task.network.arguments))
+        answer = (
+            "Images go through `timm.data.create_transform` with `resolve_data_config({}, model=network,"
+            " use_test_size=True)`; the answer is the class."
+        )
     else:
         network, library = task.network.name, "timm"
         outputs = {"num_classes": 2} if task.kind == "task_codes" else {}
-        arguments = {**task.network.arguments, **outputs}
-        use = TIMM.format(call=", ".join([repr(network), *(f"{key}={value!r}" for key, value in arguments.items())]))
+        use = TIMM.format(call=_call(network, {**task.network.arguments, **outputs}))
         answer = f"Images are resized to {task.resolution} × {task.resolution} pixels; " + (
             "answer 1 says that the image's class is one of those whose bit in the task code is 1."
             if task.kind == "task_codes"
@@ -161,6 +169,10 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         scores="\n".join(rows),
         novelty="By the rule that results/tables.md states, the samples are\n\n" + "\n".join(verdicts),
     )
+
+
+def _call(network: str, arguments: dict[str, Any]) -> str:
+    return ", ".join([repr(network), *(f"{key}={value!r}" for key, value in arguments.items())])
 
 
 def _row(label: str, of: dict[str, Any]) -> str:

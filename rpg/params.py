@@ -23,6 +23,10 @@ FORBIDDEN_KEYS = ("size", "nfiles")
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Precision = Annotated[
+    Literal["bfloat16", "float32"],
+    Field(description="of the factors of matrix products, where the processor has units for it; sums are float32"),
+]
 
 
 class Block(BaseModel):
@@ -89,6 +93,21 @@ class TaskCodes(Block):
     def seen_codes(self) -> list[str]:
         """The seen codes as text, in the order of their draw."""
         return codes.draw_seen(self.seen, self.draw, self.held_out_codes())
+
+
+class FineTuningTask(Block):
+    """Image classification with a timm network that was trained elsewhere; the metric is top-1 accuracy in percent.
+
+    Resolution, normalisation and transforms are timm's own for the network's weights (`resolve_data_config`).
+    """
+
+    kind: Literal["fine_tuning"]
+    data: Literal["imagenet", "cifar10"]
+    network: Network
+    validation: Annotated[
+        int, Field(ge=1, description="training images, drawn evenly over the classes, which no network learns from")
+    ]
+    workers: Annotated[int, Field(ge=0, description="processes that read images; any number gives the same images")]
 
 
 Overrides = Annotated[
@@ -165,7 +184,7 @@ class CommonsenseTask(Block):
     new_tokens: Count
 
 
-AnyTask = ClassificationTask | TaskCodes | SegmentationTask | DetectionTask | CommonsenseTask
+AnyTask = ClassificationTask | TaskCodes | FineTuningTask | SegmentationTask | DetectionTask | CommonsenseTask
 Task = Annotated[AnyTask, Field(discriminator="kind")]
 
 
@@ -223,6 +242,47 @@ class Zoo(Block):
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> "Zoo":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: a seed stands there twice")
+        return self
+
+
+class PretrainedBase(Block):
+    """Weights of a timm network that was trained elsewhere; the zoo's runs start from them."""
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1)]
+    weights: Annotated[
+        str, Field(description="'timm' for those that timm names, from the Hugging Face hub, or a file of a state dict")
+    ]
+    top1: Annotated[
+        float | None,
+        Field(ge=0, le=100, description="what was published of them, in percent on the test split; it is checked"),
+    ]
+
+
+class FineTuningZoo(Block):
+    """How the source networks are fine-tuned (AdamW, one learning rate) and which of their states are kept.
+
+    Each seed trains for `steps` steps, then goes on and is saved `saves` times, every `save_every` steps.
+    """
+
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    runs_per_shard: Count
+    steps: Annotated[int, Field(ge=0)]
+    saves: Count
+    save_every: Count
+    batch: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    precision: Precision
+
+    @property
+    def together(self) -> int:
+        """Runs that are computed at once."""
+        return 1
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> "FineTuningZoo":
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: a seed stands there twice")
         return self
@@ -320,21 +380,30 @@ class AdapterZoo(Block):
         return self
 
 
+# A key that no other kind of block has → whose base and zoo it tells apart.
+WHOSE = {"overrides": "runner", "warmup": "language", "weights": "fine_tuning", "precision": "fine_tuning"}
+
+
 def _whose(block: Any) -> str:
-    for key, whose in {"overrides": "runner", "warmup": "language"}.items():
+    for key, whose in WHOSE.items():
         if key in block if isinstance(block, dict) else hasattr(block, key):
             return whose
     return "own"
 
 
-# Told apart by keys which no other block has.
 AnyBase = Annotated[
-    Annotated[Base, Tag("own")] | Annotated[RunnerBase, Tag("runner")] | Annotated[LanguageBase, Tag("language")],
+    Annotated[Base, Tag("own")]
+    | Annotated[RunnerBase, Tag("runner")]
+    | Annotated[LanguageBase, Tag("language")]
+    | Annotated[PretrainedBase, Tag("fine_tuning")],
     Discriminator(_whose),
     Field(title="Base"),
 ]
 AnyZoo = Annotated[
-    Annotated[Zoo, Tag("own")] | Annotated[RunnerZoo, Tag("runner")] | Annotated[AdapterZoo, Tag("language")],
+    Annotated[Zoo, Tag("own")]
+    | Annotated[RunnerZoo, Tag("runner")]
+    | Annotated[AdapterZoo, Tag("language")]
+    | Annotated[FineTuningZoo, Tag("fine_tuning")],
     Discriminator(_whose),
     Field(title="Zoo"),
 ]
@@ -459,10 +528,7 @@ class Optimization(Block):
     warmup: Share
     weight_decay: Annotated[float, Field(ge=0)]
     gradient_clip: Positive
-    precision: Annotated[
-        Literal["bfloat16", "float32"],
-        Field(description="of the factors of matrix products, where the processor has units for it; sums are float32"),
-    ]
+    precision: Precision
     ema: Share
     state_every: Annotated[int, Field(ge=10, multiple_of=10, description="steps between saves of the state to resume")]
 
@@ -552,12 +618,18 @@ class Experiment(Block):
     def _blocks_fit(self) -> "Experiment":
         kinds = [condition.kind for condition in self.model.conditions]
         runner, adapters = isinstance(self.task, OpenMMLabTask), isinstance(self.task, CommonsenseTask)
-        key = "overrides" if runner else "warmup" if adapters else ""
-        for name, block in {"base": self.base, "zoo": self.zoo}.items():
-            for other in ("overrides", "warmup"):
-                if block and hasattr(block, other) != (other == key):
-                    having = "lacks" if other == key else "has"
-                    raise ValueError(f"{name}: {having} {other}, with task.kind {self.task.kind}")
+        fine_tuning = isinstance(self.task, FineTuningTask)
+        whose = "runner" if runner else "language" if adapters else "fine_tuning" if fine_tuning else "own"
+        for name, block, keys in (
+            ("base", self.base, ("overrides", "warmup", "weights")),
+            ("zoo", self.zoo, ("overrides", "warmup", "precision")),
+        ):
+            for key in keys:
+                if block and hasattr(block, key) != (WHOSE[key] == whose):
+                    having = "lacks" if WHOSE[key] == whose else "has"
+                    raise ValueError(f"{name}: {having} {key}, with task.kind {self.task.kind}")
+        if fine_tuning and not self.base:
+            raise ValueError("base: missing; with task.kind fine_tuning it says what weights the zoo starts from")
         if (self.tokens.canonical is not None) != adapters:
             raise ValueError(f"tokens.canonical: {'must be given' if adapters else 'is'} for task.kind commonsense")
         if isinstance(self.task, TaskCodes):
@@ -571,10 +643,10 @@ class Experiment(Block):
                 raise ValueError(f"model.conditions: task_code {needs}")
             if self.sample.seen:
                 raise ValueError(f"sample.seen: {needs}")
-            for name in ("hypernetwork",) if runner or adapters else ("base", "hypernetwork"):
+            for name in ("base", "hypernetwork") if whose == "own" else ("hypernetwork",):
                 if getattr(self, name):
                     raise ValueError(f"{name}: {needs}")
-            if (runner or adapters) and self.tune:
+            if whose != "own" and self.tune:
                 raise ValueError(f"tune: there is no task loss for task.kind {self.task.kind}")
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")

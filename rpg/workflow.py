@@ -12,7 +12,15 @@ from typing import Any, Protocol
 from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
-from rpg.params import CommonsenseTask, Experiment, OpenMMLabTask, Params, load_params
+from rpg.params import (
+    CommonsenseTask,
+    Experiment,
+    FineTuningTask,
+    OpenMMLabTask,
+    Params,
+    PretrainedBase,
+    load_params,
+)
 from rpg.paths import RESULTS, Paths, paths_of
 
 # Rule → keys of the experiment that its result depends on, besides its input files.
@@ -155,12 +163,16 @@ def extras(rule: str, experiment: Experiment, paths: Paths) -> dict[str, list[Pa
         if why == experiment.task.kind or getattr(experiment, why, None)
     }
     task = experiment.task
-    if isinstance(task, OpenMMLabTask | CommonsenseTask) and rule in ("base", "zoo", "sample", "score", "novelty"):
+    of_their_own = OpenMMLabTask | CommonsenseTask | FineTuningTask
+    if isinstance(task, of_their_own) and rule in ("base", "zoo", "sample", "score", "novelty"):
         known = code(rule)
         own = [Path(file) for file in _modules(f"rpg/tasks/{task.kind}.py") if file not in known]
         if isinstance(task, OpenMMLabTask):
             config = _config_file(experiment)
             found[Path(task.config).stem] = [*own, *([config] if config else [])]
+        elif isinstance(task, FineTuningTask):
+            given = [Path(experiment.base.weights)] if isinstance(experiment.base, PretrainedBase) else []
+            found[task.kind] = [*own, *(file for file in given if rule == "base" and file.is_file())]
         elif rule in ("base", "sample"):
             found[task.kind] = own
         else:
@@ -209,7 +221,16 @@ def _modules(script: str, *excludes: str) -> list[str]:
 def code(rule: str) -> list[str]:
     """The files that `rpg <rule>` is made of: its module and every module of rpg it imports, its rule, the packages."""
     # The tasks that not every experiment has are inputs of those that have them (`extras`).
-    tasks = () if rule == "report" else ("rpg.tasks.segmentation", "rpg.tasks.detection", "rpg.tasks.commonsense")
+    tasks = (
+        ()
+        if rule == "report"
+        else (
+            "rpg.tasks.segmentation",
+            "rpg.tasks.detection",
+            "rpg.tasks.commonsense",
+            "rpg.tasks.fine_tuning",
+        )
+    )
     modules = {*_modules(f"rpg/{rule}.py", *tasks)}
     modules |= {"rpg/layers.py", "rpg/paths.py", "rpg/params.py", "rpg/seeds.py"}
     return [*sorted(modules), f"workflow/rules/{rule}.smk", "environment.yml"]

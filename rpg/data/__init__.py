@@ -8,6 +8,7 @@ from rpg.errors import UserError
 
 if TYPE_CHECKING:
     from rpg.data.images import Images
+    from rpg.data.pictures import PictureSets
 
 # Data set → its classes, known without reading it.
 CLASSES = {
@@ -25,6 +26,18 @@ def load_data(name: str, data_root: str | None) -> "Images":
     from rpg.data.cifar10 import load_cifar10
 
     return load_cifar10(data_folder(name, data_root))
+
+
+def load_pictures(name: str, data_root: str | None, validation: int) -> "PictureSets":
+    """The data set `name` as pictures that are read one by one; `validation` of the training ones are held out."""
+    folder = data_folder(name, data_root)
+    if name == "imagenet":
+        from rpg.data.imagenet import load_imagenet
+
+        return load_imagenet(folder, validation)
+    from rpg.data.cifar10 import load_cifar10_pictures
+
+    return load_cifar10_pictures(folder, validation)
 
 
 def data_folder(name: str, data_root: str | None) -> Path:

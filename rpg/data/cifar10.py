@@ -10,6 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 from rpg.data import CLASSES
 from rpg.data.images import Images, Split, hold_out
+from rpg.data.pictures import MemoryPictures, PictureSets
+from rpg.data.pictures import hold_out as hold_out_pictures
 from rpg.errors import UserError
 
 VALIDATION_SHARE = 0.1
@@ -21,6 +23,12 @@ def load_cifar10(folder: Path) -> Images:
     train = _read(folder, "train")
     train, validation = hold_out(train, round(len(train.labels) * VALIDATION_SHARE), seed=0)
     return Images(train, validation, _read(folder, "test"), NAMES)
+
+
+def load_cifar10_pictures(folder: Path, validation: int) -> PictureSets:
+    """The same images one by one; `validation` of the training files', drawn evenly, are the validation split."""
+    train, held = hold_out_pictures(MemoryPictures(_read(folder, "train")), validation, seed=0)
+    return PictureSets(train, held, MemoryPictures(_read(folder, "test")), NAMES)
 
 
 def _read(folder: Path, split: str) -> Split:

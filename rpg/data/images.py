@@ -53,10 +53,14 @@ class Images:
 
 def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
     """`split` without, and with only, `count` images drawn evenly over the classes; the same ones for the same seed."""
+    kept, held = drawn_evenly(split.labels, count, seed)
+    return Split(split.images[kept], split.labels[kept]), Split(split.images[held], split.labels[held])
+
+
+def drawn_evenly(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of all but `count` of the labels, and of these, drawn evenly over the classes; ValueError if too few."""
     from sklearn.model_selection import train_test_split
 
-    kept, held = train_test_split(
-        range(len(split.labels)), test_size=count, random_state=seed, stratify=split.labels.numpy()
-    )
-    kept, held = sorted(kept), sorted(held)
-    return Split(split.images[kept], split.labels[kept]), Split(split.images[held], split.labels[held])
+    parts = train_test_split(range(len(labels)), test_size=count, random_state=seed, stratify=labels.numpy())
+    kept, held = (torch.tensor(sorted(part)) for part in parts)
+    return kept, held

@@ -53,6 +53,8 @@ class Classification(Task):
         """
         import timm
 
+        import rpg.tasks.networks  # noqa: F401
+
         network = self.params.network
         try:
             return timm.create_model(network.name, pretrained=False, **{**network.arguments, **arguments})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rpg.data import load_data
+from rpg.data import load_data, load_pictures
 from rpg.errors import UserError
 
 
@@ -33,6 +33,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         table = pd.DataFrame({"img": [png(image) for image in images], "label": labels})
         table.to_parquet(tmp_path / f"cifar10/{name}.parquet")
     return tmp_path
+
+
+def test_images_are_read_one_by_one_too(root: Path) -> None:
+    data, whole = load_pictures("cifar10", None, 10), load_data("cifar10", None)
+    assert [len(split) for split in (data.train, data.validation, data.test)] == [90, 10, 20]
+    for index in range(20):
+        pixels = np.asarray(data.test[index])
+        assert pixels[0, 0, 1] == data.test.labels[index]
+        assert np.array_equal(pixels, whole.test.images[index].permute(1, 2, 0).numpy())
 
 
 def test_images_keep_their_labels_and_a_tenth_is_validation(root: Path) -> None:

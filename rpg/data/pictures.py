@@ -1,0 +1,156 @@
+"""Data sets that do not fit into memory: labelled pictures, read from their files one by one."""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow.parquet
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from rpg.data.images import Split, drawn_evenly
+from rpg.errors import UserError
+
+# Groups of rows of parquet files whose pictures are mixed in training, and that each process keeps in memory.
+MIXED_GROUPS = 8
+
+
+class Pictures(ABC):
+    """Labelled pictures: `labels` [n] int64; `self[index]` is one of them, RGB."""
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Image.Image:
+        """The picture; UserError naming its file if it can't be read."""
+
+    def order(self, draw: torch.Generator) -> Tensor:
+        """[n] a random order in which to read all of them once."""
+        return torch.randperm(len(self), generator=draw)
+
+
+@dataclass(frozen=True)
+class PictureSets:
+    """A data set for classification, of the same three splits as `rpg.data.images.Images`."""
+
+    train: Pictures
+    validation: Pictures
+    test: Pictures
+    classes: tuple[str, ...]
+
+    def split(self, name: str) -> Pictures:
+        """The split called 'train', 'validation' or 'test'."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+class MemoryPictures(Pictures):
+    """Those of a split that is in memory."""
+
+    def __init__(self, split: Split) -> None:
+        self.images, self.labels = split.images, split.labels
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index].permute(1, 2, 0).numpy()).convert("RGB")
+
+
+class FilePictures(Pictures):
+    """One file for each picture."""
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
+        self.files, self.labels = list(files), torch.tensor(labels, dtype=torch.int64)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return _decoded(self.files[index], self.files[index])
+
+
+class ParquetPictures(Pictures):
+    """Rows of parquet files, with a column `image` {bytes, path} and a column `label`.
+
+    A file gives a whole group of rows at once, about a hundred. So the random order is one of groups, and of the
+    pictures within MIXED_GROUPS of them.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """UserError if a file is not of this form."""
+        self.files, labels = list(files), []
+        self.groups: list[tuple[int, int]] = []
+        firsts = [0]
+        for number, file in enumerate(self.files):
+            try:
+                with pyarrow.parquet.ParquetFile(file) as opened:
+                    labels += opened.read(columns=["label"])["label"].to_pylist()
+                    for group in range(opened.num_row_groups):
+                        self.groups.append((number, group))
+                        firsts.append(firsts[-1] + opened.metadata.row_group(group).num_rows)
+                    if "image" not in opened.schema_arrow.names:
+                        raise KeyError("no column 'image'")
+            except (OSError, ValueError, KeyError) as error:
+                message = " ".join(str(error).split())
+                raise UserError(f"{file}: no images and labels in parquet ({message}); fetch it again") from error
+        self.firsts = torch.tensor(firsts)
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        group = int(torch.searchsorted(self.firsts, index, right=True)) - 1
+        number, of_file = self.groups[group]
+        row = index - int(self.firsts[group])
+        file = self.files[number]
+        return _decoded(
+            io.BytesIO(_rows(file, of_file)[row]["bytes"].as_py()), f"{file}: image {row} of group {of_file}"
+        )
+
+    def order(self, draw: torch.Generator) -> Tensor:
+        mixed = []
+        for groups in torch.randperm(len(self.groups), generator=draw).split(MIXED_GROUPS):
+            rows = torch.cat([torch.arange(*self.firsts[group : group + 2].tolist()) for group in groups.tolist()])
+            mixed.append(rows[torch.randperm(len(rows), generator=draw)])
+        return torch.cat(mixed)
+
+
+@lru_cache(MIXED_GROUPS)
+def _rows(file: Path, group: int) -> pyarrow.ChunkedArray:
+    with pyarrow.parquet.ParquetFile(file) as opened:
+        return opened.read_row_group(group, columns=["image"])["image"]
+
+
+class PicturesOf(Pictures):
+    """Some of the pictures of another."""
+
+    def __init__(self, pictures: Pictures, chosen: Tensor) -> None:
+        self.pictures, self.chosen, self.labels = pictures, chosen, pictures.labels[chosen]
+        self.places = torch.full((len(pictures),), -1)
+        self.places[chosen] = torch.arange(len(chosen))
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self.pictures[int(self.chosen[index])]
+
+    def order(self, draw: torch.Generator) -> Tensor:
+        places = self.places[self.pictures.order(draw)]
+        return places[places >= 0]
+
+
+def hold_out(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
+    """`pictures` without, and with only, `count` of them, drawn evenly over the classes; the same for the same seed.
+
+    Raises UserError if there are not enough.
+    """
+    try:
+        kept, held = drawn_evenly(pictures.labels, count, seed)
+    except ValueError as error:
+        raise UserError(f"params.yaml: task.validation: {count} can't be held out ({error})") from error
+    return PicturesOf(pictures, kept), PicturesOf(pictures, held)
+
+
+def _decoded(file: Path | io.BytesIO, name: Path | str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise UserError(f"{name}: not an image that can be read ({' '.join(str(error).split())})") from error
