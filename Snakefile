@@ -6,9 +6,9 @@ min_version("9.0")
 
 
 # Not `configfile:`; rpg.params is the only reader of params.yaml.
-config.update(ask.config())
+config.update(ask.config(config))
 validate(config, "workflow/schemas/params.schema.json")
-ask.distrust_tables()
+ask.distrust_tables(config)
 shell.prefix(ask.LARGE_PAGES)
 
 
@@ -35,7 +35,7 @@ include: "workflow/rules/report.smk"
 
 
 onstart:
-    ask.lift_limit(workflow)
+    ask.start(workflow)
 
 
 rule all:

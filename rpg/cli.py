@@ -80,8 +80,12 @@ def parser() -> argparse.ArgumentParser:
     layer("novelty", "tell whether the samples are new, beside what can be made of the zoo without RPG")
     layer("ablation", "put the variants of an ablation beside each other", computes=False)
     verbs.add_parser("ablations", help="write results/ablations.md, the tables of all ablations")
-    verbs.add_parser("tables", help="write results/tables.md, metrics.json, scores.csv and seconds.json")
-    verbs.add_parser("report", help="write results/report.html, all tables and figures on one page")
+    for name, help_text in (
+        ("tables", "write results/tables.md, metrics.json, scores.csv and seconds.json"),
+        ("report", "write results/report.html, all tables and figures on one page"),
+    ):
+        summary = verbs.add_parser(name, help=help_text)
+        summary.add_argument("--run", nargs="+", help="the experiments; those of `run` in params.yaml if left out")
     ledger = verbs.add_parser("ledger", help="DVC's records: write, status, pull, adopt, push")
     actions = ledger.add_subparsers(dest="action", required=True, metavar="action")
     write = actions.add_parser("write", help="write dvc.yaml, the stages of the rules, from params.yaml")

@@ -185,15 +185,20 @@ def ablations() -> None:
     write_tables(load_params(), RESULTS)
 
 
-def report() -> None:
+def report(run: list[str] | None) -> None:
     """Put tables and figures on one page."""
     from rpg.report import write_report
 
-    write_report(load_params(), RESULTS)
+    write_report(_covering(run), RESULTS)
 
 
-def tables() -> None:
-    """Write the tables of all experiments in `run:`."""
+def tables(run: list[str] | None) -> None:
+    """Write the tables of all experiments in `run`, or params.yaml's."""
     from rpg.tables import write_tables
 
-    write_tables(load_params(), RESULTS)
+    write_tables(_covering(run), RESULTS)
+
+
+def _covering(run: list[str] | None) -> Params:
+    params = load_params()
+    return params.covering(run, "--run") if run else params

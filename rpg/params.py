@@ -806,6 +806,18 @@ class Params(Block):
         """The experiments that an ablation is made of, by name, variant after variant."""
         return self._trials[ablation]
 
+    def covering(self, run: list[str], where: str) -> "Params":
+        """The same with another `run`; UserError, which begins with `where`, if it names what is not there."""
+        known = [*self.experiments, *self.ablations]
+        for name in run:
+            if name not in known:
+                raise UserError(f"{where}: run: no experiment '{name}'{_suggest(name, known)}")
+        if not set(run) & self.experiments.keys():
+            raise UserError(f"{where}: run: must name an experiment, not ablations alone")
+        if len(set(run)) != len(run):
+            raise UserError(f"{where}: run: an experiment stands there twice")
+        return self.model_copy(update={"run": run})
+
     def experiments_to_run(self) -> list[str]:
         """The experiments in `run:`."""
         return [name for name in self.run if name in self.experiments]
@@ -882,15 +894,7 @@ def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
         params = Params.model_validate_json(json.dumps(tree))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {_first_fault(error, tree)}") from error
-    for name in params.run:
-        known = [*params.experiments, *params.ablations]
-        if name not in known:
-            raise UserError(f"{path}: run: no experiment '{name}'{_suggest(name, known)}")
-    if not params.experiments_to_run():
-        raise UserError(f"{path}: run: must name an experiment, not ablations alone")
-    if len(set(params.run)) != len(params.run):
-        raise UserError(f"{path}: run: an experiment stands there twice")
-    return params
+    return params.covering(params.run, str(path))
 
 
 def json_schema() -> str:

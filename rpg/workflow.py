@@ -3,7 +3,7 @@
 import base64
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
+from rpg.needs import missing
 from rpg.params import (
     CommonsenseTask,
     Experiment,
@@ -48,6 +49,10 @@ TOKENS = ("tokens.safetensors", "layout.json", "stats.safetensors")
 MODEL = ("model.safetensors", "config.json")
 
 
+# Snakemake's `config`: params.yaml, with the chosen `run`.
+Config = Mapping[str, Any]
+
+
 class Wildcards(Protocol):
     """Snakemake's wildcards of the rules here."""
 
@@ -75,14 +80,27 @@ def _config_file(experiment: Experiment) -> Path | None:
     return Path(task.config) if isinstance(task, OpenMMLabTask) and "::" not in task.config else None
 
 
-def config() -> dict[str, Any]:
-    """The whole of params.yaml, as rpg reads it; WorkflowError, one line, if it has a fault."""
-    return _params().model_dump()
+def config(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole of params.yaml, as rpg reads it, with the `run` that `snakemake --config` was given, if it was.
+
+    WorkflowError, one line, if it has a fault.
+    """
+    try:
+        for key in given:
+            if key != "run":
+                raise UserError(f"--config {key}: only run can be chosen there; everything else stands in params.yaml")
+        params = _params()
+        if "run" in given:
+            run = [given["run"]] if isinstance(given["run"], str) else given["run"]
+            params = params.covering(list(map(str, run)), "--config")
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+    return params.model_dump()
 
 
-def run() -> list[str]:
+def experiments(config: Config) -> list[str]:
     """The experiments that the tables cover."""
-    return _params().experiments_to_run()
+    return [name for name in config["run"] if name in _params().experiments]
 
 
 def ablations() -> list[str]:
@@ -90,9 +108,9 @@ def ablations() -> list[str]:
     return list(_params().ablations)
 
 
-def ablations_to_run() -> list[str]:
+def ablations_to_run(config: Config) -> list[str]:
     """The ablations that the tables cover, too."""
-    return _params().ablations_to_run()
+    return [name for name in config["run"] if name in _params().ablations]
 
 
 def ablation(wildcards: Wildcards) -> dict[str, Any]:
@@ -199,10 +217,12 @@ def extra(rule: str) -> Callable[[Wildcards], list[str]]:
     return files
 
 
-def seconds() -> list[str]:
-    """The measured seconds of all experiments in `run:`."""
+def seconds(config: Config) -> list[str]:
+    """The measured seconds of all experiments in `run`."""
     params = _params()
-    return [str(Paths(name).seconds(layer)) for name in run() for layer in params.experiment(name).timed()]
+    return [
+        str(Paths(name).seconds(layer)) for name in experiments(config) for layer in params.experiment(name).timed()
+    ]
 
 
 @cache
@@ -236,7 +256,7 @@ def code(rule: str) -> list[str]:
     return [*sorted(modules), f"workflow/rules/{rule}.smk", "environment.yml"]
 
 
-def distrust_tables() -> None:
+def distrust_tables(config: Config) -> None:
     """Give results/tables.md the oldest time and no history if scores behind it are missing, as in a fresh clone.
 
     The tables live in git, and Snakemake makes missing files anew only for a job that has to run for another reason:
@@ -244,18 +264,29 @@ def distrust_tables() -> None:
     """
     tables = RESULTS / "tables.md"
     # Inside a stage of dvc.yaml it is DVC that deleted the scores, and that knows whether the tables come next.
-    if "DVC_STAGE" not in os.environ and tables.exists() and not all(Paths(name).scores.exists() for name in run()):
+    if (
+        "DVC_STAGE" not in os.environ
+        and tables.exists()
+        and not all(Paths(name).scores.exists() for name in experiments(config))
+    ):
         # Not 0, which Snakemake takes for no time at all.
         os.utime(tables, (1, 1))
         for path in RESULTS.glob("*.*"):
             Path(".snakemake/metadata", base64.b64encode(bytes(path)).decode()).unlink(missing_ok=True)
 
 
-def lift_limit(workflow: Any) -> None:
-    """Jobs that run here start when they can.
+def start(workflow: Any) -> None:
+    """What is left to do before the first job, where it is no dry run.
 
-    Snakemake 9's limit of jobs per second starts a timer with every job, each of which has all jobs looked at once a
-    second until the end: a tenth of a core (snakemake/snakemake issue 2967).
+    WorkflowError with one line for each data set or model that jobs of this run need and that is not there.
     """
+    params = _params()
+    asked = {job.wildcards.experiment for job in workflow.dag.needrun_jobs() if job.rule.name in ("base", "zoo")}
+    lines = [line for name in sorted(asked) for line in missing(params.experiment(name), params.data_root)]
+    if lines:
+        raise WorkflowError("\n".join(dict.fromkeys(lines)))
     if workflow.local_exec:
+        # Jobs that run here start when they can. Snakemake 9's limit of jobs per second starts a timer with every job,
+        # each of which has all jobs looked at once a second until the end: a tenth of a core (snakemake/snakemake
+        # issue 2967).
         workflow.scheduler.job_rate_limiter = None

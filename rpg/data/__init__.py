@@ -16,6 +16,11 @@ CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
 
+# Data sets that a package brings or the project writes; all others lie in a folder.
+MADE_HERE = ("digits", "scenes", "facts")
+# What the folder of a data set is called, if not as the data set.
+FOLDERS = {"ade20k": "ADEChallengeData2016"}
+
 
 def load_data(name: str, data_root: str | None) -> "Images":
     """The data set `name`; those that live in a folder are looked for below RPG_DATA, else below `data_root`."""
@@ -41,16 +46,11 @@ def load_pictures(name: str, data_root: str | None, validation: int) -> "Picture
 
 
 def data_folder(name: str, data_root: str | None) -> Path:
-    """Where data set `name` lies; UserError if there is no such folder."""
-    folder = root_folder(name, data_root) / name
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such data folder; put {name} there, or set RPG_DATA to the folder that holds it")
-    return folder
-
-
-def root_folder(name: str, data_root: str | None) -> Path:
-    """Where data sets lie, RPG_DATA or else `data_root`; UserError, for data set `name`, if neither is given."""
+    """Where data set `name` lies, below RPG_DATA or else `data_root`; UserError if there is no such folder."""
     root = os.environ.get("RPG_DATA") or data_root
     if not root:
         raise UserError(f"data set '{name}': no data folder; set RPG_DATA, or data_root in params.yaml")
-    return Path(root)
+    folder = Path(root) / FOLDERS.get(name, name)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such data folder; put {name} there, or set RPG_DATA to the folder that holds it")
+    return folder

@@ -1,7 +1,7 @@
 """ImageNet-1K, as folders of classes or in the Hugging Face layout.
 
-Folders: train/<class>/*.JPEG and val/<class>/*.JPEG. Hugging Face: train-*.parquet and validation-*.parquet, there or in
-data/, with columns `image` {bytes, path} and `label`.
+Folders: train/<class>/*.JPEG and val/<class>/*.JPEG. Hugging Face: train-*.parquet and validation-*.parquet, there or
+in data/, with columns `image` {bytes, path} and `label`.
 """
 
 from pathlib import Path

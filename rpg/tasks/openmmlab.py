@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rpg.data import root_folder
+from rpg.data import data_folder
 from rpg.device import device
 from rpg.errors import UserError
 from rpg.params import AnyBase, AnyZoo, DetectionTask, Run, RunnerBase, RunnerZoo, SegmentationTask
@@ -35,8 +35,6 @@ from rpg.tasks.task import Judgement, Picture, Region, Save, Task
 
 # Batches of a split are kept in memory if their images take no more bytes; otherwise each network has them read anew.
 KEEP = 2**30
-# Data set → its usual folder below the data folder.
-FOLDERS = {"ade20k": "ADEChallengeData2016", "coco": "coco"}
 SCENES = RESULTS / "scenes"
 
 
@@ -145,7 +143,7 @@ class OpenMMLab(Task):
         """Where the data set lies; UserError if it does not, or not whole."""
         if self.params.data == "scenes":
             return self.write_scenes()
-        folder = root_folder(self.params.data, self.data_root).resolve() / FOLDERS[self.params.data]
+        folder = data_folder(self.params.data, self.data_root).resolve()
         self.check_folder(folder)
         return folder
 

@@ -78,7 +78,7 @@ def test_missing_data_folder(kind: str, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match=f"data set '{data}': no data folder; set RPG_DATA"):
         openmmlab_task(kind, data=data).check()
     monkeypatch.setenv("RPG_DATA", str(tmp_path))
-    with pytest.raises(UserError, match="no such data folder; unpack"):
+    with pytest.raises(UserError, match=f"no such data folder; put {data} there"):
         openmmlab_task(kind, data=data).check()
 
 

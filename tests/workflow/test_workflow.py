@@ -60,6 +60,48 @@ def test_tables_from_git_do_not_hide_that_nothing_was_run(checkout: Path, finish
     assert planned(checkout) == EVERYTHING
 
 
+PAPER = ["imagenet-convnext_large", "ade20k-upernet-vit_base", "coco-vitdet-vit_base", "commonsense-llama7b-dora-r64"]
+
+
+def test_paper_is_planned_without_data_and_then_told_what_is_missing(tmp_path: Path, monkeypatch) -> None:
+    """`run` from the command line; a plan needs no data, the run itself says in one line each what is not there."""
+    checkout = make_checkout(tmp_path)
+    shutil.copy(ROOT / "params.yaml", checkout)
+    shutil.copytree(ROOT / "workflow/configs", checkout / "workflow/configs", dirs_exist_ok=True)
+    config = ("--config", f"run=[{', '.join(PAPER)}]")
+    per_experiment = dict.fromkeys(("collect", "tokens", "train", "sample", "score", "novelty"), 4)
+    # ImageNet's zoo has five runs; the adapters' language model is none of ours.
+    assert planned(checkout, *config) == {**per_experiment, "base": 3, "zoo": 8, "tables": 1}
+    for name, value in {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "RPG_DATA": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    told = run_in(checkout, "snakemake", "--cores", "1", *config, "--", "results/tables.md", ok=False)
+    for missing in (
+        f"{tmp_path}/imagenet: no such data folder",
+        f"{tmp_path}/ADEChallengeData2016: no such data folder",
+        f"{tmp_path}/coco: no such data folder",
+        f"{tmp_path}/commonsense: no such data folder",
+        "weights of timm's 'convnext_large.fb_in22k_ft_in1k': not to be had",
+        "language model 'huggyllama/llama-7b': no folder, nor to be had",
+    ):
+        assert len([line for line in told.splitlines() if line.startswith(missing)]) == 1, missing
+    assert "Traceback" not in told
+    assert not list((checkout / "results").glob("*/base"))
+
+
+def test_run_from_the_command_line_is_what_the_tables_cover(checkout: Path, finished: Path) -> None:
+    write_tree(checkout, mini=MINIATURE, other=MINIATURE)
+    mini = ("--config", "run=[mini]")
+    shutil.copytree(finished / "results", checkout / "results", dirs_exist_ok=True)
+    snakemake(checkout, "--touch", "--forceall", "--cores", "1", *mini, "--", "results/tables.md")
+    snakemake(checkout, "--cores", "1", *mini, "--forcerun", "tables", "--", "results/tables.md")
+    assert (checkout / "results/tables.md").read_bytes() == (finished / "results/tables.md").read_bytes()
+    for given, fault in (
+        ("run=[none]", "--config: run: no experiment 'none'"),
+        ("train=3", "--config train: only run"),
+    ):
+        assert fault in run_in(checkout, "snakemake", "--dry-run", "--config", given, ok=False)
+
+
 def test_content_counts_and_not_time(checkout: Path, finished: Path) -> None:
     """Touched code is no change; changed code is one, for the layers that it is part of."""
     take_as_finished(checkout, finished)

@@ -16,6 +16,6 @@ rule report:
         mem_mb=3000,
         runtime=30,
     params:
-        run=ask.run(),
+        run=config["run"],
     shell:
-        "python -m rpg report >{log:q} 2>&1"
+        "python -m rpg report --run {params.run:q} >{log:q} 2>&1"

@@ -1,17 +1,19 @@
 rule tables:
     input:
-        expand(rules.score.output.scores, experiment=ask.run()),
-        expand(rules.score.output.metrics, experiment=ask.run()),
-        expand(rules.novelty.output.summary, experiment=ask.run()),
-        expand(rules.novelty.output.rows, experiment=ask.run()),
-        expand(rules.ablation.output, ablation=ask.ablations_to_run()),
-        ask.seconds(),
+        expand(rules.score.output.scores, experiment=ask.experiments(config)),
+        expand(rules.score.output.metrics, experiment=ask.experiments(config)),
+        expand(rules.novelty.output.summary, experiment=ask.experiments(config)),
+        expand(rules.novelty.output.rows, experiment=ask.experiments(config)),
+        expand(rules.ablation.output, ablation=ask.ablations_to_run(config)),
+        ask.seconds(config),
         code=ask.code("tables"),
     output:
         tables=report(
             "results/tables.md", caption="../report/tables.rst", category="Tables"
         ),
-        cards=expand("results/{experiment}/README.md", experiment=ask.run()),
+        cards=expand(
+            "results/{experiment}/README.md", experiment=ask.experiments(config)
+        ),
         metrics="results/metrics.json",
         scores="results/scores.csv",
         novelty="results/novelty.csv",
@@ -28,6 +30,6 @@ rule tables:
         mem_mb=1000,
         runtime=10,
     params:
-        run=ask.run() + ask.ablations_to_run(),
+        run=config["run"],
     shell:
-        "python -m rpg tables >{log:q} 2>&1"
+        "python -m rpg tables --run {params.run:q} >{log:q} 2>&1"

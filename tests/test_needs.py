@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from miniatures import write_folders
+
+from rpg import needs
+from rpg.params import load_params
+
+PARAMS = load_params(ROOT / "params.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch) -> None:
+    monkeypatch.setattr(needs, "on_hub", lambda repository, revision: False)
+    monkeypatch.delenv("RPG_DATA", raising=False)
+
+
+def missing(name: str, data_root: Path | None = None) -> list[str]:
+    return needs.missing(PARAMS.experiment(name), str(data_root) if data_root else None)
+
+
+def test_default_experiments_need_nothing() -> None:
+    for name in PARAMS.experiments_to_run():
+        assert missing(name) == []
+
+
+def test_one_line_for_each_data_set_and_model(tmp_path: Path) -> None:
+    data, weights = missing("imagenet-convnext_large")
+    assert data == "data set 'imagenet': no data folder; set RPG_DATA, or data_root in params.yaml"
+    assert weights.startswith("weights of timm's 'convnext_large.fb_in22k_ft_in1k': not to be had")
+    assert "hf download timm/convnext_large.fb_in22k_ft_in1k" in weights
+    assert missing("ade20k-upernet-vit_base", tmp_path) == [
+        f"{tmp_path}/ADEChallengeData2016: no such data folder; put ade20k there, or set RPG_DATA to the folder that"
+        " holds it"
+    ]
+    data, model = missing("commonsense-llama7b-dora-r64")
+    assert model.startswith("language model 'huggyllama/llama-7b': no folder, nor to be had")
+
+
+def test_nothing_is_missing_where_all_is_there(tmp_path: Path, monkeypatch) -> None:
+    write_folders(tmp_path / "imagenet")
+    monkeypatch.setattr(needs, "on_hub", lambda repository, revision: repository == "timm/resnet18.tv_in1k")
+    assert missing("imagenet-resnet18", tmp_path) == []
+    assert len(missing("imagenet-resnet50", tmp_path)) == 1
+
+
+def test_files_of_weights_are_looked_for(tmp_path: Path) -> None:
+    experiment = PARAMS.experiment("imagenet-resnet18")
+    assert experiment.base
+    weights = tmp_path / "weights.safetensors"
+    given = experiment.model_copy(update={"base": experiment.base.model_copy(update={"weights": str(weights)})})
+    assert needs.missing(given, None)[1] == f"{weights}: no such file; base.weights names it"
+    weights.touch()
+    assert len(needs.missing(given, None)) == 1
+
+
+def test_every_network_of_timm_has_weights_to_be_had(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(needs, "on_hub", lambda repository, revision: asked.append(repository) or True)
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())["experiments"]
+    names = [name for name, block in tree.items() if block["task"]["kind"] == "fine_tuning"]
+    assert len(names) == 10
+    for name in names:
+        missing(name)
+        assert asked[-1] == f"timm/{tree[name]['task']['network']['name']}"
