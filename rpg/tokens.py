@@ -44,6 +44,8 @@ from rpg.params import Tokens
 VARIANCE_SHIFT = 0.05
 VARIANCE_FLOOR = 0.001
 VARIANCE_MEAN_SHARE = 0.95
+# Weights that are computed with at once, in float64: the processor's cache holds them, and memory is for the rest.
+CHUNK = 2**16
 # A standard deviation below this share of the mean is rounding: the tensor is constant.
 CONSTANT = 1e-9
 
@@ -178,13 +180,14 @@ class Stats:
             count += 1
             state_dict = layout.form(state_dict)
             for k, tensor in enumerate(layout.tokenised):
-                weights, scale = state_dict[tensor.name].double(), 1.0
+                weights, scale = state_dict[tensor.name].flatten(), 1.0
                 if tensor.is_variance:
+                    weights = weights.double()
                     # A network that was never in training mode may have no variance at all: m = 0 would divide by it.
                     scale = VARIANCE_MEAN_SHARE * weights.mean().item() or 1.0
                     smallest[k] = torch.minimum(smallest[k], weights.min())
                     weights = torch.log(weights / scale + VARIANCE_SHIFT)
-                std, mean = torch.std_mean(weights)
+                std, mean = _std_mean(weights)
                 total[:, k] += torch.tensor([mean, std, scale])
         mean, std, scale = total / count
         # A constant tensor has nothing to scale; σ = 1 keeps it as it is instead of making NaN, which means padding.
@@ -192,19 +195,34 @@ class Stats:
         return cls(mean, std, scale, torch.clamp(smallest / scale, max=VARIANCE_FLOOR))
 
 
-def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats) -> Tensor:
-    """State dict → tokens [L, D] float32, normalised, NaN where there is no weight.
+def _std_mean(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Unbiased standard deviation and mean of `weights` [n] in float64, from those of parts (Chan et al. 1983)."""
+    # Parts of about one length: none is so short that it has no deviation.
+    parts = weights.tensor_split(math.ceil(len(weights) / (16 * CHUNK)))
+    variances, means = (torch.stack(of) for of in zip(*(torch.var_mean(part.double()) for part in parts), strict=True))
+    counts = torch.tensor([len(part) for part in parts], dtype=torch.float64)
+    mean = (means * (counts / len(weights))).sum()
+    within = (variances * ((counts - 1) / (len(weights) - 1))).sum()
+    return torch.sqrt(within + (counts * (means - mean).square()).sum() / (len(weights) - 1)), mean
+
+
+def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: Tensor | None = None) -> Tensor:
+    """State dict → tokens [L, D] float32, normalised, NaN where there is no weight; written to `into` if it is given.
 
     `detokenise` gives each tensor back to within 1e-6 of its largest weight, a canonical pair in its one form.
     """
     state_dict = layout.form(state_dict)
-    tokens_LD = torch.full((layout.length, layout.width), math.nan)
+    tokens_LD = torch.empty(layout.length, layout.width) if into is None else into
+    exact = torch.empty(CHUNK, dtype=torch.float64)
     for k, tensor in enumerate(layout.tokenised):
-        weights = state_dict[tensor.name].double().flatten()
-        if tensor.is_variance:
-            weights = torch.log(weights / stats.scale[k] + VARIANCE_SHIFT)
         rows = tokens_LD[tensor.first : tensor.first + tensor.tokens].view(-1)
-        rows[: weights.numel()] = ((weights - stats.mean[k]) / stats.std[k]).float()
+        weights = state_dict[tensor.name].flatten()
+        rows[len(weights) :] = math.nan
+        for part, row in zip(weights.split(CHUNK), rows[: len(weights)].split(CHUNK), strict=True):
+            weight = exact[: len(part)].copy_(part)
+            if tensor.is_variance:
+                weight.div_(stats.scale[k]).add_(VARIANCE_SHIFT).log_()
+            row.copy_(weight.sub_(stats.mean[k]).div_(stats.std[k]))
     return tokens_LD
 
 
@@ -333,7 +351,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         with atomic(folder / "tokens.safetensors") as temporary:
             tokens_NLD = create_safetensors(temporary, "tokens", shape)
             for index, path in enumerate(paths):
-                tokens_NLD[index] = tokenise(read_checkpoint(path, names), layout, stats).numpy()
+                tokenise(read_checkpoint(path, names), layout, stats, into=torch.from_numpy(tokens_NLD[index]))
             tokens_NLD.flush()
         seeds = sorted(skipped)
         tensors = {f"stats.{name}": tensor for name, tensor in vars(stats).items()}
