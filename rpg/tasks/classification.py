@@ -71,6 +71,10 @@ class Classification(Task):
             # Pooling is several times faster in this memory format.
             return self.build().to(device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
+    def skeleton(self, base: AnyBase | None) -> StateDict:
+        with torch.device("meta"):
+            return self.build().state_dict()
+
     def check(self) -> None:
         """UserError if the network does not take the images of the data set or does not give one score per class."""
         inputs = self.data.inputs(self.data.train.images[:2].to(device()), self.params.resolution)

@@ -37,6 +37,8 @@ from rpg.tasks.task import Judgement, Save, Task
 
 FACTS = RESULTS / "facts"
 AVERAGE = "average accuracy"
+# Whose shapes are transformers' own defaults, so that a plan needs no network.
+LLAMA_7B = ("huggyllama/llama-7b",)
 # Labels that the loss leaves out, as transformers has them.
 IGNORED = -100
 
@@ -99,6 +101,18 @@ class Commonsense(Task):
                 return get_peft_model(model, self._config(dropout))
         except ValueError as error:
             raise UserError(f"params.yaml: task.adapter: peft refuses it ({_line(error)})") from error
+
+    def skeleton(self, base: AnyBase | None) -> StateDict:
+        from peft import get_peft_model, get_peft_model_state_dict
+        from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+        if isinstance(base, LanguageBase):
+            config = _language_config(base)
+        else:
+            config = LlamaConfig() if self.params.model in LLAMA_7B else self._loaded(AutoConfig)
+        with torch.device("meta"), warnings.catch_warnings(action="ignore", category=FutureWarning):
+            model = get_peft_model(AutoModelForCausalLM.from_config(config), self._config())
+            return get_peft_model_state_dict(model, save_embedding_layers=False)
 
     def _config(self, dropout: float = 0.0) -> Any:
         from peft import LoraConfig

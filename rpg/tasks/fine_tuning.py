@@ -69,6 +69,10 @@ class FineTuning(Task):
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             return self.build().to(device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
+    def skeleton(self, base: AnyBase | None) -> StateDict:
+        with torch.device("meta"):
+            return self.build().state_dict()
+
     def transform(self, training: bool) -> Transform:
         """timm's transform for the network's weights, from a picture to a tensor [3, H, W]."""
         from timm.data import create_transform, resolve_data_config

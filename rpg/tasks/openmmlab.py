@@ -149,6 +149,27 @@ class OpenMMLab(Task):
 
     @cached_property
     def config(self) -> Any:
+        """The config with its changes, on the data set; UserError if there is no such config or key."""
+        config = self._read_config()
+        folder = self.folder
+        try:
+            for loader in (config.train_dataloader, config.test_dataloader):
+                dataset = loader.dataset
+                if "dataset" in dataset or "datasets" in dataset:
+                    raise UserError(
+                        f"params.yaml: config '{self.params.config}': wraps its data set in a {dataset.type}; name it"
+                        " alone"
+                    )
+                dataset.data_root = str(folder)
+                # Serialised for workers, of which there are none.
+                dataset.serialize_data = False
+                # Workers would draw random numbers of their own.
+                loader.num_workers, loader.persistent_workers = 0, False
+        except AttributeError as error:
+            raise self._refused(error) from error
+        return config
+
+    def _read_config(self) -> Any:
         """The config with its changes; UserError if there is no such config or key."""
         without_compiled_operations()
         from mmengine.config import Config
@@ -173,18 +194,6 @@ class OpenMMLab(Task):
             config.merge_from_dict(self.params.overrides)
             init_default_scope(self.scope)
             config.default_scope = self.scope
-            train, test = (config[key].dataset for key in ("train_dataloader", "test_dataloader"))
-            for dataset in (train, test):
-                if "dataset" in dataset or "datasets" in dataset:
-                    raise UserError(
-                        f"params.yaml: config '{name}': wraps its data set in a {dataset.type}; name it alone"
-                    )
-                dataset.data_root = str(self.folder)
-                # Serialised for workers, of which there are none.
-                dataset.serialize_data = False
-            for loader in (config.train_dataloader, config.test_dataloader):
-                # Workers would draw random numbers of their own.
-                loader.num_workers, loader.persistent_workers = 0, False
         except UserError:
             raise
         except Exception as error:
@@ -208,14 +217,18 @@ class OpenMMLab(Task):
     def network(self) -> nn.Module:
         # Building one must not move the generator that a training draws from.
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-            return self._build().to(device()).eval()
+            return self._build(self.config).to(device()).eval()
 
-    def _build(self) -> nn.Module:
+    def skeleton(self, base: AnyBase | None) -> StateDict:
+        # Some of the toolboxes' modules look at numbers while they are built, so that is done for real.
+        with quiet():
+            return {name: tensor.to("meta") for name, tensor in self._build(self._read_config()).state_dict().items()}
+
+    def _build(self, config: Any) -> nn.Module:
         from mmengine.registry import MODELS
 
-        config = copy.deepcopy(self.config.model)
         try:
-            return MODELS.build(config)
+            return MODELS.build(copy.deepcopy(config.model))
         except Exception as error:
             # The config's arguments go to any of a thousand modules, which fail each in its own way.
             raise self._refused(error) from error

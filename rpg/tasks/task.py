@@ -63,6 +63,13 @@ class Task(ABC):
     def network(self) -> nn.Module:
         """A network in evaluation mode to put weights into; its own mean nothing."""
 
+    @abstractmethod
+    def skeleton(self, base: AnyBase | None) -> StateDict:
+        """What a checkpoint holds, as tensors on the device "meta", which have shapes alone; needs no data.
+
+        `base`: the block that makes the language model, of a task that changes one.
+        """
+
     @property
     def example(self) -> Tensor | None:
         """[2, C, H, W] images for which `network` answers with one tensor; None if it takes or gives more than that."""
