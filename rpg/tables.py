@@ -15,6 +15,7 @@ from rpg.data.commonsense import LIKELIHOOD, SUBTASKS
 from rpg.files import read_json, write_json, write_text
 from rpg.params import Params
 from rpg.paths import Paths, ablation_file
+from rpg.published import PUBLISHED, SOURCES
 from rpg.score import SETS
 
 HEADING = """# Generated networks beside the originals they learned from
@@ -39,6 +40,13 @@ COMMONSENSE = """
 Accuracy in percent on the test questions. *Generated*: the model goes on from the prompt, and the choice that its words
 name first is its answer, as LLM-Adapters and DoRA evaluate. *Likelihood*: its answer is the choice for which "the
 correct answer is ..." is the most likely. *Alone* is the language model without an adapter.
+
+"""
+PUBLISHED_TEXT = """
+## Beside published numbers
+
+In percent on the test split. Where one number of a method's networks is given, it stands under *best*. What p-diff,
+SANE and D2NWG reach on CIFAR-10 is as RPG's authors report it beside their own. {sources}.
 
 """
 NOVELTY = """
@@ -171,6 +179,7 @@ def markdown(tree: dict[str, Any]) -> str:
         + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if "held_out" in entry)
         + other_metrics(experiments)
         + commonsense(experiments)
+        + beside_published(experiments)
         + are_they_new(experiments)
         + "".join(zoo_baselines(name, entry) for name, entry in experiments.items())
     )
@@ -241,6 +250,39 @@ def commonsense(experiments: dict[str, Any]) -> str:
                     row = {"network": name, "protocol": protocol, "subtask": metric, "alone": alone}
                     rows.append({**row, **beside_originals(of)})
     return COMMONSENSE + table(rows) if rows else ""
+
+
+def beside_published(experiments: dict[str, Any]) -> str:
+    """The section of the paper's own experiments: what was measured here, and what was published of them."""
+    rows = []
+    for name, entry in experiments.items():
+        measured_here = {entry["metric"]: entry, **entry.get("others", {})}
+        known = PUBLISHED.get(name, ())
+        for metric in dict.fromkeys(row.metric for row in known):
+            of = measured_here[metric]
+            # Unseen tasks are what that experiment is about.
+            original, rpg = (
+                of.get("original_by_set", {}).get("held_out", of["original"]),
+                of.get("held_out", of["rpg"]),
+            )
+            numbers = (original["mean"], rpg["best"], rpg["mean"], rpg["min"])
+            rows.append(_published(name, metric, "RPG, here", numbers, f"n = {rpg['n']}"))
+            rows += [
+                _published(name, metric, row.method, (row.original, row.best, row.mean, row.min), row.note)
+                for row in known
+                if row.metric == metric
+            ]
+    if not rows:
+        return ""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    sources = "; ".join(f"{method}: {SOURCES[method]}" for method in methods if method in SOURCES)
+    return PUBLISHED_TEXT.format(sources=sources) + table(rows)
+
+
+def _published(name: str, metric: str, method: str, numbers: tuple[float | None, ...], note: str) -> dict[str, str]:
+    columns = ("original", "best", "mean", "min")
+    cells = {column: "-" if of is None else f"{of:.1f}" for column, of in zip(columns, numbers, strict=True)}
+    return {"network": name, "metric": metric, "method": method, **cells, "note": note}
 
 
 def are_they_new(experiments: dict[str, Any]) -> str:

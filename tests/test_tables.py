@@ -9,8 +9,9 @@ import pytest
 from conftest import ROOT, assert_promises, run_layers
 
 from rpg.params import load_params
+from rpg.published import PUBLISHED, SOURCES
 from rpg.score import summary
-from rpg.tables import METHODS, markdown
+from rpg.tables import METHODS, beside_published, markdown
 
 
 def test_summary_by_hand() -> None:
@@ -182,3 +183,32 @@ def test_committed_tables_and_readme_say_the_same() -> None:
     tables = re.findall(r"(?:^\|.*\n)+", markdown(tree), re.M)
     readme = (ROOT / "README.md").read_text()
     assert all(table in readme for table in [*tables[:2], *tables[3:6]])
+
+
+def test_published_numbers_stand_beside_ours(finished: Path) -> None:
+    entry = json.loads((finished / "results/metrics.json").read_text())["experiments"]["mini"]
+    assert beside_published({"mini": entry}) == ""
+    text = beside_published({"mini": entry, "cifar10-resnet18": entry})
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| cifar")
+    ]
+    ours = [
+        f"{number:.1f}" for number in (entry["original"]["mean"], *(entry["rpg"][k] for k in ("best", "mean", "min")))
+    ]
+    assert rows == [
+        ["cifar10-resnet18", "top1", "RPG, here", *ours, "n = 4"],
+        ["cifar10-resnet18", "top1", "RPG, published", "95.3", "95.1", "-", "-", ""],
+        ["cifar10-resnet18", "top1", "p-diff", "95.3", "-", "-", "-", "out of memory"],
+        ["cifar10-resnet18", "top1", "SANE", "85.5", "68.6", "-", "-", ""],
+        ["cifar10-resnet18", "top1", "D2NWG", "94.6", "94.6", "-", "-", ""],
+    ]
+    assert "D2NWG: Soro et al. 2024, arXiv 2402.18153" in text
+
+
+def test_published_rows_are_of_experiments_and_cited() -> None:
+    params = load_params(ROOT / "params.yaml")
+    for name, rows in PUBLISHED.items():
+        assert name in params.experiments
+        for row in rows:
+            assert row.method in SOURCES
+            assert all(0 < value <= 100 for value in (row.original, row.best, row.mean, row.min) if value is not None)
