@@ -41,7 +41,13 @@ def parser() -> argparse.ArgumentParser:
         "collect", "list the checkpoints of all shards; remove shards that params.yaml no longer names", computes=False
     )
     layer("tokens", "tokenise the checkpoints of the zoo")
-    layer("train", "train RPG on the tokens; goes on where a killed run stopped")
+    train = layer("train", "train RPG on the tokens; goes on where a killed run stopped")
+    train.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="train in so many, each on a GPU of its own (0 is 1); any number goes on",
+    )
     layer("tune", "fine-tune RPG on the task loss, if the experiment does")
     layer("hypernetwork", "train a hypernetwork on the task loss alone, if the experiment compares with one")
     layer("sample", "sample new networks")
@@ -147,6 +153,7 @@ def _check(verb: str, chosen: dict[str, Any]) -> None:
         ("steps", 1, 1000),
         ("seed", 0, 2**63 - 1),
         ("port", 1, 65535),
+        ("processes", 0, 1024),
     ):
         if chosen.get(name) is not None and not low <= chosen[name] <= high:
             raise UserError(f"--{name} {chosen[name]}: must be between {low} and {high}")
@@ -169,5 +176,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _refuse(message: str) -> int:
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from rpg.distributed import let_first_tell
+
+        let_first_tell()
     print(f"rpg: error: {' '.join(message.split())}", file=sys.stderr)
     return 2

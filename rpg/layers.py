@@ -53,8 +53,13 @@ def tokens(name: str, threads: int) -> None:
     write_tokens(paths.zoo, experiment.tokens, paths.tokens)
 
 
-def train(name: str, threads: int) -> None:
-    """Train RPG."""
+def train(name: str, threads: int, processes: int) -> None:
+    """Train RPG, in so many processes of this machine."""
+    if processes > 1:
+        from rpg.distributed import launch
+
+        launch(processes, ["train", "--experiment", name, "--threads", str(threads)])
+        return
     from rpg.train import train_rpg
 
     params = load_params()

@@ -466,7 +466,11 @@ Conditions = Annotated[list[Condition], Field(min_length=1, description="what th
 
 
 class PaperModel(Block):
-    """The published architecture, exactly: two plain Mamba2 blocks and the convolutional denoiser."""
+    """The published architecture, exactly: two plain Mamba2 blocks and the convolutional denoiser.
+
+    The second block is published at the width D of a token; with `prototype_projection` it has the width M, and one
+    Linear makes the prototype of it.
+    """
 
     flavor: Literal["paper"]
     conditions: Conditions
@@ -476,6 +480,7 @@ class PaperModel(Block):
     expand: Count
     channels: Annotated[list[Count], Field(min_length=5)]
     kernel: Annotated[int, Field(ge=1)]
+    prototype_projection: bool
 
     @model_validator(mode="after")
     def _skips_fit(self) -> "PaperModel":
@@ -520,15 +525,23 @@ Model = Annotated[PaperModel | ResidualModel, Field(discriminator="flavor")]
 
 
 class Optimization(Block):
-    """AdamW, warm-up and cosine, gradient clipping, EMA of the weights."""
+    """AdamW, warm-up and cosine, gradient clipping, EMA of the weights.
+
+    For what does not fit a GPU: `adamw8bit` keeps the moments of the gradients in 8 bits (Dettmers et al. 2021), and
+    `checkpointing` computes activations twice to keep few of them.
+    """
 
     seed: Annotated[int, Field(ge=0)]
     steps: Count
     learning_rate: Positive
     warmup: Share
     weight_decay: Annotated[float, Field(ge=0)]
+    optimizer: Literal["adamw", "adamw8bit"]
     gradient_clip: Positive
     precision: Precision
+    checkpointing: Annotated[
+        bool, Field(description="whether activations are computed again for the backward pass, instead of kept")
+    ]
     ema: Share
     state_every: Annotated[int, Field(ge=10, multiple_of=10, description="steps between saves of the state to resume")]
 
@@ -538,6 +551,11 @@ class Train(Optimization):
 
     batch: Annotated[int, Field(ge=1, description="B, checkpoints per step")]
     diffusion_batch: Annotated[int, Field(ge=1, description="random tokens of the B·L that enter the loss each step")]
+    draws: Annotated[int, Field(ge=1, description="times and noise levels of each of these tokens; published is 1")]
+    sharded: Annotated[
+        bool,
+        Field(description="whether weights, gradients and the optimizer's state are split over the processes"),
+    ]
 
 
 class Hypernetwork(Optimization):

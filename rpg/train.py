@@ -1,7 +1,8 @@
-"""Train RPG on the tokens of a zoo: `rpg train --experiment digits-resnet`.
+"""Train RPG on the tokens of a zoo: `rpg train --experiment digits-resnet`, with `--processes 4` on four GPUs.
 
 Writes rpg/model.safetensors (EMA weights), rpg/config.json and rpg/log.csv. While it runs, rpg/state/ holds what a
-killed run goes on from; on a CPU it ends in the same bytes as a run that was never killed.
+killed run goes on from, with as many processes or another number; on a CPU a single process ends in the same bytes as a
+run that was never killed.
 """
 
 import hashlib
@@ -9,16 +10,18 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rpg import conditions
 from rpg.device import bfloat16_products, device
+from rpg.distributed import ALONE, Group, fill, joined, local, whole
 from rpg.errors import UserError
 from rpg.files import (
     check_unchanged,
@@ -56,43 +59,91 @@ Loss = Callable[[RPG, torch.Generator], Tensor]
 class Training:
     """A model, its EMA and its optimizer, at one step of training; `save` and `resume` carry all of it across a kill.
 
-    `layer` is the name under which the random numbers of each step are drawn.
+    `layer` is the name under which the random numbers of each step are drawn. The processes of `group` take each step
+    together; each has all of the model, or, if it is `sharded`, a part of it.
     """
 
-    def __init__(self, params: Optimization, model: RPG, loss: Loss, layer: str, on: torch.device) -> None:
-        self.params, self.loss, self.layer, self.on = params, loss, layer, on
+    def __init__(
+        self,
+        params: Optimization,
+        model: RPG,
+        loss: Loss,
+        layer: str,
+        on: torch.device,
+        group: Group = ALONE,
+        sharded: bool = False,
+    ) -> None:
+        self.params, self.loss, self.layer, self.on, self.group = params, loss, layer, on, group
         self.model = model.to(on).train()
-        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.params.ema))
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay, fused=True
-        )
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        if params.checkpointing:
+            model.recompute()
+        self.network = group.spread(model, sharded, on)
+        self.averages = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        if params.ema:
+            self.averages = {name: tensor.clone() for name, tensor in self.averages.items()}
+        self.optimizer = _optimizer(params, model)
         self.step, self.seconds, self.log = 0, 0.0, "step,loss,learning_rate\n"
 
     def one_step(self) -> Tensor:
         """Take one optimizer step; returns the loss, on the device. Its random numbers depend on the step alone."""
         self.step += 1
+        rate = learning_rate(self.params, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.params, self.step)
+            # torchao's takes nothing but a tensor.
+            group["lr"] = torch.tensor(rate) if isinstance(group["lr"], Tensor) else rate
         bfloat16 = self.params.precision == "bfloat16"
         with bfloat16_products(bfloat16):
             with torch.autocast(self.on.type, torch.bfloat16, enabled=bfloat16 and self.on.type == "cuda"):
-                loss = self.loss(self.model, generator(self.params.seed, self.layer, self.step))
+                # DistributedDataParallel is called as the model that it wraps.
+                loss = self.loss(self.network, generator(self.params.seed, self.layer, self.step))  # type: ignore[arg-type]
             self.optimizer.zero_grad()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
         self.optimizer.step()
-        self.average.update_parameters(self.model)
+        if self.params.ema:
+            averages = [local(tensor) for tensor in self.averages.values()]
+            weights = [local(parameter.detach()) for parameter in self.model.parameters()]
+            if self.step == 1:
+                torch._foreach_copy_(averages, weights)
+            else:
+                get_ema_multi_avg_fn(self.params.ema)(averages, weights, self.step)
         return loss.detach()
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The model's state dict with the averages of the weights, whole; empty in all processes but the first."""
+        state = self.model.state_dict()
+        return self._whole((name, self.averages.get(name, tensor)) for name, tensor in state.items())
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write everything that the next step depends on; `fingerprint` says what it was trained on."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        tensors = self._whole(self._state())
+        if self.group.first:
+            facts = {"fingerprint": fingerprint, "step": self.step, "seconds": self.seconds, "log": self.log}
+            tensors["facts"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+            write_tensors(path, tensors)
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.model.state_dict().items():
+            yield f"model.{name}", tensor
+        if self.params.ema:
+            for name, tensor in self.averages.items():
+                yield f"average.{name}", tensor
         for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{slot}": tensor for slot, tensor in slots.items()}
-        facts = {"fingerprint": fingerprint, "step": self.step, "seconds": self.seconds, "log": self.log}
-        tensors["facts"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
-        write_tensors(path, tensors)
+            for slot, tensor in slots.items():
+                yield f"optimizer.{index}.{slot}", tensor
+
+    def _whole(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, tensor in tensors:
+            # All processes put it together, and the first keeps it.
+            tensor = whole(tensor)
+            if self.group.first:
+                # Of moments in 8 bits.
+                codes, scale = getattr(tensor, "codes", None), getattr(tensor, "scale", None)
+                parts = {"": tensor} if codes is None else {".codes": codes, ".scale": scale}
+                found |= {f"{name}{part}": values.detach().cpu() for part, values in parts.items()}
+        return found
 
     def resume(self, path: Path, fingerprint: str) -> bool:
         """Go on from `path`, if it was saved by a training of the same fingerprint; False if it was not."""
@@ -101,23 +152,47 @@ class Training:
             facts = json.loads(bytes(tensors.pop("facts").tolist()))
         except (UserError, KeyError, ValueError):
             # Writing is atomic, so only a damaged disk or a hand can do this; the training can always start over.
-            print(f"{path}: not a whole state; starting over", flush=True)
+            if self.group.first:
+                print(f"{path}: not a whole state; starting over", flush=True)
             return False
         if facts["fingerprint"] != fingerprint:
             return False
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition(".")
-            parts[part][rest] = tensor
-        self.model.load_state_dict(parts["model"])
-        self.average.load_state_dict(parts["average"])
-        slots: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, _, slot = name.partition(".")
-            slots.setdefault(int(index), {})[slot] = tensor
+        for name, tensor in self.model.state_dict().items():
+            fill(tensor, tensors[f"model.{name}"])
+        if self.params.ema:
+            for name, tensor in self.averages.items():
+                fill(tensor, tensors[f"average.{name}"])
+        slots = {
+            index: {
+                "step": tensors[f"optimizer.{index}.step"].clone(),
+                "exp_avg": self._moments(parameter, tensors, f"optimizer.{index}.exp_avg"),
+                "exp_avg_sq": self._moments(parameter, tensors, f"optimizer.{index}.exp_avg_sq"),
+            }
+            for index, parameter in enumerate(self.model.parameters())
+        }
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
         self.step, self.seconds, self.log = facts["step"], facts["seconds"], facts["log"]
         return True
+
+    def _moments(self, parameter: Tensor, tensors: dict[str, Tensor], name: str) -> Tensor:
+        if self.params.optimizer == "adamw":
+            moments = torch.zeros_like(parameter.detach())
+            fill(moments, tensors[name])
+            return moments
+        from rpg.adamw8bit import eight_bits
+
+        signed = name.endswith("exp_avg")
+        moments = self.optimizer._new_buffer(parameter.detach(), signed)  # type: ignore[attr-defined]
+        fill(moments, eight_bits(tensors, name, signed))
+        return moments
+
+
+def _optimizer(params: Optimization, model: RPG) -> torch.optim.Optimizer:
+    if params.optimizer == "adamw8bit":
+        from rpg.adamw8bit import AdamW8bit
+
+        return AdamW8bit(model.parameters(), params.learning_rate, weight_decay=params.weight_decay)
+    return torch.optim.AdamW(model.parameters(), params.learning_rate, weight_decay=params.weight_decay, fused=True)
 
 
 def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
@@ -132,25 +207,38 @@ def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
         raise UserError(f"params.yaml: model: {error}") from error
 
 
-def diffusion_loss(model: RPG, tokens_BLD: Tensor, prototypes_BLW: Tensor, count: int, draw: torch.Generator) -> Tensor:
-    """The diffusion loss on `count` random tokens of those given, at random times."""
-    picks = torch.randperm(tokens_BLD.shape[0] * tokens_BLD.shape[1], generator=draw)[:count]
+def drawn_tokens(shape: Sequence[int], count: int, draws: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Picks, times and noise, for `RPG.errors`, of `count` random tokens of [B, L, D], each `draws` times."""
+    batch, length, width = shape
+    picks = torch.randperm(batch * length, generator=draw)[:count].repeat(draws)
     t = torch.randint(T, picks.shape, generator=draw)
-    noise = torch.randn(len(picks), tokens_BLD.shape[2], generator=draw)
-    on = tokens_BLD.device
-    return model.loss(tokens_BLD, prototypes_BLW, picks.to(on), t.to(on), noise.to(on))
+    return picks, t, torch.randn(len(picks), width, generator=draw)
 
 
-def train_loss(store: TokenStore, params: Train, asked: Sequence[Condition], on: torch.device) -> Loss:
-    """The diffusion loss on random checkpoints of `store`."""
+def train_loss(
+    store: TokenStore, params: Train, asked: Sequence[Condition], on: torch.device, group: Group = ALONE
+) -> Loss:
+    """The diffusion loss on random checkpoints of `store`, dealt out to the processes of `group`.
+
+    Random numbers are those of one process. Each process takes its own checkpoints and the picks among them; the mean
+    of the processes' losses, and so that of their gradients, is what one process has for all of them.
+    """
     values = conditions.of_checkpoints(asked, store)
+    length, width = store.layout.length, store.layout.width
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         checkpoints = torch.randperm(len(store), generator=draw)[: params.batch].tolist()
-        tokens_BLD = torch.stack([store[index] for index in checkpoints]).to(on)
         told = conditions.dropped(asked, {name: value[checkpoints] for name, value in values.items()}, draw)
-        prototypes_BLW = model.recurrent({name: value.to(on) for name, value in told.items()})
-        return diffusion_loss(model, tokens_BLD, prototypes_BLW, params.diffusion_batch, draw)
+        picks, t, noise = drawn_tokens((len(checkpoints), length, width), params.diffusion_batch, params.draws, draw)
+        own = slice(group.rank, None, group.processes)
+        tokens_BLD = torch.stack([store[index] for index in checkpoints[own]]).to(on)
+        if group.processes > 1:
+            row, token = picks // length, picks % length
+            mine = row % group.processes == group.rank
+            picks, t, noise = (row // group.processes * length + token)[mine], t[mine], noise[mine]
+        told = {name: value[own].to(on) for name, value in told.items()}
+        total, count = model(told, tokens_BLD, picks.to(on), t.to(on), noise.to(on))
+        return total * group.processes / group.sum(count) if group.processes > 1 else total / count
 
     return loss
 
@@ -158,16 +246,23 @@ def train_loss(store: TokenStore, params: Train, asked: Sequence[Condition], on:
 def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path) -> None:
     """Train on the token store `tokens` and write the model into `folder`, and the time it took to `seconds`.
 
-    Raises UserError if the loss stops being finite.
+    Raises UserError if the loss stops being finite, or if there are more processes than checkpoints in a batch.
     """
     params, on = experiment.train, device()
     store = TokenStore(tokens)
-    torch.manual_seed(derive(params.seed, "train", "weights"))
-    model = build(experiment.model, experiment.diffusion, store)
-    loss = train_loss(store, params, experiment.model.conditions, on)
-    training = Training(params, model, loss, "train", on)
-    blocks = experiment.model_dump(include={"model", "diffusion", "train"})
-    run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])
+    with joined(on) as group:
+        batch = min(params.batch, len(store))
+        if group.processes > batch:
+            raise UserError(
+                f"{group.processes} processes: each needs a checkpoint of its own, and a batch has {batch}; "
+                "raise train.batch in params.yaml or take fewer"
+            )
+        torch.manual_seed(derive(params.seed, "train", "weights"))
+        model = build(experiment.model, experiment.diffusion, store)
+        loss = train_loss(store, params, experiment.model.conditions, on, group)
+        training = Training(params, model, loss, "train", on, group, params.sharded)
+        blocks = experiment.model_dump(include={"model", "diffusion", "train"})
+        run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])
 
 
 def run_training(
@@ -184,24 +279,31 @@ def run_training(
     `model` and `diffusion` are the blocks that the model was built from. A state that is there to resume is of this
     training if `learns_from`, what decides its bytes, is the same.
     """
-    layer = training.layer
-    with exclusive(folder):
+    layer, group = training.layer, training.group
+    with exclusive(folder) if group.first else nullcontext():
+        group.wait()
         fingerprint = hashlib.sha256(json.dumps(learns_from, sort_keys=True).encode()).hexdigest()
         state = folder / "state" / "state.safetensors"
-        # Written last, so its absence says that the folder is not whole.
-        (folder / "config.json").unlink(missing_ok=True)
-        if state.is_file() and training.resume(state, fingerprint):
+        if group.first:
+            # Written last, so its absence says that the folder is not whole.
+            (folder / "config.json").unlink(missing_ok=True)
+        resumed = state.is_file() and training.resume(state, fingerprint)
+        if group.sum(torch.tensor(training.step, device=training.on)) != group.processes * training.step:
+            raise UserError(f"{state}: not the same for all processes; {folder} must be a folder that they share")
+        if resumed and group.first:
             print(f"{layer}: going on from step {training.step}", flush=True)
         _run(training, state, fingerprint)
-        network = training.average.module
-        write_tensors(folder / "model.safetensors", network.state_dict())
+        tensors = training.averaged()
+        if not group.first:
+            return
+        write_tensors(folder / "model.safetensors", tensors)
         write_text(folder / "log.csv", training.log)
         config = Generator(
             model=model,
             diffusion=diffusion,
             width=store.layout.width,
             length=store.layout.length,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            parameters=training.parameters,
             tokens=store.sha256,
             files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
         )
@@ -213,13 +315,14 @@ def run_training(
 def _run(training: Training, state: Path, fingerprint: str) -> None:
     """Take the steps that are left, logging and saving on the way."""
     steps, started, before = training.params.steps, time.perf_counter(), training.seconds
-    total, layer = torch.zeros((), device=training.on), training.layer
-    for step in progress(range(training.step + 1, steps + 1), layer, done=training.step, total=steps):
+    total, layer, group = torch.zeros((), device=training.on), training.layer, training.group
+    left: Iterable[int] = range(training.step + 1, steps + 1)
+    for step in progress(left, layer, done=training.step, total=steps) if group.first else left:
         total += training.one_step()
         if step % LOG_EVERY and step != steps:
             continue
         # Read only here: a number read from the GPU at every step would make it wait.
-        loss = total.item() / ((step - 1) % LOG_EVERY + 1)
+        loss = group.sum(total).item() / group.processes / ((step - 1) % LOG_EVERY + 1)
         total.zero_()
         if not math.isfinite(loss):
             raise UserError(f"{layer}: the loss is {loss} at step {step}; lower {layer}.learning_rate in params.yaml")

@@ -19,7 +19,7 @@ from rpg.model.rpg import RPG
 from rpg.params import Experiment, Tune
 from rpg.tasks import load_classification
 from rpg.tokens import TokenStore
-from rpg.train import Loss, Training, diffusion_loss, load_rpg, read_config, run_training
+from rpg.train import Loss, Training, drawn_tokens, load_rpg, read_config, run_training
 
 
 def tune_loss(generated: Generated, params: Tune) -> Loss:
@@ -44,7 +44,9 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW)
         task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
         zoo_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)
-        return task_loss + params.diffusion * diffusion_loss(model, zoo_BLD, trained_BLW, params.diffusion_batch, draw)
+        drawn = drawn_tokens(zoo_BLD.shape, params.diffusion_batch, 1, draw)
+        on_device = (tensor.to(generated.on) for tensor in drawn)
+        return task_loss + params.diffusion * model.loss(zoo_BLD, trained_BLW, *on_device)
 
     return loss
 

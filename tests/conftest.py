@@ -70,11 +70,15 @@ MINIATURE = {
         "steps": 40,
         "batch": 3,
         "diffusion_batch": 32,
+        "draws": 1,
+        "sharded": False,
         "learning_rate": 0.003,
         "warmup": 0.1,
         "weight_decay": 0.0,
+        "optimizer": "adamw",
         "gradient_clip": 1.0,
         "precision": "float32",
+        "checkpointing": False,
         "ema": 0.9,
         "state_every": 10,
     },
@@ -85,7 +89,8 @@ MINIATURE = {
 
 # The miniature with task codes and with every layer that an experiment may lack.
 OPTIMIZATION = {
-    key: MINIATURE["train"][key] for key in ("seed", "warmup", "weight_decay", "gradient_clip", "precision", "ema")
+    key: MINIATURE["train"][key]
+    for key in ("seed", "warmup", "weight_decay", "optimizer", "gradient_clip", "precision", "checkpointing", "ema")
 }
 TASKS = {
     **MINIATURE,

@@ -108,6 +108,7 @@ def test_channels_that_the_skips_do_not_fit_are_refused(channels: list[int]) -> 
         "expand": 2,
         "channels": channels,
         "kernel": 7,
+        "prototype_projection": False,
     }
     assert "channels" in fault(lambda t: mini(t).update(model=model))
 

@@ -67,7 +67,7 @@ def test_average_of_the_weights_is_an_ema(finished: Path) -> None:
     for _ in range(3):
         training.one_step()
         expected = 0.9 * expected + 0.1 * training.model.state_dict()[name]
-    torch.testing.assert_close(training.average.module.state_dict()[name], expected)
+    torch.testing.assert_close(training.averaged()[name], expected)
 
 
 def test_gradients_in_bfloat16_are_near_those_in_float32(finished: Path) -> None:
@@ -181,6 +181,7 @@ def test_every_flavor_and_target_learns(finished: Path, model: str, target: str)
         expand=2,
         channels=[1, 8, 16, 8, 1],
         kernel=7,
+        prototype_projection=False,
     )
     update = {"model": paper if model == "paper" else experiment.model, "diffusion": Diffusion(target=target)}
     store = TokenStore(finished / "results/mini/tokens")

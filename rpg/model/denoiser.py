@@ -2,7 +2,7 @@
 
 `forward` takes noisy tokens [..., D], times that broadcast to [...], and prototypes [..., D or M], and returns the
 prediction [..., D]. Times that tokens share are given once ([B, 1] or [1]): half of an MLPDenoiser's products are of
-the time alone.
+the time alone. Where `again` is set, activations of the steps are computed again for the backward pass.
 
 `ConvDenoiser` is the published network; `MLPDenoiser` reads [noisy token, prototype] with residual blocks, which
 reaches the originals' accuracy in far fewer steps (docs/choices.md).
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rpg.model.batchnorm import BatchNorm
 from rpg.model.conditions import time_embedding
+from rpg.model.recomputing import run
 
 TIME_WIDTH = 256
 
@@ -26,14 +28,16 @@ class ConvDenoiser(nn.Module):
     convolutions, n = len(channels), are the encoder; outputs of its first steps are added to the decoder's inputs.
     """
 
+    again = False
+
     def __init__(self, width: int, channels: list[int], kernel: int) -> None:
         super().__init__()
         self.time = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
         self.condition = nn.Linear(width, width)
         steps = [
-            nn.Sequential(
+            _ConvStep(
                 nn.Conv1d(before, after, kernel, padding="same"),
-                nn.Identity() if last else nn.Sequential(nn.BatchNorm1d(after), nn.ELU()),
+                nn.Identity() if last else nn.Sequential(BatchNorm(after), nn.ELU()),
             )
             for (before, after), last in zip(pairwise(channels), [False] * (len(channels) - 2) + [True], strict=True)
         ]
@@ -46,12 +50,17 @@ class ConvDenoiser(nn.Module):
         condition_B1D = self.condition(prototype_D).reshape(time_B1D.shape)
         x, kept = x_D.reshape(time_B1D.shape), []
         for index, step in enumerate(self.encoder):
-            x = step((x + condition_B1D) * time_B1D)
+            x = run(step, x, condition_B1D, time_B1D, again=self.again)
             if index < len(self.encoder) - 2:
                 kept.append(x)
         for step in self.decoder:
-            x = step((x + kept.pop() + condition_B1D) * time_B1D)
+            x = run(step, x + kept.pop(), condition_B1D, time_B1D, again=self.again)
         return x.view(x_D.shape)
+
+
+class _ConvStep(nn.Sequential):
+    def forward(self, x_BCD: Tensor, condition_B1D: Tensor, time_B1D: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward((x_BCD + condition_B1D) * time_B1D)
 
 
 class MLPDenoiser(nn.Module):
@@ -59,6 +68,8 @@ class MLPDenoiser(nn.Module):
 
     The skip lets the prototype carry the clean token by itself; the MLP adds what depends on the noise.
     """
+
+    again = False
 
     def __init__(self, width: int, prototype_width: int, hidden: int, blocks: int) -> None:
         super().__init__()
@@ -72,12 +83,14 @@ class MLPDenoiser(nn.Module):
         time_H = self.time(time_embedding(t, TIME_WIDTH).to(x_D.dtype))
         hidden_H = self.input(torch.cat([x_D, prototype_M], dim=-1))
         for block in self.blocks:
-            hidden_H = block(hidden_H, time_H)
+            hidden_H = run(block, hidden_H, time_H, again=self.again)
         return self.output(hidden_H) + self.skip(prototype_M)
 
 
 class NoDenoiser(nn.Module):
     """The prototype is the answer, through one linear layer; what is noisy, and how much, is not looked at."""
+
+    again = False
 
     def __init__(self, width: int, prototype_width: int) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""Recurrent models: from positions and conditions to one prototype per token. Weights are never fed in."""
+"""Recurrent models: from positions and conditions to one prototype per token. Weights are never fed in.
+
+Where `again` is set, activations of the blocks are computed again for the backward pass.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 
 from rpg.model.conditions import Conditions, position_embedding
 from rpg.model.mamba2 import Mamba2
+from rpg.model.recomputing import run
 from rpg.params import Condition
 
 
@@ -26,9 +30,11 @@ class Tokens:
 class PaperRecurrent(nn.Module):
     """The published recurrent model: two Mamba2 blocks in sequence, without residual or norm between (section 2.2).
 
-    Conditions are added to every position's embedding. The last block gives prototypes of width D.
+    Conditions are added to every position's embedding. The last block gives prototypes of width D; with `projection` it
+    gives the width M, and a Linear the prototypes, so that what the blocks weigh does not depend on D.
     """
 
+    again = False
     positions: Tensor
 
     def __init__(
@@ -42,6 +48,7 @@ class PaperRecurrent(nn.Module):
         state_width: int,
         head_width: int,
         expand: int,
+        projection: bool,
     ) -> None:
         super().__init__()
         self.register_buffer("positions", position_embedding(tokens.positions_L2, width))
@@ -53,18 +60,23 @@ class PaperRecurrent(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 Mamba2(after, state_width=state_width, head_width=head_width, expand=expand, input_width=before)
-                for before, after in pairwise([width, width, prototype_width])
+                for before, after in pairwise([width, width, width if projection else prototype_width])
             )
         )
+        self.projection = nn.Linear(width, prototype_width) if projection else nn.Identity()
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """Prototypes [B, L, D] from the conditions' values, name → [B, C]."""
-        return self.blocks(self.positions + self.conditions(values))
+        hidden_BLM = self.positions + self.conditions(values)
+        for block in self.blocks:
+            hidden_BLM = run(block, hidden_BLM, again=self.again)
+        return self.projection(hidden_BLM)
 
 
 class ResidualRecurrent(nn.Module):
     """Pre-norm residual blocks of one of `MIXERS`; the condition also scales and shifts the input of each block."""
 
+    again = False
     positions: Tensor
 
     def __init__(
@@ -98,7 +110,7 @@ class ResidualRecurrent(nn.Module):
             self.positions + condition_BLM if self.tokens is None else self.positions + self.tokens + condition_BLM
         )
         for block in self.blocks:
-            hidden_BLM = block(hidden_BLM, condition_BLM)
+            hidden_BLM = run(block, hidden_BLM, condition_BLM, again=self.again)
         return self.norm(hidden_BLM)
 
 

@@ -29,11 +29,17 @@ class RPG(nn.Module):
         super().__init__()
         self.width, self.length, self.target = width, len(tokens), target
         widths = {"state_width": params.state_width, "head_width": params.head_width, "expand": params.expand}
-        self.recurrent: nn.Module
+        self.recurrent: PaperRecurrent | ResidualRecurrent
         self.denoiser: ConvDenoiser | MLPDenoiser | NoDenoiser
         if isinstance(params, PaperModel):
             self.recurrent = PaperRecurrent(
-                tokens, params.conditions, sizes, width=params.width, prototype_width=width, **widths
+                tokens,
+                params.conditions,
+                sizes,
+                width=params.width,
+                prototype_width=width,
+                projection=params.prototype_projection,
+                **widths,
             )
             self.denoiser = ConvDenoiser(width, params.channels, params.kernel)
         else:
@@ -52,18 +58,27 @@ class RPG(nn.Module):
             else:
                 self.denoiser = MLPDenoiser(width, params.width, params.hidden, params.denoiser_blocks)
 
-    def loss(
-        self,
-        tokens_BLD: Tensor,
-        prototypes_BLW: Tensor,
-        picks: Tensor,
-        t: Tensor,
-        noise: Tensor,
-    ) -> Tensor:
-        """Mean squared error of the prediction over the weights (not the padding, NaN) of the picked tokens.
+    def recompute(self) -> None:
+        """From now on keep few activations for the backward pass, and compute the others again."""
+        self.recurrent.again = self.denoiser.again = True
 
-        `prototypes_BLW` are those of `self.recurrent` for the conditions of the tokens [B, L, D]; `picks` [n] are
-        indices into the B·L tokens, `t` [n] their diffusion times, `noise` [n, D] their ε.
+    def units(self) -> list[nn.Module]:
+        """The parts that are computed one after another, and hold most of the weights."""
+        return [*self.recurrent.blocks, self.denoiser]
+
+    def forward(
+        self, values: Mapping[str, Tensor], tokens_BLD: Tensor, picks: Tensor, t: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`errors` of tokens [B, L, D] that were made under the conditions `values`, name → [B, C]."""
+        return self.errors(tokens_BLD, self.recurrent(values), picks, t, noise)
+
+    def errors(
+        self, tokens_BLD: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the squared errors of the prediction, over the weights (not the padding, NaN) of the picked tokens.
+
+        And the number of these weights. `prototypes_BLW` are those of `self.recurrent` for the conditions of the tokens
+        [B, L, D]; `picks` [n] are indices into the B·L tokens, `t` [n] their diffusion times, `noise` [n, D] their ε.
         """
         prototypes = prototypes_BLW.flatten(0, 1)[picks]
         tokens = tokens_BLD.flatten(0, 1)[picks]
@@ -71,7 +86,12 @@ class RPG(nn.Module):
         x0 = tokens.nan_to_num(0.0)
         output = self.denoiser(diffusion.add_noise(x0, noise, t), t, prototypes)
         errors = (output - diffusion.training_target(x0, noise, t, self.target)).square() * holds_weight
-        return errors.sum() / holds_weight.sum()
+        return errors.sum(), holds_weight.sum()
+
+    def loss(self, tokens_BLD: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Mean of the squared errors that `errors` adds up."""
+        total, count = self.errors(tokens_BLD, prototypes_BLW, picks, t, noise)
+        return total / count
 
     def denoise(self, x_BLD: Tensor, t_B: Tensor, prototypes_BLW: Tensor) -> Tensor:
         """x_0 [B, L, D] that the model predicts from x_t [B, L, D] at times `t_B`, in one call of the denoiser."""

@@ -27,6 +27,7 @@ PARAMS = PaperModel(
     expand=2,
     channels=[1, 4, 6, 8, 6, 4, 1],
     kernel=7,
+    prototype_projection=False,
 )
 CONDITION_SIZES = {"permutation_state": S, "task_code": C}
 
