@@ -13,14 +13,18 @@ C chunks, Q chunk length.
 """
 
 import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 CHUNK = 64
+# Heads whose activations are computed again at once.
+TOGETHER = 16
 
 
 @cache
@@ -79,6 +83,27 @@ def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tens
     return y_BLHP.to(x_BLHP.dtype) + D_H.unsqueeze(-1).to(x_BLHP.dtype) * x_BLHP
 
 
+def scan_again(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor) -> Tensor:
+    """`scan`, of whose activations none are kept: for the backward pass they are computed again, a few heads at a time.
+
+    A kernel of `mamba_ssm` does so by itself.
+    """
+    if x_BLHP.is_cuda and _kernel() is not None:
+        return scan(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H)
+    parts = [
+        _again(scan, x, dt, A, B_BLN, C_BLN, D)
+        for x, dt, A, D in zip(
+            x_BLHP.split(TOGETHER, 2), dt_BLH.split(TOGETHER, 2), A_H.split(TOGETHER), D_H.split(TOGETHER), strict=True
+        )
+    ]
+    return torch.cat(parts, dim=2)
+
+
+def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """`function(*inputs)`, whose activations are computed again for the backward pass."""
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
 class GatedNorm(nn.Module):
     """y ← RMSNorm(y · silu(z)) · weight, for y and z [..., I]."""
 
@@ -94,8 +119,11 @@ class Mamba2(nn.Module):
     """One Mamba2 block, u [B, L, input width] → [B, L, width]; its state dict is that of `mamba_ssm.Mamba2`.
 
     One group, gated RMSNorm after the scan, convolution with bias, projections without. `input_width` lets a block
-    take another width than it gives, as the second block of the published 16384-wide networks does.
+    take another width than it gives, as the second block of the published 16384-wide networks does. Where `again` is
+    set, activations of the scan are computed again for the backward pass.
     """
+
+    again = False
 
     def __init__(
         self,
@@ -128,14 +156,17 @@ class Mamba2(nn.Module):
         inner, state_width, heads, head_width = self.sizes
         mixed = inner + 2 * state_width
         z_BLI, xBC_BL, dt_BLH = self.in_proj(u_BLM).split([inner, mixed, heads], dim=-1)
-        x_BLI, B_BLN, C_BLN = functional.silu(self.convolve(xBC_BL)).split([inner, state_width, state_width], dim=-1)
+        convolved_BL = _again(self.convolve, xBC_BL) if self.again else self.convolve(xBC_BL)
+        x_BLI, B_BLN, C_BLN = convolved_BL.split([inner, state_width, state_width], dim=-1)
         dt_BLH = functional.softplus(dt_BLH + self.dt_bias)
         A_H = -torch.exp(self.A_log.float() if self.A_log.dtype != torch.float64 else self.A_log)
-        y_BLHP = scan(x_BLI.unflatten(-1, (heads, head_width)), dt_BLH, A_H, B_BLN, C_BLN, self.D)
-        return self.out_proj(self.norm(y_BLHP.flatten(-2), z_BLI))
+        scanned = scan_again if self.again else scan
+        y_BLHP = scanned(x_BLI.unflatten(-1, (heads, head_width)), dt_BLH, A_H, B_BLN, C_BLN, self.D)
+        y_BLI = y_BLHP.flatten(-2)
+        return self.out_proj(_again(self.norm, y_BLI, z_BLI) if self.again else self.norm(y_BLI, z_BLI))
 
     def convolve(self, x_BL: Tensor) -> Tensor:
-        """The causal convolution of each channel of `x_BL` [B, L, channels].
+        """SiLU of the causal convolution of each channel of `x_BL` [B, L, channels].
 
         As an image of one row in the memory format "channels last", which these are as they lie: nothing is transposed.
         """
@@ -143,4 +174,4 @@ class Mamba2(nn.Module):
         padded_BL = functional.pad(x_BL, (0, 0, weight.shape[-1] - 1, 0))
         image = padded_BL.transpose(1, 2).unsqueeze(2)
         convolved = functional.conv2d(image, weight.unsqueeze(2), self.conv1d.bias, groups=len(weight))
-        return convolved.squeeze(2).transpose(1, 2)
+        return functional.silu(convolved.squeeze(2).transpose(1, 2))

@@ -60,7 +60,9 @@ class RPG(nn.Module):
 
     def recompute(self) -> None:
         """From now on keep few activations for the backward pass, and compute the others again."""
-        self.recurrent.again = self.denoiser.again = True
+        for module in self.modules():
+            if hasattr(module, "again"):
+                module.again = True
 
     def units(self) -> list[nn.Module]:
         """The parts that are computed one after another, and hold most of the weights."""

@@ -1,0 +1,244 @@
+"""What training RPG will take, before anything runs: `rpg plan --experiment imagenet-vit_base`, or `rpg plan --all`.
+
+One step of the training is taken with tensors that have no memory (torch's FakeTensorMode), so neither data nor a GPU
+is needed; torch's MemTracker counts the bytes that would be in use at its peak, its FlopCounterMode the operations. What
+a library's kernels need besides, and what an allocator leaves unused, is not counted.
+"""
+
+import math
+import os
+import time
+import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tabulate import tabulate
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.flop_counter import FlopCounterMode
+
+from rpg import codes
+from rpg.device import bfloat16_products
+from rpg.errors import UserError
+from rpg.model.conditions import condition_name
+from rpg.model.recurrent import Tokens
+from rpg.model.rpg import RPG
+from rpg.needs import missing
+from rpg.params import AnyBase, CommonsenseTask, Experiment, Params
+from rpg.paths import RESULTS
+from rpg.tasks import load_task
+from rpg.tokens import Layout
+
+GB = 1e9
+FLOAT32 = 4
+# Of a data sheet's operations per second, what a training reaches: that of the published RPG for ViT-Tiny, 4.1 hours
+# for 50,000 steps on an H100 (arXiv 2501.11587), reaches this share.
+SHARE = 0.13
+# Bytes of the optimizer's state for each weight; of the one with 8 bits a float for each 256 moments, too.
+MOMENTS = {"adamw": 2 * FLOAT32, "adamw8bit": 2 * (1 + FLOAT32 / 256)}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Operations per second of products of dense matrices, by precision, and bytes of memory.
+
+    On a GPU, bfloat16 is torch's autocast, which changes what is kept for the backward pass, too.
+    """
+
+    bfloat16: float
+    float32: float
+    memory: float
+    gpu: bool = True
+    share: float = SHARE
+
+
+# As data sheets have them; float32 is not rounded to TF32.
+GPUS = {
+    "h100": Device(989e12, 67e12, 80 * GB),
+    "h200": Device(989e12, 67e12, 141 * GB),
+    "b200": Device(2250e12, 75e12, 180 * GB),
+    "a100": Device(312e12, 19.5e12, 80 * GB),
+    "l40s": Device(362e12, 91.6e12, 48 * GB),
+    "rtx4090": Device(165e12, 82.6e12, 24 * GB),
+}
+
+
+def this_cpu() -> Device:
+    """The processor that this runs on, measured with as many threads as torch has."""
+
+    def rate(bfloat16: bool) -> float:
+        a = torch.ones(1024, 1024)
+        best = math.inf
+        with bfloat16_products(bfloat16):
+            for _ in range(5):
+                started = time.perf_counter()
+                _ = a @ a
+                best = min(best, time.perf_counter() - started)
+        return 2 * 1024**3 / best
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # Half of the best product's rate is for the rest of a step.
+    return Device(rate(True), rate(False), memory, gpu=False, share=0.5)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step takes: weights of the model, bytes of its buffers, operations, and bytes at the peak of memory.
+
+    `gradients` and `activations` are those of the moment at which most memory is used.
+    """
+
+    parameters: int
+    buffers: int
+    flops: int
+    gradients: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the RPG of one experiment takes: operations of a step, memory of one process in bytes, disk, hours."""
+
+    experiment: str
+    checkpoint: int
+    length: int
+    width: int
+    parameters: int
+    flops: int
+    weights: float
+    gradients: float
+    optimizer: float
+    average: float
+    activations: float
+    tokens: float
+    disk: float
+    hours: float
+
+    @property
+    def memory(self) -> float:
+        """All parts of the memory."""
+        return self.weights + self.gradients + self.optimizer + self.average + self.activations + self.tokens
+
+
+def plan(params: Params, name: str, device: Device, processes: int = 1) -> Plan:
+    """The plan of one experiment; UserError if there are more processes than checkpoints in a batch."""
+    experiment = params.experiment(name)
+    train, layout = experiment.train, layout_of(params, experiment)
+    runs = experiment.runs()
+    learned = experiment.zoo.saves * sum(not run.held_out for run in runs.values())
+    batch = min(train.batch, learned)
+    if processes > batch:
+        raise UserError(f"--processes {processes}: a batch of '{name}' has {batch} checkpoints, one for each is needed")
+    # Of the process that gets most.
+    own = math.ceil(batch / processes)
+    picks = math.ceil(min(train.diffusion_batch, batch * layout.length) * train.draws / processes)
+    step = measure(experiment, layout, own, picks, autocast=device.gpu and train.precision == "bfloat16")
+    split = processes if train.sharded else 1
+    checkpoint = sum(math.prod(tensor.shape) for tensor in layout.tensors)
+    weights, moments = FLOAT32 * step.parameters, MOMENTS[train.optimizer] * step.parameters
+    tokens = FLOAT32 * layout.length * layout.width
+    average = weights if train.ema else 0
+    sampled = experiment.sample.count + experiment.sample.between
+    state = 2 * weights + average + moments
+    return Plan(
+        experiment=name,
+        checkpoint=checkpoint,
+        length=layout.length,
+        width=layout.width,
+        parameters=step.parameters,
+        flops=step.flops * processes,
+        weights=weights / split + step.buffers,
+        gradients=step.gradients / split,
+        optimizer=moments / split,
+        average=average / split,
+        activations=step.activations - own * tokens,
+        tokens=own * tokens,
+        disk=FLOAT32 * checkpoint * (experiment.zoo.saves * len(runs) + sampled) + learned * tokens + state,
+        hours=step.flops * train.steps / (getattr(device, train.precision) * device.share) / 3600,
+    )
+
+
+def layout_of(params: Params, experiment: Experiment) -> Layout:
+    """The token map of an experiment's checkpoints; UserError if the network can't be had."""
+    base: AnyBase | None = experiment.base
+    if isinstance(experiment.task, CommonsenseTask) and experiment.task.model.startswith(f"{RESULTS}/"):
+        # That of the experiment that makes the language model.
+        base = params.experiment(experiment.task.model.split("/")[1]).base
+    with warnings.catch_warnings(action="ignore"):
+        skeleton = load_task(experiment.task, params.data_root).skeleton(base)
+    return Layout.of(skeleton, experiment.tokens.width, bool(experiment.tokens.canonical))
+
+
+def measure(experiment: Experiment, layout: Layout, batch: int, picks: int, autocast: bool) -> Step:
+    """One step of RPG's training on `batch` checkpoints, `picks` of their tokens in the loss, without memory."""
+    length, width = layout.length, layout.width
+    sizes = {"permutation_state": len(experiment.zoo.seeds), "task_code": codes.CLASSES}
+    names = [condition_name(condition) for condition in experiment.model.conditions]
+    sizes |= {name: 1 for name in names if name not in sizes}
+    tracker, flops = MemTracker(), FlopCounterMode(display=False)
+    # On a CPU torch has autocast, too; it stands for a GPU's.
+    casting = torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if autocast else nullcontext()
+    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings(action="ignore"):
+        known = Tokens(torch.zeros(length, 2, dtype=torch.int64), torch.zeros(length, dtype=torch.bool))
+        try:
+            model = RPG(experiment.model, known, width=width, sizes=sizes, target=experiment.diffusion.target)
+        except ValueError as error:
+            raise UserError(f"params.yaml: model: {error}") from error
+        if experiment.train.checkpointing:
+            model.recompute()
+        tracker.track_external(model)
+        with tracker, flops:
+            values = {name: torch.zeros(batch, sizes[name]) for name in names}
+            tokens_BLD, noise = torch.zeros(batch, length, width), torch.zeros(picks, width)
+            picked, t = (torch.zeros(picks, dtype=torch.int64) for _ in range(2))
+            with casting:
+                total, count = model(values, tokens_BLD, picked, t, noise)
+            (total / count).backward()
+        buffers = sum(buffer.nbytes for buffer in model.buffers())
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    ((_, peak),) = tracker.get_tracker_snapshot("peak").items()
+    bytes_of = {str(kind).rpartition(".")[2]: count for kind, count in peak.items()}
+    gradients = bytes_of["GRAD"]
+    activations = bytes_of["Total"] - gradients - FLOAT32 * parameters - buffers
+    return Step(parameters, buffers, flops.get_total_flops(), gradients, activations)
+
+
+def tell(params: Params, names: list[str], device: str, processes: int = 1) -> str:
+    """The plans of these experiments as a table, and what each of them needs that is not there."""
+    if device != "cpu" and device not in GPUS:
+        raise UserError(f"--device {device}: unknown; known: {', '.join([*GPUS, 'cpu'])}")
+    on = this_cpu() if device == "cpu" else GPUS[device]
+    rows, needs = [], []
+    for name in names:
+        found = plan(params, name, on, processes)
+        rows.append(_row(found))
+        needs += [f"{name}: {line}" for line in missing(params.experiment(name), params.data_root)]
+    if len(rows) == 1:
+        table = tabulate(list(rows[0].items()), ["", "plan"], tablefmt="pipe", colalign=("left", "right"))
+    else:
+        table = tabulate(rows, "keys", tablefmt="pipe", colalign=("left", *["right"] * (len(rows[0]) - 1)))
+    heads = [
+        f"RPG's training on {processes} × {device} ({on.memory / GB:.0f} GB each): memory of one process at its peak, and"
+        f" hours at {on.share:.0%} of the device's rate of matrix products."
+    ]
+    tails = [f"Not there: {line}" for line in needs]
+    return "\n".join([*heads, "", table, *([""] if tails else []), *tails])
+
+
+def _row(of: Plan) -> dict[str, str]:
+    return {
+        "experiment": of.experiment,
+        "weights of a checkpoint": f"{of.checkpoint:,}",
+        "tokens L × D": f"{of.length} × {of.width}",
+        "RPG parameters": f"{of.parameters:,}",
+        "TFLOP per step": f"{of.flops / 1e12:.3g}",
+        **{f"{part} GB": f"{getattr(of, part) / GB:.2f}" for part in PARTS},
+        "memory GB": f"{of.memory / GB:.2f}",
+        "disk GB": f"{of.disk / GB:.2f}",
+        "hours": f"{of.hours:.2g}",
+    }
+
+
+PARTS = ("weights", "gradients", "optimizer", "average", "activations", "tokens")
