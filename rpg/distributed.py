@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,18 +99,25 @@ def joined(on: torch.device) -> Iterator[Group]:
         distributed.init_process_group("nccl", timeout=PATIENCE, device_id=on)
     else:
         distributed.init_process_group("gloo", timeout=PATIENCE)
+    # The gradient of a convolution whose kernels are one row high; to DistributedDataParallel its layout looks odd.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         yield Group(distributed.get_rank(), distributed.get_world_size())
     except RuntimeError:
         # Where another process has ended, so has the connection to it; it tells why, and torchrun ends this one.
         time.sleep(GRACE)
         raise
+    # The first writes what it has. And gloo's threads hang if they are ended while they drop a tensor.
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that is split over the processes, put together on each; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def whole(tensor: Tensor) -> dict[str, Tensor]:
+    """All of a tensor, which may be split over the processes and may have 8 bits: name of a part → tensor."""
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    parts = {f".{part}": getattr(full, part) for part in ("codes", "scale")} if hasattr(full, "codes") else {"": full}
+    # torch has waited for the parts of no tensor but its own.
+    return {part: values.wait() if hasattr(values, "wait") else values for part, values in parts.items()}
 
 
 def local(tensor: Tensor) -> Tensor:
