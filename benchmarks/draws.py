@@ -35,8 +35,9 @@ def compare_draws(names: list[str], draws: list[int], seeds: list[int], steps: i
         costs = step_seconds(variants, store)
         for count, seed in product(draws, seeds):
             experiment = changed(variants[count], seed=seed, steps=round(steps * costs[1] / costs[count]))
+            seconds = experiment.train.steps * costs[count]
             row = {"experiment": name, "draws": count, "seed": seed, "steps": experiment.train.steps}
-            rows.append({**row, "seconds": row["steps"] * costs[count], "loss": trained_loss(experiment, store)})
+            rows.append({**row, "seconds": seconds, "loss": trained_loss(experiment, store)})
             print(rows[-1], flush=True)
     out.write_text(json.dumps(rows, indent=2) + "\n")
     table = pd.DataFrame(rows).groupby(["experiment", "draws"])[["steps", "seconds", "loss"]]

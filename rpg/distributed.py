@@ -1,7 +1,10 @@
-"""Several processes that train one model: `rpg train --processes 4`, or `torchrun ... -m rpg train` on several nodes.
+"""Several processes that train one model: `rpg train --experiment NAME --processes 4` on one machine; on two nodes
 
-Weights are whole on each (DDP), or split over all (FSDP2). What is written is whole, and the same for any number of
-processes.
+    srun --nodes 2 torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        -m rpg train --experiment NAME
+
+with the folder of params.yaml on a disk that all nodes share. Weights are whole on each process (DDP), or split over all
+(FSDP2). What is written is whole, and the same for any number of processes.
 """
 
 import logging
@@ -80,7 +83,7 @@ ALONE = Group(0, 1)
 
 def launched() -> bool:
     """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return "WORLD_SIZE" in os.environ
 
 
 def let_first_tell() -> None:
@@ -144,8 +147,8 @@ def launch(processes: int, arguments: list[str]) -> None:
 
     if launched():
         raise UserError("--processes: torchrun has started them; leave it out")
-    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
-        raise UserError(f"--processes {processes}: there are {torch.cuda.device_count()} GPUs")
+    if 0 < (gpus := torch.cuda.device_count()) < processes:
+        raise UserError(f"--processes {processes}: there are {gpus} GPUs, and each process takes one")
     # What went wrong is told by the process where it did.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
