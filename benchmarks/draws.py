@@ -22,7 +22,7 @@ from rpg.tokens import TokenStore
 from rpg.train import Training, build, drawn_tokens, train_loss
 
 # Rounds in which one step of each is timed; tokens that the loss is measured on.
-ROUNDS, MEASURED = 20, 4096
+ROUNDS, MEASURED = 60, 4096
 
 
 def compare_draws(names: list[str], draws: list[int], seeds: list[int], steps: int, out: Path) -> None:
@@ -40,8 +40,8 @@ def compare_draws(names: list[str], draws: list[int], seeds: list[int], steps: i
             rows.append({**row, "seconds": seconds, "loss": trained_loss(experiment, store)})
             print(rows[-1], flush=True)
     out.write_text(json.dumps(rows, indent=2) + "\n")
-    table = pd.DataFrame(rows).groupby(["experiment", "draws"])[["steps", "seconds", "loss"]]
-    print(table.mean().assign(spread=table["loss"].agg(lambda losses: losses.max() - losses.min())).to_markdown())
+    table = pd.DataFrame(rows).groupby(["experiment", "draws"])
+    print(table.agg({"steps": "first", "seconds": "first", "loss": ["mean", "min", "max"]}).to_markdown())
 
 
 def changed(experiment: Experiment, **train: int) -> Experiment:

@@ -3,8 +3,8 @@
     srun --nodes 2 torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
         -m rpg train --experiment NAME
 
-with the folder of params.yaml on a disk that all nodes share. Weights are whole on each process (DDP), or split over all
-(FSDP2). What is written is whole, and the same for any number of processes.
+with the folder of params.yaml on a disk that all nodes share. Weights are whole on each process (DDP), or split over
+all (FSDP2). What is written is whole, and the same for any number of processes.
 """
 
 import logging
