@@ -176,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _refuse(message: str) -> int:
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if "WORLD_SIZE" in os.environ:
         from rpg.distributed import let_first_tell
 
         let_first_tell()

@@ -1,14 +1,46 @@
 """Where tensors are computed."""
 
+import fcntl
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 
 import torch
 
 
+@cache
 def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU if there is one; of several, that of this process, which other libraries then take for the only one."""
+    # Counted without starting CUDA, which reads the variable below when it starts.
+    count = torch.cuda.device_count()
+    if not count:
+        return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:
+        # torchrun has numbered its processes.
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if count > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",")[:count] if visible else [str(index) for index in range(count)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = next(filter(_claim, names), names[0])
+    return torch.device("cuda")
+
+
+def _claim(gpu: str) -> bool:
+    """Whether no other process of this user has claimed the GPU; now this one has, until it ends."""
+    folder = Path(tempfile.gettempdir()) / f"rpg-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder / gpu, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return False
+    # The file is left open: the kernel frees the lock when the process ends, however it does.
+    return True
 
 
 @contextmanager

@@ -1,7 +1,10 @@
-"""Several processes that train one model: `rpg train --processes 4`, or `torchrun ... -m rpg train` on several nodes.
+"""Several processes that train one model: `rpg train --experiment NAME --processes 4` on one machine; on two nodes
 
-Weights are whole on each (DDP), or split over all (FSDP2). What is written is whole, and the same for any number of
-processes.
+    srun --nodes 2 torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        -m rpg train --experiment NAME
+
+with the folder of params.yaml on a disk that all nodes share. Weights are whole on each process (DDP), or split over
+all (FSDP2). What is written is whole, and the same for any number of processes.
 """
 
 import logging
@@ -9,6 +12,7 @@ import os
 import sys
 import time
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +83,7 @@ ALONE = Group(0, 1)
 
 def launched() -> bool:
     """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return "WORLD_SIZE" in os.environ
 
 
 def let_first_tell() -> None:
@@ -98,18 +102,25 @@ def joined(on: torch.device) -> Iterator[Group]:
         distributed.init_process_group("nccl", timeout=PATIENCE, device_id=on)
     else:
         distributed.init_process_group("gloo", timeout=PATIENCE)
+    # The gradient of a convolution whose kernels are one row high; to DistributedDataParallel its layout looks odd.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         yield Group(distributed.get_rank(), distributed.get_world_size())
     except RuntimeError:
         # Where another process has ended, so has the connection to it; it tells why, and torchrun ends this one.
         time.sleep(GRACE)
         raise
+    # The first writes what it has. And gloo's threads hang if they are ended while they drop a tensor.
+    distributed.barrier()
     distributed.destroy_process_group()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that is split over the processes, put together on each; any other as it is."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+def whole(tensor: Tensor) -> dict[str, Tensor]:
+    """All of a tensor, which may be split over the processes and may have 8 bits: name of a part → tensor."""
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    parts = {f".{part}": getattr(full, part) for part in ("codes", "scale")} if hasattr(full, "codes") else {"": full}
+    # torch has waited for the parts of no tensor but its own.
+    return {part: values.wait() if hasattr(values, "wait") else values for part, values in parts.items()}
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -136,8 +147,8 @@ def launch(processes: int, arguments: list[str]) -> None:
 
     if launched():
         raise UserError("--processes: torchrun has started them; leave it out")
-    if torch.cuda.is_available() and torch.cuda.device_count() < processes:
-        raise UserError(f"--processes {processes}: there are {torch.cuda.device_count()} GPUs")
+    if 0 < (gpus := torch.cuda.device_count()) < processes:
+        raise UserError(f"--processes {processes}: there are {gpus} GPUs, and each process takes one")
     # What went wrong is told by the process where it did.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(

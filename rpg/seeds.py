@@ -23,7 +23,7 @@ def fix_arithmetic(threads: int) -> None:
     torch.set_num_threads(threads)
     # On a GPU a few operations have no deterministic form; there they warn, since refusing them would end the run.
     # (torch.use_deterministic_algorithms does the same and imports the compiler, which takes seconds.)
-    torch.set_deterministic_debug_mode("warn" if torch.cuda.is_available() else "error")
+    torch.set_deterministic_debug_mode("warn" if torch.cuda.device_count() else "error")
     # Nothing here reads memory before it is written, so filling it first would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -137,11 +137,8 @@ class Training:
         found: dict[str, Tensor] = {}
         for name, tensor in tensors:
             # All processes put it together, and the first keeps it.
-            tensor = whole(tensor)
+            parts = whole(tensor)
             if self.group.first:
-                # Of moments in 8 bits.
-                codes, scale = getattr(tensor, "codes", None), getattr(tensor, "scale", None)
-                parts = {"": tensor} if codes is None else {".codes": codes, ".scale": scale}
                 found |= {f"{name}{part}": values.detach().cpu() for part, values in parts.items()}
         return found
 

@@ -1,7 +1,61 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
 
-from rpg.device import bfloat16_products
+from rpg import device as device_module
+from rpg.device import bfloat16_products, device
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if the machine had two GPUs; what is claimed there stays claimed for the test."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(device_module.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    device.cache_clear()
+    yield
+    device.cache_clear()
+
+
+def claimed(monkeypatch: pytest.MonkeyPatch, visible: str = "") -> str:
+    """The GPU that another process would take, which sees those in `visible`, or all."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    device.cache_clear()
+    assert device() == device() == torch.device("cuda")
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_processes_take_a_gpu_each_and_share_the_first_when_all_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [claimed(monkeypatch) for _ in range(3)] == ["0", "1", "0"]
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_only_visible_gpus_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [claimed(monkeypatch, "5,1") for _ in range(2)] == ["5", "1"]
+    assert claimed(monkeypatch) == "0"
+    assert claimed(monkeypatch, "1,7") == "7"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_is_free_again_when_its_process_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = "import sys; from rpg import device; device.tempfile.tempdir = sys.argv[1]; assert device._claim('0')"
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True)
+    assert claimed(monkeypatch) == "0"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_torchrun_says_which_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device() == torch.device("cuda", 1)
+    assert chosen == [1]
 
 
 def test_products_are_rounded_inside_and_as_before_outside() -> None:

@@ -16,7 +16,7 @@ from rpg.conditions import of_checkpoints
 from rpg.errors import UserError
 from rpg.params import Diffusion, Experiment, PaperModel, load_params
 from rpg.tokens import TokenStore
-from rpg.train import Training, build, learning_rate, load_rpg, train_loss, train_rpg
+from rpg.train import Training, build, drawn_tokens, learning_rate, load_rpg, train_loss, train_rpg
 
 ARTIFACTS = ("model.safetensors", "config.json", "log.csv")
 
@@ -82,6 +82,112 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(finished: Path) -> None
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in training.model.parameters()]))
     exact, rounded = gradients
     assert (rounded - exact).norm() <= 2e-2 * exact.norm()
+
+
+PAPER = {
+    "flavor": "paper",
+    "width": 32,
+    "state_width": 16,
+    "head_width": 16,
+    "expand": 2,
+    "channels": [1, 8, 16, 8, 1],
+    "kernel": 7,
+    "prototype_projection": False,
+}
+
+
+def changed(experiment: Experiment, flavor: str = "residual", **train: object) -> Experiment:
+    """The experiment with another flavor and other values in its train block."""
+    paper = PaperModel.model_validate({**PAPER, "conditions": experiment.model.conditions})
+    return experiment.model_copy(
+        update={
+            "model": paper if flavor == "paper" else experiment.model,
+            "train": experiment.train.model_copy(update=train),
+        }
+    )
+
+
+def after(training: Training, steps: int) -> dict[str, torch.Tensor]:
+    for _ in range(steps):
+        training.one_step()
+    return {**training.averaged(), **{f"now.{name}": tensor for name, tensor in training.model.state_dict().items()}}
+
+
+@pytest.mark.parametrize("flavor", ["paper", "residual"])
+def test_checkpointing_changes_no_bit(finished: Path, flavor: str) -> None:
+    """Nor does it count a batch twice in BatchNorm's statistics."""
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        found.append(after(new_training(changed(experiment, flavor, checkpointing=checkpointing), store), 3))
+    assert all(torch.equal(found[1][name], tensor) for name, tensor in found[0].items())
+    assert flavor == "residual" or found[1]["now.denoiser.encoder.0.1.0.num_batches_tracked"] == 3
+
+
+def test_checkpointing_keeps_fewer_activations(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    kept = []
+    for checkpointing in (False, True):
+        training = new_training(changed(experiment, "paper", checkpointing=checkpointing), store)
+        sizes: list[int] = []
+
+        def keep(tensor: torch.Tensor, sizes: list[int] = sizes) -> torch.Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            training.loss(training.model, torch.Generator().manual_seed(0))
+        kept.append(sum(sizes))
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_without_ema_no_second_copy_of_the_weights_is_kept(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    training = new_training(changed(experiment, ema=0.0), store)
+    parameters = dict(training.model.named_parameters())
+    assert all(tensor.data_ptr() == parameters[name].data_ptr() for name, tensor in training.averages.items())
+    weights = after(training, 2)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in training.model.state_dict().items())
+
+
+def test_moments_of_8_bits_go_on_bit_by_bit(finished: Path, tmp_path: Path) -> None:
+    experiment = changed(load_params(finished / "params.yaml").experiment("mini"), optimizer="adamw8bit")
+    store = TokenStore(finished / "results/mini/tokens")
+    torch.manual_seed(0)
+    training = new_training(experiment, store)
+    after(training, 2)
+    training.save(tmp_path / "state.safetensors", "the same")
+    whole = after(training, 2)
+    resumed = new_training(experiment, store)
+    assert resumed.resume(tmp_path / "state.safetensors", "the same")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in after(resumed, 2).items())
+    saved = load_file(tmp_path / "state.safetensors")
+    codes = [tensor for name, tensor in saved.items() if name.endswith("exp_avg.codes")]
+    # torchao leaves smaller tensors as they are.
+    assert {tensor.dtype for tensor in codes} == {torch.uint8}
+    assert min(tensor.numel() for tensor in codes) >= 4096
+
+
+def test_moments_of_8_bits_train_as_well(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    last = []
+    for optimizer in ("adamw", "adamw8bit"):
+        torch.manual_seed(0)
+        training = new_training(changed(experiment, optimizer=optimizer), store)
+        last.append(sum(training.one_step().item() for _ in range(40)) / 40)
+    assert last[1] == pytest.approx(last[0], rel=0.02)
+
+
+def test_draws_are_further_times_and_noise_of_the_same_tokens() -> None:
+    one, three = (drawn_tokens((2, 5, 4), 6, draws, torch.Generator().manual_seed(0)) for draws in (1, 3))
+    assert torch.equal(three[0], one[0].repeat(3))
+    assert [len(tensor) for tensor in three] == [18, 18, 18]
+    assert three[2].unique(dim=0).shape == (18, 4)
 
 
 class _Stop(Exception):
@@ -172,20 +278,9 @@ def test_loaded_model_holds_the_trained_weights(finished: Path) -> None:
 def test_every_flavor_and_target_learns(finished: Path, model: str, target: str) -> None:
     """40 steps of the ordinary training bring the loss on fixed checkpoints, times and noise down."""
     experiment = load_params(finished / "params.yaml").experiment("mini")
-    paper = PaperModel(
-        flavor="paper",
-        conditions=experiment.model.conditions,
-        width=32,
-        state_width=16,
-        head_width=16,
-        expand=2,
-        channels=[1, 8, 16, 8, 1],
-        kernel=7,
-        prototype_projection=False,
-    )
-    update = {"model": paper if model == "paper" else experiment.model, "diffusion": Diffusion(target=target)}
+    experiment = changed(experiment, model).model_copy(update={"diffusion": Diffusion(target=target)})
     store = TokenStore(finished / "results/mini/tokens")
-    training = new_training(experiment.model_copy(update=update), store)
+    training = new_training(experiment, store)
     draw = torch.Generator().manual_seed(0)
     picks = torch.arange(len(store) * store.layout.length)
     t = torch.randint(1000, picks.shape, generator=draw)

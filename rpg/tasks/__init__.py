@@ -1,5 +1,6 @@
 """Benchmarks: how a source network is built, trained and scored. They know nothing of tokens or RPG."""
 
+from rpg.device import device
 from rpg.params import AnyTask, CommonsenseTask, DetectionTask, FineTuningTask, SegmentationTask
 from rpg.tasks.classification import Classification
 from rpg.tasks.task import Task
@@ -7,6 +8,8 @@ from rpg.tasks.task import Task
 
 def load_task(params: AnyTask, data_root: str | None) -> Task:
     """The task that the `task` block of an experiment describes."""
+    # Chosen before libraries are imported that look for GPUs themselves.
+    device()
     if isinstance(params, SegmentationTask):
         from rpg.tasks.segmentation import Segmentation
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rpg.model import mamba2
 from rpg.model.mamba2 import CHUNK, Mamba2, scan
 
 
@@ -112,3 +113,44 @@ def test_later_tokens_do_not_reach_earlier_ones() -> None:
 def test_width_that_does_not_fit_heads_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of head_width"):
         Mamba2(20, head_width=64)
+
+
+def test_state_dict_of_mamba_ssm_moves_here_and_back() -> None:
+    """Every tensor of mamba_ssm.Mamba2(d_model=32, d_state=8, headdim=16) has its place, and comes back as it was."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = {
+        "dt_bias": (4,),
+        "A_log": (4,),
+        "D": (4,),
+        "in_proj.weight": (2 * 64 + 2 * 8 + 4, 32),
+        "conv1d.weight": (64 + 2 * 8, 1, 4),
+        "conv1d.bias": (64 + 2 * 8,),
+        "norm.weight": (64,),
+        "out_proj.weight": (32, 64),
+    }
+    theirs = {name: torch.randn(shape, generator=draw) for name, shape in shapes.items()}
+    block = Mamba2(32, state_width=8, head_width=16)
+    block.load_state_dict(theirs, strict=True)
+    ours = block.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="mamba_ssm's kernel needs CUDA")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float32, 1e-4)])
+def test_kernel_equals_plain_version(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float) -> None:
+    """Outputs and gradients of a whole block, on the GPU with mamba_ssm's kernel and without."""
+    assert mamba2._kernel() is not None, "install requirements/cuda.txt"
+    torch.manual_seed(0)
+    block = Mamba2(128).cuda().to(dtype)
+    u = torch.randn(2, 3 * CHUNK + 5, 128, device="cuda", dtype=dtype)
+    found = []
+    for kernel in (mamba2._kernel(), None):
+        monkeypatch.setattr(mamba2, "_kernel", lambda kernel=kernel: kernel)
+        block.zero_grad()
+        x = u.clone().requires_grad_()
+        y = block(x)
+        y.float().square().sum().backward()
+        found.append([y, x.grad, *(parameter.grad for parameter in block.parameters())])
+    for fast, plain in zip(*found, strict=True):
+        assert (fast - plain).float().norm() <= tolerance * plain.float().norm()

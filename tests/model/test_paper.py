@@ -178,6 +178,15 @@ def test_unknown_published_tensor_is_named() -> None:
         from_published({"get_condition.0.weight": torch.zeros(1)})
 
 
+def test_projection_makes_the_recurrent_width_independent_of_the_token_s() -> None:
+    params = PARAMS.model_copy(update={"prototype_projection": True})
+    models = [RPG(params, TOKENS, width=width, sizes=CONDITION_SIZES, target="epsilon") for width in (D, 2 * D)]
+    shapes = [{name: tensor.shape for name, tensor in model.recurrent.blocks.state_dict().items()} for model in models]
+    assert shapes[0] == shapes[1]
+    values = {"permutation_state": one_hot(torch.tensor([0, 1]), S), "task_code": torch.eye(C)[:2]}
+    assert models[1].recurrent(values).shape == (2, len(POSITIONS), 2 * D)
+
+
 def test_widths_of_the_largest_published_network() -> None:
     """D = 16384: the second block gives 16384 from an input of 12288 (ViT-Base, ConvNeXt-Large)."""
     params = PARAMS.model_copy(

@@ -181,6 +181,15 @@ def test_rules_call_one_command_and_say_what_they_need() -> None:
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 45
 
 
+def test_profile_for_gpus_gives_each_job_its_own_and_training_all(checkout: Path) -> None:
+    options = ("--profile", "workflow/profiles/gpus", "--cores", "2", "-n", "--printshellcmds", "results/tables.md")
+    text = run_in(checkout, "snakemake", *options)
+    assert re.findall(r"rpg train .* --processes (\d+)", text) == ["4"]
+    # Two shards of the zoo, sample, score and novelty.
+    assert len(re.findall(r"resources: .*\bgpu=1\b", text)) == 5
+    assert "--processes 0 " in run_in(checkout, "snakemake", "-n", "--printshellcmds", "results/tables.md")
+
+
 def test_shipped_experiments_plan_every_layer() -> None:
     assert planned(ROOT, "--forceall") == {
         "base": 5, "zoo": 15, "collect": 9, "tokens": 9, "train": 9, "tune": 4, "hypernetwork": 2, "sample": 9,

@@ -15,6 +15,7 @@ rule base:
     resources:
         mem_mb=2000,
         runtime=240,
+        gpu=0,
     params:
         choices=ask.choices("base"),
     shell:

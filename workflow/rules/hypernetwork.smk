@@ -22,6 +22,7 @@ rule hypernetwork:
     resources:
         mem_mb=3000,
         runtime=240,
+        gpu=0,
     params:
         choices=ask.choices("hypernetwork"),
     shell:

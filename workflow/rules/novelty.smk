@@ -21,6 +21,7 @@ rule novelty:
     resources:
         mem_mb=3000,
         runtime=120,
+        gpu=0,
     params:
         choices=ask.choices("novelty"),
     shell:

@@ -20,6 +20,7 @@ rule sample:
     resources:
         mem_mb=2000,
         runtime=60,
+        gpu=0,
     params:
         choices=ask.choices("sample"),
     shell:

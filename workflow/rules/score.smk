@@ -18,6 +18,7 @@ rule score:
     resources:
         mem_mb=2000,
         runtime=60,
+        gpu=0,
     params:
         choices=ask.choices("score"),
     shell:

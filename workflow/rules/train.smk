@@ -20,7 +20,9 @@ rule train:
     resources:
         mem_mb=3000,
         runtime=240,
+        gpu=0,
     params:
         choices=ask.choices("train"),
     shell:
-        "python -m rpg train --experiment {wildcards.experiment:q} --threads {threads} >{log:q} 2>&1"
+        "python -m rpg train --experiment {wildcards.experiment:q} --threads {threads}"
+        " --processes {resources.gpu} >{log:q} 2>&1"

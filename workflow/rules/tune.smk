@@ -22,6 +22,7 @@ rule tune:
     resources:
         mem_mb=3000,
         runtime=240,
+        gpu=0,
     params:
         choices=ask.choices("tune"),
     shell:

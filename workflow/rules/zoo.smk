@@ -15,6 +15,7 @@ rule zoo:
     resources:
         mem_mb=2000,
         runtime=60,
+        gpu=0,
     params:
         choices=ask.recipe,
     shell:

@@ -1,0 +1,86 @@
+"""What several times and noise levels of each picked token (`train.draws`) are worth: loss at equal seconds.
+
+What a step costs is measured by turns, so that what else the machine does falls on all alike. Each training then gets
+as many steps as fit the time of so many one-draw steps, with a learning rate that falls to zero over them, and is
+measured on one fixed set of tokens, times and noise.
+"""
+
+import json
+import time
+from itertools import product
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import torch
+
+from rpg import conditions
+from rpg.params import Experiment, load_params
+from rpg.paths import paths_of
+from rpg.seeds import derive, fix_arithmetic, generator
+from rpg.tokens import TokenStore
+from rpg.train import Training, build, drawn_tokens, train_loss
+
+# Rounds in which one step of each is timed; tokens that the loss is measured on.
+ROUNDS, MEASURED = 60, 4096
+
+
+def compare_draws(names: list[str], draws: list[int], seeds: list[int], steps: int, out: Path) -> None:
+    """Train the experiments `names` with each number of draws from each seed; print and write the losses."""
+    fix_arithmetic(1)
+    params, rows = load_params(), []
+    for name in names:
+        store = TokenStore(paths_of(params, name).tokens)
+        variants = {count: changed(params.experiment(name), draws=count) for count in draws}
+        costs = step_seconds(variants, store)
+        for count, seed in product(draws, seeds):
+            experiment = changed(variants[count], seed=seed, steps=round(steps * costs[1] / costs[count]))
+            seconds = experiment.train.steps * costs[count]
+            row = {"experiment": name, "draws": count, "seed": seed, "steps": experiment.train.steps}
+            rows.append({**row, "seconds": seconds, "loss": trained_loss(experiment, store)})
+            print(rows[-1], flush=True)
+    out.write_text(json.dumps(rows, indent=2) + "\n")
+    table = pd.DataFrame(rows).groupby(["experiment", "draws"])
+    print(table.agg({"steps": "first", "seconds": "first", "loss": ["mean", "min", "max"]}).to_markdown())
+
+
+def changed(experiment: Experiment, **train: int) -> Experiment:
+    """The experiment with other values in its train block."""
+    return experiment.model_copy(update={"train": experiment.train.model_copy(update=train)})
+
+
+def step_seconds(variants: dict[int, Experiment], store: TokenStore) -> dict[int, float]:
+    """The median processor seconds of a step of each, taken by turns."""
+    trainings = {count: new_training(experiment, store) for count, experiment in variants.items()}
+    seconds: dict[int, list[float]] = {count: [] for count in variants}
+    for _ in range(ROUNDS):
+        for count, training in trainings.items():
+            start = time.process_time()
+            training.one_step()
+            seconds[count].append(time.process_time() - start)
+    return {count: median(taken) for count, taken in seconds.items()}
+
+
+def new_training(experiment: Experiment, store: TokenStore) -> Training:
+    """The training of an experiment, at its start."""
+    params, on = experiment.train, torch.device("cpu")
+    torch.manual_seed(derive(params.seed, "train", "weights"))
+    model = build(experiment.model, experiment.diffusion, store)
+    return Training(params, model, train_loss(store, params, experiment.model.conditions, on), "train", on)
+
+
+def trained_loss(experiment: Experiment, store: TokenStore) -> float:
+    """The diffusion loss of the averaged weights after training.
+
+    On tokens, times and noise that are the same for all trainings.
+    """
+    training = new_training(experiment, store)
+    for _ in range(experiment.train.steps):
+        training.one_step()
+    tokens_NLD = torch.stack([store[index] for index in range(len(store))])
+    drawn = drawn_tokens(tokens_NLD.shape, MEASURED, 1, generator(0, "benchmarks", "draws"))
+    model = build(experiment.model, experiment.diffusion, store)
+    model.load_state_dict(training.averaged())
+    with torch.no_grad():
+        prototypes_NLW = model.eval().recurrent(conditions.of_checkpoints(experiment.model.conditions, store))
+        return model.loss(tokens_NLD, prototypes_NLW, *drawn).item()

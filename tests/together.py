@@ -1,0 +1,94 @@
+"""Trainings in one process or two: `torchrun --nproc-per-node 2 tests/together.py FOLDER CASE...`.
+
+FOLDER holds params.yaml and tokens of the miniature, and what one process has saved after half of the steps.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from rpg.distributed import ALONE, Group, joined
+from rpg.params import Experiment, PaperModel, load_params
+from rpg.seeds import fix_arithmetic
+from rpg.tokens import TokenStore
+from rpg.train import Training, build, train_loss
+
+STEPS, HALF = 12, 6
+PAPER = {
+    "flavor": "paper",
+    "width": 32,
+    "state_width": 16,
+    "head_width": 16,
+    "expand": 2,
+    "channels": [1, 8, 16, 8, 1],
+    "kernel": 7,
+    "prototype_projection": False,
+}
+# Name → flavor and what else is changed in the miniature's train block.
+QUICK = {
+    "residual": ("residual", {}),
+    "residual-sharded": ("residual", {"sharded": True, "draws": 2}),
+    "paper": ("paper", {}),
+    "paper-sharded": ("paper", {"sharded": True}),
+}
+# One token: one of the two processes has nothing to denoise.
+MORE = {
+    "paper-without-average": ("paper", {"sharded": True, "ema": 0.0}),
+    "residual-checkpointing": ("residual", {"checkpointing": True}),
+    "paper-checkpointing": ("paper", {"checkpointing": True}),
+    "paper-sharded-checkpointing": ("paper", {"checkpointing": True, "sharded": True}),
+    "residual-one-token": ("residual", {"diffusion_batch": 1}),
+    "paper-one-token": ("paper", {"diffusion_batch": 1}),
+    "paper-sharded-one-token": ("paper", {"diffusion_batch": 1, "sharded": True}),
+    "8-bit": ("residual", {"optimizer": "adamw8bit"}),
+    "8-bit-sharded": ("residual", {"optimizer": "adamw8bit", "sharded": True}),
+}
+CASES = {**QUICK, **MORE}
+
+
+def changed(folder: Path, name: str) -> Experiment:
+    experiment = load_params(folder / "params.yaml").experiment("mini")
+    flavor, changes = CASES[name]
+    train = experiment.train.model_copy(update={"steps": STEPS, **changes})
+    model = PaperModel(**PAPER, conditions=experiment.model.conditions) if flavor == "paper" else experiment.model
+    return experiment.model_copy(update={"train": train, "model": model})
+
+
+def start(folder: Path, name: str, group: Group = ALONE) -> Training:
+    experiment, store, on = changed(folder, name), TokenStore(folder / "results/mini/tokens"), torch.device("cpu")
+    torch.manual_seed(0)
+    model = build(experiment.model, experiment.diffusion, store)
+    loss = train_loss(store, experiment.train, experiment.model.conditions, on, group)
+    return Training(experiment.train, model, loss, "train", on, group, experiment.train.sharded)
+
+
+def steps(training: Training, until: int) -> list[float]:
+    """The losses of the steps up to `until`."""
+    group = training.group
+    return [(group.sum(training.one_step()) / group.processes).item() for _ in range(training.step, until)]
+
+
+def run(folder: Path, names: Sequence[str], group: Group, resumes: str, out: str) -> None:
+    """Each case from the start, saved half-way, and from the state `<case>-<resumes>`, into files `<case>-<out>`."""
+    for name in names:
+        training = start(folder, name, group)
+        losses = steps(training, HALF)
+        training.save(folder / f"{name}-{out}.safetensors", name)
+        losses += steps(training, STEPS)
+        weights = training.averaged()
+        resumed = start(folder, name, group)
+        assert resumed.resume(folder / f"{name}-{resumes}.safetensors", name)
+        after = steps(resumed, STEPS)
+        if group.first:
+            save_file({key: tensor.contiguous() for key, tensor in weights.items()}, folder / f"{name}-{out}.weights")
+            (folder / f"{name}-{out}.json").write_text(json.dumps({"losses": losses, "after": after}))
+
+
+if __name__ == "__main__":
+    fix_arithmetic(1)
+    with joined(torch.device("cpu")) as both:
+        run(Path(sys.argv[1]), sys.argv[2:], both, "one", "two")
