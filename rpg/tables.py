@@ -15,7 +15,7 @@ from rpg.data.commonsense import LIKELIHOOD, SUBTASKS
 from rpg.files import read_json, write_json, write_text
 from rpg.params import Params
 from rpg.paths import Paths, ablation_file
-from rpg.published import PUBLISHED, SOURCES
+from rpg.literature import PUBLISHED, SOURCES
 from rpg.score import SETS
 
 HEADING = """# Generated networks beside the originals they learned from

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, assert_promises, run_layers
 
 from rpg.params import load_params
-from rpg.published import PUBLISHED, SOURCES
+from rpg.literature import PUBLISHED, SOURCES
 from rpg.score import summary
 from rpg.tables import METHODS, beside_published, markdown
 
