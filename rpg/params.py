@@ -165,7 +165,25 @@ class CommonsenseTask(Block):
     new_tokens: Count
 
 
-AnyTask = ClassificationTask | TaskCodes | SegmentationTask | DetectionTask | CommonsenseTask
+ImportPath = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$")]
+
+
+class CustomTask(Block):
+    """Networks of your own, which were trained elsewhere, or adapters of peft's; the score is your own, too.
+
+    Functions are named as `package.module:function`, looked up from the folder of params.yaml first.
+    """
+
+    kind: Literal["custom"]
+    build: Annotated[ImportPath, Field(description="build() gives the torch.nn.Module that the checkpoints belong to")]
+    score: Annotated[
+        ImportPath,
+        Field(description="score(network, split), split validation or test, gives a percentage or (answers, targets)"),
+    ]
+    metric: Annotated[str, Field(pattern=r"^\w[\w .-]*$", description="what the score is called")]
+
+
+AnyTask = ClassificationTask | TaskCodes | SegmentationTask | DetectionTask | CommonsenseTask | CustomTask
 Task = Annotated[AnyTask, Field(discriminator="kind")]
 
 
@@ -320,8 +338,40 @@ class AdapterZoo(Block):
         return self
 
 
+class GivenZoo(Block):
+    """Networks that were trained elsewhere: the checkpoints of each of several training runs.
+
+    A run is a folder of checkpoints, in the natural order of their names, or a single one: a .safetensors, .pth, .pt or
+    .bin file of a state dict, or an adapter's folder. Its place in the list is its permutation state.
+    """
+
+    runs: Annotated[list[str], Field(min_length=1, description="a folder of checkpoints, or a single one, for each")]
+    runs_per_shard: Count
+
+    @property
+    def seeds(self) -> list[int]:
+        """A number for each run."""
+        return list(range(len(self.runs)))
+
+    @property
+    def together(self) -> int:
+        """Runs that are read at once."""
+        return 1
+
+    @model_validator(mode="after")
+    def _runs_differ(self) -> "GivenZoo":
+        folders = [Path(run) for run in self.runs]
+        if len(set(folders)) != len(folders):
+            raise ValueError("runs: a folder stands there twice")
+        return self
+
+
+# A key of a base or zoo block which no other one has → whose it is.
+_TELLING = {"overrides": "runner", "warmup": "language", "runs": "given"}
+
+
 def _whose(block: Any) -> str:
-    for key, whose in {"overrides": "runner", "warmup": "language"}.items():
+    for key, whose in _TELLING.items():
         if key in block if isinstance(block, dict) else hasattr(block, key):
             return whose
     return "own"
@@ -334,7 +384,10 @@ AnyBase = Annotated[
     Field(title="Base"),
 ]
 AnyZoo = Annotated[
-    Annotated[Zoo, Tag("own")] | Annotated[RunnerZoo, Tag("runner")] | Annotated[AdapterZoo, Tag("language")],
+    Annotated[Zoo, Tag("own")]
+    | Annotated[RunnerZoo, Tag("runner")]
+    | Annotated[AdapterZoo, Tag("language")]
+    | Annotated[GivenZoo, Tag("given")],
     Discriminator(_whose),
     Field(title="Zoo"),
 ]
@@ -552,13 +605,18 @@ class Experiment(Block):
     def _blocks_fit(self) -> "Experiment":
         kinds = [condition.kind for condition in self.model.conditions]
         runner, adapters = isinstance(self.task, OpenMMLabTask), isinstance(self.task, CommonsenseTask)
-        key = "overrides" if runner else "warmup" if adapters else ""
+        given = isinstance(self.task, CustomTask)
+        key = "overrides" if runner else "warmup" if adapters else "runs" if given else ""
+        for name in ("base", "tune", "hypernetwork"):
+            if given and getattr(self, name):
+                raise ValueError(f"{name}: there is none for task.kind custom, whose networks are only read and scored")
         for name, block in {"base": self.base, "zoo": self.zoo}.items():
-            for other in ("overrides", "warmup"):
+            for other in _TELLING:
                 if block and hasattr(block, other) != (other == key):
                     having = "lacks" if other == key else "has"
                     raise ValueError(f"{name}: {having} {other}, with task.kind {self.task.kind}")
-        if (self.tokens.canonical is not None) != adapters:
+        # Whether the checkpoints of a custom zoo are adapters shows when they are read.
+        if not given and (self.tokens.canonical is not None) != adapters:
             raise ValueError(f"tokens.canonical: {'must be given' if adapters else 'is'} for task.kind commonsense")
         if isinstance(self.task, TaskCodes):
             if not self.sample.seen or self.sample.seen > self.task.seen:
@@ -614,8 +672,11 @@ class Experiment(Block):
         tree = self.model_dump(include={"task", "zoo"})
         for key in ("seen", "draw", "held_out", "held_out_pairs"):
             tree["task"].pop(key, None)
-        del tree["zoo"]["seeds"]
-        tree["zoo"]["runs"] = [run.model_dump() for run in runs]
+        tree["zoo"].pop("seeds", None)
+        folders = tree["zoo"].get("runs")
+        tree["zoo"]["runs"] = [
+            {**run.model_dump(), **({"folder": folders[run.seed]} if folders else {})} for run in runs
+        ]
         return tree
 
 

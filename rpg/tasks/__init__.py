@@ -1,6 +1,6 @@
 """Benchmarks: how a source network is built, trained and scored. They know nothing of tokens or RPG."""
 
-from rpg.params import AnyTask, CommonsenseTask, DetectionTask, SegmentationTask
+from rpg.params import AnyTask, CommonsenseTask, CustomTask, DetectionTask, SegmentationTask
 from rpg.tasks.classification import Classification
 from rpg.tasks.task import Task
 
@@ -19,6 +19,10 @@ def load_task(params: AnyTask, data_root: str | None) -> Task:
         from rpg.tasks.commonsense import Commonsense
 
         return Commonsense(params, data_root)
+    if isinstance(params, CustomTask):
+        from rpg.tasks.custom import Custom
+
+        return Custom(params)
     return Classification(params, data_root)
 
 
