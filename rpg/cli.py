@@ -1,5 +1,6 @@
-"""The command line: one verb per layer, `rpg base | zoo | collect | ... | tables`; `rpg generate` and `rpg demo`, which
-use a trained RPG; `rpg export`, for another evaluation; `rpg ledger`, which keeps DVC's records; and `rpg schema`."""
+"""The command line: one verb per layer, `rpg base | zoo | collect | ... | tables`; `rpg import`, which takes weights of
+the published RPG; `rpg generate` and `rpg demo`, which use a trained one; `rpg export`, for another evaluation; `rpg
+ledger`, which keeps DVC's records; and `rpg schema`."""
 
 import argparse
 import os
@@ -42,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
     )
     layer("tokens", "tokenise the checkpoints of the zoo")
     layer("train", "train RPG on the tokens; goes on where a killed run stopped")
+    imported = layer("import", "take the published RPG's weights in place of training it", computes=False)
+    imported.add_argument("--weights", type=Path, required=True, help="the published state dict (.pth, .safetensors)")
     layer("tune", "fine-tune RPG on the task loss, if the experiment does")
     layer("hypernetwork", "train a hypernetwork on the task loss alone, if the experiment compares with one")
     layer("sample", "sample new networks")
@@ -133,7 +136,8 @@ def run(arguments: argparse.Namespace) -> None:
         if not 1 <= chosen.get("threads", 1) <= 1024:
             raise UserError(f"--threads {chosen['threads']}: must be between 1 and 1024")
         _check(verb, chosen)
-        getattr(layers, verb)(**chosen)
+        # `import` is no name that Python gives a function.
+        getattr(layers, "import_weights" if verb == "import" else verb)(**chosen)
 
 
 def _check(verb: str, chosen: dict[str, Any]) -> None:

@@ -39,6 +39,7 @@ from rpg.seeds import derive, generator
 from rpg.tokens import TokenStore
 
 LOG_EVERY = 10
+LOG_HEADER = "step,loss,learning_rate\n"
 
 
 def learning_rate(params: Optimization, step: int) -> float:
@@ -66,7 +67,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), self.params.learning_rate, weight_decay=self.params.weight_decay, fused=True
         )
-        self.step, self.seconds, self.log = 0, 0.0, "step,loss,learning_rate\n"
+        self.step, self.seconds, self.log = 0, 0.0, LOG_HEADER
 
     def one_step(self) -> Tensor:
         """Take one optimizer step; returns the loss, on the device. Its random numbers depend on the step alone."""
@@ -193,21 +194,27 @@ def run_training(
         if state.is_file() and training.resume(state, fingerprint):
             print(f"{layer}: going on from step {training.step}", flush=True)
         _run(training, state, fingerprint)
-        network = training.average.module
-        write_tensors(folder / "model.safetensors", network.state_dict())
-        write_text(folder / "log.csv", training.log)
-        config = Generator(
-            model=model,
-            diffusion=diffusion,
-            width=store.layout.width,
-            length=store.layout.length,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
-            tokens=store.sha256,
-            files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
-        )
-        write_json(folder / "config.json", config.model_dump())
+        write_model(folder, training.average.module, training.log, model, diffusion, store)
         write_json(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
         shutil.rmtree(state.parent, ignore_errors=True)
+
+
+def write_model(
+    folder: Path, network: torch.nn.Module, log: str, model: Model, diffusion: Diffusion, store: TokenStore
+) -> None:
+    """Write a trained RPG, its log and, last, config.json, which says what it was built from and vouches for both."""
+    write_tensors(folder / "model.safetensors", network.state_dict())
+    write_text(folder / "log.csv", log)
+    config = Generator(
+        model=model,
+        diffusion=diffusion,
+        width=store.layout.width,
+        length=store.layout.length,
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        tokens=store.sha256,
+        files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
+    )
+    write_json(folder / "config.json", config.model_dump())
 
 
 def _run(training: Training, state: Path, fingerprint: str) -> None:
