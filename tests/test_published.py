@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MINIATURE, run_layers, write_tree
+from conftest import MINIATURE, PAPER, new_model, published, run_layers, write_tree
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -17,17 +17,6 @@ from rpg.published import load_published
 from rpg.seeds import generator
 from rpg.tokens import TokenStore
 from rpg.train import build, load_rpg, read_config
-
-PAPER = {
-    "flavor": "paper",
-    "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
-    "width": 32,
-    "state_width": 16,
-    "head_width": 16,
-    "expand": 2,
-    "channels": [1, 4, 6, 8, 6, 4, 1],
-    "kernel": 7,
-}
 
 
 @pytest.fixture
@@ -42,40 +31,6 @@ def here(finished: Path, tmp_path: Path, monkeypatch) -> Path:
 
 def change(folder: Path, **blocks: dict) -> None:
     write_tree(folder, mini={**MINIATURE, "model": PAPER, "diffusion": {"target": "epsilon"}, **blocks})
-
-
-def model(here: Path) -> RPG:
-    """A new model, directly, with weights and running statistics of its own."""
-    experiment = load_params().experiment("mini")
-    torch.manual_seed(1)
-    found = build(experiment.model, experiment.diffusion, TokenStore(here / "results/mini/tokens"))
-    with torch.no_grad():
-        for name, tensor in found.state_dict().items():
-            if name.endswith(("running_mean", "running_var", "embedding.weight")):
-                tensor.uniform_(0.5, 1.5)
-    return found.eval()
-
-
-def published(model: RPG, bias: float = 0.25) -> dict[str, Tensor]:
-    """The model's weights as published where there are no task codes: `to_condition` has a bias that always counts."""
-    w = model.state_dict()
-    tree = {"model.pe": w.pop("recurrent.positions")[None].clone()}
-    states = w.pop("recurrent.conditions.kinds.permutation_state.embedding.weight")
-    tree["to_permutation_state.weight"] = states - bias
-    tree["to_condition.weight"] = torch.full((states.shape[1], 1), 7.0)
-    tree["to_condition.bias"] = torch.full((states.shape[1],), bias)
-    tree["criteria.net.time_embedder.freqs"] = torch.ones(128)
-    for name, tensor in w.items():
-        kind, part, rest = name.split(".", 2)
-        if part == "conditions":
-            continue
-        if kind == "recurrent":
-            tree[f"model.mamba_forward.{rest}"] = tensor
-            continue
-        new = {"time": "time_embedder.mlp", "condition": "condi_embedder"}.get(part, f"{part}_list")
-        tree[f"criteria.net.{new}.{rest}"] = tensor
-        tree[f"criteria.diffusion_sampler.model.{new}.{rest}"] = tensor
-    return {name: tensor.detach().clone() for name, tensor in tree.items()}
 
 
 def imported(weights: Path | str) -> None:
@@ -95,7 +50,7 @@ def fault(tree: dict[str, Tensor], capsys) -> str:
 
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])
 def test_imported_weights_sample_what_the_model_built_directly_does(here: Path, suffix: str) -> None:
-    direct = model(here)
+    direct = new_model(here)
     tree, path = published(direct), here / f"w{suffix}"
     if suffix == ".safetensors":
         save_file(tree, path)
@@ -125,7 +80,7 @@ def test_imported_weights_are_taken_for_those_of_a_training(here: Path) -> None:
     """Also where a training was killed half way, and where older samples stand."""
     (here / "results/mini/rpg/state").mkdir(parents=True)
     (here / "results/mini/rpg/state/state.safetensors").write_bytes(b"of a killed training")
-    torch.save(published(model(here)), "w.pth")
+    torch.save(published(new_model(here)), "w.pth")
     imported("w.pth")
     assert not (here / "results/mini/rpg/state").exists()
     first = (here / "results/mini/rpg/model.safetensors").read_bytes()
@@ -134,7 +89,7 @@ def test_imported_weights_are_taken_for_those_of_a_training(here: Path) -> None:
 
 
 def test_the_first_tensor_that_does_not_fit_is_named_with_both_shapes(here: Path, capsys) -> None:
-    tree = published(model(here))
+    tree = published(new_model(here))
     wide = {**tree, "criteria.net.condi_embedder.weight": torch.zeros(128, 128)}
     assert fault(wide, capsys) == (
         "w.pth: tensor 'criteria.net.condi_embedder.weight' has shape [128, 128], in the experiment's model [64, 64]"
@@ -153,7 +108,7 @@ def test_the_first_tensor_that_does_not_fit_is_named_with_both_shapes(here: Path
 
 
 def test_the_published_number_of_states_must_be_the_zoo_s(here: Path, capsys) -> None:
-    line = fault({**published(model(here)), "to_permutation_state.weight": torch.zeros(50, 32)}, capsys)
+    line = fault({**published(new_model(here)), "to_permutation_state.weight": torch.zeros(50, 32)}, capsys)
     assert line == (
         "w.pth: has 50 permutation states, one for each checkpoint that it learned from, and the zoo has 3, one for"
         " each run; name the published checkpoints one by one in zoo.runs"
@@ -161,7 +116,7 @@ def test_the_published_number_of_states_must_be_the_zoo_s(here: Path, capsys) ->
 
 
 def test_other_faults_are_one_line(here: Path, capsys) -> None:
-    tree = published(model(here))
+    tree = published(new_model(here))
     change(here, diffusion={"target": "x0"})
     assert "diffusion.target: must be epsilon" in fault(tree, capsys)
     change(here, model=MINIATURE["model"])
