@@ -30,4 +30,4 @@ for seed in range(3):
         optimizer.step()
         if step > STEPS and (step - STEPS) % SAVE_EVERY == 0:
             torch.save(network.state_dict(), folder / f"step-{step}.pth")
-    print(f"{folder}: {SAVES} checkpoints, last loss {loss.item():.4f}")
+    print(f"{folder.name}: {SAVES} checkpoints, last loss {loss.item():.4f}")
