@@ -109,9 +109,10 @@ class Custom(Task):
     def _read(self, path: Path) -> StateDict:
         file = path
         if self.adapters:
-            pickled = path / "adapter_model.bin"
-            file = pickled if pickled.is_file() else path / WEIGHTS
             self._check_config(path / CONFIG)
+            file = path / WEIGHTS
+            if not file.is_file() and (path / "adapter_model.bin").is_file():
+                file = path / "adapter_model.bin"
         state_dict, own = read_tensors(file), self.own
         if why := misfit(state_dict, own):
             parallel = all(name.startswith("module.") for name in state_dict)
