@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from rpg.params import CommonsenseTask, Experiment, FineTuningTask, OpenMMLabTask
+from rpg.params import CommonsenseTask, CustomTask, Experiment, FineTuningTask, GivenZoo, OpenMMLabTask
 from rpg.score import SETS
 
 DATASETS = {
@@ -20,6 +20,7 @@ DATASETS = {
     "coco": "COCO 2017",
     "facts": "questions on a generated world of facts",
     "commonsense": "eight commonsense benchmarks",
+    "custom": "data of their own",
 }
 METRICS = {"top1": "top-1 accuracy"}
 ADAPTERS = {"dora": "DoRA", "lora": "LoRA"}
@@ -31,6 +32,7 @@ KINDS = {
     "segmentation": ("image-segmentation", "mean_iou"),
     "detection": ("object-detection", "mean_average_precision"),
     "commonsense": ("text-generation", "accuracy"),
+    "custom": ("other", "score"),
 }
 CARD = """---
 {front}
@@ -53,7 +55,7 @@ their hashes, and what each was asked for.
 
 ## Scores
 
-The {metric} in percent on the test split, which neither the zoo's networks nor RPG ever saw, over all
+The {metric} in percent on the test split, {split}, over all
 networks: mean with its 95 % bootstrap interval, smallest and largest.
 
 {scores}
@@ -87,6 +89,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("{model}")
 network = PeftModel.from_pretrained(model, "results/{name}/samples/0000")
 tokenizer = AutoTokenizer.from_pretrained("{model}")"""
+# Run in the same folder, where the network's own module is found.
+CUSTOM = """from {module} import {function}
+from safetensors.torch import load_file
+
+network = {function}()
+network.load_state_dict(load_file("results/{name}/samples/0000.safetensors"))"""
+CUSTOM_ADAPTER = """from {module} import {function}
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+
+network = {function}()
+set_peft_model_state_dict(network, load_file("results/{name}/samples/0000/adapter_model.safetensors"))"""
 VERDICTS = {
     "replica": "nearer to a checkpoint of the zoo than another training run would be, in all or in part copies of one",
     "interpolation": "for the most part combinations of checkpoints of the zoo",
@@ -98,7 +112,9 @@ VERDICTS = {
 
 def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
     """The card of an experiment, from its entry in metrics.json."""
-    task, data = experiment.task, experiment.task.data
+    task = experiment.task
+    data = task.kind if isinstance(task, CustomTask) else task.data
+    split = "which neither the zoo's networks nor RPG ever saw"
     if isinstance(task, OpenMMLabTask):
         network, library = Path(task.config).stem, "mmsegmentation" if task.kind == "segmentation" else "mmdet"
         use = OPENMMLAB.format(name=name)
@@ -114,6 +130,13 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
             "Images go through `timm.data.create_transform` with `resolve_data_config({}, model=network,"
             " use_test_size=True)`; the answer is the class."
         )
+    elif isinstance(task, CustomTask):
+        module, _, function = task.build.partition(":")
+        adapters = experiment.tokens.canonical is not None
+        network, library = f"`{task.build}`", "peft" if adapters else "pytorch"
+        use = (CUSTOM_ADAPTER if adapters else CUSTOM).format(module=module, function=function, name=name)
+        answer = f"Run it in the folder of `params.yaml`; `{task.score}` knows what goes in and comes out."
+        split = f"as `{task.score}` has it"
     else:
         network, library = task.network.name, "timm"
         outputs = {"num_classes": 2} if task.kind == "task_codes" else {}
@@ -160,11 +183,15 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         network=network,
         data=DATASETS[data],
         n=sum(of["n"] for of in sets.values()),
-        checkpoints=len(learned) * experiment.zoo.saves,
+        # How many a given zoo has is known of its scores alone; none of them is held out.
+        checkpoints=entry["original"]["n"]
+        if isinstance(experiment.zoo, GivenZoo)
+        else len(learned) * experiment.zoo.saves,
         runs=len(learned),
         tuned=", and was then tuned on training images" if experiment.tune else "",
         use=use,
         answer=answer,
+        split=split,
         metric=METRICS.get(entry["metric"], entry["metric"]),
         scores="\n".join(rows),
         novelty="By the rule that results/tables.md states, the samples are\n\n" + "\n".join(verdicts),

@@ -1,5 +1,6 @@
-"""The command line: one verb per layer, `rpg base | zoo | collect | ... | tables`; `rpg generate` and `rpg demo`, which
-use a trained RPG; `rpg export`, for another evaluation; `rpg ledger`, which keeps DVC's records; and `rpg schema`."""
+"""The command line: one verb per layer, `rpg base | zoo | collect | ... | tables`; `rpg import`, which takes weights of
+the published RPG; `rpg generate` and `rpg demo`, which use a trained one; `rpg export`, for another evaluation; `rpg
+ledger`, which keeps DVC's records; and `rpg schema`."""
 
 import argparse
 import os
@@ -48,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
         default=1,
         help="train in so many, each on a GPU of its own (0 is 1); any number goes on",
     )
+    imported = layer("import", "take the published RPG's weights in place of training it", computes=False)
+    imported.add_argument("--weights", type=Path, required=True, help="the published state dict (.pth, .safetensors)")
     layer("tune", "fine-tune RPG on the task loss, if the experiment does")
     layer("hypernetwork", "train a hypernetwork on the task loss alone, if the experiment compares with one")
     layer("sample", "sample new networks")
@@ -100,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
     actions.add_parser("pull", help="fetch the artifacts of dvc.lock, check every byte, and tell Snakemake")
     actions.add_parser("adopt", help="tell Snakemake that the artifacts are those of dvc.lock; `dvc repro` calls it")
     actions.add_parser("push", help="record what Snakemake has finished in dvc.lock, and upload it")
+    planned = verbs.add_parser("plan", help="say what training RPG will take: memory, operations, disk, hours")
+    which = planned.add_mutually_exclusive_group(required=True)
+    which.add_argument("--experiment", dest="name", help="an experiment of params.yaml")
+    which.add_argument("--all", dest="whole", action="store_true", help="all of them")
+    planned.add_argument("--device", default="h100", help="h100, h200, b200, a100, l40s, rtx4090, or cpu, this one")
+    planned.add_argument("--processes", type=int, default=1, help="of `rpg train`, each on a device of its own")
     verbs.add_parser("schema", help="print the JSON schema of params.yaml")
     return root
 
@@ -133,6 +142,13 @@ def run(arguments: argparse.Namespace) -> None:
         from rpg.params import json_schema
 
         sys.stdout.write(json_schema())
+    elif verb == "plan":
+        from rpg.params import load_params
+        from rpg.plan import tell
+
+        params = load_params()
+        names = list(params.experiments) if chosen["whole"] else [chosen["name"]]
+        print(tell(params, names, chosen["device"], chosen["processes"]))
     elif verb == "ledger":
         import rpg.ledger as ledger
 
@@ -143,7 +159,8 @@ def run(arguments: argparse.Namespace) -> None:
         if not 1 <= chosen.get("threads", 1) <= 1024:
             raise UserError(f"--threads {chosen['threads']}: must be between 1 and 1024")
         _check(verb, chosen)
-        getattr(layers, verb)(**chosen)
+        # `import` is no name that Python gives a function.
+        getattr(layers, "import_weights" if verb == "import" else verb)(**chosen)
 
 
 def _check(verb: str, chosen: dict[str, Any]) -> None:

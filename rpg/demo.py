@@ -9,6 +9,7 @@ from pathlib import Path
 from rpg.data import load_data
 from rpg.errors import UserError
 from rpg.generation import Generator
+from rpg.params import TaskCodes
 
 
 def demo(experiment: str, port: int, browser: bool) -> None:
@@ -20,7 +21,7 @@ def demo(experiment: str, port: int, browser: bool) -> None:
     if not find_spec("streamlit"):
         raise UserError("rpg demo needs streamlit, which requirements/dev.txt and the extra 'demo' install")
     generator = Generator(experiment)
-    if generator.experiment.task.kind != "task_codes":
+    if not isinstance(generator.experiment.task, TaskCodes):
         raise UserError(f"{experiment}: its networks have no tasks to choose from; rpg demo is for task_codes")
     # Now, so that a missing data set is said here and not in the page.
     load_data(generator.experiment.task.data, generator.params.data_root)

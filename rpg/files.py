@@ -99,7 +99,9 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
     if not isinstance(tree, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tree.items()
     ):
-        raise UserError(f"{path}: not a state dict (names to tensors); save `model.state_dict()`")
+        # Which of the weights in a training's whole state are meant, its owner knows.
+        holds = f", but {', '.join(map(str, tree))[:60]}" if isinstance(tree, dict) else ""
+        raise UserError(f"{path}: not a state dict (names to tensors){holds}; save `model.state_dict()` alone")
     return tree
 
 

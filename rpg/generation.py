@@ -18,7 +18,7 @@ from rpg.errors import UserError
 from rpg.files import write_tensors
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
-from rpg.params import PARAMS_FILE, CommonsenseTask, Experiment, Params, load_params
+from rpg.params import PARAMS_FILE, Experiment, Params, TaskCodes, load_params
 from rpg.paths import paths_of
 from rpg.sample import sample_networks
 from rpg.tasks import load_task
@@ -118,9 +118,11 @@ def task_code(
     given = [way for way, value in (("classes", classes), ("code", code), ("describe", sentence)) if value is not None]
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} may contradict each other: give one of them")
-    if given and experiment.task.kind != "task_codes":
+    if not given:
+        return None
+    if not isinstance(experiment.task, TaskCodes):
         raise UserError(f"--{given[0]}: the networks of this experiment have no tasks to choose from")
-    names = CLASSES.get(experiment.task.data, ())
+    names = CLASSES[experiment.task.data]
     if classes is not None:
         return _of_classes(classes, names)
     if code is not None:
@@ -172,22 +174,23 @@ def generate_files(
     An adapter becomes a folder for peft, any other network a file.
     """
     params = load_params()
-    adapters = isinstance(params.experiment(experiment).task, CommonsenseTask)
+    task = params.experiment(experiment).task
+    # `rpg tokens` sees to it that this is given for adapters, and for nothing else.
+    adapters = params.experiment(experiment).tokens.canonical is not None
     if not adapters and out.suffix != ".safetensors":
         raise UserError(f"--out {out}: must end in .safetensors")
     if adapters and out.suffix:
         raise UserError(f"--out {out}: an adapter is a folder; name one without a suffix")
     chosen = task_code(params, params.experiment(experiment), classes, code, sentence)
-    names = CLASSES.get(params.experiment(experiment).task.data, ())
     generator = Generator(experiment)
-    if sentence is not None and chosen:
-        means = ", ".join(name for name, bit in zip(names, chosen, strict=True) if bit == "1")
+    if sentence is not None and chosen and isinstance(task, TaskCodes):
+        means = ", ".join(name for name, bit in zip(CLASSES[task.data], chosen, strict=True) if bit == "1")
         who = params.language_model or "the lexicon"
         print(f"'{sentence}' is {chosen} for {who}: {means} (correct it with --code)")
     for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
         if adapters:
-            load_task(generator.experiment.task, params.data_root).write(path, network.state_dict)
+            load_task(task, params.data_root).write(path, network.state_dict)
         else:
             write_tensors(path, network.state_dict, {"task_code": network.code} if network.code else None)
         facts = [" and ".join(f"state {state}" for state in network.states)]

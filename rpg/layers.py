@@ -68,6 +68,15 @@ def train(name: str, threads: int, processes: int) -> None:
     train_rpg(experiment, paths.tokens, paths.rpg, paths.seconds("train"))
 
 
+def import_weights(name: str, weights: Path) -> None:
+    """Take the published RPG's weights in place of training it."""
+    from rpg.published import import_weights
+
+    params = load_params()
+    experiment, paths = params.experiment(name), paths_of(params, name)
+    import_weights(experiment, weights, paths.tokens, paths.rpg, paths.seconds("train"))
+
+
 def tune(name: str, threads: int) -> None:
     """Fine-tune RPG on the task loss."""
     from rpg.tune import tune_rpg

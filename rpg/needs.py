@@ -1,10 +1,10 @@
-"""What an experiment needs that no layer makes: a data set, and weights that were trained elsewhere."""
+"""What an experiment needs that no layer makes: a data set, and networks that were trained elsewhere."""
 
 from pathlib import Path
 
 from rpg.data import MADE_HERE, data_folder
 from rpg.errors import UserError
-from rpg.params import CommonsenseTask, Experiment, FineTuningTask, PretrainedBase
+from rpg.params import CommonsenseTask, CustomTask, Experiment, FineTuningTask, GivenZoo, PretrainedBase
 from rpg.paths import RESULTS
 
 # Any of them tells that a model is in the hub's cache.
@@ -15,6 +15,9 @@ HUB_SECONDS = 10
 def missing(experiment: Experiment, data_root: str | None) -> list[str]:
     """One line for each thing that is not there, with what to do about it."""
     task, lines = experiment.task, []
+    if isinstance(task, CustomTask):
+        runs = experiment.zoo.runs if isinstance(experiment.zoo, GivenZoo) else []
+        return [f"{run}: no such checkpoints; zoo.runs names them" for run in runs if not Path(run).exists()]
     if task.data not in MADE_HERE:
         try:
             data_folder(task.data, data_root)

@@ -57,6 +57,7 @@ class Network:
     code: str | None
     state: int
     point_P: np.ndarray
+    # Empty where the task scores networks without answers: then nothing is said of wrong ones.
     answers: np.ndarray
     # On the test split, in percent.
     score: float
@@ -164,7 +165,7 @@ class Novelty:
             for other in [*self.originals, *self.held_out]
             if main and other.code == network.code and not (network.kind == "original" and other.state == network.state)
         ]
-        if rivals:
+        if rivals and len(network.answers):
             nearest = min(rivals, key=lambda other: float(np.square(other.point_P - network.point_P).sum()))
             row["iou"] = iou(self.wrong(network), self.wrong(nearest))
             row["disagreement"] = 100 * float((network.answers != nearest.answers).mean())
@@ -180,7 +181,7 @@ class Novelty:
         for network in [*self.originals, *self.held_out]:
             originals.setdefault(network.code, {}).setdefault(network.state, []).append(network)
         rows = []
-        ours = [sample for sample in self.ours if bool(sample.between) is between]
+        ours = [sample for sample in self.ours if bool(sample.between) is between and len(sample.answers)]
         for code in dict.fromkeys(sample.code for sample in ours):
             # The last save of each run, then the one before it.
             rounds = zip_longest(*(reversed(run) for run in originals.get(code, {}).values()))

@@ -14,6 +14,7 @@ from rpg.data import CLASSES
 from rpg.device import device
 from rpg.errors import UserError
 from rpg.generation import Generator, Network, task_code
+from rpg.params import TaskCodes
 from rpg.seeds import fix_arithmetic
 from rpg.tasks import load_classification
 from rpg.tasks.classification import Classification
@@ -34,9 +35,15 @@ def opened(experiment: str) -> tuple[Generator, Classification]:
     return generator, load_classification(generator.experiment.task, generator.params.data_root)
 
 
+def data_of(generator: Generator) -> str:
+    """The data set; `rpg demo` has seen to it that there are task codes."""
+    assert isinstance(generator.experiment.task, TaskCodes)
+    return generator.experiment.task.data
+
+
 def ask(generator: Generator) -> None:
     """What the visitor wants, and, on request, a new network in the session."""
-    names = CLASSES[generator.experiment.task.data]
+    names = CLASSES[data_of(generator)]
     way = st.radio("Say what it shall recognise", WAYS, horizontal=True)
     classes = st.multiselect("Classes", names, default=[names[3], names[8]]) if way == "Classes" else None
     sentence = (
@@ -59,7 +66,7 @@ def ask(generator: Generator) -> None:
 def show_scores(network: Network, task: Classification, generator: Generator) -> None:
     """Accuracy and confusion table on the test split, and the weights to download."""
     assert network.code
-    labels, names = task.data.test.labels, CLASSES[generator.experiment.task.data]
+    labels, names = task.data.test.labels, CLASSES[data_of(generator)]
     answers = task.answers(network.state_dict, task.inputs("test")).bool()
     right = answers == task.targets("test", network.code).bool()
     yes = [name for name, bit in zip(names, network.code, strict=True) if bit == "1"]

@@ -184,7 +184,27 @@ class CommonsenseTask(Block):
     new_tokens: Count
 
 
-AnyTask = ClassificationTask | TaskCodes | FineTuningTask | SegmentationTask | DetectionTask | CommonsenseTask
+ImportPath = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$")]
+
+
+class CustomTask(Block):
+    """Networks of your own, which were trained elsewhere, or adapters of peft's; the score is your own, too.
+
+    Functions are named as `package.module:function`, looked up from the folder of params.yaml first.
+    """
+
+    kind: Literal["custom"]
+    build: Annotated[ImportPath, Field(description="build() gives the torch.nn.Module that the checkpoints belong to")]
+    score: Annotated[
+        ImportPath,
+        Field(description="score(network, split), split validation or test, gives a percentage or (answers, targets)"),
+    ]
+    metric: Annotated[str, Field(pattern=r"^\w[\w .-]*$", description="what the score is called")]
+
+
+AnyTask = (
+    ClassificationTask | TaskCodes | FineTuningTask | SegmentationTask | DetectionTask | CommonsenseTask | CustomTask
+)
 Task = Annotated[AnyTask, Field(discriminator="kind")]
 
 
@@ -380,8 +400,42 @@ class AdapterZoo(Block):
         return self
 
 
-# A key that no other kind of block has → whose base and zoo it tells apart.
-WHOSE = {"overrides": "runner", "warmup": "language", "weights": "fine_tuning", "precision": "fine_tuning"}
+class GivenZoo(Block):
+    """Networks that were trained elsewhere: the checkpoints of each of several training runs.
+
+    A run is a folder of checkpoints, in the natural order of their names, or a single one: a .safetensors, .pth, .pt or
+    .bin file of a state dict, or an adapter's folder. Its place in the list is its permutation state.
+    """
+
+    runs: Annotated[list[str], Field(min_length=1, description="a folder of checkpoints, or a single one, for each")]
+    runs_per_shard: Count
+
+    @property
+    def seeds(self) -> list[int]:
+        """A number for each run."""
+        return list(range(len(self.runs)))
+
+    @property
+    def together(self) -> int:
+        """Runs that are read at once."""
+        return 1
+
+    @model_validator(mode="after")
+    def _runs_differ(self) -> "GivenZoo":
+        folders = [Path(run) for run in self.runs]
+        if len(set(folders)) != len(folders):
+            raise ValueError("runs: a folder stands there twice")
+        return self
+
+
+# A key of a base or zoo block which no other kind has → whose it is.
+WHOSE = {
+    "overrides": "runner",
+    "warmup": "language",
+    "weights": "fine_tuning",
+    "precision": "fine_tuning",
+    "runs": "given",
+}
 
 
 def _whose(block: Any) -> str:
@@ -403,7 +457,8 @@ AnyZoo = Annotated[
     Annotated[Zoo, Tag("own")]
     | Annotated[RunnerZoo, Tag("runner")]
     | Annotated[AdapterZoo, Tag("language")]
-    | Annotated[FineTuningZoo, Tag("fine_tuning")],
+    | Annotated[FineTuningZoo, Tag("fine_tuning")]
+    | Annotated[GivenZoo, Tag("given")],
     Discriminator(_whose),
     Field(title="Zoo"),
 ]
@@ -636,11 +691,24 @@ class Experiment(Block):
     def _blocks_fit(self) -> "Experiment":
         kinds = [condition.kind for condition in self.model.conditions]
         runner, adapters = isinstance(self.task, OpenMMLabTask), isinstance(self.task, CommonsenseTask)
-        fine_tuning = isinstance(self.task, FineTuningTask)
-        whose = "runner" if runner else "language" if adapters else "fine_tuning" if fine_tuning else "own"
+        given, fine_tuning = isinstance(self.task, CustomTask), isinstance(self.task, FineTuningTask)
+        whose = (
+            "runner"
+            if runner
+            else "language"
+            if adapters
+            else "fine_tuning"
+            if fine_tuning
+            else "given"
+            if given
+            else "own"
+        )
+        for name in ("base", "tune", "hypernetwork"):
+            if given and getattr(self, name):
+                raise ValueError(f"{name}: there is none for task.kind custom, whose networks are only read and scored")
         for name, block, keys in (
             ("base", self.base, ("overrides", "warmup", "weights")),
-            ("zoo", self.zoo, ("overrides", "warmup", "precision")),
+            ("zoo", self.zoo, ("overrides", "warmup", "precision", "runs")),
         ):
             for key in keys:
                 if block and hasattr(block, key) != (WHOSE[key] == whose):
@@ -648,7 +716,8 @@ class Experiment(Block):
                     raise ValueError(f"{name}: {having} {key}, with task.kind {self.task.kind}")
         if fine_tuning and not self.base:
             raise ValueError("base: missing; with task.kind fine_tuning it says what weights the zoo starts from")
-        if (self.tokens.canonical is not None) != adapters:
+        # Whether the checkpoints of a custom zoo are adapters shows when they are read.
+        if not given and (self.tokens.canonical is not None) != adapters:
             raise ValueError(f"tokens.canonical: {'must be given' if adapters else 'is'} for task.kind commonsense")
         if isinstance(self.task, TaskCodes):
             if not self.sample.seen or self.sample.seen > self.task.seen:
@@ -704,8 +773,11 @@ class Experiment(Block):
         tree = self.model_dump(include={"task", "zoo"})
         for key in ("seen", "draw", "held_out", "held_out_pairs"):
             tree["task"].pop(key, None)
-        del tree["zoo"]["seeds"]
-        tree["zoo"]["runs"] = [run.model_dump() for run in runs]
+        tree["zoo"].pop("seeds", None)
+        folders = tree["zoo"].get("runs")
+        tree["zoo"]["runs"] = [
+            {**run.model_dump(), **({"folder": folders[run.seed]} if folders else {})} for run in runs
+        ]
         return tree
 
 

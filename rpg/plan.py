@@ -1,8 +1,8 @@
 """What training RPG will take, before anything runs: `rpg plan --experiment imagenet-vit_base`, or `rpg plan --all`.
 
 One step of the training is taken with tensors that have no memory (torch's FakeTensorMode), so neither data nor a GPU
-is needed; torch's MemTracker counts the bytes that would be in use at its peak, its FlopCounterMode the operations. What
-a library's kernels need besides, and what an allocator leaves unused, is not counted.
+is needed; torch's MemTracker counts the bytes that would be in use at its peak, its FlopCounterMode the operations.
+What a library's kernels need besides, and what an allocator leaves unused, is not counted.
 """
 
 import math
@@ -11,7 +11,7 @@ import time
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from tabulate import tabulate
@@ -26,9 +26,11 @@ from rpg.model.conditions import condition_name
 from rpg.model.recurrent import Tokens
 from rpg.model.rpg import RPG
 from rpg.needs import missing
-from rpg.params import AnyBase, CommonsenseTask, Experiment, Params
+from rpg.params import AnyBase, CommonsenseTask, Experiment, GivenZoo, Params
 from rpg.paths import RESULTS
 from rpg.tasks import load_task
+from rpg.tasks.custom import Custom
+from rpg.tasks.task import Task
 from rpg.tokens import Layout
 
 GB = 1e9
@@ -125,9 +127,9 @@ class Plan:
 def plan(params: Params, name: str, device: Device, processes: int = 1) -> Plan:
     """The plan of one experiment; UserError if there are more processes than checkpoints in a batch."""
     experiment = params.experiment(name)
-    train, layout = experiment.train, layout_of(params, experiment)
-    runs = experiment.runs()
-    learned = experiment.zoo.saves * sum(not run.held_out for run in runs.values())
+    train, task = experiment.train, load_task(experiment.task, params.data_root)
+    layout = layout_of(params, experiment, task)
+    learned, held_out = checkpoints(experiment, task)
     batch = min(train.batch, learned)
     if processes > batch:
         raise UserError(f"--processes {processes}: a batch of '{name}' has {batch} checkpoints, one for each is needed")
@@ -155,19 +157,29 @@ def plan(params: Params, name: str, device: Device, processes: int = 1) -> Plan:
         average=average / split,
         activations=step.activations - own * tokens,
         tokens=own * tokens,
-        disk=FLOAT32 * checkpoint * (experiment.zoo.saves * len(runs) + sampled) + learned * tokens + state,
+        disk=FLOAT32 * checkpoint * (learned + held_out + sampled) + learned * tokens + state,
         hours=step.flops * train.steps / (getattr(device, train.precision) * device.share) / 3600,
     )
 
 
-def layout_of(params: Params, experiment: Experiment) -> Layout:
+def checkpoints(experiment: Experiment, task: Task) -> tuple[int, int]:
+    """How many checkpoints RPG will learn from, and how many are held out."""
+    zoo, runs = experiment.zoo, experiment.runs().values()
+    if isinstance(zoo, GivenZoo):
+        assert isinstance(task, Custom)
+        return sum(len(task.checkpoints(Path(run))) for run in zoo.runs), 0
+    held_out = sum(run.held_out for run in runs)
+    return zoo.saves * (len(runs) - held_out), zoo.saves * held_out
+
+
+def layout_of(params: Params, experiment: Experiment, task: Task) -> Layout:
     """The token map of an experiment's checkpoints; UserError if the network can't be had."""
     base: AnyBase | None = experiment.base
     if isinstance(experiment.task, CommonsenseTask) and experiment.task.model.startswith(f"{RESULTS}/"):
         # That of the experiment that makes the language model.
         base = params.experiment(experiment.task.model.split("/")[1]).base
     with warnings.catch_warnings(action="ignore"):
-        skeleton = load_task(experiment.task, params.data_root).skeleton(base)
+        skeleton = task.skeleton(base)
     return Layout.of(skeleton, experiment.tokens.width, bool(experiment.tokens.canonical))
 
 
@@ -210,21 +222,24 @@ def tell(params: Params, names: list[str], device: str, processes: int = 1) -> s
     if device != "cpu" and device not in GPUS:
         raise UserError(f"--device {device}: unknown; known: {', '.join([*GPUS, 'cpu'])}")
     on = this_cpu() if device == "cpu" else GPUS[device]
-    rows, needs = [], []
+    rows, lines = [], []
     for name in names:
-        found = plan(params, name, on, processes)
-        rows.append(_row(found))
-        needs += [f"{name}: {line}" for line in missing(params.experiment(name), params.data_root)]
+        try:
+            rows.append(_row(plan(params, name, on, processes)))
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            lines.append(f"{name}: {error}")
+        lines += [f"{name}: not there: {line}" for line in missing(params.experiment(name), params.data_root)]
     if len(rows) == 1:
         table = tabulate(list(rows[0].items()), ["", "plan"], tablefmt="pipe", colalign=("left", "right"))
     else:
         table = tabulate(rows, "keys", tablefmt="pipe", colalign=("left", *["right"] * (len(rows[0]) - 1)))
     heads = [
-        f"RPG's training on {processes} × {device} ({on.memory / GB:.0f} GB each): memory of one process at its peak, and"
-        f" hours at {on.share:.0%} of the device's rate of matrix products."
+        f"RPG's training on {processes} × {device}, {on.memory / GB:.0f} GB each: memory of one process at its peak, hours"
+        f" at {on.share:.0%} of the device's rate of matrix products."
     ]
-    tails = [f"Not there: {line}" for line in needs]
-    return "\n".join([*heads, "", table, *([""] if tails else []), *tails])
+    return "\n".join([*heads, "", table, *([""] if lines else []), *lines])
 
 
 def _row(of: Plan) -> dict[str, str]:
@@ -234,9 +249,9 @@ def _row(of: Plan) -> dict[str, str]:
         "tokens L × D": f"{of.length} × {of.width}",
         "RPG parameters": f"{of.parameters:,}",
         "TFLOP per step": f"{of.flops / 1e12:.3g}",
-        **{f"{part} GB": f"{getattr(of, part) / GB:.2f}" for part in PARTS},
-        "memory GB": f"{of.memory / GB:.2f}",
-        "disk GB": f"{of.disk / GB:.2f}",
+        **{f"{part} GB": f"{getattr(of, part) / GB:.3g}" for part in PARTS},
+        "memory GB": f"{of.memory / GB:.3g}",
+        "disk GB": f"{of.disk / GB:.3g}",
         "hours": f"{of.hours:.2g}",
     }
 

@@ -13,9 +13,9 @@ import pandas as pd
 from rpg.cards import card
 from rpg.data.commonsense import LIKELIHOOD, SUBTASKS
 from rpg.files import read_json, write_json, write_text
+from rpg.literature import PUBLISHED, SOURCES
 from rpg.params import Params
 from rpg.paths import Paths, ablation_file
-from rpg.literature import PUBLISHED, SOURCES
 from rpg.score import SETS
 
 HEADING = """# Generated networks beside the originals they learned from

@@ -336,6 +336,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         checkpoints = [checkpoint for checkpoint in zoo_checkpoints if not checkpoint["held_out"]]
         held_out = [checkpoint for checkpoint in zoo_checkpoints if checkpoint["held_out"]]
         paths = [zoo / checkpoint["file"] for checkpoint in checkpoints]
+        _check_form(paths[0], params)
         layout = Layout.of(read_checkpoint(paths[0], names), params.width, bool(params.canonical))
         skipped: dict[int, dict[str, Tensor]] = {}
 
@@ -363,6 +364,14 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         described = {key: value for key, value in asdict(layout).items() if value is not False}
         tree = {"layout": described, "checkpoints": checkpoints, "held_out": held_out, "seeds": seeds}
         write_json(folder / "layout.json", {**tree, "files": files})
+
+
+def _check_form(path: Path, params: Tokens) -> None:
+    """UserError unless params say of adapters, and of nothing else, whether they are brought into one form."""
+    adapters = path.name == "adapter_model.safetensors"
+    if adapters != (params.canonical is not None):
+        fault = "must be given, true or false, for adapters" if adapters else "is of adapters alone; leave it out"
+        raise UserError(f"params.yaml: tokens.canonical: {fault}")
 
 
 def create_safetensors(path: Path, name: str, shape: tuple[int, ...]) -> np.memmap:

@@ -42,6 +42,7 @@ from rpg.seeds import derive, generator
 from rpg.tokens import TokenStore
 
 LOG_EVERY = 10
+LOG_HEADER = "step,loss,learning_rate\n"
 
 
 def learning_rate(params: Optimization, step: int) -> float:
@@ -83,7 +84,7 @@ class Training:
         if params.ema:
             self.averages = {name: tensor.clone() for name, tensor in self.averages.items()}
         self.optimizer = _optimizer(params, model)
-        self.step, self.seconds, self.log = 0, 0.0, "step,loss,learning_rate\n"
+        self.step, self.seconds, self.log = 0, 0.0, LOG_HEADER
 
     def one_step(self) -> Tensor:
         """Take one optimizer step; returns the loss, on the device. Its random numbers depend on the step alone."""
@@ -293,20 +294,33 @@ def run_training(
         tensors = training.averaged()
         if not group.first:
             return
-        write_tensors(folder / "model.safetensors", tensors)
-        write_text(folder / "log.csv", training.log)
-        config = Generator(
-            model=model,
-            diffusion=diffusion,
-            width=store.layout.width,
-            length=store.layout.length,
-            parameters=training.parameters,
-            tokens=store.sha256,
-            files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
-        )
-        write_json(folder / "config.json", config.model_dump())
+        write_model(folder, tensors, training.parameters, training.log, model, diffusion, store)
         write_json(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
         shutil.rmtree(state.parent, ignore_errors=True)
+
+
+def write_model(
+    folder: Path,
+    state_dict: dict[str, Tensor],
+    parameters: int,
+    log: str,
+    model: Model,
+    diffusion: Diffusion,
+    store: TokenStore,
+) -> None:
+    """Write a trained RPG, its log and, last, config.json, which says what it was built from and vouches for both."""
+    write_tensors(folder / "model.safetensors", state_dict)
+    write_text(folder / "log.csv", log)
+    config = Generator(
+        model=model,
+        diffusion=diffusion,
+        width=store.layout.width,
+        length=store.layout.length,
+        parameters=parameters,
+        tokens=store.sha256,
+        files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
+    )
+    write_json(folder / "config.json", config.model_dump())
 
 
 def _run(training: Training, state: Path, fingerprint: str) -> None:

@@ -1,9 +1,11 @@
 """What the rules and dvc.yaml ask: targets, the choices in params.yaml and the source files that a layer depends on."""
 
+import ast
 import base64
+import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -15,8 +17,10 @@ from rpg.errors import UserError
 from rpg.needs import missing
 from rpg.params import (
     CommonsenseTask,
+    CustomTask,
     Experiment,
     FineTuningTask,
+    GivenZoo,
     OpenMMLabTask,
     Params,
     PretrainedBase,
@@ -181,23 +185,66 @@ def extras(rule: str, experiment: Experiment, paths: Paths) -> dict[str, list[Pa
         if why == experiment.task.kind or getattr(experiment, why, None)
     }
     task = experiment.task
-    of_their_own = OpenMMLabTask | CommonsenseTask | FineTuningTask
-    if isinstance(task, of_their_own) and rule in ("base", "zoo", "sample", "score", "novelty"):
+    tasks_of_some = OpenMMLabTask | CommonsenseTask | CustomTask | FineTuningTask
+    if isinstance(task, tasks_of_some) and rule in ("base", "zoo", "sample", "score", "novelty"):
         known = code(rule)
-        own = [Path(file) for file in _modules(f"rpg/tasks/{task.kind}.py") if file not in known]
+        modules = _modules(f"rpg/tasks/{task.kind}.py", *_tasks_but(task.kind))
+        own = [Path(file) for file in modules if file not in known]
         if isinstance(task, OpenMMLabTask):
             config = _config_file(experiment)
             found[Path(task.config).stem] = [*own, *([config] if config else [])]
         elif isinstance(task, FineTuningTask):
             given = [Path(experiment.base.weights)] if isinstance(experiment.base, PretrainedBase) else []
             found[task.kind] = [*own, *(file for file in given if rule == "base" and file.is_file())]
+        elif isinstance(task, CustomTask):
+            named = (task.build,) if rule == "sample" else (task.build, task.score)
+            yours = [path for path in given_modules(*named) if str(path) not in (*known, *_FREE)]
+            found[_slug(*named)] = sorted({*own, *yours})
+            if isinstance(experiment.zoo, GivenZoo) and rule == "zoo":
+                # Their names in a row would be too long for a stage's.
+                digest = hashlib.sha256("\n".join(experiment.zoo.runs).encode()).hexdigest()
+                found[f"runs-{digest[:8]}"] = [Path(run) for run in experiment.zoo.runs]
         elif rule in ("base", "sample"):
             found[task.kind] = own
         else:
             # With a base block of its own, the zoo reads that already.
             made = [] if "base" in found else _model_files(task)
-            found[re.sub(r"\W+", "-", task.model.removeprefix(f"{RESULTS}/"))] = [*own, *made]
+            found[_slug(task.model.removeprefix(f"{RESULTS}/"))] = [*own, *made]
     return found
+
+
+def _slug(*names: str) -> str:
+    return "-".join(dict.fromkeys(re.sub(r"\W+", "-", name).strip("-") for name in names))
+
+
+def given_modules(*functions: str) -> list[Path]:
+    """The files of a user's functions, module:function, and what they import, as far as they lie in this folder."""
+    left, found = [function.partition(":")[0] for function in functions], dict[Path, None]()
+    while left:
+        names = left.pop().split(".")
+        # What a package runs by itself is part of its modules.
+        for stem in (Path(*names[:count]) for count in range(1, len(names) + 1)):
+            for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+                if path not in found and path.is_file():
+                    found[path] = None
+                    left += _imported(path)
+    return sorted(found)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """The modules, and what might be some, that a file imports; none of a file that isn't Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = path.parts[: -node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names if alias.name != "*")
 
 
 def _model_files(task: CommonsenseTask) -> list[Path]:
@@ -211,10 +258,21 @@ def extra(rule: str) -> Callable[[Wildcards], list[str]]:
 
     def files(wildcards: Wildcards) -> list[str]:
         params, name = _params(), wildcards.experiment
-        found = extras(rule, params.experiment(name), paths_of(params, name))
-        return [str(path) for paths in found.values() for path in paths]
+        experiment = params.experiment(name)
+        found = [path for paths in extras(rule, experiment, paths_of(params, name)).values() for path in paths]
+        if rule == "zoo" and isinstance(experiment.zoo, GivenZoo):
+            folders = [Path(run) for run in experiment.zoo.runs]
+            found = [path for path in found if path not in folders]
+            for run in experiment.shards().get(wildcards.shard, []):
+                found += _files(folders[run.seed])
+        return [str(path) for path in found]
 
     return files
+
+
+def _files(run: Path) -> list[Path]:
+    """All files of a run's folder, or the one that it is; none if it is missing, which `rpg zoo` tells better."""
+    return sorted(path for path in (run, *run.rglob("*")) if path.is_file())
 
 
 def seconds(config: Config) -> list[str]:
@@ -237,21 +295,16 @@ def _modules(script: str, *excludes: str) -> list[str]:
     return [path for path in modules if path not in _FREE]
 
 
+def _tasks_but(kind: str = "") -> list[str]:
+    """The modules of the tasks that not every experiment has, and whose code only those that do depend on."""
+    others = ("segmentation", "detection", "commonsense", "custom", "fine_tuning")
+    return [f"rpg.tasks.{other}" for other in others if other != kind]
+
+
 @cache
 def code(rule: str) -> list[str]:
     """The files that `rpg <rule>` is made of: its module and every module of rpg it imports, its rule, the packages."""
-    # The tasks that not every experiment has are inputs of those that have them (`extras`).
-    tasks = (
-        ()
-        if rule == "report"
-        else (
-            "rpg.tasks.segmentation",
-            "rpg.tasks.detection",
-            "rpg.tasks.commonsense",
-            "rpg.tasks.fine_tuning",
-        )
-    )
-    modules = {*_modules(f"rpg/{rule}.py", *tasks)}
+    modules = {*_modules(f"rpg/{rule}.py", *(() if rule == "report" else _tasks_but()))}
     modules |= {"rpg/layers.py", "rpg/paths.py", "rpg/params.py", "rpg/seeds.py"}
     return [*sorted(modules), f"workflow/rules/{rule}.smk", "environment.yml"]
 

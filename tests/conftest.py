@@ -4,15 +4,20 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 
 from rpg.cli import main
 from rpg.data import scenes as data_scenes
-from rpg.params import DetectionTask, SegmentationTask
+from rpg.model.rpg import RPG
+from rpg.params import DetectionTask, SegmentationTask, load_params
 from rpg.seeds import fix_arithmetic
 from rpg.tables import beaten_by, measured
 from rpg.tasks import load_task
 from rpg.tasks.task import Task
+from rpg.tokens import TokenStore
+from rpg.train import build
 
 ROOT = Path(__file__).parent.parent
 
@@ -281,6 +286,100 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tree(folder, adapters=ADAPTERS)
     run_layers(folder, *BASE_LAYERS, experiment="adapters")
     return folder
+
+
+# A zoo that was trained elsewhere, of two runs, and the module that builds and scores its networks.
+GIVEN = {
+    **MINIATURE,
+    "task": {"kind": "custom", "build": "theirs.network:build", "score": "theirs.network:score", "metric": "accuracy"},
+    "zoo": {"runs": ["zoo/a", "zoo/b"], "runs_per_shard": 1},
+    "tokens": {"width": 32},
+    "sample": {**MINIATURE["sample"], "count": 3},
+    "novelty": {"seed": 0, "networks": 3, "noise": [0.1]},
+}
+THEIRS = """
+import torch
+from torch import nn
+from theirs.data import points
+
+def build():
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+def score(network, split):
+    inputs, labels = points(split)
+    return network(inputs).argmax(1), labels
+"""
+POINTS = """
+import torch
+
+def points(split):
+    draw = torch.Generator().manual_seed(["validation", "test"].index(split))
+    inputs = torch.randn(60, 4, generator=draw)
+    return inputs, inputs[:, :3].argmax(1)
+"""
+
+
+def write_given(folder: Path) -> None:
+    """What `GIVEN` reads: the package `theirs` and three checkpoints of each run, whose names count up to ten."""
+    (folder / "theirs").mkdir(parents=True, exist_ok=True)
+    (folder / "theirs/network.py").write_text(THEIRS)
+    (folder / "theirs/data.py").write_text(POINTS)
+    for seed, run in enumerate(GIVEN["zoo"]["runs"]):
+        (folder / run).mkdir(parents=True, exist_ok=True)
+        draw = torch.Generator().manual_seed(seed)
+        first, last = torch.randn(8, 4, generator=draw), torch.randn(3, 8, generator=draw)
+        for epoch in (8, 9, 10):
+            network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+            state = network.state_dict()
+            state |= {"0.weight": first + epoch / 100, "3.weight": last, "0.bias": torch.full((8,), 0.1 * epoch)}
+            torch.save(state, folder / run / f"epoch-{epoch}.pth")
+
+
+# The published architecture, small enough for the miniature.
+PAPER = {
+    "flavor": "paper",
+    "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
+    "width": 32,
+    "state_width": 16,
+    "head_width": 16,
+    "expand": 2,
+    "channels": [1, 4, 6, 8, 6, 4, 1],
+    "kernel": 7,
+}
+
+
+def new_model(folder: Path) -> RPG:
+    """A new model for the tokens of the miniature in `folder`, with states and running statistics of its own."""
+    experiment = load_params(folder / "params.yaml").experiment("mini")
+    torch.manual_seed(1)
+    found = build(experiment.model, experiment.diffusion, TokenStore(folder / "results/mini/tokens"))
+    with torch.no_grad():
+        for name, tensor in found.state_dict().items():
+            if name.endswith(("running_mean", "running_var", "embedding.weight")):
+                tensor.uniform_(0.5, 1.5)
+    return found.eval()
+
+
+def published(model: RPG, bias: float = 0.25) -> dict[str, Tensor]:
+    """The model's weights as published where there are no task codes: `to_condition` has a bias that always counts."""
+    w = model.state_dict()
+    tree = {"model.pe": w.pop("recurrent.positions")[None].clone()}
+    states = w.pop("recurrent.conditions.kinds.permutation_state.embedding.weight")
+    tree["to_permutation_state.weight"] = states - bias
+    tree["to_condition.weight"] = torch.full((states.shape[1], 1), 7.0)
+    tree["to_condition.bias"] = torch.full((states.shape[1],), bias)
+    tree["criteria.net.time_embedder.freqs"] = torch.ones(128)
+    for name, tensor in w.items():
+        kind, part, rest = name.split(".", 2)
+        if part == "conditions":
+            continue
+        if kind == "recurrent":
+            tree[f"model.mamba_forward.{rest}"] = tensor
+            continue
+        new = {"time": "time_embedder.mlp", "condition": "condi_embedder"}.get(part, f"{part}_list")
+        tree[f"criteria.net.{new}.{rest}"] = tensor
+        tree[f"criteria.diffusion_sampler.model.{new}.{rest}"] = tensor
+    return {name: tensor.detach().clone() for name, tensor in tree.items()}
 
 
 # Scenes to train on, of validation and to test on.

@@ -5,8 +5,10 @@ The clone gets a .venv of its own from `make`; uv's cache makes that quick where
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,6 +123,29 @@ with torch.no_grad():
     found = network.eval()(data.inputs(data.test.images, 8)).argmax(1)
 print(100 * (found == data.test.labels).double().mean().item())
 """
+
+
+def test_own_zoo_from_a_clean_clone(tmp_path: Path) -> None:
+    """Thirty checkpoints of plain PyTorch's, and networks like them, by the README's commands alone."""
+    folder = tmp_path / "a clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    (commands,) = [block for block in blocks("bash") if "own_zoo" in block]
+    # The installation that runs the tests, with the clone's code.
+    here = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={shlex.quote(str(folder))}\n"
+    printed = bash(here + commands, folder, activate=False)
+    assert len(list((folder / "examples/own_zoo/checkpoints").rglob("*.pth"))) == 30
+    metrics = json.loads((folder / "results/own-zoo/metrics.json").read_text())
+    assert (metrics["original"]["n"], metrics["rpg"]["n"]) == (30, 10)
+    assert metrics["rpg"]["mean"] >= 0.97 * metrics["original"]["mean"]
+    assert metrics["rpg"]["min"] >= 0.95 * metrics["original"]["mean"]
+    score = float(re.search(r"mine\.safetensors: accuracy ([\d.]+)", printed).group(1))
+    (use,) = [block for block in blocks("python") if "own_zoo" in block]
+    (folder / "use.py").write_text(use)
+    assert 100 * float(re.search(r"0\.\d+", bash(f"{here}python use.py", folder, activate=False)).group()) == (
+        pytest.approx(score, abs=0.01)
+    )
+    assert "Nothing to be done" in bash(here + commands.splitlines()[1], folder, activate=False)
+    assert bash("git status --short --untracked-files=no", folder, activate=False) == ""
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from conftest import ROOT, assert_promises, run_layers
 
-from rpg.params import load_params
 from rpg.literature import PUBLISHED, SOURCES
+from rpg.params import load_params
 from rpg.score import summary
 from rpg.tables import METHODS, beside_published, markdown
 

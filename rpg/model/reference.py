@@ -13,6 +13,9 @@ from torch import Tensor
 NAMES = (
     (r"to_permutation_state\.weight", r"recurrent.conditions.kinds.permutation_state.embedding.weight"),
     (r"to_condition\.(weight|bias)", r"recurrent.conditions.kinds.task_code.layers.\1"),
+    # Of the unseen-task experiment, whose task code goes through two layers.
+    (r"get_condition\.0\.(weight|bias)", r"recurrent.conditions.kinds.task_code.layers.0.\1"),
+    (r"to_condition_linear\.(weight|bias)", r"recurrent.conditions.kinds.task_code.layers.2.\1"),
     (r"model\.pe", r"recurrent.positions"),
     (r"model\.mamba_forward\.(\d+)\.(.+)", r"recurrent.blocks.\1.\2"),
     (r"criteria\.net\.time_embedder\.mlp\.(0|2)\.(.+)", r"denoiser.time.\1.\2"),
@@ -20,21 +23,28 @@ NAMES = (
     (r"criteria\.net\.(encoder|decoder)_list\.(\d+)\.0\.(.+)", r"denoiser.\1.\2.0.\3"),
     (r"criteria\.net\.(encoder|decoder)_list\.(\d+)\.1\.0\.(.+)", r"denoiser.\1.\2.1.0.\3"),
 )
+# 1 for the tokens that are told the task code, 0 for the others, [1, L, 1]; without it all tokens are told.
+GATE = "to_condition_gate"
 # Copies and constants of the published state dict that nothing here needs.
 DROPPED = (r"criteria\.net\.time_embedder\.freqs", r"criteria\.diffusion_(trainer|sampler)\..+")
 
 
+def name_here(published: str) -> str | None:
+    """The name here of a published tensor, None if nothing here needs it; ValueError if it has no counterpart."""
+    if published == GATE or any(re.fullmatch(pattern, published) for pattern in DROPPED):
+        return None
+    for pattern, replacement in NAMES:
+        if re.fullmatch(pattern, published):
+            return re.sub(pattern, replacement, published)
+    raise ValueError(f"published tensor '{published}' has no counterpart here")
+
+
 def from_published(published: dict[str, Tensor]) -> dict[str, Tensor]:
     """State dict for an `RPG` of flavor paper from a published one; ValueError names a tensor without a counterpart."""
-    state_dict = {}
-    for name, tensor in published.items():
-        if any(re.fullmatch(pattern, name) for pattern in DROPPED):
-            continue
-        for pattern, replacement in NAMES:
-            if re.fullmatch(pattern, name):
-                # Published positions carry a batch dimension, [1, L, M].
-                state_dict[re.sub(pattern, replacement, name)] = tensor.squeeze(0) if name == "model.pe" else tensor
-                break
-        else:
-            raise ValueError(f"published tensor '{name}' has no counterpart here")
-    return state_dict
+    names = {name: name_here(name) for name in published}
+    # Published positions carry a batch dimension, [1, L, M].
+    return {
+        here: published[name].squeeze(0) if name == "model.pe" else published[name]
+        for name, here in names.items()
+        if here
+    }

@@ -1,7 +1,7 @@
 """Benchmarks: how a source network is built, trained and scored. They know nothing of tokens or RPG."""
 
 from rpg.device import device
-from rpg.params import AnyTask, CommonsenseTask, DetectionTask, FineTuningTask, SegmentationTask
+from rpg.params import AnyTask, CommonsenseTask, CustomTask, DetectionTask, FineTuningTask, SegmentationTask
 from rpg.tasks.classification import Classification
 from rpg.tasks.task import Task
 
@@ -26,6 +26,10 @@ def load_task(params: AnyTask, data_root: str | None) -> Task:
         from rpg.tasks.fine_tuning import FineTuning
 
         return FineTuning(params, data_root)
+    if isinstance(params, CustomTask):
+        from rpg.tasks.custom import Custom
+
+        return Custom(params)
     return Classification(params, data_root)
 
 

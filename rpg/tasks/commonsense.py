@@ -32,7 +32,8 @@ from rpg.params import AdapterZoo, AnyBase, AnyZoo, CommonsenseTask, LanguageBas
 from rpg.paths import RESULTS
 from rpg.progress import progress
 from rpg.seeds import derive
-from rpg.tasks.stack import StateDict
+from rpg.tasks.adapters import adapter_state, put_adapter, write_adapter
+from rpg.tasks.stack import StateDict, misfit
 from rpg.tasks.task import Judgement, Save, Task
 
 FACTS = RESULTS / "facts"
@@ -137,18 +138,13 @@ class Commonsense(Task):
 
     @property
     def parameters(self) -> int:
-        return sum(tensor.numel() for tensor in self._state(self.network).values())
+        return sum(tensor.numel() for tensor in adapter_state(self.network).values())
 
     def references(self) -> dict[str, StateDict]:
         """The language model alone: an adapter that was never trained changes nothing."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("reference"))
-            return {"base_model": self._state(self._adapted())}
-
-    def _state(self, model: Any) -> StateDict:
-        from peft import get_peft_model_state_dict
-
-        return {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+            return {"base_model": adapter_state(self._adapted())}
 
     def check(self) -> None:
         assert self.questions
@@ -160,11 +156,7 @@ class Commonsense(Task):
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:
         """A folder that `PeftModel.from_pretrained` opens."""
-        path = stem / "adapter_model.safetensors"
-        tree = self._config().to_dict()
-        write_json(stem / "adapter_config.json", {k: sorted(v) if isinstance(v, set) else v for k, v in tree.items()})
-        write_tensors(path, state_dict)
-        return path
+        return write_adapter(stem, self._config(), state_dict)
 
     def write_base(self, stem: Path, base: AnyBase, state_dict: StateDict) -> Path:
         """A folder that `AutoModelForCausalLM.from_pretrained` opens, and `AutoTokenizer`."""
@@ -204,25 +196,13 @@ class Commonsense(Task):
         rows = _rows(text, [(one.prompt, one.output) for one in asked], zoo.learn_prompt, zoo.length)
         at = [zoo.steps + zoo.save_every * (k + 1) for k in range(zoo.saves)]
         what, order = f"zoo: seed {run.seed}", derive("zoo", "order", run.seed)
-        _train(model, rows, text, zoo, at[-1], what, order, at, lambda step: save(step, [self._state(model)]))
+        _train(model, rows, text, zoo, at[-1], what, order, at, lambda step: save(step, [adapter_state(model)]))
 
     def _put(self, state_dict: StateDict) -> None:
-        from peft import set_peft_model_state_dict
-
-        own = {name: list(tensor.shape) for name, tensor in self._state(self.network).items()}
-        for name, shape in own.items():
-            if name not in state_dict:
-                raise self._unfit(f"tensor '{name}' is missing")
-            if list(state_dict[name].shape) != shape:
-                raise self._unfit(f"tensor '{name}' has shape {list(state_dict[name].shape)}, not {shape}")
-        for name in state_dict:
-            if name not in own:
-                raise self._unfit(f"tensor '{name}' is of no module that params.yaml's adapter changes")
-        set_peft_model_state_dict(self.network, state_dict)
-
-    def _unfit(self, why: str) -> UserError:
-        adapter = self.params.adapter
-        return UserError(f"the adapter does not fit: {why} (task.adapter: {adapter.kind}, rank {adapter.rank})")
+        if why := misfit(state_dict, adapter_state(self.network)):
+            adapter = self.params.adapter
+            raise UserError(f"the adapter does not fit: {why} (task.adapter: {adapter.kind}, rank {adapter.rank})")
+        put_adapter(self.network, state_dict)
 
     def judge(
         self,

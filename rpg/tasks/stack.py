@@ -24,6 +24,17 @@ def unstack(weights: Mapping[str, Tensor]) -> list[StateDict]:
     return [{name: tensor[e].detach().cpu().clone() for name, tensor in weights.items()} for e in range(count)]
 
 
+def misfit(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """The first reason why `state_dict` is not one of a network whose own is `own`; None if it is."""
+    for name, tensor in own.items():
+        if name not in state_dict:
+            return f"tensor '{name}' is missing"
+        if state_dict[name].shape != tensor.shape:
+            return f"tensor '{name}' has shape {list(state_dict[name].shape)}, not {list(tensor.shape)}"
+    unknown = next((name for name in state_dict if name not in own), None)
+    return f"tensor '{unknown}' is of no module of the network" if unknown else None
+
+
 def logits(network: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
     """[E, n, K]: what `network` answers for `images` [n, C, H, W] with each of the weights [E, ...].
 

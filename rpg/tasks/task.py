@@ -20,7 +20,8 @@ Save = Callable[[int, list[StateDict]], None]
 class Judgement:
     """What was found of one network on one split.
 
-    `scores`: metric → percent. `answers` [n] int64: what it takes n things for, as `Task.targets` has what they are.
+    `scores`: metric → percent. `answers` [n] int64: what it takes n things for, as `Task.targets` has what they are;
+    n is 0 where a network is scored without answers that could be compared.
     """
 
     scores: dict[str, float]

@@ -174,8 +174,8 @@ def test_loss_equals_the_published_one(model: RPG) -> None:
 
 
 def test_unknown_published_tensor_is_named() -> None:
-    with pytest.raises(ValueError, match=r"get_condition\.0\.weight"):
-        from_published({"get_condition.0.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"get_condition\.1\.weight"):
+        from_published({"get_condition.1.weight": torch.zeros(1)})
 
 
 def test_projection_makes_the_recurrent_width_independent_of_the_token_s() -> None:

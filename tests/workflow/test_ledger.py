@@ -16,13 +16,14 @@ from checkouts import (
     as_stages,
     below,
     jobs,
+    ledger,
     make_checkout,
     run_in,
     snakemake,
     stages,
     under,
 )
-from conftest import MINIATURE, ROOT, TASKS, write_tree
+from conftest import GIVEN, MINIATURE, ROOT, TASKS, write_given, write_tree
 
 from rpg.params import load_params
 from rpg.stages import STAGES, dvc_yaml
@@ -120,6 +121,18 @@ def test_a_language_model_has_a_stage_where_its_own_experiment_is_not_run() -> N
     deps = tree["zoo-facts-dora-r4-base-0000"]["do"]["deps"]
     assert "results/facts-dora-r4/base" in deps
     assert "rpg/tasks/commonsense.py" in deps
+
+
+def test_stages_of_given_zoos_are_the_rules(tmp_path: Path) -> None:
+    """Of two with the same functions, too, whose zoos read other folders."""
+    make_checkout(tmp_path)
+    write_given(tmp_path)
+    write_tree(tmp_path, given=GIVEN, other={**GIVEN, "zoo": {**GIVEN["zoo"], "runs": ["zoo/b"]}})
+    ledger(tmp_path, "write")
+    assert differences(tmp_path, jobs(tmp_path, "--forceall")) == []
+    deps = [set(stage["deps"]) for name, stage in stages(tmp_path).items() if name.startswith("zoo-")]
+    assert [{dep for dep in found if dep.startswith("zoo/")} for found in deps] == [{"zoo/a", "zoo/b"}, {"zoo/b"}]
+    assert all("theirs/data.py" in found for found in deps)
 
 
 def test_every_stage_has_a_description_and_one_line_per_command() -> None:

@@ -8,11 +8,27 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from checkouts import OPTIONAL_RULES, OTHER_RULES, RULES, jobs, make_checkout, planned, run_in, snakemake
-from conftest import MINIATURE, ROOT, SCENES, write_params, write_tree
+from conftest import (
+    GIVEN,
+    MINIATURE,
+    PAPER,
+    ROOT,
+    SCENES,
+    new_model,
+    published,
+    run_layers,
+    write_given,
+    write_params,
+    write_tree,
+)
 
 from rpg.workflow import code
+
+# One experiment of each of the paper's benchmarks.
+LARGE = ["imagenet-convnext_large", "ade20k-upernet-vit_base", "coco-vitdet-vit_base", "commonsense-llama7b-dora-r64"]
 
 # Rule → jobs of the miniature from nothing.
 EVERYTHING = {"zoo": 2, "collect": 1, "tokens": 1, "train": 1, "sample": 1, "score": 1, "novelty": 1, "tables": 1}
@@ -60,15 +76,12 @@ def test_tables_from_git_do_not_hide_that_nothing_was_run(checkout: Path, finish
     assert planned(checkout) == EVERYTHING
 
 
-PAPER = ["imagenet-convnext_large", "ade20k-upernet-vit_base", "coco-vitdet-vit_base", "commonsense-llama7b-dora-r64"]
-
-
 def test_paper_is_planned_without_data_and_then_told_what_is_missing(tmp_path: Path, monkeypatch) -> None:
     """`run` from the command line; a plan needs no data, the run itself says in one line each what is not there."""
     checkout = make_checkout(tmp_path)
     shutil.copy(ROOT / "params.yaml", checkout)
     shutil.copytree(ROOT / "workflow/configs", checkout / "workflow/configs", dirs_exist_ok=True)
-    config = ("--config", f"run=[{', '.join(PAPER)}]")
+    config = ("--config", f"run=[{', '.join(LARGE)}]")
     per_experiment = dict.fromkeys(("collect", "tokens", "train", "sample", "score", "novelty"), 4)
     # ImageNet's zoo has five runs; the adapters' language model is none of ours.
     assert planned(checkout, *config) == {**per_experiment, "base": 3, "zoo": 8, "tables": 1}
@@ -168,6 +181,63 @@ def test_segmentation_depends_on_its_config_and_code_and_classification_does_not
             assert not own & reads, job.rule
         # It would be made again for every change to what samples.
         assert job.rule in ("sample", "hypernetwork") or "rpg/sample.py" not in reads, job.rule
+
+
+def test_a_given_zoo_depends_on_its_files_and_the_user_s_and_classification_does_not(checkout: Path) -> None:
+    write_given(checkout)
+    write_tree(checkout, given=GIVEN, mini=MINIATURE)
+    own = {"theirs/network.py", "theirs/data.py", "rpg/tasks/custom.py", "rpg/tasks/adapters.py"}
+    of_run = {run: {f"zoo/{run}/epoch-{epoch}.pth" for epoch in (8, 9, 10)} for run in "ab"}
+    for job in jobs(checkout, "--forceall"):
+        reads = set(job.reads)
+        if job.experiment == "given" and job.rule in ("zoo", "sample", "score", "novelty"):
+            assert own <= reads, job.rule
+            assert "rpg/tasks/commonsense.py" not in reads, job.rule
+        elif job.rule != "tables":
+            assert not own & reads, job.rule
+        shard = {"0000-0000": "a", "0001-0001": "b"}.get(Path(job.writes[0]).parent.name, "")
+        for run, files in of_run.items():
+            assert files & reads == (files if (job.experiment, run) == ("given", shard) else set()), job.writes
+
+
+def test_a_changed_checkpoint_or_function_makes_anew_what_reads_it(checkout: Path) -> None:
+    write_given(checkout)
+    write_tree(checkout, given=GIVEN)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", [*sys.path])
+        run_layers(checkout, *RULES, experiment="given")
+    snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/tables.md")
+    assert planned(checkout) == {}
+    path = checkout / "zoo/b/epoch-9.pth"
+    kept = path.read_bytes()
+    shutil.copy(checkout / "zoo/b/epoch-8.pth", path)
+    assert planned(checkout) == {**EVERYTHING, "zoo": 1}
+    path.write_bytes(kept)
+    assert planned(checkout) == {}
+    with (checkout / "theirs/data.py").open("a") as file:
+        file.write("# changed\n")
+    assert {"zoo", "score", "novelty"} <= set(planned(checkout))
+    # Without the folder there is a plan; the layer itself says what is missing.
+    shutil.rmtree(checkout / "zoo/a")
+    assert planned(checkout, "--forceall") == EVERYTHING
+    text = run_in(checkout, "snakemake", "--cores", "2", "--forceall", "results/tables.md", ok=False)
+    assert "zoo.runs: no folder 'zoo/a'" in text
+
+
+def test_imported_weights_are_not_trained_again(checkout: Path, finished: Path) -> None:
+    for layer in ("zoo", "tokens"):
+        shutil.copytree(finished / "results/mini" / layer, checkout / "results/mini" / layer)
+    paper = {**MINIATURE, "model": PAPER, "diffusion": {"target": "epsilon"}}
+    write_tree(checkout, mini=paper)
+    snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/mini/tokens/layout.json")
+    torch.save(published(new_model(checkout)), checkout / "w.pth")
+    run_in(checkout, "python", "-m", "rpg", "import", "--experiment", "mini", "--weights", "w.pth")
+    assert planned(checkout) == {"sample": 1, "score": 1, "novelty": 1, "tables": 1}
+    # Once recorded, its params count.
+    snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/mini/rpg/model.safetensors")
+    assert "train" not in planned(checkout)
+    write_tree(checkout, mini={**paper, "train": {**MINIATURE["train"], "steps": 50}})
+    assert planned(checkout)["train"] == 1
 
 
 def test_rules_call_one_command_and_say_what_they_need() -> None:

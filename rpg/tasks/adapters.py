@@ -1,0 +1,34 @@
+"""Adapters of peft's: the weights of one, in a network and in the folder that peft opens.
+
+An adapter's state dict is what adapter_model.safetensors holds, in peft's names.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rpg.files import write_json, write_tensors
+from rpg.tasks.stack import StateDict
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def adapter_state(model: Any) -> StateDict:
+    """The weights of a PeftModel's adapter, on the CPU, as copies of their own."""
+    from peft import get_peft_model_state_dict
+
+    return {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def put_adapter(model: Any, state_dict: StateDict) -> None:
+    """Give a PeftModel's adapter these weights, which must fit."""
+    from peft import set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, state_dict)
+
+
+def write_adapter(stem: Path, config: Any, state_dict: StateDict) -> Path:
+    """Write a folder that `PeftModel.from_pretrained` opens; the file that has its weights. `config`: peft's own."""
+    tree = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
+    write_json(stem / CONFIG, tree)
+    write_tensors(stem / WEIGHTS, state_dict)
+    return stem / WEIGHTS
