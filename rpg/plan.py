@@ -191,7 +191,7 @@ def measure(experiment: Experiment, layout: Layout, batch: int, picks: int, auto
     sizes |= {name: 1 for name in names if name not in sizes}
     tracker, flops = MemTracker(), FlopCounterMode(display=False)
     # On a CPU torch has autocast, too; it stands for a GPU's.
-    casting = torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if autocast else nullcontext()
+    casting = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings(action="ignore"):
         known = Tokens(torch.zeros(length, 2, dtype=torch.int64), torch.zeros(length, dtype=torch.bool))
         try:
@@ -236,8 +236,8 @@ def tell(params: Params, names: list[str], device: str, processes: int = 1) -> s
     else:
         table = tabulate(rows, "keys", tablefmt="pipe", colalign=("left", *["right"] * (len(rows[0]) - 1)))
     heads = [
-        f"RPG's training on {processes} × {device}, {on.memory / GB:.0f} GB each: memory of one process at its peak, hours"
-        f" at {on.share:.0%} of the device's rate of matrix products."
+        f"RPG's training on {processes} × {device}, {on.memory / GB:.0f} GB each: memory of one process at its peak,"
+        f" hours at {on.share:.0%} of the device's rate of matrix products."
     ]
     return "\n".join([*heads, "", table, *([""] if lines else []), *lines])
 

@@ -23,8 +23,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 CHUNK = 64
-# Heads whose activations are computed again at once.
-TOGETHER = 16
+# Heads, and tokens, whose activations are computed again at once.
+HEADS_TOGETHER = 64
+TOKENS_TOGETHER = 1024
 
 
 @cache
@@ -93,7 +94,11 @@ def scan_again(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN
     parts = [
         _again(scan, x, dt, A, B_BLN, C_BLN, D)
         for x, dt, A, D in zip(
-            x_BLHP.split(TOGETHER, 2), dt_BLH.split(TOGETHER, 2), A_H.split(TOGETHER), D_H.split(TOGETHER), strict=True
+            x_BLHP.split(HEADS_TOGETHER, 2),
+            dt_BLH.split(HEADS_TOGETHER, 2),
+            A_H.split(HEADS_TOGETHER),
+            D_H.split(HEADS_TOGETHER),
+            strict=True,
         )
     ]
     return torch.cat(parts, dim=2)
@@ -163,7 +168,11 @@ class Mamba2(nn.Module):
         scanned = scan_again if self.again else scan
         y_BLHP = scanned(x_BLI.unflatten(-1, (heads, head_width)), dt_BLH, A_H, B_BLN, C_BLN, self.D)
         y_BLI = y_BLHP.flatten(-2)
-        return self.out_proj(_again(self.norm, y_BLI, z_BLI) if self.again else self.norm(y_BLI, z_BLI))
+        return self.out_proj(self._norm_again(y_BLI, z_BLI) if self.again else self.norm(y_BLI, z_BLI))
+
+    def _norm_again(self, y_BLI: Tensor, z_BLI: Tensor) -> Tensor:
+        parts = zip(y_BLI.split(TOKENS_TOGETHER, 1), z_BLI.split(TOKENS_TOGETHER, 1), strict=True)
+        return torch.cat([_again(self.norm, y, z) for y, z in parts], dim=1)
 
     def convolve(self, x_BL: Tensor) -> Tensor:
         """SiLU of the causal convolution of each channel of `x_BL` [B, L, channels].
