@@ -12,7 +12,7 @@ from rpg.model.batchnorm import BatchNorm
 def run(module: nn.Module, *inputs: Tensor, again: bool) -> Tensor:
     """`module(*inputs)`; if `again`, its activations are dropped and computed again for the backward pass.
 
-    The same values and gradients, bit by bit.
+    The same values and gradients.
     """
     if not again:
         return module(*inputs)

@@ -62,7 +62,7 @@ class RPG(nn.Module):
         """From now on keep few activations for the backward pass, and compute the others again."""
         for module in self.modules():
             if hasattr(module, "again"):
-                module.again = True
+                module.again = True  # type: ignore[assignment]
 
     def units(self) -> list[nn.Module]:
         """The parts that are computed one after another, and hold most of the weights."""

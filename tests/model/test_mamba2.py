@@ -154,3 +154,21 @@ def test_kernel_equals_plain_version(monkeypatch: pytest.MonkeyPatch, dtype: tor
         found.append([y, x.grad, *(parameter.grad for parameter in block.parameters())])
     for fast, plain in zip(*found, strict=True):
         assert (fast - plain).float().norm() <= tolerance * plain.float().norm()
+
+
+def test_what_is_computed_again_in_parts_is_the_same(monkeypatch) -> None:
+    """Output, and gradients of the input and of every weight; heads and tokens do not divide evenly."""
+    monkeypatch.setattr(mamba2, "HEADS_TOGETHER", 3)
+    monkeypatch.setattr(mamba2, "TOKENS_TOGETHER", 60)
+    torch.manual_seed(0)
+    block = Mamba2(16, state_width=6, head_width=8, expand=2).double()
+    found = []
+    for again in (False, True):
+        block.again = again
+        u = torch.randn(2, 150, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        block.zero_grad()
+        y = block(u)
+        y.square().sum().backward()
+        found.append([y.detach(), u.grad, *(parameter.grad for parameter in block.parameters())])
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(again, kept, rtol=1e-11, atol=1e-11)
