@@ -338,6 +338,7 @@ def write_given(folder: Path) -> None:
 # The published architecture, small enough for the miniature.
 PAPER = {
     "flavor": "paper",
+    "prototype_projection": False,
     "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
     "width": 32,
     "state_width": 16,
