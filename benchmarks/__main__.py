@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.draws import compare_draws
+from benchmarks.tokens import measure_tokens
 
 
 def parser() -> argparse.ArgumentParser:
@@ -17,6 +18,15 @@ def parser() -> argparse.ArgumentParser:
     draws.add_argument("--steps", type=int, default=300, help="one-draw steps whose time each gets (default 300)")
     draws.add_argument("--out", type=Path, default=Path("draws.json"), help="write to this file (default draws.json)")
     draws.set_defaults(run=compare_draws)
+    tokens = verbs.add_parser("tokens", help="speed and memory of tokenising and detokenising a network of timm's")
+    tokens.add_argument("--network", dest="names", nargs="+", default=["convnext_large"])
+    tokens.add_argument("--width", type=int, default=16384, help="D, weights per token (default 16384)")
+    tokens.add_argument("--threads", type=int, default=1)
+    tokens.add_argument("--repeats", type=int, default=5)
+    tokens.add_argument(
+        "--out", type=Path, default=Path("tokens.json"), help="write to this file (default tokens.json)"
+    )
+    tokens.set_defaults(run=measure_tokens)
     return root
 
 

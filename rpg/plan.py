@@ -127,9 +127,16 @@ class Plan:
 def plan(params: Params, name: str, device: Device, processes: int = 1) -> Plan:
     """The plan of one experiment; UserError if there are more processes than checkpoints in a batch."""
     experiment = params.experiment(name)
-    train, task = experiment.train, load_task(experiment.task, params.data_root)
+    task = load_task(experiment.task, params.data_root)
     layout = layout_of(params, experiment, task)
-    learned, held_out = checkpoints(experiment, task)
+    return plan_of(name, experiment, layout, checkpoints(experiment, task), device, processes)
+
+
+def plan_of(
+    name: str, experiment: Experiment, layout: Layout, checkpoints: tuple[int, int], device: Device, processes: int = 1
+) -> Plan:
+    """As `plan`, for a zoo of that `layout` with so many checkpoints to learn from, and so many held out."""
+    train, (learned, held_out) = experiment.train, checkpoints
     batch = min(train.batch, learned)
     if processes > batch:
         raise UserError(f"--processes {processes}: a batch of '{name}' has {batch} checkpoints, one for each is needed")

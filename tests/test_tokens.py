@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rpg.errors import UserError
-from rpg.params import Tokens
+from rpg.params import Tokens, load_params
 from rpg.tokens import Layout, Stats, TokenStore, create_safetensors, detokenise, tokenise, write_tokens
 
 NETWORKS = {
@@ -27,23 +28,22 @@ NETWORKS = {
 }
 
 
-def trained_like(name: str, seed: int) -> dict[str, Tensor]:
+def trained_like(name: str, seed: int, **arguments: int) -> dict[str, Tensor]:
     """A network's state dict with the variety of a trained one: spread variances, some dead channels."""
     torch.manual_seed(seed)
-    state_dict = timm.create_model(name, num_classes=10, **NETWORKS[name]).state_dict()
+    state_dict = timm.create_model(name, **arguments).state_dict()
     for key, tensor in state_dict.items():
         if key.endswith("running_var"):
             tensor.copy_(torch.rand_like(tensor) ** 6 * 10)
             tensor[0] = 0
         elif key.endswith("running_mean"):
             tensor.normal_()
+        elif key.endswith("num_batches_tracked"):
+            tensor.fill_(1000 + seed)
     return state_dict
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_round_trip(name: str) -> None:
-    state_dicts = [trained_like(name, seed) for seed in range(2)]
-    layout = Layout.of(state_dicts[0], 1000)
+def assert_comes_back(state_dicts: list[dict[str, Tensor]], layout: Layout) -> None:
     stats = Stats.of(layout, state_dicts)
     for state_dict in state_dicts:
         back = detokenise(tokenise(state_dict, layout, stats), layout, stats, state_dict)
@@ -56,6 +56,40 @@ def test_round_trip(name: str) -> None:
                 assert error <= 1e-6 * tensor.abs().max(), (key, error)
             else:
                 assert torch.equal(back[key], tensor)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_round_trip(name: str) -> None:
+    state_dicts = [trained_like(name, seed, num_classes=10, **NETWORKS[name]) for seed in range(2)]
+    assert_comes_back(state_dicts, Layout.of(state_dicts[0], 1000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "numbers", "tokens", "counters"),
+    [
+        ("imagenet-resnet18", 11_699_132, 1510, 20),
+        ("imagenet-resnet50", 25_610_205, 3329, 53),
+        ("imagenet-resnet50_gn", 25_557_032, 3223, 0),
+        ("imagenet-vit_tiny", 5_717_416, 808, 0),
+        ("imagenet-vit_small", 22_050_664, 2786, 0),
+        ("imagenet-vit_base", 86_567_656, 5378, 0),
+        ("imagenet-convnext_atto", 3_695_520, 552, 0),
+        ("imagenet-convnext_large", 197_767_336, 12311, 0),
+    ],
+)
+def test_round_trip_of_the_papers_networks(experiment: str, numbers: int, tokens: int, counters: int) -> None:
+    """At full size, BatchNorm's buffers included, in tokens of the paper's width; the network takes what comes back."""
+    chosen = load_params(ROOT / "params.yaml").experiment(experiment)
+    name = chosen.task.network.name
+    state_dicts = [trained_like(name, seed) for seed in range(2)]
+    layout = Layout.of(state_dicts[0], chosen.tokens.width)
+    assert sum(tensor.numel() for tensor in state_dicts[0].values()) == numbers
+    assert (layout.length, len(layout.skipped)) == (tokens, counters)
+    assert_comes_back(state_dicts, layout)
+    stats = Stats.of(layout, state_dicts)
+    back = detokenise(tokenise(state_dicts[1], layout, stats), layout, stats, state_dicts[1])
+    timm.create_model(name).load_state_dict(back)
 
 
 def small() -> dict[str, Tensor]:

@@ -1,0 +1,93 @@
+"""Speed and memory of turning a large network into tokens and back: `python -m benchmarks tokens`."""
+
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from tabulate import tabulate
+
+from rpg.files import write_tensors
+from rpg.tokens import Layout, Stats, create_safetensors, detokenise, read_checkpoint, tokenise
+
+
+def measure_tokens(names: list[str], width: int, threads: int, repeats: int, out: Path) -> None:
+    """Print GB/s of each step, of the weights' bytes, and how many checkpoints are in memory at most; write JSON."""
+    torch.set_num_threads(threads)
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            rows += _of_network(name, width, repeats, Path(folder))
+    print(tabulate(rows, "keys", tablefmt="pipe", floatfmt=".2f"))
+    out.write_text(json.dumps({"width": width, "threads": threads, "repeats": repeats, "rows": rows}, indent=2) + "\n")
+
+
+def _of_network(name: str, width: int, repeats: int, folder: Path) -> list[dict[str, Any]]:
+    state_dict = timm.create_model(name).state_dict()
+    layout = Layout.of(state_dict, width)
+    stats = Stats.of(layout, [state_dict])
+    skipped = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
+    names, path = list(state_dict), folder / "checkpoint.safetensors"
+    write_tensors(path, state_dict)
+    size = sum(tensor.nbytes for tensor in state_dict.values())
+    del state_dict
+    store = create_safetensors(folder / "tokens.safetensors", "tokens", (1, layout.length, width))
+    into = torch.from_numpy(store[0])
+
+    # From the file to the store on disk, and from the store to a state dict, as the layers do.
+    steps: dict[str, Callable[[], Any]] = {
+        "statistics": lambda: Stats.of(layout, [read_checkpoint(path, names)]),
+        "tokenise": lambda: tokenise(read_checkpoint(path, names), layout, stats, into=into),
+        "detokenise": lambda: detokenise(torch.from_numpy(store[0].copy()), layout, stats, skipped),
+    }
+    rows = []
+    for step, function in steps.items():
+        seconds, peaks = [], []
+        for _ in range(repeats):
+            with _Anonymous() as memory:
+                started = time.perf_counter()
+                function()
+                seconds.append(time.perf_counter() - started)
+            peaks.append(memory.peak / size)
+        rates = [size / each / 1e9 for each in seconds]
+        rows.append(
+            {
+                "network": name,
+                "GB": size / 1e9,
+                "step": step,
+                "GB/s": statistics.median(rates),
+                "slowest": min(rates),
+                "fastest": max(rates),
+                "checkpoints in memory": max(peaks),
+            }
+        )
+    return rows
+
+
+class _Anonymous:
+    """The most memory, besides that of files, that comes to this process inside the block; looked at all the time."""
+
+    def __enter__(self) -> "_Anonymous":
+        self.peak, self._before, self._done = 0, _anonymous(), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.002):
+            self.peak = max(self.peak, _anonymous() - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def _anonymous() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
