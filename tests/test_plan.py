@@ -1,9 +1,10 @@
-"""Plans against measurements: real steps of real models, in a process of their own, whose memory is the kernel's word."""
+"""Plans against measurements: real steps of real models, in a process of their own, whose memory the kernel tells."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def measure_really(name: str) -> None:
     asked = experiment.model.conditions
 
     def status(key: str) -> int:
-        lines = open("/proc/self/status").read().splitlines()
+        lines = Path("/proc/self/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(key))
 
     before = status("VmRSS")
@@ -140,7 +141,7 @@ def test_paper_sizes_fit_a_gpu() -> None:
 
 
 def test_wider_tokens_need_no_wider_recurrent_model() -> None:
-    experiment, layout = sized("paper")
+    experiment, _ = sized("paper")
     narrow = experiment.model.model_copy(update={"prototype_projection": True})
     wide = Layout.of({"weight": torch.empty(WEIGHTS, device="meta")}, 8192)
     counts = [
