@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.draws import compare_draws
+from benchmarks.mamba import compare_mamba
 from benchmarks.tokens import measure_tokens
 
 
@@ -27,6 +28,10 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("tokens.json"), help="write to this file (default tokens.json)"
     )
     tokens.set_defaults(run=measure_tokens)
+    mamba = verbs.add_parser("mamba", help="the plain scan of a Mamba2 block beside mamba-ssm's kernel, on a GPU")
+    mamba.add_argument("--repeats", type=int, default=20)
+    mamba.add_argument("--out", type=Path, default=Path("mamba.json"), help="write to this file (default mamba.json)")
+    mamba.set_defaults(run=compare_mamba)
     return root
 
 

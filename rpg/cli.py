@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _refuse(message: str) -> int:
-    if "WORLD_SIZE" in os.environ:
+    if "RANK" in os.environ:
         from rpg.distributed import let_first_tell
 
         let_first_tell()

@@ -23,10 +23,23 @@ def device() -> torch.device:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if count > 1:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",")[:count] if visible else [str(index) for index in range(count)]
-        os.environ["CUDA_VISIBLE_DEVICES"] = next(filter(_claim, names), names[0])
+        claim(1)
     return torch.device("cuda")
+
+
+def claim(count: int) -> None:
+    """Have this process, and those that it starts, see `count` GPUs that no other process of this user has claimed.
+
+    Where there are not as many, others are shared.
+    """
+    total, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[:total] if visible else [str(index) for index in range(total)]
+    free: list[str] = []
+    for name in names:
+        if len(free) < count and _claim(name):
+            free.append(name)
+    taken = [name for name in names if name not in free]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join([*free, *taken][:count])
 
 
 def _claim(gpu: str) -> bool:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed, nn
 
+from rpg.device import claim
 from rpg.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ ALONE = Group(0, 1)
 
 def launched() -> bool:
     """Whether torchrun started this process."""
-    return "WORLD_SIZE" in os.environ
+    return "RANK" in os.environ
 
 
 def let_first_tell() -> None:
@@ -147,8 +148,10 @@ def launch(processes: int, arguments: list[str]) -> None:
 
     if launched():
         raise UserError("--processes: torchrun has started them; leave it out")
-    if 0 < (gpus := torch.cuda.device_count()) < processes:
-        raise UserError(f"--processes {processes}: there are {gpus} GPUs, and each process takes one")
+    if gpus := torch.cuda.device_count():
+        if gpus < processes:
+            raise UserError(f"--processes {processes}: there are {gpus} GPUs, and each process takes one")
+        claim(processes)
     # What went wrong is told by the process where it did.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(

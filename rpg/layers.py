@@ -54,16 +54,16 @@ def tokens(name: str, threads: int) -> None:
 
 
 def train(name: str, threads: int, processes: int) -> None:
-    """Train RPG, in so many processes of this machine."""
-    if processes > 1:
+    """Train RPG, in so many processes of this machine, or in as many as a batch has checkpoints."""
+    params = load_params()
+    experiment, paths = params.experiment(name), paths_of(params, name)
+    if (few := min(processes, experiment.train.batch)) > 1:
         from rpg.distributed import launch
 
-        launch(processes, ["train", "--experiment", name, "--threads", str(threads)])
+        launch(few, ["train", "--experiment", name, "--threads", str(threads)])
         return
     from rpg.train import train_rpg
 
-    params = load_params()
-    experiment, paths = params.experiment(name), paths_of(params, name)
     fix_arithmetic(threads)
     train_rpg(experiment, paths.tokens, paths.rpg, paths.seconds("train"))
 

@@ -1,5 +1,6 @@
 """What an experiment needs that no layer makes: a data set, and networks that were trained elsewhere."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from rpg.data import MADE_HERE, data_folder
@@ -7,23 +8,32 @@ from rpg.errors import UserError
 from rpg.params import CommonsenseTask, CustomTask, Experiment, FineTuningTask, GivenZoo, PretrainedBase
 from rpg.paths import RESULTS
 
-# Any of them tells that a model is in the hub's cache.
-_CACHED = ("config.json", "model.safetensors", "pytorch_model.bin")
+# Any of them tells that a model's weights are in the hub's cache.
+_CACHED = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 HUB_SECONDS = 10
 
 
-def missing(experiment: Experiment, data_root: str | None) -> list[str]:
-    """One line for each thing that is not there, with what to do about it."""
+# The layers that read data, or what was trained elsewhere.
+LAYERS = ("base", "zoo", "tune", "hypernetwork", "score", "novelty")
+
+
+def missing(experiment: Experiment, data_root: str | None, layers: Collection[str] = LAYERS) -> list[str]:
+    """One line for each thing that these layers need and that is not there, with what to do about it."""
     task, lines = experiment.task, []
     if isinstance(task, CustomTask):
-        runs = experiment.zoo.runs if isinstance(experiment.zoo, GivenZoo) else []
+        runs = experiment.zoo.runs if isinstance(experiment.zoo, GivenZoo) and "zoo" in layers else []
         return [f"{run}: no such checkpoints; zoo.runs names them" for run in runs if not Path(run).exists()]
     if task.data not in MADE_HERE:
         try:
             data_folder(task.data, data_root)
         except UserError as error:
             lines.append(str(error))
-    if isinstance(experiment.base, PretrainedBase) and isinstance(task, FineTuningTask):
+    if "base" in layers and isinstance(experiment.base, PretrainedBase) and isinstance(task, FineTuningTask):
         lines += _weights(experiment.base.weights, task.network.name)
     if isinstance(task, CommonsenseTask) and not _has(task):
         lines.append(
@@ -49,9 +59,9 @@ def _weights(weights: str, network: str) -> list[str]:
         repository += network
     if repository and on_hub(repository, None):
         return []
+    fetch = f"fetch them with `hf download {repository}` where there is a network, or " if repository else ""
     return [
-        f"weights of timm's '{network}': not to be had from the Hugging Face hub; fetch them with"
-        f" `hf download {repository}` where there is a network, or name a file in base.weights"
+        f"weights of timm's '{network}': not to be had from the Hugging Face hub; {fetch}name a file in base.weights"
     ]
 
 

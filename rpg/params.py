@@ -583,7 +583,7 @@ class Optimization(Block):
     """AdamW, warm-up and cosine, gradient clipping, EMA of the weights.
 
     For what does not fit a GPU: `adamw8bit` keeps the moments of the gradients in 8 bits (Dettmers et al. 2021), and
-    `checkpointing` computes activations twice to keep few of them.
+    `checkpointing` computes activations anew for the backward pass, to keep few of them.
     """
 
     seed: Annotated[int, Field(ge=0)]

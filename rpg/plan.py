@@ -125,7 +125,7 @@ class Plan:
 
 
 def plan(params: Params, name: str, device: Device, processes: int = 1) -> Plan:
-    """The plan of one experiment; UserError if there are more processes than checkpoints in a batch."""
+    """The plan of one experiment, in so many processes, or in as many as a batch has checkpoints."""
     experiment = params.experiment(name)
     task = load_task(experiment.task, params.data_root)
     layout = layout_of(params, experiment, task)
@@ -138,18 +138,18 @@ def plan_of(
     """As `plan`, for a zoo of that `layout` with so many checkpoints to learn from, and so many held out."""
     train, (learned, held_out) = experiment.train, checkpoints
     batch = min(train.batch, learned)
-    if processes > batch:
-        raise UserError(f"--processes {processes}: a batch of '{name}' has {batch} checkpoints, one for each is needed")
-    # Of the process that gets most.
+    # As `rpg train`, no more than there are checkpoints; of the process that gets most of them.
+    processes = min(processes, batch)
     own = math.ceil(batch / processes)
-    picks = math.ceil(min(train.diffusion_batch, batch * layout.length) * train.draws / processes)
+    picks = math.ceil(min(train.diffusion_batch, batch * layout.length) * train.draws * own / batch)
     step = measure(experiment, layout, own, picks, autocast=device.gpu and train.precision == "bfloat16")
     split = processes if train.sharded else 1
     checkpoint = sum(math.prod(tensor.shape) for tensor in layout.tensors)
     weights, moments = FLOAT32 * step.parameters, MOMENTS[train.optimizer] * step.parameters
     tokens = FLOAT32 * layout.length * layout.width
     average = weights if train.ema else 0
-    sampled = experiment.sample.count + experiment.sample.between
+    codes_asked = (experiment.sample.seen or 0) + len(getattr(experiment.task, "held_out", [])) or 1
+    sampled = (experiment.sample.count + experiment.sample.between) * codes_asked
     state = 2 * weights + average + moments
     return Plan(
         experiment=name,

@@ -47,6 +47,7 @@ PUBLISHED_TEXT = """
 
 In percent on the test split. Where one number of a method's networks is given, it stands under *best*. What p-diff,
 SANE and D2NWG reach on CIFAR-10 is as RPG's authors report it beside their own. {sources}.
+Networks for ImageNet are scored here at the resolution of timm's own scores, 288 pixels for ResNet-50 and ConvNeXt.
 
 """
 NOVELTY = """

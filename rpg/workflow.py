@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from snakemake.exceptions import WorkflowError
 
 from rpg.errors import UserError
-from rpg.needs import missing
+from rpg.needs import LAYERS, missing
 from rpg.params import (
     CommonsenseTask,
     CustomTask,
@@ -221,7 +221,7 @@ def given_modules(*functions: str) -> list[Path]:
     """The files of a user's functions, module:function, and what they import, as far as they lie in this folder."""
     left, found = [function.partition(":")[0] for function in functions], dict[Path, None]()
     while left:
-        names = left.pop().split(".")
+        names = [name for name in left.pop().split(".") if name]
         # What a package runs by itself is part of its modules.
         for stem in (Path(*names[:count]) for count in range(1, len(names) + 1)):
             for path in (stem.with_suffix(".py"), stem / "__init__.py"):
@@ -334,8 +334,15 @@ def start(workflow: Any) -> None:
     WorkflowError with one line for each data set or model that jobs of this run need and that is not there.
     """
     params = _params()
-    asked = {job.wildcards.experiment for job in workflow.dag.needrun_jobs() if job.rule.name in ("base", "zoo")}
-    lines = [line for name in sorted(asked) for line in missing(params.experiment(name), params.data_root)]
+    asked: dict[str, set[str]] = {}
+    for job in workflow.dag.needrun_jobs():
+        if job.rule.name in LAYERS:
+            asked.setdefault(job.wildcards.experiment, set()).add(job.rule.name)
+    lines = [
+        line
+        for name, layers in sorted(asked.items())
+        for line in missing(params.experiment(name), params.data_root, layers)
+    ]
     if lines:
         raise WorkflowError("\n".join(dict.fromkeys(lines)))
     if workflow.local_exec:

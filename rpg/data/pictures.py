@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -64,10 +65,12 @@ class FilePictures(Pictures):
     """One file for each picture."""
 
     def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
-        self.files, self.labels = list(files), torch.tensor(labels, dtype=torch.int64)
+        # One array: of a million objects each process that reads would come to have a copy.
+        self.files, self.labels = np.array([str(file) for file in files]), torch.tensor(labels, dtype=torch.int64)
 
     def __getitem__(self, index: int) -> Image.Image:
-        return _decoded(self.files[index], self.files[index])
+        file = Path(self.files[index])
+        return _decoded(file, file)
 
 
 class ParquetPictures(Pictures):
@@ -91,7 +94,8 @@ class ParquetPictures(Pictures):
                         firsts.append(firsts[-1] + opened.metadata.row_group(group).num_rows)
                     if "image" not in opened.schema_arrow.names:
                         raise KeyError("no column 'image'")
-            except (OSError, ValueError, KeyError) as error:
+                torch.tensor(labels, dtype=torch.int64)
+            except (OSError, ValueError, KeyError, TypeError) as error:
                 message = " ".join(str(error).split())
                 raise UserError(f"{file}: no images and labels in parquet ({message}); fetch it again") from error
         self.firsts = torch.tensor(firsts)
@@ -102,9 +106,14 @@ class ParquetPictures(Pictures):
         number, of_file = self.groups[group]
         row = index - int(self.firsts[group])
         file = self.files[number]
-        return _decoded(
-            io.BytesIO(_rows(file, of_file)[row]["bytes"].as_py()), f"{file}: image {row} of group {of_file}"
-        )
+        try:
+            content = _rows(file, of_file)[row]["bytes"].as_py()
+        except (OSError, ValueError, KeyError) as error:
+            message = " ".join(str(error).split())
+            raise UserError(
+                f"{file}: group {of_file} of its rows cannot be read ({message}); fetch it again"
+            ) from error
+        return _decoded(io.BytesIO(content), f"{file}: image {row} of group {of_file}")
 
     def order(self, draw: torch.Generator) -> Tensor:
         mixed = []

@@ -189,7 +189,7 @@ class Custom(Task):
     def _call(self, key: str, function: Callable[[], Any]) -> Any:
         """What a function of the user's returns, which must move no generator of torch's; UserError if it raises."""
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
+            with torch.random.fork_rng(), torch.no_grad():
                 torch.manual_seed(derive("custom", key))
                 return function()
         except UserError:

@@ -5,7 +5,7 @@ resolution, crop, interpolation and normalisation, to train at the one and to sc
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -159,17 +159,19 @@ class FineTuning(Task):
     def _training_batches(self, batch: int, steps: int, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the train split in random order, each picture transformed with randomness of its own."""
         pictures = self.data.train
-        places: list[int] = []
-        drawn = []
-        for _ in range(steps):
-            while len(places) < batch:
-                places += pictures.order(order).tolist()
-            keys = torch.randint(2**31, (batch,), generator=order).tolist()
-            drawn.append(list(zip(places[:batch], keys, strict=True)))
-            del places[:batch]
-        return self._read(_Transformed(pictures, self.transform(training=True)), drawn)
 
-    def _read(self, dataset: Dataset, batches: list[list[Any]]) -> Iterator[tuple[Tensor, Tensor]]:
+        def drawn() -> Iterator[list[tuple[int, int]]]:
+            places = pictures.order(order)
+            for _ in range(steps):
+                while len(places) < batch:
+                    places = torch.cat([places, pictures.order(order)])
+                keys = torch.randint(2**31, (batch,), generator=order)
+                yield list(zip(places[:batch].tolist(), keys.tolist(), strict=True))
+                places = places[batch:]
+
+        return self._read(_Transformed(pictures, self.transform(training=True)), drawn())
+
+    def _read(self, dataset: Dataset, batches: Iterable[list[Any]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of `batches` of keys of `dataset`, on the device; UserError if one can't be read."""
         loader = DataLoader(dataset, batch_sampler=batches, num_workers=self.params.workers, collate_fn=_collate)
         for read in loader:
@@ -221,12 +223,12 @@ class _Transformed(Dataset):
         if seed is None:
             return self.transform(picture), self.pictures.labels[index]
         # timm's transforms draw from both of these; so the image does not depend on which process reads it.
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            image = self.transform(picture)
-        random.setstate(state)
+        states = random.getstate(), torch.get_rng_state()
+        random.seed(seed)
+        torch.default_generator.manual_seed(seed)
+        image = self.transform(picture)
+        random.setstate(states[0])
+        torch.set_rng_state(states[1])
         return image, self.pictures.labels[index]
 
 
