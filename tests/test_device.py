@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rpg import device as device_module
-from rpg.device import bfloat16_products, device
+from rpg.device import bfloat16_products, claim, device
 
 
 @pytest.fixture
@@ -47,6 +47,19 @@ def test_a_gpu_is_free_again_when_its_process_has_ended(tmp_path: Path, monkeypa
     script = "import sys; from rpg import device; device.tempfile.tempdir = sys.argv[1]; assert device._claim('0')"
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True)
     assert claimed(monkeypatch) == "0"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_several_gpus_are_claimed_for_one_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert claimed(monkeypatch) == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    claim(2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1,2"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    # One is left; the other is shared.
+    claim(2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3,0"
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -39,6 +39,15 @@ def test_one_line_for_each_data_set_and_model(tmp_path: Path) -> None:
     assert model.startswith("language model 'huggyllama/llama-7b': no folder, nor to be had")
 
 
+def test_each_layer_asks_for_what_it_needs() -> None:
+    experiment = PARAMS.experiment("imagenet-resnet18")
+    assert len(needs.missing(experiment, None, ["base", "zoo"])) == 2
+    # Where the zoo is there, its networks' first weights are needed no more.
+    assert needs.missing(experiment, None, ["score"]) == [
+        "data set 'imagenet': no data folder; set RPG_DATA, or data_root in params.yaml"
+    ]
+
+
 def test_nothing_is_missing_where_all_is_there(tmp_path: Path, monkeypatch) -> None:
     write_folders(tmp_path / "imagenet")
     monkeypatch.setattr(needs, "on_hub", lambda repository, revision: repository == "timm/resnet18.tv_in1k")

@@ -85,6 +85,21 @@ def test_faults_are_one_line(imagenet: Path) -> None:
         load_pictures("imagenet", None, 6)
 
 
+def test_damaged_rows_of_a_parquet_file_are_told(imagenet: Path) -> None:
+    write_parquet(imagenet)
+    path = imagenet / "data" / "validation-00000-of-00001.parquet"
+    test = load_pictures("imagenet", None, 6).test
+    with pyarrow.parquet.ParquetFile(path) as opened:
+        column = opened.metadata.row_group(2).column(0)
+    content = bytearray(path.read_bytes())
+    start = min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset)
+    content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
+    path.write_bytes(content)
+    assert test[0].size == (30, 20)
+    with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet: group 2 of its rows cannot be read"):
+        test[5]
+
+
 def test_classes_that_differ_between_the_parts_are_told(imagenet: Path) -> None:
     write_folders(imagenet)
     (imagenet / "val" / CLASSES[2]).rename(imagenet / "val" / "n99")
@@ -99,6 +114,10 @@ def test_parquet_files_that_are_missing_or_of_other_columns_are_told(imagenet: P
     with pytest.raises(UserError, match=r"1 of 2 train-\*.parquet are there"):
         load_pictures("imagenet", None, 6)
     pd.DataFrame({"label": [0, 1, 2]}).to_parquet(last)
+    with pytest.raises(UserError, match=r"train-00001-of-00002.parquet: no images and labels in parquet"):
+        load_pictures("imagenet", None, 6)
+    labels = pa.table({"image": [{"bytes": jpeg(0), "path": None}] * 2, "label": [0, None]})
+    pyarrow.parquet.write_table(labels, last)
     with pytest.raises(UserError, match=r"train-00001-of-00002.parquet: no images and labels in parquet"):
         load_pictures("imagenet", None, 6)
     last.write_bytes(b"PAR1")
