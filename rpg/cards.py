@@ -69,7 +69,7 @@ networks: mean with its 95 % bootstrap interval, smallest and largest.
 Made to study weight generation, on a task that needs no generated network. A sample inherits what its zoo's networks
 get wrong. To make the same files: `snakemake --cores all results/{name}/samples/manifest.json`.
 """
-TIMM = """import timm
+TIMM = """import timm{registered}
 from safetensors.torch import load_file
 
 network = timm.create_model({call})
@@ -125,7 +125,7 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         answer = "Run it in the folder of `params.yaml`; `rpg.data.commonsense` has the prompt that it is used to."
     elif isinstance(task, FineTuningTask):
         network, library = task.network.name, "timm"
-        use = TIMM.format(call=_call(network, task.network.arguments))
+        use = TIMM.format(registered="", call=_call(network, task.network.arguments))
         answer = (
             "Images go through `timm.data.create_transform` with `resolve_data_config({}, model=network,"
             " use_test_size=True)`; the answer is the class."
@@ -140,7 +140,9 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
     else:
         network, library = task.network.name, "timm"
         outputs = {"num_classes": 2} if task.kind == "task_codes" else {}
-        use = TIMM.format(call=_call(network, {**task.network.arguments, **outputs}))
+        # The folder of params.yaml has the module that gives timm these networks.
+        registered = "\nimport rpg.tasks.networks" if network in ("cnn_small", "cnn_medium") else ""
+        use = TIMM.format(registered=registered, call=_call(network, {**task.network.arguments, **outputs}))
         answer = f"Images are resized to {task.resolution} × {task.resolution} pixels; " + (
             "answer 1 says that the image's class is one of those whose bit in the task code is 1."
             if task.kind == "task_codes"
