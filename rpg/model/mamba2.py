@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 CHUNK = 64
 # Heads, and tokens, whose activations are computed again at once.
-HEADS_TOGETHER = 64
+HEADS_TOGETHER = 16
 TOKENS_TOGETHER = 1024
 
 
@@ -72,11 +72,12 @@ def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tens
         # What each chunk adds to the state by its end, and the state that each chunk starts from.
         to_end_BHCQ = (log_BHCQ[..., -1:] - log_BHCQ).exp()
         added_BHCNP = B_BCQN.transpose(-1, -2).unsqueeze(1) @ (x_BHCQP * to_end_BHCQ.unsqueeze(-1))
-        over_BHC = log_BHCQ[..., -1].exp()
+        over_BHC11 = log_BHCQ[..., -1].exp()[..., None, None]
         state_BHNP, starts = torch.zeros_like(added_BHCNP[:, :, 0]), []
-        for index in range(chunks):
+        # Unbound at once: the gradient of taking one chunk after the other would be as large as all of them, each time.
+        for over_BH11, added_BHNP in zip(over_BHC11.unbind(2), added_BHCNP.unbind(2), strict=True):
             starts.append(state_BHNP)
-            state_BHNP = state_BHNP * over_BHC[:, :, index, None, None] + added_BHCNP[:, :, index]
+            state_BHNP = state_BHNP * over_BH11 + added_BHNP
         from_start_BHCQP = C_BCQN.unsqueeze(1) @ torch.stack(starts, dim=2)
         y_BHCQP = y_BHCQP + from_start_BHCQP * log_BHCQ.exp().unsqueeze(-1)
 
