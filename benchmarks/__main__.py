@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     tokens = verbs.add_parser("tokens", help="speed and memory of tokenising and detokenising a network of timm's")
     tokens.add_argument("--network", dest="names", nargs="+", default=["convnext_large"])
     tokens.add_argument("--width", type=int, default=16384, help="D, weights per token (default 16384)")
+    tokens.add_argument("--checkpoints", type=int, default=5, help="of the zoo whose store is written (default 5)")
     tokens.add_argument("--threads", type=int, default=1)
     tokens.add_argument("--repeats", type=int, default=5)
     tokens.add_argument(

@@ -13,22 +13,27 @@ import timm
 import torch
 from tabulate import tabulate
 
-from rpg.files import write_tensors
-from rpg.tokens import Layout, Stats, create_safetensors, detokenise, read_checkpoint, tokenise
+from rpg.files import file_entry, write_json, write_tensors
+from rpg.params import Tokens
+from rpg.tokens import Layout, Stats, create_safetensors, detokenise, read_checkpoint, tokenise, write_tokens
 
 
-def measure_tokens(names: list[str], width: int, threads: int, repeats: int, out: Path) -> None:
-    """Print GB/s of each step, of the weights' bytes, and how many checkpoints are in memory at most; write JSON."""
+def measure_tokens(names: list[str], width: int, checkpoints: int, threads: int, repeats: int, out: Path) -> None:
+    """Print GB/s of each step, of the weights' bytes, and how many checkpoints are in memory at most; write JSON.
+
+    And of the whole store of a zoo of so many `checkpoints`, which are one file, many times.
+    """
     torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            rows += _of_network(name, width, repeats, Path(folder))
+            rows += _of_network(name, width, checkpoints, repeats, Path(folder))
     print(tabulate(rows, "keys", tablefmt="pipe", floatfmt=".2f"))
-    out.write_text(json.dumps({"width": width, "threads": threads, "repeats": repeats, "rows": rows}, indent=2) + "\n")
+    facts = {"width": width, "threads": threads, "repeats": repeats, "checkpoints": checkpoints}
+    out.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
 
 
-def _of_network(name: str, width: int, repeats: int, folder: Path) -> list[dict[str, Any]]:
+def _of_network(name: str, width: int, checkpoints: int, repeats: int, folder: Path) -> list[dict[str, Any]]:
     state_dict = timm.create_model(name).state_dict()
     layout = Layout.of(state_dict, width)
     stats = Stats.of(layout, [state_dict])
@@ -46,16 +51,19 @@ def _of_network(name: str, width: int, repeats: int, folder: Path) -> list[dict[
         "tokenise": lambda: tokenise(read_checkpoint(path, names), layout, stats, into=into),
         "detokenise": lambda: detokenise(torch.from_numpy(store[0].copy()), layout, stats, skipped),
     }
+    _write_zoo(folder, path, names, checkpoints)
+    steps[f"store of {checkpoints}"] = lambda: write_tokens(folder, Tokens(width=width), folder / "store")
     rows = []
     for step, function in steps.items():
         seconds, peaks = [], []
-        for _ in range(repeats):
+        count = checkpoints if step.startswith("store") else 1
+        for _ in range(repeats if count == 1 else 1):
             with _Anonymous() as memory:
                 started = time.perf_counter()
                 function()
                 seconds.append(time.perf_counter() - started)
             peaks.append(memory.peak / size)
-        rates = [size / each / 1e9 for each in seconds]
+        rates = [count * size / each / 1e9 for each in seconds]
         rows.append(
             {
                 "network": name,
@@ -68,6 +76,13 @@ def _of_network(name: str, width: int, repeats: int, folder: Path) -> list[dict[
             }
         )
     return rows
+
+
+def _write_zoo(folder: Path, path: Path, names: list[str], count: int) -> None:
+    """The list of a zoo whose checkpoints are all the file `path`."""
+    entry = {**file_entry(path), "seed": 0, "code": None, "held_out": False}
+    checkpoints = [{**entry, "step": step} for step in range(count)]
+    write_json(folder / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
 
 
 class _Anonymous:
