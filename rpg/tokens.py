@@ -245,7 +245,7 @@ def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
             weights = torch.exp(weights.double() * stds[k] + means[k]) - VARIANCE_SHIFT
             weights = torch.clamp(weights, min=floors[k]) * scales[k]
         else:
-            weights = weights * stds[k] + means[k]
+            weights = (weights * stds[k]).add_(means[k])
         state_dict[tensor.name] = weights.to(getattr(torch, tensor.dtype)).unflatten(-1, tensor.shape)
         k += 1
     return state_dict
