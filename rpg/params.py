@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from rpg import codes
 from rpg.errors import UserError
@@ -21,6 +31,15 @@ PARAMS_FILE = Path("params.yaml")
 FORBIDDEN_KEYS = ("size", "nfiles")
 
 Count = Annotated[int, Field(ge=1)]
+
+
+def _differ(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("a seed stands there twice")
+    return seeds
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Precision = Annotated[
@@ -229,7 +248,7 @@ class Base(Block):
     an initialisation of its own. Without this block each run starts from its seed's own random weights.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     steps: Count
     batch: Count
     learning_rate: Positive
@@ -245,7 +264,7 @@ class Zoo(Block):
     for each seed and code; `together` runs of one seed are computed at once, which is faster and takes more memory.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     runs_per_shard: Count
     together: Count
     steps: Count
@@ -260,11 +279,14 @@ class Zoo(Block):
     saves: Count
     save_every: Count
 
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> "Zoo":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed stands there twice")
-        return self
+
+class OneByOne(Block):
+    """A zoo whose runs are not computed at once."""
+
+    @property
+    def together(self) -> int:
+        """Runs that are computed at once."""
+        return 1
 
 
 class PretrainedBase(Block):
@@ -280,13 +302,13 @@ class PretrainedBase(Block):
     ]
 
 
-class FineTuningZoo(Block):
+class FineTuningZoo(OneByOne):
     """How the source networks are fine-tuned (AdamW, one learning rate) and which of their states are kept.
 
     Each seed trains for `steps` steps, then goes on and is saved `saves` times, every `save_every` steps.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     runs_per_shard: Count
     steps: Annotated[int, Field(ge=0)]
     saves: Count
@@ -296,17 +318,6 @@ class FineTuningZoo(Block):
     weight_decay: Annotated[float, Field(ge=0)]
     precision: Precision
 
-    @property
-    def together(self) -> int:
-        """Runs that are computed at once."""
-        return 1
-
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> "FineTuningZoo":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed stands there twice")
-        return self
-
 
 class RunnerBase(Block):
     """Networks that the zoo's runs start from, trained by mmengine's Runner as the task's config says.
@@ -314,34 +325,23 @@ class RunnerBase(Block):
     One seed is one network for the whole zoo; as many as the zoo's seeds give each of those a network of its own.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     steps: Count
     overrides: Overrides
 
 
-class RunnerZoo(Block):
+class RunnerZoo(OneByOne):
     """How mmengine's Runner trains the source networks, as the task's config says, and which of their states are kept.
 
     Each seed trains for `steps` steps, then goes on and is saved `saves` times, every `save_every` steps.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     runs_per_shard: Count
     steps: Annotated[int, Field(ge=0)]
     saves: Count
     save_every: Count
     overrides: Overrides
-
-    @property
-    def together(self) -> int:
-        """Runs that are computed at once."""
-        return 1
-
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> "RunnerZoo":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed stands there twice")
-        return self
 
 
 class LanguageBase(Block):
@@ -368,14 +368,14 @@ class LanguageBase(Block):
         return self
 
 
-class AdapterZoo(Block):
+class AdapterZoo(OneByOne):
     """How transformers' Trainer trains the adapters (AdamW, as `LanguageBase`), and which of their states are kept.
 
     Each seed trains for `steps` steps, then goes on and is saved `saves` times, every `save_every` steps; the learning
     rate falls to 0 at the last of all.
     """
 
-    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    seeds: Seeds
     runs_per_shard: Count
     steps: Annotated[int, Field(ge=0)]
     saves: Count
@@ -388,19 +388,8 @@ class AdapterZoo(Block):
     learn_prompt: Annotated[bool, Field(description="whether the loss is of the question's tokens, too")]
     length: Annotated[int, Field(ge=2, description="tokens of a question and its answer; what is longer is cut off")]
 
-    @property
-    def together(self) -> int:
-        """Runs that are computed at once."""
-        return 1
 
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> "AdapterZoo":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed stands there twice")
-        return self
-
-
-class GivenZoo(Block):
+class GivenZoo(OneByOne):
     """Networks that were trained elsewhere: the checkpoints of each of several training runs.
 
     A run is a folder of checkpoints, in the natural order of their names, or a single one: a .safetensors, .pth, .pt or
@@ -414,11 +403,6 @@ class GivenZoo(Block):
     def seeds(self) -> list[int]:
         """A number for each run."""
         return list(range(len(self.runs)))
-
-    @property
-    def together(self) -> int:
-        """Runs that are read at once."""
-        return 1
 
     @model_validator(mode="after")
     def _runs_differ(self) -> "GivenZoo":
@@ -813,20 +797,12 @@ class Ablation(Block):
 
     question: str
     experiment: Annotated[str, Field(description="what the variants are variants of")]
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0)]], Field(min_length=1, description="train.seed: each trains every variant")
-    ]
+    seeds: Annotated[Seeds, Field(description="train.seed: each trains every variant")]
     novelty: Annotated[bool, Field(description="whether the table has distances from the zoo")]
     variants: Annotated[
         dict[Name, dict[str, Any]],
         Field(min_length=1, description="what is changed: {model.recurrent: lstm}; null takes a layer away"),
     ]
-
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> "Ablation":
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds: a seed stands there twice")
-        return self
 
 
 class Params(Block):
@@ -1023,7 +999,8 @@ def _first_fault(error: Exception, tree: dict[str, Any]) -> str:
         unknown = [str(other["loc"][-1]) for other in faults if other["type"] == "extra_forbidden"]
         meant = difflib.get_close_matches(where[-1], unknown, 1)
         return f"{key}: missing" + (f"; is '{meant[0]}' meant?" if meant else "")
-    return f"{key}: {fault['msg'][0].lower()}{fault['msg'][1:]}, not {json.dumps(fault['input'])[:60]}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]}, not {json.dumps(fault['input'])[:60]}"
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -104,6 +104,7 @@ class Plan:
     """What the RPG of one experiment takes: operations of a step, memory of one process in bytes, disk, hours."""
 
     experiment: str
+    processes: int
     checkpoint: int
     length: int
     width: int
@@ -153,6 +154,7 @@ def plan_of(
     state = 2 * weights + average + moments
     return Plan(
         experiment=name,
+        processes=processes,
         checkpoint=checkpoint,
         length=layout.length,
         width=layout.width,
@@ -243,8 +245,8 @@ def tell(params: Params, names: list[str], device: str, processes: int = 1) -> s
     else:
         table = tabulate(rows, "keys", tablefmt="pipe", colalign=("left", *["right"] * (len(rows[0]) - 1)))
     heads = [
-        f"RPG's training on {processes} × {device}, {on.memory / GB:.0f} GB each: memory of one process at its peak,"
-        f" hours at {on.share:.0%} of the device's rate of matrix products."
+        f"RPG's training on {device}, {on.memory / GB:.0f} GB for each process: memory of one of them at its peak, hours"
+        f" at {on.share:.0%} of the device's rate of matrix products."
     ]
     return "\n".join([*heads, "", table, *([""] if lines else []), *lines])
 
@@ -255,6 +257,7 @@ def _row(of: Plan) -> dict[str, str]:
         "weights of a checkpoint": f"{of.checkpoint:,}",
         "tokens L × D": f"{of.length} × {of.width}",
         "RPG parameters": f"{of.parameters:,}",
+        "processes": str(of.processes),
         "TFLOP per step": f"{of.flops / 1e12:.3g}",
         **{f"{part} GB": f"{getattr(of, part) / GB:.3g}" for part in PARTS},
         "memory GB": f"{of.memory / GB:.3g}",
