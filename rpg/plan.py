@@ -245,8 +245,8 @@ def tell(params: Params, names: list[str], device: str, processes: int = 1) -> s
     else:
         table = tabulate(rows, "keys", tablefmt="pipe", colalign=("left", *["right"] * (len(rows[0]) - 1)))
     heads = [
-        f"RPG's training on {device}, {on.memory / GB:.0f} GB for each process: memory of one of them at its peak, hours"
-        f" at {on.share:.0%} of the device's rate of matrix products."
+        f"RPG's training on {device}, {on.memory / GB:.0f} GB for each process: memory of one of them at its peak,"
+        f" hours at {on.share:.0%} of the device's rate of matrix products."
     ]
     return "\n".join([*heads, "", table, *([""] if lines else []), *lines])
 
