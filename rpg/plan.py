@@ -5,11 +5,13 @@ is needed; torch's MemTracker counts the bytes that would be in use at its peak,
 What a library's kernels need besides, and what an allocator leaves unused, is not counted.
 """
 
+import gc
 import math
 import os
 import time
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,6 +194,21 @@ def layout_of(params: Params, experiment: Experiment, task: Task) -> Layout:
     return Layout.of(skeleton, experiment.tokens.width, bool(experiment.tokens.canonical))
 
 
+@contextmanager
+def _garbage_collected() -> Iterator[None]:
+    """What is no longer used is freed soon: tensors without memory are left in cycles, which real ones are not."""
+    before = gc.get_threshold()
+    gc.collect()
+    # What is there stays, so that each collection looks at little.
+    gc.freeze()
+    gc.set_threshold(500, 1, 1)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
 def measure(experiment: Experiment, layout: Layout, batch: int, picks: int, autocast: bool) -> Step:
     """One step of RPG's training on `batch` checkpoints, `picks` of their tokens in the loss, without memory."""
     length, width = layout.length, layout.width
@@ -210,7 +227,7 @@ def measure(experiment: Experiment, layout: Layout, batch: int, picks: int, auto
         if experiment.train.checkpointing:
             model.recompute()
         tracker.track_external(model)
-        with tracker, flops:
+        with tracker, flops, _garbage_collected():
             values = {name: torch.zeros(batch, sizes[name]) for name in names}
             tokens_BLD, noise = torch.zeros(batch, length, width), torch.zeros(picks, width)
             picked, t = (torch.zeros(picks, dtype=torch.int64) for _ in range(2))
