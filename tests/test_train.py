@@ -11,10 +11,11 @@ import pytest
 import torch
 from conftest import run_layers, write_params
 from safetensors.torch import load_file
+from together import changed
 
 from rpg.conditions import of_checkpoints
 from rpg.errors import UserError
-from rpg.params import Diffusion, Experiment, PaperModel, load_params
+from rpg.params import Diffusion, Experiment, load_params
 from rpg.tokens import TokenStore
 from rpg.train import Training, build, drawn_tokens, learning_rate, load_rpg, train_loss, train_rpg
 
@@ -82,29 +83,6 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(finished: Path) -> None
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in training.model.parameters()]))
     exact, rounded = gradients
     assert (rounded - exact).norm() <= 2e-2 * exact.norm()
-
-
-PAPER = {
-    "flavor": "paper",
-    "width": 32,
-    "state_width": 16,
-    "head_width": 16,
-    "expand": 2,
-    "channels": [1, 8, 16, 8, 1],
-    "kernel": 7,
-    "prototype_projection": False,
-}
-
-
-def changed(experiment: Experiment, flavor: str = "residual", **train: object) -> Experiment:
-    """The experiment with another flavor and other values in its train block."""
-    paper = PaperModel.model_validate({**PAPER, "conditions": experiment.model.conditions})
-    return experiment.model_copy(
-        update={
-            "model": paper if flavor == "paper" else experiment.model,
-            "train": experiment.train.model_copy(update=train),
-        }
-    )
 
 
 def after(training: Training, steps: int) -> dict[str, torch.Tensor]:

@@ -50,16 +50,25 @@ MORE = {
 CASES = {**QUICK, **MORE}
 
 
-def changed(folder: Path, name: str) -> Experiment:
-    experiment = load_params(folder / "params.yaml").experiment("mini")
+def changed(experiment: Experiment, flavor: str = "residual", **train: object) -> Experiment:
+    """The experiment with another flavor and other values in its train block."""
+    paper = PaperModel.model_validate({**PAPER, "conditions": experiment.model.conditions})
+    return experiment.model_copy(
+        update={
+            "model": paper if flavor == "paper" else experiment.model,
+            "train": experiment.train.model_copy(update=train),
+        }
+    )
+
+
+def case(folder: Path, name: str) -> Experiment:
+    """The miniature as a case has it."""
     flavor, changes = CASES[name]
-    train = experiment.train.model_copy(update={"steps": STEPS, **changes})
-    model = PaperModel(**PAPER, conditions=experiment.model.conditions) if flavor == "paper" else experiment.model
-    return experiment.model_copy(update={"train": train, "model": model})
+    return changed(load_params(folder / "params.yaml").experiment("mini"), flavor, **{"steps": STEPS, **changes})
 
 
 def start(folder: Path, name: str, group: Group = ALONE) -> Training:
-    experiment, store, on = changed(folder, name), TokenStore(folder / "results/mini/tokens"), torch.device("cpu")
+    experiment, store, on = case(folder, name), TokenStore(folder / "results/mini/tokens"), torch.device("cpu")
     torch.manual_seed(0)
     model = build(experiment.model, experiment.diffusion, store)
     loss = train_loss(store, experiment.train, experiment.model.conditions, on, group)
