@@ -14,7 +14,7 @@ from rpg.files import write_json
 from rpg.params import RunnerBase, load_params
 from rpg.seeds import fix_arithmetic
 from rpg.tasks import load_task
-from rpg.tasks.openmmlab import OpenMMLab
+from rpg.tasks.openmmlab import OpenMMLab, without_compiled_operations
 
 PARAMS = load_params(ROOT / "params.yaml")
 
@@ -33,6 +33,8 @@ def write_ade20k(root: Path) -> None:
 
 
 def write_coco(root: Path) -> None:
+    # mmdet that is imported before these keeps a RoIAlign which only raises.
+    without_compiled_operations()
     from mmdet.datasets import CocoDataset
 
     draw = np.random.default_rng(0)
