@@ -4,6 +4,7 @@ ledger`, which keeps DVC's records; and `rpg schema`."""
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -184,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(parser().parse_args(argv))
     except UserError as error:
         sys.exit(_refuse(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of a pipe has left (`rpg schema | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

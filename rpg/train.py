@@ -2,13 +2,15 @@
 
 Writes rpg/model.safetensors (EMA weights), rpg/config.json and rpg/log.csv. While it runs, rpg/state/ holds what a
 killed run goes on from, with as many processes or another number; on a CPU a single process ends in the same bytes as a
-run that was never killed.
+run that was never killed. On SIGTERM or Ctrl-C it saves its state and ends with exit code 143 or 130.
 """
 
 import hashlib
 import json
 import math
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -22,7 +24,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from rpg import conditions
 from rpg.device import bfloat16_products, device
 from rpg.distributed import ALONE, Group, fill, joined, local, whole
-from rpg.errors import UserError
+from rpg.errors import Diverged, UserError
 from rpg.files import (
     check_unchanged,
     exclusive,
@@ -39,10 +41,13 @@ from rpg.model.rpg import RPG
 from rpg.params import Condition, Diffusion, Experiment, File, Generator, Model, Optimization, Train
 from rpg.progress import progress
 from rpg.seeds import derive, generator
+from rpg.termination import postponed
 from rpg.tokens import TokenStore
 
 LOG_EVERY = 10
 LOG_HEADER = "step,loss,learning_rate\n"
+# A loss that is so many times the first one, or 1, has diverged, though it may still be a number.
+BOUND = 1000
 
 
 def learning_rate(params: Optimization, step: int) -> float:
@@ -110,6 +115,12 @@ class Training:
             else:
                 get_ema_multi_avg_fn(self.params.ema)(averages, weights, self.step)
         return loss.detach()
+
+    def finite(self) -> bool:
+        """Whether every weight of all processes is a number."""
+        parts = [local(parameter.detach()) for parameter in self.model.parameters()]
+        wrong = sum((~part.isfinite()).sum() for part in parts)
+        return not self.group.sum(torch.as_tensor(wrong, device=self.on))
 
     def averaged(self) -> dict[str, Tensor]:
         """The model's state dict with the averages of the weights, whole; empty in all processes but the first."""
@@ -244,7 +255,7 @@ def train_loss(
 def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path) -> None:
     """Train on the token store `tokens` and write the model into `folder`, and the time it took to `seconds`.
 
-    Raises UserError if the loss stops being finite, or if there are more processes than checkpoints in a batch.
+    Raises Diverged if the training does, UserError if there are more processes than checkpoints in a batch.
     """
     params, on = experiment.train, device()
     store = TokenStore(tokens)
@@ -328,19 +339,42 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
     steps, started, before = training.params.steps, time.perf_counter(), training.seconds
     total, layer, group = torch.zeros((), device=training.on), training.layer, training.group
     left: Iterable[int] = range(training.step + 1, steps + 1)
-    for step in progress(left, layer, done=training.step, total=steps) if group.first else left:
-        total += training.one_step()
-        if step % LOG_EVERY and step != steps:
-            continue
-        # Read only here: a number read from the GPU at every step would make it wait.
-        loss = group.sum(total).item() / group.processes / ((step - 1) % LOG_EVERY + 1)
-        total.zero_()
-        if not math.isfinite(loss):
-            raise UserError(f"{layer}: the loss is {loss} at step {step}; lower {layer}.learning_rate in params.yaml")
-        training.log += f"{step},{loss:.6g},{learning_rate(training.params, step):.6g}\n"
-        training.seconds = before + time.perf_counter() - started
-        if step % training.params.state_every == 0 and step != steps:
-            training.save(state, fingerprint)
+    with postponed() as signalled:
+        for step in progress(left, layer, done=training.step, total=steps) if group.first else left:
+            total += training.one_step()
+            if step % LOG_EVERY and step != steps:
+                continue
+            # Read only here: a number read from the GPU at every step would make it wait.
+            loss = group.sum(total).item() / group.processes / ((step - 1) % LOG_EVERY + 1)
+            total.zero_()
+            training.log += f"{step},{loss:.6g},{learning_rate(training.params, step):.6g}\n"
+            training.seconds = before + time.perf_counter() - started
+            first = float(training.log.splitlines()[1].split(",")[1])
+            # All processes stop at one step, whichever of them was signalled.
+            stop = step != steps and bool(group.sum(torch.tensor(signalled(), device=training.on)))
+            due = stop or step == steps or step % training.params.state_every == 0
+            if not math.isfinite(loss) or loss > BOUND * max(first, 1):
+                raise Diverged(_diverged(layer, step, f"the loss is {loss:.6g}", training.log, state))
+            if due and not training.finite():
+                raise Diverged(_diverged(layer, step, "weights are NaN or Inf", training.log, state))
+            if due and step != steps:
+                training.save(state, fingerprint)
+            if stop:
+                if group.first:
+                    print(f"{layer}: stopped at step {step}, which the same command goes on from", flush=True)
+                sys.exit(128 + (signalled() or signal.SIGTERM))
+
+
+def _diverged(layer: str, step: int, what: str, log: str, state: Path) -> str:
+    """What befell a training, where, and what to change."""
+    _, *lines = log.splitlines()
+    good = [line.split(",") for line in lines[:-1]]
+    before = f", after a loss of {good[-1][1]} at step {good[-1][0]}" if good else ""
+    kept = f"; the state before it is in {state}" if state.is_file() else ""
+    return (
+        f"{layer}: diverged, {what} at step {step}{before}{kept};"
+        f" lower {layer}.learning_rate or {layer}.gradient_clip, or raise {layer}.warmup, in params.yaml"
+    )
 
 
 def read_config(folder: Path) -> Generator:

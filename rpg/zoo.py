@@ -1,22 +1,36 @@
 """Train one shard of the zoo: `rpg zoo --experiment digits-resnet --shard 0000-0003`.
 
 Writes zoo/<shard>/<seed>-<step>.safetensors, or <seed>-<code>-<step>.safetensors where there are task codes, and,
-last, zoo/<shard>/manifest.json, which lists them.
+last, zoo/<shard>/manifest.json, which lists them. While it runs, zoo/<shard>/finished.json lists the seeds that are
+done: a killed run goes on with the next one. A seed whose training diverges is trained again as another one, which the
+manifest says under `diverged`.
 """
 
+import sys
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rpg.base import fingerprint, read_base
-from rpg.files import clear, exclusive, file_entry, write_json
+from rpg.errors import Diverged, UserError
+from rpg.files import check_unchanged, clear, exclusive, file_entry, read_json, write_json
 from rpg.params import Experiment, Run
 from rpg.progress import progress
 from rpg.tasks import load_task
 from rpg.tasks.stack import StateDict
+from rpg.tasks.task import Task
+
+# What stands in for seed s are s + NEXT, s + 2 NEXT, ...: it must not depend on the seeds of other shards.
+NEXT = 1_000_000
+MOST_REPLACED = 3
 
 
 def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Path, data_root: str | None) -> None:
-    """Train the networks of `runs` and save the last states of each into `folder`; they start from those in `base`."""
+    """Train the networks of `runs` and save the last states of each into `folder`; they start from those in `base`.
+
+    Raises Diverged if a seed does, and MOST_REPLACED others in its place.
+    """
     task = load_task(experiment.task, data_root)
     task.check()
     start = {seed: read_base(experiment, base, seed) for seed in {run.seed for run in runs}}
@@ -25,26 +39,78 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         for _, of_seed in groupby(runs, key=lambda run: run.seed)
         for group in _parts(list(of_seed), experiment.zoo.together)
     ]
-    checkpoints = []
+    facts = {"recipe": experiment.recipe(runs), "base": fingerprint(experiment, base)}
     with exclusive(folder):
-        clear(folder)
-        names: list[str] = []
-        for group in progress(groups, "zoo", total=len(groups)):
-
-            def save(step: int, state_dicts: list[StateDict], group: list[Run] = group) -> None:
-                for run, state_dict in zip(group, state_dicts, strict=True):
-                    code = f"{run.code}-" if run.code else ""
-                    path = task.write(folder / f"{run.seed:04d}-{code}{step:06d}", state_dict)
-                    names[:] = state_dict
-                    score = task.score(state_dict, "validation", run.code)
-                    entry = {**file_entry(path, folder), "step": step, f"validation_{task.metric}": score}
-                    checkpoints.append({**entry, **run.model_dump(exclude_none=True)})
-
-            task.train(experiment.zoo, group, start[group[0].seed], save)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        done = _finished(folder, facts)
+        if not done:
+            clear(folder)
+        for group in progress(groups[len(done) :], "zoo", total=len(groups), done=len(done)):
+            done.append(_train_group(task, experiment, group, start[group[0].seed], folder))
+            if len(done) < len(groups):
+                write_json(folder / "finished.json", {**facts, "finished": done})
         # safetensors sorts tensors by itself; tokens follow the state dict's order, so it is kept here.
-        manifest = {"checkpoints": checkpoints, "recipe": experiment.recipe(runs), "tensors": names}
-        write_json(folder / "manifest.json", {**manifest, "base": fingerprint(experiment, base)})
+        manifest = {**facts, "tensors": done[-1]["tensors"]}
+        manifest["checkpoints"] = [entry for found in done for entry in found["checkpoints"]]
+        if diverged := {seed: new for found in done for seed, new in found["diverged"].items()}:
+            manifest["diverged"] = diverged
+        write_json(folder / "manifest.json", manifest)
+        (folder / "finished.json").unlink(missing_ok=True)
 
 
-def _parts(runs: list[Run], most: int) -> list[list[Run]]:
-    return [runs[start : start + most] for start in range(0, len(runs), most)]
+def _finished(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a killed run of the same `facts` had finished, group by group; none if a file of it was changed since."""
+    path = folder / "finished.json"
+    if not path.exists():
+        return []
+    try:
+        tree = read_json(path, "rpg zoo", "finished", *facts)
+        if {key: tree[key] for key in facts} != facts:
+            return []
+        for found in tree["finished"]:
+            for entry in found["checkpoints"]:
+                check_unchanged(folder / entry["file"], entry["sha256"], "trained", "`rpg zoo`")
+    except UserError as error:
+        print(f"zoo: starting over ({error})", file=sys.stderr, flush=True)
+        return []
+    return list(tree["finished"])
+
+
+def _train_group(
+    task: Task, experiment: Experiment, group: list[Run], base: StateDict | None, folder: Path
+) -> dict[str, Any]:
+    """Train and save networks of one seed; `diverged` says which seed stands in for it, if it diverged."""
+    checkpoints: list[dict[str, Any]] = []
+    names: list[str] = []
+
+    def save(step: int, state_dicts: list[StateDict]) -> None:
+        for run, state_dict in zip(group, state_dicts, strict=True):
+            code = f"{run.code}-" if run.code else ""
+            if not all(tensor.isfinite().all() for tensor in state_dict.values() if tensor.is_floating_point()):
+                raise Diverged(
+                    f"zoo: seed {run.seed} has weights of NaN or Inf at step {step}; lower its learning_rate"
+                )
+            path = task.write(folder / f"{run.seed:04d}-{code}{step:06d}", state_dict)
+            names[:] = state_dict
+            score = task.score(state_dict, "validation", run.code)
+            entry = {**file_entry(path, folder), "step": step, f"validation_{task.metric}": score}
+            checkpoints.append({**entry, **run.model_dump(exclude_none=True)})
+
+    seed = group[0].seed
+    for replaced in range(MOST_REPLACED + 1):
+        trained = seed + replaced * NEXT
+        checkpoints.clear()
+        try:
+            task.train(experiment.zoo, [run.model_copy(update={"seed": trained}) for run in group], base, save)
+        except Diverged as error:
+            if replaced == MOST_REPLACED:
+                raise Diverged(f"{error}; so did the seeds before it, {seed} and what stood in for it") from error
+            print(f"{error}; training seed {trained + NEXT} in its place", file=sys.stderr, flush=True)
+        else:
+            break
+    diverged = {str(seed): trained} if replaced else {}
+    return {"checkpoints": checkpoints, "tensors": names, "diverged": diverged}
+
+
+def _parts(runs: Sequence[Run], most: int) -> list[list[Run]]:
+    return [list(runs[start : start + most]) for start in range(0, len(runs), most)]

@@ -1,5 +1,8 @@
 import json
+import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ from safetensors.torch import load_file
 from together import changed
 
 from rpg.conditions import of_checkpoints
-from rpg.errors import UserError
+from rpg.errors import Diverged
 from rpg.params import Diffusion, Experiment, load_params
 from rpg.tokens import TokenStore
 from rpg.train import Training, build, drawn_tokens, learning_rate, load_rpg, train_loss, train_rpg
@@ -239,12 +242,77 @@ def test_kill_9_then_the_same_command(finished: Path, tmp_path: Path) -> None:
     assert artifacts(folder) == whole
 
 
-def test_training_that_diverges_says_where(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_the_state_and_the_same_command_goes_on(finished: Path, tmp_path: Path, number: int) -> None:
+    # No state but that of the signal.
+    write_params(tmp_path, train={"steps": 400, "state_every": 400})
+    (tmp_path / "results/mini").mkdir(parents=True)
+    (tmp_path / "results/mini/tokens").symlink_to(finished / "results/mini/tokens")
+    folder = tmp_path / "results/mini/rpg"
+    command = [sys.executable, "-m", "rpg", "train", "--experiment", "mini"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    assert "40 of 400" in process.stderr.readline()
+    # Twice, as from a cluster and from what launched several processes.
+    process.send_signal(number)
+    process.send_signal(number)
+    told, errors = process.communicate()
+    assert process.returncode == 128 + number, errors
+    (step,) = re.findall(r"^train: stopped at step (\d+), which the same command goes on from$", told, re.M)
+    assert int(step) % 10 == 0
+    assert "Traceback" not in errors
+    assert [path.name for path in folder.iterdir()] == ["state"]
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert f"going on from step {step}" in again.stdout
+    resumed = artifacts(folder)
+    shutil.rmtree(folder)
+    run_layers(tmp_path, "train")
+    assert artifacts(folder) == resumed
+
+
+def test_training_that_diverges_says_where_and_what_to_change(finished: Path, tmp_path: Path) -> None:
     write_params(tmp_path, train={"learning_rate": 1e30, "gradient_clip": 1e30, "warmup": 0.0})
     experiment = load_params(tmp_path / "params.yaml").experiment("mini")
-    with pytest.raises(UserError, match=r"train: the loss is (nan|inf) at step 10; lower train.learning_rate"):
+    with pytest.raises(
+        Diverged, match=r"^train: diverged, the loss is (nan|inf) at step 10; lower train.learning_rate"
+    ):
         train_rpg(experiment, finished / "results/mini/tokens", tmp_path / "rpg", tmp_path / "seconds.json")
     assert not (tmp_path / "rpg/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("factor", "at", "found"),
+    [
+        # The loss of step 20 is that of the weights before it, which are still numbers.
+        (math.nan, 20, "weights are NaN or Inf at step 20"),
+        (math.inf, 15, "the loss is nan at step 20"),
+        # Still a number, but of no use.
+        (1e6, 15, r"the loss is \d\.\d+e\+\d\d at step 20"),
+    ],
+)
+def test_last_good_state_is_kept(
+    factor: float, at: int, found: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_step = Training.one_step
+
+    def spoilt(training: Training) -> torch.Tensor:
+        loss = one_step(training)
+        if training.step == at:
+            with torch.no_grad():
+                next(p for p in reversed(list(training.model.parameters())) if p.dim() > 1).mul_(factor)
+        return loss
+
+    monkeypatch.setattr(Training, "one_step", spoilt)
+    with pytest.raises(Diverged) as error:
+        train(finished, tmp_path / "rpg")
+    state = tmp_path / "rpg/state/state.safetensors"
+    assert re.search(
+        rf"^train: diverged, {found}, after a loss of 1\.\d+ at step 10; the state before it is in {state};",
+        str(error.value),
+    )
+    kept = load_file(state)
+    assert json.loads(bytes(kept.pop("facts").tolist()))["step"] == 10
+    assert all(tensor.isfinite().all() for tensor in kept.values())
 
 
 def test_loaded_model_holds_the_trained_weights(finished: Path) -> None:

@@ -1,12 +1,20 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from conftest import run_layers, write_params
 from safetensors.torch import load_file
 
+from rpg.errors import Diverged
 from rpg.files import sha256
-from rpg.params import load_params
-from rpg.zoo import train_shard
+from rpg.params import AnyZoo, Run, load_params
+from rpg.tasks.classification import Classification
+from rpg.tasks.stack import StateDict
+from rpg.tasks.task import Save
+from rpg.zoo import NEXT, train_shard
+
+TRAIN = Classification.train
 
 
 def test_manifest_lists_every_seed_and_save(finished: Path) -> None:
@@ -47,3 +55,104 @@ def test_files_of_a_dropped_seed_are_removed(finished: Path, tmp_path: Path) -> 
         "0000-000044.safetensors",
         "manifest.json",
     ]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def stop_at(seed: int, error: BaseException):
+    """`Classification.train` that raises `error` after it has saved a network of `seed`."""
+
+    def train(task: Classification, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+        def and_stop(step: int, state_dicts: list[StateDict]) -> None:
+            save(step, state_dicts)
+            if runs[0].seed == seed:
+                raise error
+
+        TRAIN(task, zoo, runs, base, and_stop)
+
+    return train
+
+
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The seeds that are trained from now on."""
+    seeds: list[int] = []
+
+    def train(task: Classification, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+        seeds.append(runs[0].seed)
+        TRAIN(task, zoo, runs, base, save)
+
+    monkeypatch.setattr(Classification, "train", train)
+    return seeds
+
+
+def test_killed_shard_goes_on_with_the_seed_that_was_not_finished(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    runs, folder = experiment.shards()["0000-0001"], tmp_path / "0000-0001"
+    monkeypatch.setattr(Classification, "train", stop_at(1, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        train_shard(experiment, runs, folder, tmp_path / "base", None)
+    assert sorted(contents(folder)) == [
+        "0000-000042.safetensors", "0000-000044.safetensors", "0001-000042.safetensors", "finished.json"
+    ]  # fmt: skip
+    seeds = trained(monkeypatch)
+    train_shard(experiment, runs, folder, tmp_path / "base", None)
+    assert seeds == [1]
+    assert contents(folder) == contents(finished / "results/mini/zoo/0000-0001")
+
+
+@pytest.mark.parametrize("fault", ["checkpoint", "list", "recipe"])
+def test_what_was_finished_counts_only_as_it_was_left(
+    fault: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    other = experiment.model_copy(update={"zoo": experiment.zoo.model_copy(update={"learning_rate": 0.001})})
+    runs, folder = experiment.shards()["0000-0001"], tmp_path / "0000-0001"
+    monkeypatch.setattr(Classification, "train", stop_at(1, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        train_shard(other if fault == "recipe" else experiment, runs, folder, tmp_path / "base", None)
+    if fault == "checkpoint":
+        (folder / "0000-000044.safetensors").write_bytes(b"another network")
+    elif fault == "list":
+        (folder / "finished.json").write_text("{")
+    seeds = trained(monkeypatch)
+    train_shard(experiment, runs, folder, tmp_path / "base", None)
+    assert seeds == [0, 1]
+    assert contents(folder) == contents(finished / "results/mini/zoo/0000-0001")
+
+
+def test_diverged_seed_is_trained_as_the_next_one_and_recorded(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    runs, folder = experiment.shards()["0000-0001"], tmp_path / "0000-0001"
+    monkeypatch.setattr(Classification, "train", stop_at(1, Diverged("zoo: seed 1 diverged at step 42")))
+    train_shard(experiment, runs, folder, tmp_path / "base", None)
+    assert f"zoo: seed 1 diverged at step 42; training seed {1 + NEXT} in its place" in capsys.readouterr().err
+    # What stands in for it is what that seed gives by itself; the others are as ever.
+    stand_in = [Run(seed=1 + NEXT, code=None, held_out=False)]
+    train_shard(experiment, stand_in, tmp_path / "alone", tmp_path / "base", None)
+    expected = contents(finished / "results/mini/zoo/0000-0001")
+    for step in (42, 44):
+        expected[f"0001-{step:06d}.safetensors"] = (tmp_path / f"alone/{1 + NEXT}-{step:06d}.safetensors").read_bytes()
+    manifest = json.loads(expected.pop("manifest.json"))
+    found = contents(folder)
+    tree = json.loads(found.pop("manifest.json"))
+    assert found == expected
+    assert tree.pop("diverged") == {"1": 1 + NEXT}
+    assert [entry["seed"] for entry in tree["checkpoints"]] == [0, 0, 1, 1]
+    assert tree["recipe"] == manifest["recipe"]
+
+
+def test_zoo_whose_every_seed_diverges_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_params(tmp_path, zoo={"learning_rate": 1e30})
+    with pytest.raises(SystemExit) as stop:
+        run_layers(tmp_path, "zoo")
+    assert stop.value.code == 2
+    *replaced, last = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
+    assert [f"training seed {k * NEXT} in its place" in line for k, line in enumerate(replaced, 1)] == [True] * 3
+    assert last.startswith(f"rpg: error: zoo: seed {3 * NEXT} diverged at step 2; lower its learning_rate")
+    assert [path.name for path in (tmp_path / "results/mini/zoo/0000-0001").iterdir()] == []

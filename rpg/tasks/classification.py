@@ -15,7 +15,7 @@ from torch.optim.swa_utils import update_bn
 from rpg.data import load_data
 from rpg.data.images import Images
 from rpg.device import device
-from rpg.errors import UserError
+from rpg.errors import Diverged, UserError
 from rpg.params import AnyBase, AnyZoo, Base, ClassificationTask, Run, TaskCodes, Zoo
 from rpg.progress import progress
 from rpg.seeds import derive, generator
@@ -91,7 +91,7 @@ class Classification(Task):
         return UserError(f"params.yaml: network '{self.params.network.name}': timm refuses it ({message})")
 
     def train_base(self, base: AnyBase, seed: int) -> StateDict:
-        """Train one network to tell all classes of the data set apart; UserError if the loss stops being finite."""
+        """Train one network to tell all classes of the data set apart; Diverged if the loss stops being finite."""
         assert isinstance(base, Base)
         torch.manual_seed(derive("base", "weights", seed))
         network = self.build(num_classes=len(self.data.classes)).to(device()).train()
@@ -111,7 +111,7 @@ class Classification(Task):
         """Train the networks of `runs`, all of one seed, at once.
 
         The seed sets weights and data order. With `base` the weights start as its, except for those that have another
-        shape there, the head. Raises UserError if the loss stops being finite.
+        shape there, the head. Raises Diverged if the loss stops being finite.
         """
         assert isinstance(zoo, Zoo)
         seed, codes = runs[0].seed, [run.code for run in runs]
@@ -197,7 +197,7 @@ class Classification(Task):
 
     def _step(self, optimizer: torch.optim.Optimizer, losses_E: Tensor, what: str, step: int) -> None:
         if not torch.isfinite(losses_E).all():
-            raise UserError(f"{what} diverged at step {step}; lower its learning_rate")
+            raise Diverged(f"{what} diverged at step {step}; lower its learning_rate")
         optimizer.zero_grad()
         losses_E.sum().backward()
         optimizer.step()

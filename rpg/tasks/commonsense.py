@@ -26,7 +26,7 @@ from rpg.data import data_folder
 from rpg.data.commonsense import ANSWER, LIKELIHOOD, SUBTASKS, Question, read_questions
 from rpg.data.facts import sentences, tokenizer, write_facts
 from rpg.device import device
-from rpg.errors import UserError
+from rpg.errors import Diverged, UserError
 from rpg.files import read_json, write_json, write_tensors
 from rpg.params import AdapterZoo, AnyBase, AnyZoo, CommonsenseTask, LanguageBase, Run
 from rpg.paths import RESULTS
@@ -404,7 +404,7 @@ def _train(
         def training_step(self, *arguments: Any, **named: Any) -> Tensor:
             loss = super().training_step(*arguments, **named)
             if not torch.isfinite(loss):
-                raise UserError(f"{what} diverged at step {self.state.global_step + 1}; lower its learning_rate")
+                raise Diverged(f"{what} diverged at step {self.state.global_step + 1}; lower its learning_rate")
             return loss
 
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from rpg.data import load_pictures
 from rpg.data.pictures import Pictures, PictureSets
 from rpg.device import bfloat16_products, device
-from rpg.errors import UserError
+from rpg.errors import Diverged, UserError
 from rpg.files import read_tensors
 from rpg.params import AnyBase, AnyZoo, FineTuningTask, FineTuningZoo, PretrainedBase, Run
 from rpg.progress import progress
@@ -149,7 +149,7 @@ class FineTuning(Task):
                 with torch.autocast(device().type, torch.bfloat16, enabled=bfloat16 and device().type == "cuda"):
                     loss = functional.cross_entropy(network(images), labels)
                 if not torch.isfinite(loss):
-                    raise UserError(f"{label} diverged at step {step}; lower its learning_rate")
+                    raise Diverged(f"{label} diverged at step {step}; lower its learning_rate")
                 optimizer.zero_grad()
                 loss.backward()
             optimizer.step()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from rpg.data import data_folder
 from rpg.device import device
-from rpg.errors import UserError
+from rpg.errors import Diverged, UserError
 from rpg.params import AnyBase, AnyZoo, DetectionTask, Run, RunnerBase, RunnerZoo, SegmentationTask
 from rpg.paths import RESULTS
 from rpg.progress import progress
@@ -317,7 +317,7 @@ class OpenMMLab(Task):
             ) -> None:
                 step = runner.iter + 1
                 if not torch.isfinite(torch.as_tensor(outputs["loss"])):
-                    raise UserError(f"{what} diverged at step {step}; lower its learning rate")
+                    raise Diverged(f"{what} diverged at step {step}; lower its learning rate")
                 if step in at:
                     state = runner.model.state_dict()
                     save(step, [{name: tensor.detach().cpu().clone() for name, tensor in state.items()}])

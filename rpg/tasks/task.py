@@ -91,13 +91,13 @@ class Task(ABC):
 
     @abstractmethod
     def train_base(self, base: AnyBase, seed: int) -> StateDict:
-        """Train a network that the zoo's runs start from; UserError if the loss stops being finite."""
+        """Train a network that the zoo's runs start from; Diverged if the loss stops being finite."""
 
     @abstractmethod
     def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
         """Train the networks of `runs`, all of one seed, and call `save` with each step to be kept.
 
-        They start from `base`, if it is given. Raises UserError if the loss stops being finite.
+        They start from `base`, if it is given. Raises Diverged if the loss stops being finite.
         """
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:

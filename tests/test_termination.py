@@ -1,0 +1,19 @@
+import os
+import signal
+
+import pytest
+
+from rpg.termination import postponed
+
+
+def test_signals_are_told_and_end_nothing_until_the_block_ends() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with postponed() as signalled:
+        assert signalled() == 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signalled() == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signalled() == signal.SIGINT
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
