@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from benchmarks.dag import SHAPES, measure_dag
 from benchmarks.draws import compare_draws
 from benchmarks.mamba import compare_mamba
 from benchmarks.tokens import measure_tokens
@@ -33,6 +34,12 @@ def parser() -> argparse.ArgumentParser:
     mamba.add_argument("--repeats", type=int, default=20)
     mamba.add_argument("--out", type=Path, default=Path("mamba.json"), help="write to this file (default mamba.json)")
     mamba.set_defaults(run=compare_mamba)
+    dag = verbs.add_parser("dag", help="what planning many shards and experiments takes")
+    dag.add_argument("--experiment", default="digits-resnet", help="which to copy (default digits-resnet)")
+    dag.add_argument("--shapes", nargs="+", default=[f"{count}x{each}" for count, each in SHAPES])
+    dag.add_argument("--out", type=Path, default=Path("dag.json"), help="write to this file (default dag.json)")
+    dag.add_argument("--plot", type=Path, default=Path("docs/dag.svg"), help="draw to this file (default docs/dag.svg)")
+    dag.set_defaults(run=measure_dag)
     return root
 
 

@@ -754,11 +754,10 @@ class Experiment(Block):
 
     def recipe(self, runs: list[Run]) -> dict[str, Any]:
         """What the checkpoints of `runs` depend on: task and zoo block, without the runs of other shards."""
-        tree = self.model_dump(include={"task", "zoo"})
-        for key in ("seen", "draw", "held_out", "held_out_pairs"):
-            tree["task"].pop(key, None)
-        tree["zoo"].pop("seeds", None)
-        folders = tree["zoo"].get("runs")
+        # What is of other runs is not even written down: a zoo may have ten thousand shards, each of which asks.
+        others = {"task": {"seen", "draw", "held_out", "held_out_pairs"}, "zoo": {"seeds", "runs"}}
+        tree = self.model_dump(include={"task", "zoo"}, exclude=others)
+        folders = self.zoo.runs if isinstance(self.zoo, GivenZoo) else None
         tree["zoo"]["runs"] = [
             {**run.model_dump(), **({"folder": folders[run.seed]} if folders else {})} for run in runs
         ]

@@ -24,6 +24,7 @@ from rpg.params import (
     OpenMMLabTask,
     Params,
     PretrainedBase,
+    Run,
     load_params,
 )
 from rpg.paths import RESULTS, Paths, paths_of
@@ -76,6 +77,11 @@ def _params() -> Params:
         if (config := _config_file(experiment)) and not config.is_file():
             raise WorkflowError(f"params.yaml: experiments.{name}.task.config: no file '{config}'")
     return params
+
+
+@cache
+def _shards(experiment: str) -> dict[str, list[Run]]:
+    return _params().experiment(experiment).shards()
 
 
 def _config_file(experiment: Experiment) -> Path | None:
@@ -155,17 +161,16 @@ def choices(rule: str) -> Callable[[Wildcards], dict[str, Any]]:
 
 def recipe(wildcards: Wildcards) -> dict[str, Any]:
     """As `choices("zoo")` for one shard: its own seeds, not those of other shards."""
-    experiment = _params().experiment(wildcards.experiment)
-    shards = experiment.shards()
+    shards = _shards(wildcards.experiment)
     if wildcards.shard not in shards:
         raise WorkflowError(f"shard {wildcards.shard}: not in this zoo; known: {', '.join(shards)}")
-    return experiment.recipe(shards[wildcards.shard])
+    return _params().experiment(wildcards.experiment).recipe(shards[wildcards.shard])
 
 
 def manifests(wildcards: Wildcards) -> list[str]:
     """The manifests of all shards of an experiment's zoo; each holds the hashes of its checkpoints."""
     zoo = paths_of(_params(), wildcards.experiment).zoo
-    shards = _params().experiment(wildcards.experiment).shards()
+    shards = _shards(wildcards.experiment)
     return [str(zoo / shard / "manifest.json") for shard in shards]
 
 
@@ -263,7 +268,7 @@ def extra(rule: str) -> Callable[[Wildcards], list[str]]:
         if rule == "zoo" and isinstance(experiment.zoo, GivenZoo):
             folders = [Path(run) for run in experiment.zoo.runs]
             found = [path for path in found if path not in folders]
-            for run in experiment.shards().get(wildcards.shard, []):
+            for run in _shards(name).get(wildcards.shard, []):
                 found += _files(folders[run.seed])
         return [str(path) for path in found]
 

@@ -1,0 +1,95 @@
+"""What planning many shards and experiments takes: seconds and memory of `snakemake -n` over the number of jobs.
+
+Planned is a copy of this checkout with so many copies of one experiment, each with so many shards of one seed.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+
+from rpg.params import load_params
+
+# Experiments and shards of each.
+SHAPES = ((1, 10), (10, 10), (100, 10), (100, 100), (1, 10_000))
+COPIED = ("Snakefile", "workflow", "rpg", "environment.yml")
+
+
+def measure_dag(experiment: str, shapes: list[str], out: Path, plot: Path) -> None:
+    """Plan each of `shapes`, EXPERIMENTSxSHARDS; print and write jobs, seconds and memory, and draw them."""
+    rows = []
+    for shape in shapes:
+        experiments, shards = map(int, shape.split("x"))
+        rows.append({"experiments": experiments, "shards of each": shards, **plan(experiment, experiments, shards)})
+        print(rows[-1], flush=True)
+    out.write_text(json.dumps(rows, indent=2) + "\n")
+    frame = pd.DataFrame(rows)
+    print(frame.to_markdown(index=False, floatfmt=".1f"))
+    draw(frame).savefig(plot, metadata={"Date": None})
+
+
+def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
+    """Jobs, seconds and GB of a dry run from nothing."""
+    params = load_params()
+    block = params.experiment(experiment).model_dump(mode="json", exclude_none=True)
+    block["zoo"] |= {"seeds": list(range(shards)), "runs_per_shard": 1}
+    names = [f"copy-{index}" for index in range(experiments)]
+    tree = {**params.model_dump(mode="json"), "run": names, "ablations": {}, "experiments": dict.fromkeys(names, block)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in COPIED:
+            copy = shutil.copytree if Path(name).is_dir() else shutil.copy
+            copy(name, folder / name)
+        (folder / "profiles").symlink_to("workflow/profiles")
+        # Each copy written out, as a person would have them.
+        (folder / "params.yaml").write_text(yaml.dump(tree, Dumper=_Plain))
+        began = time.perf_counter()
+        command = ["snakemake", "-n", "--quiet", "rules", "--", "results/tables.md"]
+        with (folder / "told").open("w+") as told:
+            process = subprocess.Popen(command, cwd=folder, stdout=told, stderr=subprocess.STDOUT)
+            # What a child's usage says counts the memory of the process that it was forked from.
+            peak = 0
+            while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                peak = max(peak, _peak(process.pid))
+                time.sleep(0.05)
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - began
+            told.seek(0)
+            text = told.read()
+    assert status == 0, text
+    jobs = int(next(line for line in text.splitlines() if line.startswith("total")).split()[1])
+    processor = usage.ru_utime + usage.ru_stime
+    return {"jobs": jobs, "seconds": seconds, "processor seconds": processor, "GB": peak / 2**20}
+
+
+def _peak(process: int) -> int:
+    """KiB that a process has had at most; 0 of one that has ended."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+class _Plain(yaml.SafeDumper):
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """Seconds and GB over jobs, on logarithmic axes; of shapes with as many jobs both are shown."""
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    frame = frame.sort_values("jobs")
+    for axes, column in zip(figure.subplots(1, 2), ("seconds", "GB"), strict=True):
+        axes.loglog(frame["jobs"], frame[column], "o-")
+        for _, row in frame.iterrows():
+            text = f"{row['experiments']:.0f} × {row['shards of each']:.0f}"
+            axes.annotate(text, (row["jobs"], row[column]), xytext=(4, -10), textcoords="offset points", fontsize=7)
+        axes.set(xlabel="jobs", ylabel=column)
+        axes.grid(alpha=0.3)
+    return figure
