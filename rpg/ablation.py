@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from rpg.files import read_json, write_json
+from rpg.files import read_sealed, vouched, write_sealed
 from rpg.novelty import apart, verdict
 from rpg.params import Params
 from rpg.paths import Paths, ablation_file, paths_of
@@ -23,14 +23,14 @@ def summarise(params: Params, name: str, results: Path) -> None:
     for variant, changes in ablation.variants.items():
         trials = [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in ablation.seeds]
         variants.append({"variant": variant, "changes": changes, **_variant(trials, ablation.novelty)})
-    write_json(ablation_file(name, results), {"variants": variants})
+    write_sealed(ablation_file(name, results), {"variants": variants})
 
 
 def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
     """The summary of one variant: its samples, and the originals, by set of tasks, over all trainings."""
     rows = []
     for trial, paths in enumerate(trials):
-        scored = read_json(paths.scores, f"rpg score --experiment {paths.experiment}", "original", "rpg")
+        scored = read_sealed(paths.scores, f"rpg score --experiment {paths.experiment}", "original", "rpg")
         for kind in ("original", "rpg"):
             for network in scored[kind]:
                 # What belongs together in one training does not in two.
@@ -40,7 +40,7 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
     # One task has one set of originals.
     known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
     tree: dict[str, Any] = {
-        "parameters": read_json(trials[0].rpg / "config.json", "rpg train", "parameters")["parameters"],
+        "parameters": read_sealed(trials[0].rpg / "config.json", "rpg train", "parameters")["parameters"],
         "sets": {},
     }
     for name in (name for name in SETS if (scores["set"] == name).any()):
@@ -52,7 +52,11 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
             "by_seed": [round(float(value), 4) for value in samples.groupby("trial")["test"].mean()],
         }
     if novelty:
-        measured = pd.concat([pd.read_csv(paths.novelty_rows) for paths in trials], ignore_index=True)
+        files = [
+            vouched(paths.novelty_rows, paths.novelty, f"rpg novelty --experiment {paths.experiment}")
+            for paths in trials
+        ]
+        measured = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
         originals = measured[measured["networks"] == "original"]
         for name, entry in tree["sets"].items():
             samples = measured[(measured["networks"] == "RPG") & (measured["set"] == name)]

@@ -10,10 +10,10 @@ from rpg.files import (
     clear,
     exclusive,
     file_entry,
-    read_json,
+    read_sealed,
     read_tensors,
     sha256,
-    write_json,
+    write_sealed,
 )
 from rpg.params import Experiment
 from rpg.tasks import load_task
@@ -31,7 +31,7 @@ def train_base(experiment: Experiment, folder: Path, data_root: str | None) -> N
         for seed in experiment.base.seeds:
             path = task.write_base(folder / f"{seed:04d}", experiment.base, task.train_base(experiment.base, seed))
             files.append(file_entry(path, folder))
-        write_json(folder / "manifest.json", {"files": files})
+        write_sealed(folder / "manifest.json", {"files": files})
 
 
 def read_base(experiment: Experiment, folder: Path, seed: int) -> StateDict | None:
@@ -42,7 +42,7 @@ def read_base(experiment: Experiment, folder: Path, seed: int) -> StateDict | No
     if not experiment.base:
         return None
     # One for each of the base's seeds, in their order.
-    entries = read_json(folder / "manifest.json", "rpg base", "files")["files"]
+    entries = read_sealed(folder / "manifest.json", "rpg base", "files")["files"]
     entry = entries[experiment.zoo.seeds.index(seed) % len(entries)]
     check_unchanged(folder / entry["file"], entry["sha256"], "trained", "`rpg base`")
     return read_tensors(folder / entry["file"])
@@ -52,5 +52,5 @@ def fingerprint(experiment: Experiment, folder: Path) -> str | None:
     """The SHA-256 of what vouches for the base networks in `folder`; None if the experiment has none."""
     if not experiment.base:
         return None
-    read_json(folder / "manifest.json", "rpg base", "files")
+    read_sealed(folder / "manifest.json", "rpg base", "files")
     return sha256(folder / "manifest.json")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rpg.base import fingerprint
 from rpg.errors import UserError
-from rpg.files import check_unchanged, exclusive, read_json, write_json
+from rpg.files import check_unchanged, exclusive, read_sealed, write_sealed
 from rpg.params import Experiment
 
 
@@ -25,7 +25,7 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
         checkpoints, names = [], []
         for shard, runs in shards.items():
             path = zoo / shard / "manifest.json"
-            manifest = read_json(path, f"rpg zoo --shard {shard}", "checkpoints", "recipe", "tensors", "base")
+            manifest = read_sealed(path, f"rpg zoo --shard {shard}", "checkpoints", "recipe", "tensors", "base")
             _check_recipe(path, manifest["recipe"], experiment.recipe(runs))
             if manifest["base"] != start:
                 raise UserError(f"{path}: trained from another base network; delete {path.parent} and train it again")
@@ -42,7 +42,7 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
                 with exclusive(folder):
                     shutil.rmtree(folder)
         checkpoints.sort(key=lambda entry: (entry["seed"], entry.get("code", ""), entry["step"]))
-        write_json(zoo / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
+        write_sealed(zoo / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
 
 
 def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
@@ -50,7 +50,7 @@ def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
     Raises UserError if one of them is missing or was changed after it was trained.
     """
-    tree = read_json(zoo / "checkpoints.json", "rpg collect", "checkpoints", "tensors")
+    tree = read_sealed(zoo / "checkpoints.json", "rpg collect", "checkpoints", "tensors")
     for entry in tree["checkpoints"]:
         check_checkpoint(zoo, entry)
     return tree["checkpoints"], tree["tensors"]

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from rpg.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# The key of a JSON artifact under which the digest of the others stands.
+SEAL = "sha256"
 
 
 @contextlib.contextmanager
@@ -47,6 +51,25 @@ def write_json(path: Path, tree: Any) -> None:
     write_text(path, json.dumps(tree, indent=2, sort_keys=True) + "\n")
 
 
+def write_sealed(path: Path, tree: dict[str, Any]) -> None:
+    """As `write_json`, with the SHA-256 of `tree` in it, by which `read_sealed` knows that nothing was changed."""
+    write_json(path, {**tree, SEAL: _digest(tree)})
+
+
+def read_sealed(path: Path, next_command: str, *keys: str) -> Any:
+    """As `read_json`, of what `write_sealed` wrote; UserError, too, if it was changed since."""
+    tree = read_json(path, next_command, *keys, SEAL)
+    if tree.pop(SEAL) != _digest(tree):
+        raise UserError(f"{path}: changed since `{next_command}` wrote it; delete it and run that again")
+    return tree
+
+
+def _digest(tree: dict[str, Any]) -> str:
+    # As it is read: JSON has no numbers for keys.
+    read = json.loads(json.dumps(tree))
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: Path, next_command: str, *keys: str) -> Any:
     """The object in `path`, which must have `keys`; otherwise UserError naming `next_command`, which makes the file."""
     try:
@@ -65,11 +88,19 @@ def write_tensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, 
 
     `metadata` may hold one entry at most: safetensors writes several in no fixed order, which would change the bytes.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     assert metadata is None or len(metadata) <= 1
     with atomic(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        try:
+            save_file(whole, temporary, metadata)
+        except SafetensorError as error:
+            # A full disk, which safetensors tells in words of its own.
+            if found := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+            raise
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
@@ -131,6 +162,13 @@ def check_unchanged(path: Path, expected_sha256: str, made: str, next_command: s
     """UserError unless `path` holds what its manifest says; `made` and `next_command` say how it came to be."""
     if not path.is_file() or sha256(path) != expected_sha256:
         raise UserError(f"{path}: missing or changed since it was {made}; run {next_command} again")
+
+
+def vouched(path: Path, by: Path, next_command: str) -> Path:
+    """`path`, if it holds what the sealed JSON `by` beside it says under `files`; UserError if it does not."""
+    entries = {by.parent / entry["file"]: entry["sha256"] for entry in read_sealed(by, next_command, "files")["files"]}
+    check_unchanged(path, entries.get(path, ""), "written", f"`{next_command}`")
+    return path
 
 
 def clear(folder: Path) -> None:

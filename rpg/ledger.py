@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rpg.errors import UserError
-from rpg.files import check_unchanged, read_json, write_text
+from rpg.files import check_unchanged, read_sealed, write_text
 from rpg.params import File, load_params
 from rpg.paths import RESULTS, Paths, ablation_file, paths_of
 from rpg.stages import TABLES, covered, dvc_yaml, stage_names
@@ -179,7 +179,7 @@ def check_artifacts(name: str) -> None:
         command = f"rpg {verb} --experiment {name}"
         try:
             entries = [
-                File(file=entry["file"], sha256=entry["sha256"]) for entry in read_json(vouching, command, key)[key]
+                File(file=entry["file"], sha256=entry["sha256"]) for entry in read_sealed(vouching, command, key)[key]
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{vouching}: not written by `{command}`; delete it and run that again") from error

@@ -27,7 +27,7 @@ import torch
 
 from rpg.baselines import formulas
 from rpg.collect import read_zoo
-from rpg.files import check_unchanged, read_json, write_json, write_text
+from rpg.files import check_unchanged, file_entry, read_sealed, write_sealed, write_text
 from rpg.geometry import Space, Zoo
 from rpg.mixing import mixtures
 from rpg.params import Experiment
@@ -89,7 +89,7 @@ class Novelty:
         )
         self.originals = [self.read("original", paths.zoo, entry, index) for index, entry in enumerate(checkpoints)]
         self.held_out = [self.read("original", paths.zoo, entry) for entry in self.store.held_out]
-        manifest = read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
+        manifest = read_sealed(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
         self.samples: list[Network] = []
         for model in dict.fromkeys(entry["model"] for entry in manifest):
             kind = "RPG" if model == "rpg" else model
@@ -295,5 +295,5 @@ def novelty_layer(experiment: Experiment, paths: Paths, data_root: str | None) -
         # A vote on a task needs several networks of it, which a set of many tasks seldom has.
         if name in ("all", "between"):
             tree["rpg"][name]["ensemble"] = novelty.ensembles(name == "between")
-    write_json(paths.novelty, tree)
+    write_sealed(paths.novelty, {**tree, "files": [file_entry(paths.novelty_rows)]})
     shutil.rmtree(novelty.kept, ignore_errors=True)

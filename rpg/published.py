@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rpg.errors import UserError
-from rpg.files import exclusive, read_tensors, write_json
+from rpg.files import exclusive, read_tensors, write_sealed
 from rpg.model.recurrent import PaperRecurrent
 from rpg.model.reference import GATE, from_published, name_here
 from rpg.model.rpg import RPG
@@ -45,7 +45,7 @@ def import_weights(experiment: Experiment, weights: Path, tokens: Path, folder: 
         shutil.rmtree(folder / "state", ignore_errors=True)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         write_model(folder, model.state_dict(), parameters, LOG_HEADER, experiment.model, experiment.diffusion, store)
-        write_json(seconds, {"seconds": 0.0, "steps": 0})
+        write_sealed(seconds, {"seconds": 0.0, "steps": 0})
 
 
 def load_published(model: RPG, published: dict[str, Tensor]) -> None:

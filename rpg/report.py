@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from rpg import figures
 from rpg.collect import read_zoo
 from rpg.errors import UserError
-from rpg.files import read_json, read_tensors, write_text
+from rpg.files import read_json, read_sealed, read_tensors, vouched, write_text
 from rpg.ledger import snakemake
 from rpg.params import OpenMMLabTask, Params
 from rpg.paths import Paths
@@ -162,14 +162,15 @@ def _pictures(params: Params, results: Path) -> Iterator[Section]:
 
 def _samples(paths: Paths) -> list[dict[str, Any]]:
     """What the manifest says of each of the experiment's samples."""
-    return read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
+    return read_sealed(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
 
 
 def _heat_map(name: str, results: Path) -> Figure:
     """The largest tensor of an experiment's first sample and of the original that is nearest to it."""
     paths = Paths(name, results)
     store = TokenStore(paths.tokens)
-    rows = pd.read_csv(paths.novelty_rows, dtype={"nearest": str, "file": str})
+    rows_file = vouched(paths.novelty_rows, paths.novelty, f"rpg novelty --experiment {name}")
+    rows = pd.read_csv(rows_file, dtype={"nearest": str, "file": str})
     ours = rows[rows["networks"] == "RPG"].iloc[0]
     names = [tensor.name for tensor in store.layout.tensors]
     sample, original = (
@@ -216,7 +217,9 @@ def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
         paths, trained = Paths(name, results), params.experiment(name).timed()
         for layer, folder in (("train", paths.rpg), ("tune", paths.tune), ("hypernetwork", paths.hypernetwork)):
             if layer in trained:
-                found[name if layer == "train" else f"{name}, {layer}"] = pd.read_csv(folder / "log.csv")
+                found[name if layer == "train" else f"{name}, {layer}"] = pd.read_csv(
+                    vouched(folder / "log.csv", folder / "config.json", f"rpg {layer} --experiment {name}")
+                )
     return found
 
 

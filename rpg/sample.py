@@ -16,7 +16,7 @@ import torch
 
 from rpg import conditions
 from rpg.device import device
-from rpg.files import clear, exclusive, file_entry, write_json
+from rpg.files import clear, exclusive, file_entry, write_sealed
 from rpg.model.rpg import RPG
 from rpg.params import Condition, Experiment, Sample
 from rpg.paths import Paths
@@ -126,5 +126,5 @@ def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) ->
                 facts = {"model": name, "set": belongs, "state": states[0], **code_entry, **mixed}
                 samples.append({**file_entry(file, paths.samples), **facts})
                 started = time.perf_counter()
-        write_json(paths.samples / "manifest.json", {"samples": samples})
-        write_json(paths.seconds("sample"), {"seconds": round(spent["rpg"] / len(wanted), 4), "count": len(wanted)})
+        write_sealed(paths.samples / "manifest.json", {"samples": samples})
+        write_sealed(paths.seconds("sample"), {"seconds": round(spent["rpg"] / len(wanted), 4), "count": len(wanted)})

@@ -19,7 +19,7 @@ from scipy.stats import bootstrap
 from rpg.baselines import formulas
 from rpg.collect import read_zoo
 from rpg.errors import UserError
-from rpg.files import check_unchanged, read_json, read_metadata, read_tensors, write_json
+from rpg.files import check_unchanged, file_entry, read_metadata, read_sealed, read_tensors, write_json, write_sealed
 from rpg.params import Experiment
 from rpg.paths import Paths
 from rpg.progress import progress
@@ -46,7 +46,7 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
     task = load_task(experiment.task, data_root)
     kept = paths.kept("score")
     checkpoints, _ = read_zoo(paths.zoo)
-    manifest = read_json(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
+    manifest = read_sealed(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
     for entry in manifest:
         check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
 
@@ -97,8 +97,9 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
         for original in originals:
             original["set"] = "all"
     of_all = {"metric": task.metric, "parameters": task.parameters}
-    write_json(paths.scores, {**of_all, **kinds, **({"references": found} if found else {})})
     write_json(paths.metrics, {**of_all, **_metrics(kinds, found)})
+    files = {"files": [file_entry(paths.metrics)]}
+    write_sealed(paths.scores, {**of_all, **kinds, **({"references": found} if found else {}), **files})
     shutil.rmtree(kept, ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from rpg.cards import card
 from rpg.data.commonsense import LIKELIHOOD, SUBTASKS
-from rpg.files import read_json, write_json, write_text
+from rpg.files import read_json, read_sealed, vouched, write_json, write_text
 from rpg.literature import PUBLISHED, SOURCES
 from rpg.params import Params
 from rpg.paths import Paths, ablation_file
@@ -106,10 +106,11 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
     """metrics.json: one entry per experiment in `run:`, its task, its own metrics.json and its novelty.json."""
 
     def entry(name: str) -> dict[str, Any]:
-        scored = read_json(
-            Paths(name, results).metrics, f"rpg score --experiment {name}", "metric", "parameters", "original", "rpg"
-        )
-        novelty = read_json(Paths(name, results).novelty, f"rpg novelty --experiment {name}", "zoo", "rpg", "baselines")
+        paths, command = Paths(name, results), f"rpg score --experiment {name}"
+        path = vouched(paths.metrics, paths.scores, command)
+        scored = read_json(path, command, "metric", "parameters", "original", "rpg")
+        novelty = read_sealed(paths.novelty, f"rpg novelty --experiment {name}", "zoo", "rpg", "baselines", "files")
+        del novelty["files"]
         # Scored on every task where the score layer did, else as measured beside the zoo.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
         return {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
@@ -127,7 +128,7 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
         }
         for name in params.experiments_to_run()
         for kind, networks in (("original", "original"), ("rpg", "RPG"))
-        for entry in read_json(Paths(name, results).scores, f"rpg score --experiment {name}", "original", "rpg")[kind]
+        for entry in read_sealed(Paths(name, results).scores, f"rpg score --experiment {name}", "original", "rpg")[kind]
     ]
     return pd.DataFrame(rows)
 
@@ -136,7 +137,8 @@ def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
     """novelty.csv: one row per measured network of every experiment, distances in units of the zoo's median."""
     frames = []
     for name in params.experiments_to_run():
-        frame = pd.read_csv(Paths(name, results).novelty_rows)
+        paths = Paths(name, results)
+        frame = pd.read_csv(vouched(paths.novelty_rows, paths.novelty, f"rpg novelty --experiment {name}"))
         unit = frame.loc[frame["networks"] == "original", "distance"].median()
         frame = frame[["networks", "set", "test"]].assign(distance=(frame["from_zoo"] / unit).round(4))
         frames.append(frame.assign(experiment=name)[["experiment", *frame.columns]])
@@ -148,7 +150,7 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
     experiments = {
         name: {
             "seconds": {
-                layer: read_json(Paths(name, results).seconds(layer), f"rpg {layer}", "seconds")["seconds"]
+                layer: read_sealed(Paths(name, results).seconds(layer), f"rpg {layer}", "seconds")["seconds"]
                 for layer in params.experiment(name).timed()
             }
         }
@@ -405,7 +407,8 @@ def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
 def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, Any]]:
     """The sections of several ablations, and what they are made of."""
     trees = {
-        name: read_json(ablation_file(name, results), f"rpg ablation --experiment {name}", "variants") for name in names
+        name: read_sealed(ablation_file(name, results), f"rpg ablation --experiment {name}", "variants")
+        for name in names
     }
     text = "".join(
         ablation(name, params.ablation(name).question, params.ablation(name).experiment, tree)

@@ -13,6 +13,7 @@ N checkpoints, L tokens per checkpoint, D token width, K tensors that become tok
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -33,10 +34,10 @@ from rpg.files import (
     check_unchanged,
     exclusive,
     file_entry,
-    read_json,
+    read_sealed,
     read_tensors,
     sha256,
-    write_json,
+    write_sealed,
     write_tensors,
 )
 from rpg.params import Tokens
@@ -262,7 +263,7 @@ class TokenStore:
     def __init__(self, folder: Path) -> None:
         """Open `folder`; UserError if layout.json or stats.safetensors is missing or was changed."""
         self.folder = folder
-        tree = read_json(folder / "layout.json", "rpg tokens", "layout", "checkpoints", "held_out", "seeds", "files")
+        tree = read_sealed(folder / "layout.json", "rpg tokens", "layout", "checkpoints", "held_out", "seeds", "files")
         self._files: dict[str, str] = {entry["file"]: entry["sha256"] for entry in tree["files"]}
         self.sha256 = sha256(folder / "layout.json")
         self.layout = Layout.from_json(tree["layout"])
@@ -363,7 +364,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         # Only adapters have a form to speak of.
         described = {key: value for key, value in asdict(layout).items() if value is not False}
         tree = {"layout": described, "checkpoints": checkpoints, "held_out": held_out, "seeds": seeds}
-        write_json(folder / "layout.json", {**tree, "files": files})
+        write_sealed(folder / "layout.json", {**tree, "files": files})
 
 
 def _check_form(path: Path, params: Tokens) -> None:
@@ -380,4 +381,7 @@ def create_safetensors(path: Path, name: str, shape: tuple[int, ...]) -> np.memm
     header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
     header += b" " * (-len(header) % 8)
     path.write_bytes(struct.pack("<Q", len(header)) + header)
+    # On a full disk this raises OSError; writing to a map of a file with holes would end the process.
+    with path.open("rb+") as file:
+        os.posix_fallocate(file.fileno(), 0, 8 + len(header) + end)
     return np.memmap(path, np.float32, "r+", offset=8 + len(header), shape=shape)

@@ -29,9 +29,9 @@ from rpg.files import (
     check_unchanged,
     exclusive,
     file_entry,
-    read_json,
+    read_sealed,
     read_tensors,
-    write_json,
+    write_sealed,
     write_tensors,
     write_text,
 )
@@ -306,7 +306,7 @@ def run_training(
         if not group.first:
             return
         write_model(folder, tensors, training.parameters, training.log, model, diffusion, store)
-        write_json(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
+        write_sealed(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
         shutil.rmtree(state.parent, ignore_errors=True)
 
 
@@ -331,7 +331,7 @@ def write_model(
         tokens=store.sha256,
         files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
     )
-    write_json(folder / "config.json", config.model_dump())
+    write_sealed(folder / "config.json", config.model_dump())
 
 
 def _run(training: Training, state: Path, fingerprint: str) -> None:
@@ -381,7 +381,7 @@ def read_config(folder: Path) -> Generator:
     """config.json in `folder`; UserError if it is missing or not whole."""
     path = folder / "config.json"
     try:
-        return Generator.model_validate_json(json.dumps(read_json(path, maker(folder))))
+        return Generator.model_validate_json(json.dumps(read_sealed(path, maker(folder))))
     except ValueError as error:
         raise UserError(f"{path}: not written by this version; run `{maker(folder)}` again") from error
 

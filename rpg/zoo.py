@@ -14,7 +14,7 @@ from typing import Any
 
 from rpg.base import fingerprint, read_base
 from rpg.errors import Diverged, UserError
-from rpg.files import check_unchanged, clear, exclusive, file_entry, read_json, write_json
+from rpg.files import check_unchanged, clear, exclusive, file_entry, read_sealed, write_sealed
 from rpg.params import Experiment, Run
 from rpg.progress import progress
 from rpg.tasks import load_task
@@ -48,13 +48,13 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         for group in progress(groups[len(done) :], "zoo", total=len(groups), done=len(done)):
             done.append(_train_group(task, experiment, group, start[group[0].seed], folder))
             if len(done) < len(groups):
-                write_json(folder / "finished.json", {**facts, "finished": done})
+                write_sealed(folder / "finished.json", {**facts, "finished": done})
         # safetensors sorts tensors by itself; tokens follow the state dict's order, so it is kept here.
         manifest = {**facts, "tensors": done[-1]["tensors"]}
         manifest["checkpoints"] = [entry for found in done for entry in found["checkpoints"]]
         if diverged := {seed: new for found in done for seed, new in found["diverged"].items()}:
             manifest["diverged"] = diverged
-        write_json(folder / "manifest.json", manifest)
+        write_sealed(folder / "manifest.json", manifest)
         (folder / "finished.json").unlink(missing_ok=True)
 
 
@@ -64,7 +64,7 @@ def _finished(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        tree = read_json(path, "rpg zoo", "finished", *facts)
+        tree = read_sealed(path, "rpg zoo", "finished", *facts)
         if {key: tree[key] for key in facts} != facts:
             return []
         for found in tree["finished"]:

@@ -27,7 +27,7 @@ from rpg.data.commonsense import ANSWER, LIKELIHOOD, SUBTASKS, Question, read_qu
 from rpg.data.facts import sentences, tokenizer, write_facts
 from rpg.device import device
 from rpg.errors import Diverged, UserError
-from rpg.files import read_json, write_json, write_tensors
+from rpg.files import read_sealed, write_sealed, write_tensors
 from rpg.params import AdapterZoo, AnyBase, AnyZoo, CommonsenseTask, LanguageBase, Run
 from rpg.paths import RESULTS
 from rpg.progress import progress
@@ -245,13 +245,13 @@ class Commonsense(Task):
     ) -> list[int]:
         """The answers to all questions, from `file` if an interrupted evaluation has put them there."""
         if file and file.is_file():
-            return read_json(file, "rpg score", "answers")["answers"]
+            return read_sealed(file, "rpg score", "answers")["answers"]
         batches = [questions[k : k + self.params.batch] for k in range(0, len(questions), self.params.batch)]
         found: list[int] = []
         for batch in progress(batches, label, total=len(batches)) if file else batches:
             found += answer(batch)
         if file:
-            write_json(file, {"answers": found})
+            write_sealed(file, {"answers": found})
         return found
 
     def _key(self, state_dict: StateDict, split: str) -> str:
