@@ -9,7 +9,7 @@ min_version("9.0")
 config.update(ask.config(config))
 validate(config, "workflow/schemas/params.schema.json")
 ask.distrust_tables(config)
-shell.prefix(ask.LARGE_PAGES)
+shell.prefix(ask.COMMAND_PREFIX)
 
 
 wildcard_constraints:

@@ -653,6 +653,18 @@ class Novelty(Block):
     ]
 
 
+class Allotment(Block):
+    """What one job of a layer is given on a cluster."""
+
+    memory_gb: Annotated[float, Field(gt=0, description="main memory at the first attempt; that of GPUs is apart")]
+    hours: Annotated[float, Field(gt=0, description="until it is stopped; what trains a model goes on in another job")]
+
+
+Layer = Literal[
+    "base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score", "novelty"
+]  # fmt: skip
+
+
 class Experiment(Block):
     """One row of the tables: a task, its zoo, and the RPG that learns from it.
 
@@ -670,6 +682,10 @@ class Experiment(Block):
     hypernetwork: Hypernetwork | None = None
     sample: Sample
     novelty: Novelty
+    cluster: Annotated[
+        dict[Layer, Allotment] | None,
+        Field(description="for layers that take more than their rules say, on a cluster; no result depends on it"),
+    ] = None
 
     @model_validator(mode="after")
     def _blocks_fit(self) -> "Experiment":

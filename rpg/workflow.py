@@ -3,9 +3,10 @@
 import ast
 import base64
 import hashlib
+import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -16,6 +17,7 @@ from snakemake.exceptions import WorkflowError
 from rpg.errors import UserError
 from rpg.needs import LAYERS, missing
 from rpg.params import (
+    Allotment,
     CommonsenseTask,
     CustomTask,
     Experiment,
@@ -44,11 +46,15 @@ CHOICES = {
 }
 # The layers that an experiment may lack: it has those whose block params.yaml gives it.
 OPTIONAL = ("base", "tune", "hypernetwork")
+# The layers that go on where another job of theirs was stopped.
+RESUMED = ("train", "tune", "hypernetwork")
 # Of this package's own files those that no result depends on: the version, and how arguments are parsed.
 _FREE = ("rpg/__init__.py", "rpg/__main__.py", "rpg/cli.py")
 
-# Before each command: glibc then takes memory in large pages, with which a training step takes 5 to 8 % less.
-LARGE_PAGES = "export GLIBC_TUNABLES=glibc.malloc.hugetlb=1; "
+# Before each command. glibc then takes memory in large pages, with which a training step takes 5 to 8 % less. And the
+# command takes the shell's place: of SIGTERM, which a cluster sends to all processes of a job, a shell would die before
+# the command has saved its state, and Snakemake with it.
+COMMAND_PREFIX = "export GLIBC_TUNABLES=glibc.malloc.hugetlb=1; exec "
 
 TOKENS = ("tokens.safetensors", "layout.json", "stats.safetensors")
 MODEL = ("model.safetensors", "config.json")
@@ -278,6 +284,44 @@ def extra(rule: str) -> Callable[[Wildcards], list[str]]:
 def _files(run: Path) -> list[Path]:
     """All files of a run's folder, or the one that it is; none if it is missing, which `rpg zoo` tells better."""
     return sorted(path for path in (run, *run.rglob("*")) if path.is_file())
+
+
+def memory(megabytes: int, together: Collection[str] = ()) -> Callable[..., int]:
+    """For the rule's `resources:`, the memory of a job in megabytes: the rule's own or that of the `cluster` block.
+
+    The second attempt gets half as much again, the third and later ones twice as much. The jobs of experiments that
+    run `together` all ask for the most that one of them needs, since a job array gets what its first job asks for.
+    """
+
+    def asked(wildcards: Wildcards, attempt: int, rulename: str) -> int:
+        found = [
+            given.memory_gb * 1000 if given else megabytes
+            for given in _allotments(rulename, {wildcards.experiment, *together})
+        ]
+        return math.ceil(max(found) * _growth(attempt))
+
+    return asked
+
+
+def runtime(minutes: int, together: Collection[str] = ()) -> Callable[..., int]:
+    """As `memory`, the time of a job in minutes; what goes on where it was stopped gets no more at later attempts."""
+
+    def asked(wildcards: Wildcards, attempt: int, rulename: str) -> int:
+        found = [
+            given.hours * 60 if given else minutes for given in _allotments(rulename, {wildcards.experiment, *together})
+        ]
+        return math.ceil(max(found) * (1 if rulename in RESUMED else _growth(attempt)))
+
+    return asked
+
+
+def _allotments(rule: str, experiments: Collection[str]) -> list[Allotment | None]:
+    clusters = [_params().experiment(name).cluster or {} for name in experiments]
+    return [cluster.get(rule) for cluster in clusters]  # type: ignore[call-overload]
+
+
+def _growth(attempt: int) -> float:
+    return (1 + min(attempt, 3)) / 2
 
 
 def seconds(config: Config) -> list[str]:

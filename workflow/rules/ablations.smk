@@ -9,6 +9,8 @@ rule ablations:
         "logs/ablations.log",
     benchmark:
         "logs/ablations.tsv"
+    # On a cluster it runs where Snakemake does: it reads a few small files and takes seconds.
+    localrule: True
     conda:
         "../../environment.yml"
     threads: 1

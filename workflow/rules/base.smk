@@ -13,8 +13,8 @@ rule base:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=ask.memory(2000),
+        runtime=ask.runtime(240),
         gpu=0,
     params:
         choices=ask.choices("base"),

@@ -14,8 +14,8 @@ rule collect:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=ask.memory(1000),
+        runtime=ask.runtime(30),
     params:
         choices=ask.choices("collect"),
     shell:

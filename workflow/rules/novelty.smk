@@ -19,8 +19,8 @@ rule novelty:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=120,
+        mem_mb=ask.memory(3000),
+        runtime=ask.runtime(120),
         gpu=0,
     params:
         choices=ask.choices("novelty"),

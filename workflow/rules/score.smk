@@ -16,8 +16,8 @@ rule score:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=ask.memory(2000),
+        runtime=ask.runtime(60),
         gpu=0,
     params:
         choices=ask.choices("score"),

@@ -15,8 +15,8 @@ rule tokens:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=ask.memory(2000),
+        runtime=ask.runtime(60),
     params:
         choices=ask.choices("tokens"),
     shell:

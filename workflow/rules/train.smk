@@ -18,8 +18,8 @@ rule train:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=240,
+        mem_mb=ask.memory(3000),
+        runtime=ask.runtime(240),
         gpu=0,
     params:
         choices=ask.choices("train"),

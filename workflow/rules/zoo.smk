@@ -13,8 +13,8 @@ rule zoo:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=ask.memory(2000, ask.experiments(config)),
+        runtime=ask.runtime(60, ask.experiments(config)),
         gpu=0,
     params:
         choices=ask.recipe,
