@@ -97,6 +97,15 @@ def test_value_out_of_range_is_named() -> None:
     assert line == "experiments.mini.sample.steps: input should be less than or equal to 1000, not 1001"
 
 
+def test_cluster_names_layers() -> None:
+    allotment = {"memory_gb": 64, "hours": 24}
+    line = fault(lambda t: mini(t).update(cluster={"training": allotment}))
+    assert line.startswith("experiments.mini.cluster.training")
+    assert "'train'" in line
+    line = fault(lambda t: mini(t).update(cluster={"train": {**allotment, "hours": 0}}))
+    assert line == "experiments.mini.cluster.train.hours: input should be greater than 0, not 0"
+
+
 @pytest.mark.parametrize("channels", [[1, 4, 4, 1], [1, 4, 6, 8, 1], [1, 4, 6, 6, 4, 1], [2, 4, 6, 4, 2]])
 def test_channels_that_the_skips_do_not_fit_are_refused(channels: list[int]) -> None:
     model = {

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from conftest import (
     PAPER,
     ROOT,
     SCENES,
+    TASKS,
     new_model,
     published,
     run_layers,
@@ -25,7 +27,9 @@ from conftest import (
     write_tree,
 )
 
-from rpg.workflow import code
+import rpg.workflow as ask
+from rpg.params import load_params
+from rpg.workflow import RESUMED, code
 
 # One experiment of each of the paper's benchmarks.
 LARGE = ["imagenet-convnext_large", "ade20k-upernet-vit_base", "coco-vitdet-vit_base", "commonsense-llama7b-dora-r64"]
@@ -265,6 +269,65 @@ def test_profile_for_gpus_gives_each_job_its_own_and_training_all(checkout: Path
     # Two shards of the zoo, sample, score and novelty.
     assert len(re.findall(r"resources: .*\bgpu=1\b", text)) == 5
     assert "--processes 0 " in run_in(checkout, "snakemake", "-n", "--printshellcmds", "results/tables.md")
+
+
+# Jobs of these read a few small files.
+LOCAL_RULES = {"tables", "ablation", "ablations", "report"}
+
+
+def test_profile_for_slurm_says_what_every_job_takes_and_where(checkout: Path) -> None:
+    write_tree(checkout, tasks=TASKS)
+    text = snakemake(checkout, "--profile", "workflow/profiles/slurm", "--dry-run", "results/tables.md")
+    found = re.findall(r"^rule (\w+):\n.*?resources: (.*?)$", text, re.M | re.S)
+    resources = {rule: dict(item.split("=", 1) for item in text.split(", ")) for rule, text in found}
+    assert resources.keys() == {*RULES, *OPTIONAL_RULES}
+    for rule in resources.keys() - LOCAL_RULES:
+        asked = resources[rule]
+        assert asked.keys() >= {"mem_mb", "runtime", "slurm_partition"}, rule
+        # The same jobs as on a machine with several GPUs.
+        gpus = yaml.safe_load((ROOT / "workflow/profiles/gpus/config.yaml").read_text())["set-resources"]
+        on_gpu = rule in gpus
+        assert asked["slurm_partition"] == ("gpu" if on_gpu else "cpu"), rule
+        assert asked.get("gpu") == ("1" if on_gpu else None), rule
+        assert ("--signal=TERM@" in asked.get("slurm_extra", "")) is (rule in RESUMED), rule
+    profile = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
+    assert profile["set-resources"].keys() <= resources.keys()
+    assert profile["slurm-array-jobs"] == "zoo"
+
+
+def test_small_rules_run_where_snakemake_does() -> None:
+    for rule in (*RULES, *OPTIONAL_RULES, *OTHER_RULES):
+        text = (ROOT / f"workflow/rules/{rule}.smk").read_text()
+        assert ("localrule: True" in text) is (rule in LOCAL_RULES), rule
+
+
+def test_later_attempts_get_more(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {"zoo": {"memory_gb": 8, "hours": 3}, "train": {"memory_gb": 0.5, "hours": 0.1}}
+    write_tree(checkout, mini=MINIATURE, large={**MINIATURE, "cluster": cluster})
+    params = load_params(checkout / "params.yaml")
+    monkeypatch.setattr(ask, "_params", lambda: params)
+
+    def asked(experiment: str, rule: str, together: tuple[str, ...] = ()) -> list[tuple[int, int]]:
+        mini = SimpleNamespace(experiment=experiment)
+        return [
+            (ask.memory(2000, together)(mini, attempt, rule), ask.runtime(15, together)(mini, attempt, rule))
+            for attempt in (1, 2, 3, 4)
+        ]
+
+    assert asked("mini", "zoo") == [(2000, 15), (3000, 23), (4000, 30), (4000, 30)]
+    assert asked("large", "zoo") == [(8000, 180), (12000, 270), (16000, 360), (16000, 360)]
+    # A training goes on where it was stopped.
+    assert asked("large", "train") == [(500, 6), (750, 6), (1000, 6), (1000, 6)]
+    assert asked("large", "score") == asked("mini", "score")
+    # The jobs of an array get what the first of them asks for.
+    assert asked("mini", "zoo", ("mini", "large")) == asked("large", "zoo")
+
+
+def test_what_jobs_take_on_a_cluster_makes_nothing_anew(checkout: Path, finished: Path) -> None:
+    take_as_finished(checkout, finished)
+    write_tree(checkout, mini={**MINIATURE, "cluster": {"train": {"memory_gb": 64, "hours": 24}}})
+    assert planned(checkout) == {}
+    assert "mem_mb=64000, mem=64 GB" in snakemake(checkout, "--dry-run", "--forceall", "results/tables.md")
 
 
 def test_shipped_experiments_plan_every_layer() -> None:
