@@ -207,7 +207,11 @@ def test_a_training_is_told_to_end_and_ends_by_itself(logs: Path, tmp_path: Path
         return [line.split() for line in events.read_text().splitlines()] if events.exists() else []
 
     with Run(checkout, "results/mini/rpg/model.safetensors") as run:
-        for count, stop in ((1, None), (3, "scancel {job}"), (5, "sbatch --partition=urgent --exclusive --wrap=true")):
+        for count, stop in (
+            (1, None),
+            (3, "scancel {job}"),
+            (5, "sbatch --partition=urgent --exclusive --output=/dev/null --wrap=true"),
+        ):
             run.wait(lambda count=count: len(happened()) == count)
             job = happened()[-1][1]
             if stop:

@@ -271,6 +271,13 @@ def test_profile_for_gpus_gives_each_job_its_own_and_training_all(checkout: Path
     assert "--processes 0 " in run_in(checkout, "snakemake", "-n", "--printshellcmds", "results/tables.md")
 
 
+def test_the_command_takes_the_place_of_its_shell() -> None:
+    """Or a signal to all processes of a job would kill the shell, and Snakemake would not wait for the command."""
+    script = f"echo $$; {ask.COMMAND_PREFIX} python -c 'import os; print(os.getpid(), os.environ[\"GLIBC_TUNABLES\"])'"
+    shell, command = run_in(ROOT, "bash", "-c", script).splitlines()
+    assert command == f"{shell} glibc.malloc.hugetlb=1"
+
+
 # Jobs of these read a few small files.
 LOCAL_RULES = {"tables", "ablation", "ablations", "report"}
 
