@@ -1,4 +1,4 @@
-"""SLURM on this machine, from Debian's packages and without systemd: one node, two GPUs that are none, two partitions.
+"""SLURM on this machine, from Debian's packages and without systemd: one node, with two GPUs that are none.
 
 `python tests/workflow/cluster.py FOLDER` starts it and stops it at Ctrl-C; meanwhile `sbatch` and a Snakemake with
 `--profile workflow/profiles/slurm` find it.
@@ -55,14 +55,15 @@ PreemptMode=REQUEUE
 ReturnToService=2
 KillWait=15
 SchedulerParameters=sched_min_interval=0,bf_interval=2
-GresTypes=gpu
-NodeName={node} NodeAddr={address} CPUs=32 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
-PartitionName=gpu Nodes={node} PriorityTier=1 Default=YES
-PartitionName=cpu Nodes={node} PriorityTier=1
-# Its jobs take the place of others.
+GresTypes=gpu,seat
+NodeName={node} NodeAddr={address} CPUs=32 RealMemory=64000 Gres=gpu:2,seat:1 State=UNKNOWN
+PartitionName=gpu Nodes={node} PriorityTier=1 PreemptMode=OFF Default=YES
+PartitionName=cpu Nodes={node} PriorityTier=1 PreemptMode=OFF
+# A job of the second takes the seat of one in the first.
+PartitionName=spare Nodes={node} PriorityTier=1
 PartitionName=urgent Nodes={node} PriorityTier=2
 """
-GPUS = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n"
+GENERIC = "Name=gpu File=/dev/null\nName=gpu File=/dev/zero\nName=seat Count=1\n"
 
 
 def install() -> str | None:
@@ -94,7 +95,7 @@ def cluster(folder: Path) -> Iterator[None]:
     # munged wants a folder that no one else can write to.
     folder.chmod(0o755)
     config = CONFIG.format(folder=folder, node=node, address="127.0.0.1", ports=_free_ports(2))
-    for name, text in (("slurm.conf", config), ("gres.conf", GPUS)):
+    for name, text in (("slurm.conf", config), ("gres.conf", GENERIC)):
         (folder / name).write_text(text)
         (SYSTEM_CONFIG / name).unlink(missing_ok=True)
         (SYSTEM_CONFIG / name).symlink_to(folder / name)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +143,60 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_jobs_that_are_stopped_come_back_and_artifacts_are_those_of_a_local_run(logs: Path, tmp_path: Path) -> None:
-    checkout, local = make_checkout(tmp_path / "cluster"), tmp_path / "local"
+def trainings_are_told_to_end(checkout: Path, logs: Path) -> None:
+    """A training ends by itself before its time is over, at scancel, and for a job that takes its place.
+
+    In `checkout` everything is finished; all trainings are one job, which comes back after each of them.
+    """
+    # A job of a minute is told up to a minute before that second.
+    profile = yaml.safe_load((checkout / PROFILE / "config.yaml").read_text())
+    extra = profile["set-resources"]["train"]["slurm_extra"].replace("@120", "@1")
+    profile["set-resources"]["train"] = {"slurm_partition": "spare", "gres": "seat:1", "slurm_extra": extra}
+    (checkout / PROFILE / "config.yaml").write_text(yaml.safe_dump(profile))
+    snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/tables.md")
+    shutil.rmtree(checkout / "results/mini/rpg")
+    (checkout / "rpg/__main__.py").write_text(PATIENT)
+    events = checkout / "events.txt"
+
+    def happened() -> list[list[str]]:
+        return [line.split() for line in events.read_text().splitlines()] if events.exists() else []
+
+    with Run(checkout, "results/mini/rpg/model.safetensors") as run:
+        for count, stop in (
+            (1, None),
+            (3, "scancel {job}"),
+            (5, "sbatch --partition=urgent --gres=seat:1 --mem=100 --output=/dev/null --wrap=true"),
+        ):
+            run.wait(lambda count=count: len(happened()) == count)
+            job = happened()[-1][1]
+            if stop:
+                slurm(*stop.format(job=job).split())
+            run.wait(lambda count=count: len(happened()) == count + 1)
+            assert happened()[-1] == ["saved", job]
+        run.wait(lambda: len(happened()) == 7)
+        (checkout / "finish").touch()
+        # Not when Snakemake has ended: it looks for jobs' ends the more rarely the longer none has ended well.
+        run.wait((checkout / "results/mini/rpg/log.csv").exists)
+        text = run.log.read_text()
+    started = [job for event, job in happened() if event == "started"]
+    # Snakemake's retries after the first two; SLURM itself puts the third back in the queue.
+    assert len(set(started)) == 3
+    assert started[2] == started[3]
+    assert f"SLURM-job '{started[0]}' failed, SLURM status is: 'FAILED'" in text
+    assert f"SLURM-job '{started[1]}' failed, SLURM status is: 'CANCELLED'" in text
+    assert f"preempted JobId={started[2]} has been requeued" in (logs / "slurmctld.log").read_text()
+
+
+def test_jobs_that_are_stopped_come_back_and_artifacts_are_those_of_a_local_run(
+    logs: Path, tmp_path: Path, finished: Path
+) -> None:
+    checkout, local, told = make_checkout(tmp_path / "cluster"), tmp_path / "local", make_checkout(tmp_path / "told")
     local.mkdir()
+    write_tree(told, mini={**MINIATURE, "cluster": {"train": {"memory_gb": 2, "hours": 1 / 60}}})
+    shutil.copytree(finished / "results", told / "results")
     for folder in (checkout, local):
         write_tree(folder, **shrunk())
-    with Run(checkout, "results/tables.md") as run:
+    with Run(checkout, "results/tables.md") as run, ThreadPoolExecutor() as beside:
         # All shards of both experiments are one array; with two GPUs, two of its tasks run at once.
         tasks = run.wait(lambda: slurm("squeue", "--array", "--noheader", "--format=%F_%K %T %P").splitlines())
         assert len(tasks) == 4, tasks
@@ -163,6 +212,7 @@ def test_jobs_that_are_stopped_come_back_and_artifacts_are_those_of_a_local_run(
         assert set(waiting) == {"PD"}
         assert 2 <= len(waiting) < 4
         slurm("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        endings = beside.submit(trainings_are_told_to_end, told, logs)
         # A job that hangs is stopped when its time is over.
         hanging = run.wait(lambda: command_of("collect", "digits-resnet", checkout))
         os.kill(hanging, signal.SIGSTOP)
@@ -175,6 +225,7 @@ def test_jobs_that_are_stopped_come_back_and_artifacts_are_those_of_a_local_run(
         run_layers(local, *RULES[:-1], experiment="digits-resnet")
         run_layers(local, *RULES, experiment="digits-vit")
         text = run.finish(400)
+        endings.result()
     assert re.search(r"Submitted array job with Snakemake IDs [\d,]+ and SLURM job ID " + array, text)
     assert f"SLURM-job '{collect}' failed, SLURM status is: 'TIMEOUT'" in text
     assert f"SLURM-job '{train}' failed, SLURM status is: 'CANCELLED'" in text
@@ -186,45 +237,3 @@ def test_jobs_that_are_stopped_come_back_and_artifacts_are_those_of_a_local_run(
     assert "localrule tables:" in text
     assert files(checkout) == files(local)
     assert "Nothing to be done" in snakemake(checkout, "--cores", "1", "results/tables.md")
-
-
-def test_a_training_is_told_to_end_and_ends_by_itself(logs: Path, tmp_path: Path, finished: Path) -> None:
-    """Before its time is over, by scancel, and by a job that takes its place."""
-    checkout = make_checkout(tmp_path)
-    # The signal comes up to a minute before that second.
-    write_tree(checkout, mini={**MINIATURE, "cluster": {"train": {"memory_gb": 2, "hours": 1 / 60}}})
-    profile = yaml.safe_load((checkout / PROFILE / "config.yaml").read_text())
-    extra = profile["set-resources"]["train"]["slurm_extra"]
-    profile["set-resources"]["train"]["slurm_extra"] = extra.replace("@120", "@1")
-    (checkout / PROFILE / "config.yaml").write_text(yaml.safe_dump(profile))
-    shutil.copytree(finished / "results", checkout / "results")
-    snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/tables.md")
-    shutil.rmtree(checkout / "results/mini/rpg")
-    (checkout / "rpg/__main__.py").write_text(PATIENT)
-    events = checkout / "events.txt"
-
-    def happened() -> list[list[str]]:
-        return [line.split() for line in events.read_text().splitlines()] if events.exists() else []
-
-    with Run(checkout, "results/mini/rpg/model.safetensors") as run:
-        for count, stop in (
-            (1, None),
-            (3, "scancel {job}"),
-            (5, "sbatch --partition=urgent --exclusive --output=/dev/null --wrap=true"),
-        ):
-            run.wait(lambda count=count: len(happened()) == count)
-            job = happened()[-1][1]
-            if stop:
-                slurm(*stop.format(job=job).split())
-            run.wait(lambda count=count: len(happened()) == count + 1)
-            assert happened()[-1] == ["saved", job]
-        run.wait(lambda: len(happened()) == 7)
-        (checkout / "finish").touch()
-        text = run.finish(120)
-    started = [job for event, job in happened() if event == "started"]
-    # Snakemake's retries after the first two; SLURM itself puts the third back in the queue.
-    assert len(set(started)) == 3
-    assert started[2] == started[3]
-    assert f"SLURM-job '{started[0]}' failed, SLURM status is: 'FAILED'" in text
-    assert f"SLURM-job '{started[1]}' failed, SLURM status is: 'CANCELLED'" in text
-    assert f"preempted JobId={started[2]} has been requeued" in (logs / "slurmctld.log").read_text()
