@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rpg.files import read_sealed, vouched, write_sealed
+from rpg.forms import ParameterCount, Scores
 from rpg.novelty import apart, verdict
 from rpg.params import Params
 from rpg.paths import Paths, ablation_file, paths_of
@@ -30,7 +31,7 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
     """The summary of one variant: its samples, and the originals, by set of tasks, over all trainings."""
     rows = []
     for trial, paths in enumerate(trials):
-        scored = read_sealed(paths.scores, f"rpg score --experiment {paths.experiment}", "original", "rpg")
+        scored = read_sealed(paths.scores, f"rpg score --experiment {paths.experiment}", Scores)
         for kind in ("original", "rpg"):
             for network in scored[kind]:
                 # What belongs together in one training does not in two.
@@ -40,7 +41,7 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
     # One task has one set of originals.
     known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
     tree: dict[str, Any] = {
-        "parameters": read_sealed(trials[0].rpg / "config.json", "rpg train", "parameters")["parameters"],
+        "parameters": read_sealed(trials[0].rpg / "config.json", "rpg train", ParameterCount)["parameters"],
         "sets": {},
     }
     for name in (name for name in SETS if (scores["set"] == name).any()):

@@ -15,6 +15,7 @@ from rpg.files import (
     sha256,
     write_sealed,
 )
+from rpg.forms import Files
 from rpg.params import Experiment
 from rpg.tasks import load_task
 from rpg.tasks.stack import StateDict
@@ -42,9 +43,9 @@ def read_base(experiment: Experiment, folder: Path, seed: int) -> StateDict | No
     if not experiment.base:
         return None
     # One for each of the base's seeds, in their order.
-    entries = read_sealed(folder / "manifest.json", "rpg base", "files")["files"]
+    entries = read_sealed(folder / "manifest.json", "rpg base", Files)["files"]
     entry = entries[experiment.zoo.seeds.index(seed) % len(entries)]
-    check_unchanged(folder / entry["file"], entry["sha256"], "trained", "`rpg base`")
+    check_unchanged(folder, entry["file"], entry["sha256"], "trained", "`rpg base`")
     return read_tensors(folder / entry["file"])
 
 
@@ -52,5 +53,5 @@ def fingerprint(experiment: Experiment, folder: Path) -> str | None:
     """The SHA-256 of what vouches for the base networks in `folder`; None if the experiment has none."""
     if not experiment.base:
         return None
-    read_sealed(folder / "manifest.json", "rpg base", "files")
+    read_sealed(folder / "manifest.json", "rpg base", Files)
     return sha256(folder / "manifest.json")

@@ -10,6 +10,7 @@ from typing import Any
 from rpg.base import fingerprint
 from rpg.errors import UserError
 from rpg.files import check_unchanged, exclusive, read_sealed, write_sealed
+from rpg.forms import Checkpoints, Shard
 from rpg.params import Experiment
 
 
@@ -25,7 +26,7 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
         checkpoints, names = [], []
         for shard, runs in shards.items():
             path = zoo / shard / "manifest.json"
-            manifest = read_sealed(path, f"rpg zoo --shard {shard}", "checkpoints", "recipe", "tensors", "base")
+            manifest = read_sealed(path, f"rpg zoo --shard {shard}", Shard)
             _check_recipe(path, manifest["recipe"], experiment.recipe(runs))
             if manifest["base"] != start:
                 raise UserError(f"{path}: trained from another base network; delete {path.parent} and train it again")
@@ -50,7 +51,7 @@ def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
     Raises UserError if one of them is missing or was changed after it was trained.
     """
-    tree = read_sealed(zoo / "checkpoints.json", "rpg collect", "checkpoints", "tensors")
+    tree = read_sealed(zoo / "checkpoints.json", "rpg collect", Checkpoints)
     for entry in tree["checkpoints"]:
         check_checkpoint(zoo, entry)
     return tree["checkpoints"], tree["tensors"]
@@ -59,7 +60,7 @@ def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
 def check_checkpoint(zoo: Path, entry: dict[str, Any]) -> None:
     """UserError unless the checkpoint file of `entry` holds what it held when it was trained."""
     shard = Path(entry["file"]).parent
-    check_unchanged(zoo / entry["file"], entry["sha256"], "trained", f"`rpg zoo --shard {shard}`")
+    check_unchanged(zoo, entry["file"], entry["sha256"], "trained", f"`rpg zoo --shard {shard}`")
 
 
 def _check_recipe(path: Path, trained: Any, wanted: Any) -> None:

@@ -18,6 +18,8 @@ from rpg.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rpg.forms import Form
+
 # The key of a JSON artifact under which the digest of the others stands.
 SEAL = "sha256"
 
@@ -56,10 +58,10 @@ def write_sealed(path: Path, tree: dict[str, Any]) -> None:
     write_json(path, {**tree, SEAL: _digest(tree)})
 
 
-def read_sealed(path: Path, next_command: str, *keys: str) -> Any:
+def read_sealed(path: Path, next_command: str, form: "type[Form] | None" = None) -> Any:
     """As `read_json`, of what `write_sealed` wrote; UserError, too, if it was changed since."""
-    tree = read_json(path, next_command, *keys, SEAL)
-    if tree.pop(SEAL) != _digest(tree):
+    tree = read_json(path, next_command, form)
+    if tree.pop(SEAL, None) != _digest(tree):
         raise UserError(f"{path}: changed since `{next_command}` wrote it; delete it and run that again")
     return tree
 
@@ -70,16 +72,28 @@ def _digest(tree: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
-def read_json(path: Path, next_command: str, *keys: str) -> Any:
-    """The object in `path`, which must have `keys`; otherwise UserError naming `next_command`, which makes the file."""
+def read_json(path: Path, next_command: str, form: "type[Form] | None" = None) -> Any:
+    """The object in `path`, which must hold what `form` says.
+
+    Otherwise UserError, which names `next_command`, the one that makes the file.
+    """
+    from pydantic import ValidationError
+
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; make it with `{next_command}`") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run `{next_command}`") from error
-    if not isinstance(tree, dict) or not all(key in tree for key in keys):
-        raise UserError(f"{path}: not written by `{next_command}`; delete it and run that again")
+    why = "" if isinstance(tree, dict) else "no object"
+    if form and not why:
+        try:
+            form.model_validate(tree)
+        except ValidationError as error:
+            fault = error.errors(include_input=False, include_url=False)[0]
+            why = f"{'.'.join(map(str, fault['loc'][:6]))[:100]}: {fault['msg']}"
+    if why:
+        raise UserError(f"{path}: not written by `{next_command}` ({why}); delete it and run that again")
     return tree
 
 
@@ -107,33 +121,50 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
     """The state dict in `path` (.safetensors, .pth, .pt or .bin), on the CPU, in the file's order.
 
     A pickle is read with `weights_only=True`, so it can hold tensors and nothing that runs. Raises UserError if the
-    file is missing, truncated, holds code, or holds something else than named tensors.
+    file is missing, truncated, holds code, or holds something else than named tensors of plain numbers.
     """
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
+            tree = load_file(path)
+        except Exception as error:
+            # safetensors has an error of its own, and torch's for kinds of numbers that torch lacks.
             raise UserError(f"{path}: not a whole safetensors file ({error}); make or fetch it again") from error
-    if path.suffix not in (".pth", ".pt", ".bin"):
+    elif path.suffix in (".pth", ".pt", ".bin"):
+        try:
+            tree = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # torch raises half a dozen types here; all of them mean that the file is not plain weights.
+            why = "refused, it is truncated or holds more than weights; save a state dict"
+            raise UserError(f"{path}: {why}") from error
+    else:
         raise UserError(f"{path}: unknown kind of checkpoint; known: .safetensors .pth .pt .bin")
-    try:
-        tree = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch raises half a dozen types here; all of them mean that the file is not plain weights.
-        raise UserError(f"{path}: refused, it is truncated or holds more than weights; save a state dict") from error
     if not isinstance(tree, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tree.items()
     ):
         # Which of the weights in a training's whole state are meant, its owner knows.
         holds = f", but {', '.join(map(str, tree))[:60]}" if isinstance(tree, dict) else ""
         raise UserError(f"{path}: not a state dict (names to tensors){holds}; save `model.state_dict()` alone")
+    for name, tensor in tree.items():
+        if fault := _unlike_weights(tensor, path.stat().st_size):
+            raise UserError(f"{path}: tensor '{name}' {fault}; save plain numbers of 16, 32 or 64 bits")
     return tree
+
+
+def _unlike_weights(tensor: "Tensor", file_bytes: int) -> str | None:
+    """Why a tensor of a file of so many bytes is nothing to be computed with; None if it is."""
+    import torch
+
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        return "is sparse, quantised or without numbers"
+    if tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() < 2):
+        return f"is {str(tensor.dtype).removeprefix('torch.')}"
+    # One number may stand for all of a tensor.
+    return "is larger than its file" if tensor.numel() * tensor.element_size() > file_bytes else None
 
 
 def read_metadata(path: Path, key: str) -> str | None:
@@ -158,16 +189,24 @@ def file_entry(path: Path, folder: Path | None = None) -> dict[str, str]:
     return {"file": path.relative_to(folder or path.parent).as_posix(), "sha256": sha256(path)}
 
 
-def check_unchanged(path: Path, expected_sha256: str, made: str, next_command: str) -> None:
-    """UserError unless `path` holds what its manifest says; `made` and `next_command` say how it came to be."""
+def check_unchanged(folder: Path, file: str, expected_sha256: str, made: str, next_command: str) -> None:
+    """UserError unless `file` in `folder` holds what its manifest says.
+
+    `made` and `next_command` say how it came to be. What leads out of the folder, by name or as a link, is not read.
+    """
+    path = folder / file
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise UserError(f"{path}: leads out of {folder}; run {next_command} again")
     if not path.is_file() or sha256(path) != expected_sha256:
         raise UserError(f"{path}: missing or changed since it was {made}; run {next_command} again")
 
 
 def vouched(path: Path, by: Path, next_command: str) -> Path:
     """`path`, if it holds what the sealed JSON `by` beside it says under `files`; UserError if it does not."""
-    entries = {by.parent / entry["file"]: entry["sha256"] for entry in read_sealed(by, next_command, "files")["files"]}
-    check_unchanged(path, entries.get(path, ""), "written", f"`{next_command}`")
+    from rpg.forms import Files
+
+    entries = {entry["file"]: entry["sha256"] for entry in read_sealed(by, next_command, Files)["files"]}
+    check_unchanged(by.parent, path.name, entries.get(path.name, ""), "written", f"`{next_command}`")
     return path
 
 
@@ -177,7 +216,9 @@ def clear(folder: Path) -> None:
         stranger.unlink(missing_ok=True)
     # A network that is a folder of its own.
     for stranger in folder.iterdir():
-        if stranger.is_dir():
+        if stranger.is_symlink():
+            stranger.unlink()
+        elif stranger.is_dir():
             shutil.rmtree(stranger)
 
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from rpg.errors import UserError
 from rpg.files import check_unchanged, read_sealed, write_text
-from rpg.params import File, load_params
+from rpg.forms import Checkpoints, Files, Form, Samples
+from rpg.params import load_params
 from rpg.paths import RESULTS, Paths, ablation_file, paths_of
 from rpg.stages import TABLES, covered, dvc_yaml, stage_names
 
@@ -164,29 +165,24 @@ def check_artifacts(name: str) -> None:
             check_artifacts(trial)
         return
     paths, experiment = paths_of(params, name), params.experiment(name)
-    vouchers = [
-        (paths.zoo / "checkpoints.json", "checkpoints", "zoo"),
-        (paths.tokens / "layout.json", "files", "tokens"),
-        (paths.rpg / "config.json", "files", "train"),
-        (paths.samples / "manifest.json", "samples", "sample"),
+    vouchers: list[tuple[Path, str, type[Form], str]] = [
+        (paths.zoo / "checkpoints.json", "checkpoints", Checkpoints, "zoo"),
+        (paths.tokens / "layout.json", "files", Files, "tokens"),
+        (paths.rpg / "config.json", "files", Files, "train"),
+        (paths.samples / "manifest.json", "samples", Samples, "sample"),
     ]
     vouchers += [
-        (getattr(paths, layer) / vouching, "files", layer)
+        (getattr(paths, layer) / vouching, "files", Files, layer)
         for layer, vouching in (("base", "manifest.json"), ("tune", "config.json"), ("hypernetwork", "config.json"))
         if getattr(experiment, layer)
     ]
-    for vouching, key, verb in vouchers:
+    for vouching, key, form, verb in vouchers:
         command = f"rpg {verb} --experiment {name}"
-        try:
-            entries = [
-                File(file=entry["file"], sha256=entry["sha256"]) for entry in read_sealed(vouching, command, key)[key]
-            ]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{vouching}: not written by `{command}`; delete it and run that again") from error
+        entries = read_sealed(vouching, command, form)[key]
         for entry in entries:
-            check_unchanged(vouching.parent / entry.file, entry.sha256, "made", f"`{command}`")
+            check_unchanged(vouching.parent, entry["file"], entry["sha256"], "made", f"`{command}`")
         # rpg/state/ is no artifact: what a killed training goes on from.
-        known = {vouching.parent / file for file in ("state/state.safetensors", *(entry.file for entry in entries))}
+        known = {vouching.parent / file for file in ("state/state.safetensors", *(entry["file"] for entry in entries))}
         for path in vouching.parent.rglob("*.safetensors"):
             if path not in known:
                 raise UserError(f"{path}: no file of this experiment; delete it")

@@ -27,13 +27,13 @@ import torch
 
 from rpg.baselines import formulas
 from rpg.collect import read_zoo
-from rpg.files import check_unchanged, file_entry, read_sealed, write_sealed, write_text
+from rpg.files import check_unchanged, file_entry, write_sealed, write_text
 from rpg.geometry import Space, Zoo
 from rpg.mixing import mixtures
 from rpg.params import Experiment
 from rpg.paths import Paths
 from rpg.progress import progress
-from rpg.score import summary
+from rpg.score import read_samples, summary
 from rpg.symmetry import groups
 from rpg.tasks import load_task
 from rpg.tasks.stack import unstack
@@ -89,7 +89,7 @@ class Novelty:
         )
         self.originals = [self.read("original", paths.zoo, entry, index) for index, entry in enumerate(checkpoints)]
         self.held_out = [self.read("original", paths.zoo, entry) for entry in self.store.held_out]
-        manifest = read_sealed(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
+        manifest = read_samples(paths.samples, len(self.store.seeds))
         self.samples: list[Network] = []
         for model in dict.fromkeys(entry["model"] for entry in manifest):
             kind = "RPG" if model == "rpg" else model
@@ -98,7 +98,7 @@ class Novelty:
                 if entry["model"] == model:
                     by_set.setdefault(entry["set"], []).append(entry)
             for entry in [entry for entries in by_set.values() for entry in self.draw(entries, len(by_set))]:
-                check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
+                check_unchanged(paths.samples, entry["file"], entry["sha256"], "sampled", "`rpg sample`")
                 self.samples.append(self.read(kind, paths.samples, entry))
         self.ours = [sample for sample in self.samples if sample.kind == "RPG"]
 
@@ -110,7 +110,9 @@ class Novelty:
 
     def read(self, kind: str, folder: Path, entry: dict[str, Any], index: int | None = None) -> Network:
         """The network in a file of the zoo or of the samples."""
-        state_dict = read_checkpoint(folder / entry["file"], self.names)
+        path = folder / entry["file"]
+        state_dict = read_checkpoint(path, self.names)
+        self.store.layout.check(state_dict, path, "`rpg zoo`" if kind == "original" else "`rpg train` and `rpg sample`")
         if index is None:
             point_P = self.space.point(tokenise(state_dict, self.store.layout, self.store.stats))
         else:

@@ -18,10 +18,12 @@ from matplotlib.figure import Figure
 from rpg import figures
 from rpg.collect import read_zoo
 from rpg.errors import UserError
-from rpg.files import read_json, read_sealed, read_tensors, vouched, write_text
+from rpg.files import read_json, read_tensors, vouched, write_text
+from rpg.forms import Experiments
 from rpg.ledger import snakemake
 from rpg.params import OpenMMLabTask, Params
 from rpg.paths import Paths
+from rpg.score import read_samples
 from rpg.stages import TABLES
 from rpg.tables import labelled, measured
 from rpg.tasks import load_task
@@ -64,7 +66,7 @@ def write_report(params: Params, results: Path) -> None:
 
     Raises UserError if one of them is missing.
     """
-    metrics = read_json(results / "metrics.json", "rpg tables", "experiments")["experiments"]
+    metrics = read_json(results / "metrics.json", "rpg tables", Experiments)["experiments"]
     sections = [
         Section("Tables", tables=[_html(results / "tables.md", "rpg tables")]),
         *_ablations(results),
@@ -162,7 +164,7 @@ def _pictures(params: Params, results: Path) -> Iterator[Section]:
 
 def _samples(paths: Paths) -> list[dict[str, Any]]:
     """What the manifest says of each of the experiment's samples."""
-    return read_sealed(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
+    return read_samples(paths.samples, len({entry["seed"] for entry in read_zoo(paths.zoo)[0]}))
 
 
 def _heat_map(name: str, results: Path) -> Figure:

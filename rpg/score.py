@@ -20,6 +20,7 @@ from rpg.baselines import formulas
 from rpg.collect import read_zoo
 from rpg.errors import UserError
 from rpg.files import check_unchanged, file_entry, read_metadata, read_sealed, read_tensors, write_json, write_sealed
+from rpg.forms import Samples
 from rpg.params import Experiment
 from rpg.paths import Paths
 from rpg.progress import progress
@@ -46,9 +47,11 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
     task = load_task(experiment.task, data_root)
     kept = paths.kept("score")
     checkpoints, _ = read_zoo(paths.zoo)
-    manifest = read_sealed(paths.samples / "manifest.json", "rpg sample", "samples")["samples"]
+    manifest = read_samples(paths.samples, len({entry["seed"] for entry in checkpoints}))
     for entry in manifest:
-        check_unchanged(paths.samples / entry["file"], entry["sha256"], "sampled", "`rpg sample`")
+        check_unchanged(paths.samples, entry["file"], entry["sha256"], "sampled", "`rpg sample`")
+    if ("code" in manifest[0]) != ("code" in checkpoints[0]):
+        raise UserError(f"{paths.samples}: task codes in the samples or in the zoo alone; run `rpg sample` again")
 
     def score(networks: Iterator[Network], count: int) -> list[dict[str, Any]]:
         found = []
@@ -101,6 +104,16 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
     files = {"files": [file_entry(paths.metrics)]}
     write_sealed(paths.scores, {**of_all, **kinds, **({"references": found} if found else {}), **files})
     shutil.rmtree(kept, ignore_errors=True)
+
+
+def read_samples(folder: Path, states: int) -> list[dict[str, Any]]:
+    """What the manifest in `folder` says of each sample of a zoo with so many states; UserError if it can't."""
+    manifest = folder / "manifest.json"
+    entries = read_sealed(manifest, "rpg sample", Samples)["samples"]
+    for entry in entries:
+        if max([entry["state"], *entry.get("between", [])]) >= states:
+            raise UserError(f"{manifest}: {entry['file']} is of no state of the zoo; run `rpg sample` again")
+    return entries
 
 
 def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> None:

@@ -13,6 +13,7 @@ import pandas as pd
 from rpg.cards import card
 from rpg.data.commonsense import LIKELIHOOD, SUBTASKS
 from rpg.files import read_json, read_sealed, vouched, write_json, write_text
+from rpg.forms import Ablation, Metrics, Novelty, Scores, Seconds
 from rpg.literature import PUBLISHED, SOURCES
 from rpg.params import Params
 from rpg.paths import Paths, ablation_file
@@ -107,9 +108,8 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
 
     def entry(name: str) -> dict[str, Any]:
         paths, command = Paths(name, results), f"rpg score --experiment {name}"
-        path = vouched(paths.metrics, paths.scores, command)
-        scored = read_json(path, command, "metric", "parameters", "original", "rpg")
-        novelty = read_sealed(paths.novelty, f"rpg novelty --experiment {name}", "zoo", "rpg", "baselines", "files")
+        scored = read_json(vouched(paths.metrics, paths.scores, command), command, Metrics)
+        novelty = read_sealed(paths.novelty, f"rpg novelty --experiment {name}", Novelty)
         del novelty["files"]
         # Scored on every task where the score layer did, else as measured beside the zoo.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
@@ -128,7 +128,7 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
         }
         for name in params.experiments_to_run()
         for kind, networks in (("original", "original"), ("rpg", "RPG"))
-        for entry in read_sealed(Paths(name, results).scores, f"rpg score --experiment {name}", "original", "rpg")[kind]
+        for entry in read_sealed(Paths(name, results).scores, f"rpg score --experiment {name}", Scores)[kind]
     ]
     return pd.DataFrame(rows)
 
@@ -150,7 +150,7 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
     experiments = {
         name: {
             "seconds": {
-                layer: read_sealed(Paths(name, results).seconds(layer), f"rpg {layer}", "seconds")["seconds"]
+                layer: read_sealed(Paths(name, results).seconds(layer), f"rpg {layer}", Seconds)["seconds"]
                 for layer in params.experiment(name).timed()
             }
         }
@@ -407,8 +407,7 @@ def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
 def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, Any]]:
     """The sections of several ablations, and what they are made of."""
     trees = {
-        name: read_sealed(ablation_file(name, results), f"rpg ablation --experiment {name}", "variants")
-        for name in names
+        name: read_sealed(ablation_file(name, results), f"rpg ablation --experiment {name}", Ablation) for name in names
     }
     text = "".join(
         ablation(name, params.ablation(name).question, params.ablation(name).experiment, tree)

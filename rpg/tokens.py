@@ -40,6 +40,7 @@ from rpg.files import (
     write_sealed,
     write_tensors,
 )
+from rpg.forms import TokenLayout
 from rpg.params import Tokens
 
 VARIANCE_SHIFT = 0.05
@@ -136,8 +137,8 @@ class Layout:
             padding_LD[tensor.first : tensor.first + tensor.tokens].view(-1)[math.prod(tensor.shape) :] = True
         return padding_LD
 
-    def check(self, state_dict: dict[str, Tensor], file: Path | str) -> None:
-        """UserError naming `file` and the tensor if `state_dict` has another structure, or a NaN or Inf."""
+    def check(self, state_dict: dict[str, Tensor], file: Path | str, remedy: str) -> None:
+        """UserError naming `file`, tensor and `remedy` if `state_dict` has another structure, or a NaN or Inf."""
         expected = {tensor.name: tensor for tensor in self.tensors}
         for name in state_dict:
             if name not in expected:
@@ -152,9 +153,9 @@ class Layout:
             if dtype != tensor.dtype:
                 raise UserError(f"{file}: tensor '{name}' is {dtype}, not {tensor.dtype} as in the other checkpoints")
             if tensor.is_variance and (found < 0).any():
-                raise UserError(f"{file}: tensor '{name}' holds a negative variance; leave this checkpoint out")
+                raise UserError(f"{file}: tensor '{name}' holds a negative variance; {remedy}")
             if found.is_floating_point() and not torch.isfinite(found).all():
-                raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; leave this checkpoint out of the zoo")
+                raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; {remedy}")
 
 
 @dataclass(frozen=True)
@@ -263,7 +264,7 @@ class TokenStore:
     def __init__(self, folder: Path) -> None:
         """Open `folder`; UserError if layout.json or stats.safetensors is missing or was changed."""
         self.folder = folder
-        tree = read_sealed(folder / "layout.json", "rpg tokens", "layout", "checkpoints", "held_out", "seeds", "files")
+        tree = read_sealed(folder / "layout.json", "rpg tokens", TokenLayout)
         self._files: dict[str, str] = {entry["file"]: entry["sha256"] for entry in tree["files"]}
         self.sha256 = sha256(folder / "layout.json")
         self.layout = Layout.from_json(tree["layout"])
@@ -280,7 +281,7 @@ class TokenStore:
             raise UserError(f"{folder / 'stats.safetensors'}: no tensor {error}; run `rpg tokens` again") from error
 
     def _check(self, name: str) -> None:
-        check_unchanged(self.folder / name, self._files.get(name, ""), "tokenised", "`rpg tokens`")
+        check_unchanged(self.folder, name, self._files.get(name, ""), "tokenised", "`rpg tokens`")
 
     @cached_property
     def _slice(self) -> Any:
@@ -344,7 +345,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         def checked() -> Iterable[dict[str, Tensor]]:
             for path, checkpoint in zip(paths, checkpoints, strict=True):
                 state_dict = read_checkpoint(path, names)
-                layout.check(state_dict, path)
+                layout.check(state_dict, path, "leave this checkpoint out of the zoo")
                 skipped[checkpoint["seed"]] = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
                 yield state_dict
 

@@ -399,7 +399,7 @@ def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     model = build(config.model, config.diffusion, store)
     path = folder / "model.safetensors"
     expected = {entry.file: entry.sha256 for entry in config.files}
-    check_unchanged(path, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
+    check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from rpg.base import fingerprint, read_base
 from rpg.errors import Diverged, UserError
 from rpg.files import check_unchanged, clear, exclusive, file_entry, read_sealed, write_sealed
+from rpg.forms import Finished
 from rpg.params import Experiment, Run
 from rpg.progress import progress
 from rpg.tasks import load_task
@@ -64,12 +65,12 @@ def _finished(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        tree = read_sealed(path, "rpg zoo", "finished", *facts)
-        if {key: tree[key] for key in facts} != facts:
+        tree = read_sealed(path, "rpg zoo", Finished)
+        if {key: tree.get(key) for key in facts} != facts:
             return []
         for found in tree["finished"]:
             for entry in found["checkpoints"]:
-                check_unchanged(folder / entry["file"], entry["sha256"], "trained", "`rpg zoo`")
+                check_unchanged(folder, entry["file"], entry["sha256"], "trained", "`rpg zoo`")
     except UserError as error:
         print(f"zoo: starting over ({error})", file=sys.stderr, flush=True)
         return []

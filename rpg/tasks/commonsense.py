@@ -28,6 +28,7 @@ from rpg.data.facts import sentences, tokenizer, write_facts
 from rpg.device import device
 from rpg.errors import Diverged, UserError
 from rpg.files import read_sealed, write_sealed, write_tensors
+from rpg.forms import Answers
 from rpg.params import AdapterZoo, AnyBase, AnyZoo, CommonsenseTask, LanguageBase, Run
 from rpg.paths import RESULTS
 from rpg.progress import progress
@@ -245,7 +246,7 @@ class Commonsense(Task):
     ) -> list[int]:
         """The answers to all questions, from `file` if an interrupted evaluation has put them there."""
         if file and file.is_file():
-            return read_sealed(file, "rpg score", "answers")["answers"]
+            return read_sealed(file, "rpg score", Answers)["answers"]
         batches = [questions[k : k + self.params.batch] for k in range(0, len(questions), self.params.batch)]
         found: list[int] = []
         for batch in progress(batches, label, total=len(batches)) if file else batches:
