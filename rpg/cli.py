@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rpg import __version__
-from rpg.errors import UserError
+from rpg.errors import UserError, one_line
 
 
 class _Parser(argparse.ArgumentParser):
@@ -200,5 +200,5 @@ def _refuse(message: str) -> int:
         from rpg.distributed import let_first_tell
 
         let_first_tell()
-    print(f"rpg: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"rpg: error: {one_line(message)}", file=sys.stderr)
     return 2

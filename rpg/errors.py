@@ -8,9 +8,13 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        """What the message quotes, names of tensors and files, may hold line ends and codes that move the cursor."""
-        line = " ".join(message.split())
-        super().__init__("".join(one if one.isprintable() else repr(one)[1:-1] for one in line))
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """`text` for a terminal: names of files and tensors, which it may quote, hold line ends and codes that move it."""
+    line = " ".join(text.split())
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
 
 
 class Diverged(UserError):

@@ -114,7 +114,7 @@ class Layout(Form):
             weights = 1
             for length in tensor.shape:
                 weights *= length
-            if tensor.first != first or tensor.tokens not in (0, -(-weights // self.width)):
+            if tensor.first != first or (tensor.tokens and (weights < 2 or tensor.tokens != -(-weights // self.width))):
                 raise ValueError(f"tensors: '{tensor.name}' does not follow the one before it")
             first += tensor.tokens
         if not first:

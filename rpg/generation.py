@@ -14,7 +14,7 @@ from rpg.conditions import States, Vectors
 from rpg.data import CLASSES
 from rpg.describe import describe
 from rpg.device import device
-from rpg.errors import UserError
+from rpg.errors import UserError, one_line
 from rpg.files import write_tensors
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
@@ -196,4 +196,4 @@ def generate_files(
         facts = [" and ".join(f"state {state}" for state in network.states)]
         if network.code:
             facts = [f"code {network.code} ({generator.standing(network.code)})", *facts]
-        print(f"{path}: {', '.join(facts)}")
+        print(one_line(f"{path}: {', '.join(facts)}"))

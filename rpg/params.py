@@ -7,6 +7,8 @@ The JSON schema in workflow/schemas/ is `rpg schema` of the classes below.
 import difflib
 import json
 import re
+from collections import Counter
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +31,10 @@ from rpg.errors import UserError
 PARAMS_FILE = Path("params.yaml")
 # DVC leaves keys of these names out of its run-cache, so it would bring back old results after a change to one.
 FORBIDDEN_KEYS = ("size", "nfiles")
+# Characters and values that the file may have with its aliases written out, which can be many more than stand in it.
+MOST_WRITTEN_OUT = 10_000_000
+# Keys that one block may inherit by merges (`<<`).
+MOST_MERGED = 10_000
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -930,9 +936,9 @@ class _OneKeyLoader(yaml.SafeLoader):
     """YAML as PyYAML reads it, except that a key may not stand twice in one mapping: the last would win in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for name in names:
-            if names.count(name) > 1 and id(node) not in self.merged:
+        names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
+        for name, count in names.items():
+            if count > 1 and id(node) not in self.merged:
                 raise yaml.YAMLError(f"the key '{name}' stands twice in one block, line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep)
 
@@ -941,6 +947,8 @@ class _OneKeyLoader(yaml.SafeLoader):
         if any(isinstance(key, yaml.ScalarNode) and key.value == "<<" for key, _ in node.value):
             self.merged.add(id(node))
         super().flatten_mapping(node)
+        if len(node.value) > MOST_MERGED:
+            raise yaml.YAMLError(f"too many merged keys in one block, line {node.start_mark.line + 1}")
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -960,7 +968,10 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run rpg in the folder that holds params.yaml") from error
     try:
-        return check_params(yaml.load(text, _OneKeyLoader), path)
+        tree = yaml.load(text, _OneKeyLoader)
+        if _written_out(tree, {}) > MOST_WRITTEN_OUT:
+            raise yaml.YAMLError("too many aliases (`*`) of aliases")
+        return check_params(tree, path)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
@@ -969,7 +980,7 @@ def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
     """Params from the parsed YAML `tree`; `path` only names the file in errors."""
     if not isinstance(tree, dict):
         raise UserError(f"{path}: the top level must be a mapping with the keys {', '.join(Params.model_fields)}")
-    _refuse_forbidden_keys(tree, path)
+    _refuse_unusual(tree, path)
     try:
         # Through JSON: pydantic's strict mode then takes YAML's own types and nothing else.
         params = Params.model_validate_json(json.dumps(tree))
@@ -978,20 +989,36 @@ def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
     return params.covering(params.run, str(path))
 
 
+def _written_out(node: Any, known: dict[int, int]) -> int:
+    """Characters and values of a tree, those of an alias as often as it stands there; `known`: id of a block → its."""
+    if not isinstance(node, (dict, list)):
+        return 1 + (len(node) if isinstance(node, (str, bytes)) else 0)
+    if id(node) not in known:
+        # Of a block within itself, which later is refused by what it is.
+        known[id(node)] = 1
+        parts = [*node, *node.values()] if isinstance(node, dict) else node
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
+
+
 def json_schema() -> str:
     """JSON schema of params.yaml, as workflow/schemas/params.schema.json holds it."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Params.model_json_schema()}
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
-def _refuse_forbidden_keys(tree: Any, path: Path, where: str = "") -> None:
+def _refuse_unusual(tree: Any, path: Path, where: str = "") -> None:
+    """UserError for a key that DVC ignores, and for a value that YAML knows and JSON does not."""
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if key in FORBIDDEN_KEYS:
             raise UserError(
                 f"{path}: {where}{key}: no key may be called '{key}' (DVC's run-cache ignores it); choose another name"
             )
         if isinstance(value, (dict, list)):
-            _refuse_forbidden_keys(value, path, f"{where}{key}.")
+            _refuse_unusual(value, path, f"{where}{key}.")
+        elif not (value is None or isinstance(value, (str, int)) or (isinstance(value, float) and isfinite(value))):
+            text = str(value)[:60]
+            raise UserError(f"{path}: {where}{key}: {text} can't stand here; write a finite number, or text in quotes")
 
 
 def _first_fault(error: Exception, tree: dict[str, Any]) -> str:
@@ -1015,6 +1042,8 @@ def _first_fault(error: Exception, tree: dict[str, Any]) -> str:
         meant = difflib.get_close_matches(where[-1], unknown, 1)
         return f"{key}: missing" + (f"; is '{meant[0]}' meant?" if meant else "")
     message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "json_invalid":
+        return f"cannot be read ({message})"
     return f"{key}: {message[0].lower()}{message[1:]}, not {json.dumps(fault['input'])[:60]}"
 
 

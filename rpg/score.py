@@ -18,7 +18,7 @@ from scipy.stats import bootstrap
 
 from rpg.baselines import formulas
 from rpg.collect import read_zoo
-from rpg.errors import UserError
+from rpg.errors import UserError, one_line
 from rpg.files import check_unchanged, file_entry, read_metadata, read_sealed, read_tensors, write_json, write_sealed
 from rpg.forms import Samples
 from rpg.params import Experiment
@@ -209,4 +209,4 @@ def score_file(experiment: Experiment, weights: Path, code: str | None, data_roo
     for name, tensor in state_dict.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")
-    return f"{weights}: {task.metric} {task.score(state_dict, 'test', code):.2f}"
+    return one_line(f"{weights}: {task.metric} {task.score(state_dict, 'test', code):.2f}")

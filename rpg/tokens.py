@@ -16,7 +16,7 @@ import math
 import os
 import struct
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,9 @@ class Layout:
 
     @classmethod
     def from_json(cls, tree: dict) -> "Layout":
-        tensors = (TensorLayout(**{**entry, "shape": tuple(entry["shape"])}) for entry in tree["tensors"])
+        names = [field.name for field in fields(TensorLayout)]
+        entries = [{name: entry[name] for name in names} for entry in tree["tensors"]]
+        tensors = (TensorLayout(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
         return cls(tree["width"], tuple(tensors), tree.get("canonical", False))
 
     @property
@@ -279,6 +281,12 @@ class TokenStore:
             self.skipped = {tensor.name: tensors[f"skipped.{tensor.name}"] for tensor in self.layout.skipped}
         except KeyError as error:
             raise UserError(f"{folder / 'stats.safetensors'}: no tensor {error}; run `rpg tokens` again") from error
+        counts = {values.shape for values in vars(self.stats).values()}
+        states = {tensor.name: (len(self.seeds), *tensor.shape) for tensor in self.layout.skipped}
+        if counts != {(len(self.layout.tokenised),)} or any(
+            values.shape != states[name] for name, values in self.skipped.items()
+        ):
+            raise UserError(f"{folder / 'stats.safetensors'}: not of layout.json beside it; run `rpg tokens` again")
 
     def _check(self, name: str) -> None:
         check_unchanged(self.folder, name, self._files.get(name, ""), "tokenised", "`rpg tokens`")
@@ -286,7 +294,11 @@ class TokenStore:
     @cached_property
     def _slice(self) -> Any:
         self._check("tokens.safetensors")
-        return safe_open(self.folder / "tokens.safetensors", "pt").get_slice("tokens")
+        path = self.folder / "tokens.safetensors"
+        found = safe_open(path, "pt").get_slice("tokens")
+        if found.get_shape() != [len(self), self.layout.length, self.layout.width]:
+            raise UserError(f"{path}: not of layout.json beside it; run `rpg tokens` again")
+        return found
 
     def __len__(self) -> int:
         return len(self.checkpoints)

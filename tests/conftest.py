@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import fuzzing  # noqa: F401 - its profiles can be named on the command line
 import pytest
 import torch
 import yaml
