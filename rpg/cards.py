@@ -86,9 +86,9 @@ network.load_state_dict(load_file("results/{name}/samples/0000.safetensors"))"""
 PEFT = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{model}")
+model = AutoModelForCausalLM.from_pretrained({model})
 network = PeftModel.from_pretrained(model, "results/{name}/samples/0000")
-tokenizer = AutoTokenizer.from_pretrained("{model}")"""
+tokenizer = AutoTokenizer.from_pretrained({model})"""
 # Run in the same folder, where the network's own module is found.
 CUSTOM = """from {module} import {function}
 from safetensors.torch import load_file
@@ -121,7 +121,8 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         answer = f"Run it in the folder of `params.yaml`; `network` is what `{task.config}` describes."
     elif isinstance(task, CommonsenseTask):
         network, library = f"{ADAPTERS[task.adapter.kind]} adapter (r = {task.adapter.rank})", "peft"
-        use = PEFT.format(name=name, model=task.model)
+        commit = f', revision="{task.revision}"' if task.revision else ""
+        use = PEFT.format(name=name, model=f'"{task.model}"{commit}')
         answer = "Run it in the folder of `params.yaml`; `rpg.data.commonsense` has the prompt that it is used to."
     elif isinstance(task, FineTuningTask):
         network, library = task.network.name, "timm"

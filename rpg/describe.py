@@ -159,8 +159,10 @@ def _language_model(folder: Path) -> tuple[Any, Any]:
         raise UserError(f"params.yaml: language_model: {folder} holds no Hugging Face model; null asks the lexicon")
     disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         message = " ".join(str(error).split())[:200]
         raise UserError(f"params.yaml: language_model: {folder} cannot be loaded ({message})") from error

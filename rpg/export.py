@@ -49,5 +49,6 @@ def write_harness(name: str, experiment: Experiment, data_root: str | None, out:
             "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         }
         write_text(out / f"{task}.yaml", yaml.safe_dump(config, sort_keys=False))
-    model = f"pretrained={experiment.task.model},peft=results/{name}/samples/0000"
+    commit = f",revision={experiment.task.revision}" if experiment.task.revision else ""
+    model = f"pretrained={experiment.task.model}{commit},peft=results/{name}/samples/0000"
     print(f"lm_eval --model hf --model_args {model} --include_path {out} --tasks {','.join(tasks)}")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rpg.data import MADE_HERE, data_folder
 from rpg.errors import UserError
+from rpg.hub import commit, in_folder, timm_repository
 from rpg.params import CommonsenseTask, CustomTask, Experiment, FineTuningTask, GivenZoo, PretrainedBase
-from rpg.paths import RESULTS
 
 # Any of them tells that a model's weights are in the hub's cache.
 _CACHED = (
@@ -33,39 +33,37 @@ def missing(experiment: Experiment, data_root: str | None, layers: Collection[st
             data_folder(task.data, data_root)
         except UserError as error:
             lines.append(str(error))
-    if "base" in layers and isinstance(experiment.base, PretrainedBase) and isinstance(task, FineTuningTask):
-        lines += _weights(experiment.base.weights, task.network.name)
-    if isinstance(task, CommonsenseTask) and not _has(task):
-        lines.append(
-            f"language model '{task.model}': no folder, nor to be had from the Hugging Face hub; fetch it with"
-            f" `hf download {task.model}` where there is a network, or name its folder in task.model"
-        )
+    try:
+        if "base" in layers and isinstance(experiment.base, PretrainedBase) and isinstance(task, FineTuningTask):
+            lines += _weights(experiment.base, task.network.name)
+        if isinstance(task, CommonsenseTask) and not in_folder(task):
+            lines += _on_hub(f"language model '{task.model}'", "task.model", task.model, "task.revision", task.revision)
+    except UserError as error:
+        lines.append(str(error))
     return lines
 
 
-def _has(task: CommonsenseTask) -> bool:
-    folder = Path(task.model)
-    return folder.is_relative_to(RESULTS) or folder.is_dir() or on_hub(task.model, task.revision)
+def _weights(base: PretrainedBase, network: str) -> list[str]:
+    if base.weights != "timm":
+        return [] if Path(base.weights).is_file() else [f"{base.weights}: no such file; base.weights names it"]
+    what, repository = f"weights of timm's '{network}'", timm_repository(network)
+    if not repository:
+        return [f"{what}: not on the Hugging Face hub; name a file in base.weights"]
+    return _on_hub(what, "base.weights", repository, "base.revision", base.revision)
 
 
-def _weights(weights: str, network: str) -> list[str]:
-    if weights != "timm":
-        return [] if Path(weights).is_file() else [f"{weights}: no such file; base.weights names it"]
-    from timm.models import get_pretrained_cfg
-
-    config = get_pretrained_cfg(network)
-    repository = config.hf_hub_id if config else None
-    if repository and repository.endswith("/"):
-        repository += network
-    if repository and on_hub(repository, None):
+def _on_hub(what: str, key: str, repository: str, revision_key: str, revision: str | None) -> list[str]:
+    """A line if a model is not to be had from the hub, or if params.yaml does not say which commit of it."""
+    if on_hub(repository, commit(revision_key, repository, revision)):
         return []
-    fetch = f"fetch them with `hf download {repository}` where there is a network, or " if repository else ""
+    fetch = f"hf download {repository} --revision {revision}"
     return [
-        f"weights of timm's '{network}': not to be had from the Hugging Face hub; {fetch}name a file in base.weights"
+        f"{what}: not to be had from the Hugging Face hub; fetch it with `{fetch}` where there is a network, or name"
+        f" what lies here in {key}"
     ]
 
 
-def on_hub(repository: str, revision: str | None) -> bool:
+def on_hub(repository: str, revision: str) -> bool:
     """Whether a model is in the Hugging Face hub's cache of this machine, or can be asked for."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 

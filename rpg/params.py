@@ -48,6 +48,9 @@ def _differ(seeds: list[int]) -> list[int]:
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Revision = Annotated[
+    str, Field(pattern="^[0-9a-f]{40}$", description="the commit to take what is named beside it of, on the hub")
+]
 Precision = Annotated[
     Literal["bfloat16", "float32"],
     Field(description="of the factors of matrix products, where the processor has units for it; sums are float32"),
@@ -179,13 +182,13 @@ class Adapter(Block):
 class CommonsenseTask(Block):
     """Commonsense questions to a language model with an adapter; the metric is the mean accuracy over the subtasks.
 
-    `new_tokens` and `beams` are how an answer is generated.
+    `new_tokens` and `beams` are how an answer is generated. `revision` is of a model on the hub, and null of a folder.
     """
 
     kind: Literal["commonsense"]
     data: Literal["facts", "commonsense"]
     model: Annotated[str, Field(description="the language model: a folder, or its name on the Hugging Face hub")]
-    revision: Annotated[str | None, Field(description="the commit of the hub's model")]
+    revision: Revision | None
     adapter: Adapter
     training: Annotated[list[str], Field(min_length=1, description="files of questions to learn from, below the data")]
     validation: Annotated[int, Field(ge=1, description="last of these questions, which no adapter learns from")]
@@ -296,16 +299,26 @@ class OneByOne(Block):
 
 
 class PretrainedBase(Block):
-    """Weights of a timm network that was trained elsewhere; the zoo's runs start from them."""
+    """Weights of a timm network that was trained elsewhere; the zoo's runs start from them.
+
+    `revision` is of those from the hub, and null of a file.
+    """
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1)]
     weights: Annotated[
         str, Field(description="'timm' for those that timm names, from the Hugging Face hub, or a file of a state dict")
     ]
+    revision: Revision | None
     top1: Annotated[
         float | None,
         Field(ge=0, le=100, description="what was published of them, in percent on the test split; it is checked"),
     ]
+
+    @model_validator(mode="after")
+    def _of_the_hub(self) -> "PretrainedBase":
+        if self.revision and self.weights != "timm":
+            raise ValueError("revision: must be null; weights is a file")
+        return self
 
 
 class FineTuningZoo(OneByOne):

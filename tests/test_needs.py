@@ -6,8 +6,9 @@ from conftest import ROOT
 from miniatures import write_folders
 
 from rpg import needs
-from rpg.params import load_params
+from rpg.params import CommonsenseTask, Experiment, load_params
 
+COMMIT = "0123456789" * 4
 PARAMS = load_params(ROOT / "params.yaml")
 
 
@@ -21,6 +22,14 @@ def missing(name: str, data_root: Path | None = None) -> list[str]:
     return needs.missing(PARAMS.experiment(name), str(data_root) if data_root else None)
 
 
+def pinned(name: str) -> Experiment:
+    """An experiment with the commit of what it takes from the hub."""
+    block = "task" if isinstance(PARAMS.experiment(name).task, CommonsenseTask) else "base"
+    experiment = PARAMS.experiment(name)
+    given = getattr(experiment, block).model_copy(update={"revision": COMMIT})
+    return experiment.model_copy(update={block: given})
+
+
 def test_default_experiments_need_nothing() -> None:
     for name in PARAMS.experiments_to_run():
         assert missing(name) == []
@@ -29,14 +38,22 @@ def test_default_experiments_need_nothing() -> None:
 def test_one_line_for_each_data_set_and_model(tmp_path: Path) -> None:
     data, weights = missing("imagenet-convnext_large")
     assert data == "data set 'imagenet': no data folder; set RPG_DATA, or data_root in params.yaml"
+    assert weights == (
+        "params.yaml: base.revision: must be the commit of 'timm/convnext_large.fb_in22k_ft_in1k' on the Hugging Face"
+        " hub, 40 digits; `hf models info timm/convnext_large.fb_in22k_ft_in1k` tells it as sha"
+    )
+    data, weights = needs.missing(pinned("imagenet-convnext_large"), None)
     assert weights.startswith("weights of timm's 'convnext_large.fb_in22k_ft_in1k': not to be had")
-    assert "hf download timm/convnext_large.fb_in22k_ft_in1k" in weights
+    assert f"hf download timm/convnext_large.fb_in22k_ft_in1k --revision {COMMIT}" in weights
     assert missing("ade20k-upernet-vit_base", tmp_path) == [
         f"{tmp_path}/ADEChallengeData2016: no such data folder; put ade20k there, or set RPG_DATA to the folder that"
         " holds it"
     ]
     data, model = missing("commonsense-llama7b-dora-r64")
-    assert model.startswith("language model 'huggyllama/llama-7b': no folder, nor to be had")
+    assert model.startswith("params.yaml: task.revision: must be the commit of 'huggyllama/llama-7b'")
+    data, model = needs.missing(pinned("commonsense-llama7b-dora-r64"), None)
+    assert model.startswith("language model 'huggyllama/llama-7b': not to be had")
+    assert f"hf download huggyllama/llama-7b --revision {COMMIT}" in model
 
 
 def test_each_layer_asks_for_what_it_needs() -> None:
@@ -50,9 +67,10 @@ def test_each_layer_asks_for_what_it_needs() -> None:
 
 def test_nothing_is_missing_where_all_is_there(tmp_path: Path, monkeypatch) -> None:
     write_folders(tmp_path / "imagenet")
-    monkeypatch.setattr(needs, "on_hub", lambda repository, revision: repository == "timm/resnet18.tv_in1k")
-    assert missing("imagenet-resnet18", tmp_path) == []
-    assert len(missing("imagenet-resnet50", tmp_path)) == 1
+    known = ("timm/resnet18.tv_in1k", COMMIT)
+    monkeypatch.setattr(needs, "on_hub", lambda *asked: asked == known)
+    assert needs.missing(pinned("imagenet-resnet18"), str(tmp_path)) == []
+    assert len(needs.missing(pinned("imagenet-resnet50"), str(tmp_path))) == 1
 
 
 def test_files_of_weights_are_looked_for(tmp_path: Path) -> None:
@@ -72,5 +90,5 @@ def test_every_network_of_timm_has_weights_to_be_had(monkeypatch) -> None:
     names = [name for name, block in tree.items() if block["task"]["kind"] == "fine_tuning"]
     assert len(names) == 10
     for name in names:
-        missing(name)
+        needs.missing(pinned(name), None)
         assert asked[-1] == f"timm/{tree[name]['task']['network']['name']}"

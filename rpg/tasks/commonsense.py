@@ -29,6 +29,7 @@ from rpg.device import device
 from rpg.errors import Diverged, UserError
 from rpg.files import read_sealed, write_sealed, write_tensors
 from rpg.forms import Answers
+from rpg.hub import commit, in_folder
 from rpg.params import AdapterZoo, AnyBase, AnyZoo, CommonsenseTask, LanguageBase, Run
 from rpg.paths import RESULTS
 from rpg.progress import progress
@@ -81,7 +82,8 @@ class Commonsense(Task):
         return _padded(self._loaded(AutoTokenizer))
 
     def _loaded(self, loader: Any, **arguments: Any) -> Any:
-        model, revision = self.params.model, self.params.revision
+        model = self.params.model
+        revision = None if in_folder(self.params) else commit("task.revision", model, self.params.revision)
         try:
             return loader.from_pretrained(model, revision=revision, trust_remote_code=False, **arguments)
         except Exception as error:

@@ -21,6 +21,7 @@ from rpg.data.pictures import Pictures, PictureSets
 from rpg.device import bfloat16_products, device
 from rpg.errors import Diverged, UserError
 from rpg.files import read_tensors
+from rpg.hub import commit, timm_repository
 from rpg.params import AnyBase, AnyZoo, FineTuningTask, FineTuningZoo, PretrainedBase, Run
 from rpg.progress import progress
 from rpg.seeds import derive, generator
@@ -48,17 +49,19 @@ class FineTuning(Task):
         """The data set; UserError if its folder is missing or not of a known layout."""
         return load_pictures(self.params.data, self.data_root, self.params.validation)
 
-    def build(self, pretrained: bool = False) -> nn.Module:
-        """A new network with weights from torch's global generator or timm's; UserError if it can't be had."""
+    def build(self, revision: str | None = None) -> nn.Module:
+        """A new network with weights from torch's global generator, or timm's of a commit; UserError if it has none."""
         import timm
 
-        name = self.params.network.name
+        name, pinned = self.params.network.name, dict[str, Any]()
+        if revision:
+            pinned = {"pretrained_cfg_overlay": {"hf_hub_id": f"{timm_repository(name)}@{revision}"}}
         try:
-            return timm.create_model(name, pretrained=pretrained, **self.params.network.arguments)
+            return timm.create_model(name, pretrained=bool(revision), **pinned, **self.params.network.arguments)
         except Exception as error:
             # The arguments go to any of a hundred network classes, which fail each in its own way; so does the hub.
             reason = " ".join(str(error).split())[:300]
-            if pretrained:
+            if revision:
                 ask = "fetch them where there is a network, or name a file in base.weights"
                 raise UserError(f"params.yaml: weights of '{name}' can't be had ({reason}); {ask}") from error
             raise UserError(f"params.yaml: network '{name}': timm refuses it ({reason})") from error
@@ -106,7 +109,7 @@ class FineTuning(Task):
         """
         assert isinstance(base, PretrainedBase)
         torch.manual_seed(derive("base", "weights", seed))
-        network = self.build(pretrained=base.weights == "timm")
+        network = self.build(self._commit(base) if base.weights == "timm" else None)
         if base.weights != "timm":
             start = network.state_dict()
             given = read_tensors(Path(base.weights))
@@ -130,6 +133,13 @@ class FineTuning(Task):
                     " weights the right ones?"
                 )
         return state_dict
+
+    def _commit(self, base: PretrainedBase) -> str:
+        name = self.params.network.name
+        repository = timm_repository(name)
+        if not repository:
+            raise UserError(f"params.yaml: weights of '{name}': not on the hub; name a file in base.weights")
+        return commit("base.revision", repository, base.revision)
 
     def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
         assert isinstance(zoo, FineTuningZoo)

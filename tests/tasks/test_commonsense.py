@@ -237,7 +237,12 @@ def test_base_gives_the_same_bytes_twice(adapters: Path, tmp_path: Path) -> None
     ("changes", "message"),
     [
         ({"model": "results/nowhere/base/0000"}, r"task.model 'results/nowhere/base/0000': cannot be opened; make it"),
-        ({"model": "no/such-model"}, r"task.model 'no/such-model': cannot be opened \("),
+        ({"model": "no/such-model", "revision": "0" * 40}, r"task.model 'no/such-model': cannot be opened \("),
+        (
+            {"model": "no/such-model"},
+            r"task.revision: must be the commit of 'no/such-model' .* `hf models info no/such",
+        ),
+        ({"revision": "0" * 40}, r"task.revision: must be null; task.model 'results/adapters/base/0000' is a folder"),
         ({"adapter": {**ADAPTERS["task"]["adapter"], "targets": ["nothing"]}}, r"task.adapter: peft refuses it"),
         ({"validation": 5000}, r"task.validation: 5000 of \d+ questions leave none"),
         ({"training": ["nowhere.json"]}, r"nowhere.json: no such file"),

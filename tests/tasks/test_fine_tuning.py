@@ -52,7 +52,7 @@ def trained(of: FineTuning, start: dict, **changes: object) -> list[dict]:
 def test_networks_start_from_the_weights_and_learn(weights: Path) -> None:
     ours = task()
     ours.check()
-    base = PretrainedBase(seeds=[0], weights=str(weights), top1=None)
+    base = PretrainedBase(seeds=[0], weights=str(weights), revision=None, top1=None)
     start = ours.train_base(base, 0)
     # The head has another number of classes, so it is the seed's.
     given = read_tensors(weights)
@@ -70,7 +70,7 @@ def test_networks_start_from_the_weights_and_learn(weights: Path) -> None:
 
 
 def test_same_bytes_whatever_reads_the_images(weights: Path) -> None:
-    start = task().train_base(PretrainedBase(seeds=[0], weights=str(weights), top1=None), 0)
+    start = task().train_base(PretrainedBase(seeds=[0], weights=str(weights), revision=None, top1=None), 0)
     by_itself, by_two = (trained(task(workers=workers), start)[-1] for workers in (0, 2))
     assert all(torch.equal(by_itself[name], by_two[name]) for name in by_itself)
 
@@ -86,11 +86,11 @@ def test_transforms_are_timms_at_its_two_resolutions(weights: Path) -> None:
 
 def test_published_accuracy_is_checked(weights: Path) -> None:
     ours = task()
-    start = ours.train_base(PretrainedBase(seeds=[0], weights=str(weights), top1=None), 0)
+    start = ours.train_base(PretrainedBase(seeds=[0], weights=str(weights), revision=None, top1=None), 0)
     found = ours.score(start)
-    ours.train_base(PretrainedBase(seeds=[0], weights=str(weights), top1=found), 0)
+    ours.train_base(PretrainedBase(seeds=[0], weights=str(weights), revision=None, top1=found), 0)
     with pytest.raises(UserError, match=rf"base.top1: the weights reach {found:.2f} %, not 69.76 %;"):
-        ours.train_base(PretrainedBase(seeds=[0], weights=str(weights), top1=69.76), 0)
+        ours.train_base(PretrainedBase(seeds=[0], weights=str(weights), revision=None, top1=69.76), 0)
 
 
 def test_faults_are_one_line(weights: Path, monkeypatch) -> None:
@@ -101,17 +101,38 @@ def test_faults_are_one_line(weights: Path, monkeypatch) -> None:
     with pytest.raises(UserError, match=r"network 'no_such': timm refuses it"):
         task(network={"name": "no_such", "arguments": {}}).check()
     with pytest.raises(UserError, match=r"weights of 'test_resnet.r160_in1k' can't be had .* base.weights"):
-        task().train_base(PretrainedBase(seeds=[0], weights="timm", top1=None), 0)
+        task().train_base(PretrainedBase(seeds=[0], weights="timm", revision="0" * 40, top1=None), 0)
     with pytest.raises(UserError, match=r"none.safetensors: no such file"):
-        task().train_base(PretrainedBase(seeds=[0], weights="none.safetensors", top1=None), 0)
+        task().train_base(PretrainedBase(seeds=[0], weights="none.safetensors", revision=None, top1=None), 0)
     write_tensors(weights, {"other.weight": torch.zeros(2)})
     with pytest.raises(UserError, match=r"weights.safetensors: not weights of 'test_resnet.r160_in1k'"):
-        task().train_base(PretrainedBase(seeds=[0], weights=str(weights), top1=None), 0)
+        task().train_base(PretrainedBase(seeds=[0], weights=str(weights), revision=None, top1=None), 0)
+
+
+def test_weights_of_the_hub_are_those_of_one_commit(weights: Path, monkeypatch) -> None:
+    asked = []
+
+    def download(repo_id: str, filename: str, revision: str | None = None, **_: object) -> str:
+        asked.append((repo_id, revision))
+        return str(weights)
+
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", download)
+    write_tensors(weights, task(network={**NETWORK, "arguments": {}}).build().state_dict())
+    commit = "0123456789" * 4
+    given = task().train_base(PretrainedBase(seeds=[0], weights="timm", revision=commit, top1=None), 0)
+    assert set(asked) == {("timm/test_resnet.r160_in1k", commit)}
+    assert torch.equal(given["conv1.0.weight"], read_tensors(weights)["conv1.0.weight"])
+    with pytest.raises(UserError, match=r"base.revision: must be the commit of 'timm/test_resnet.r160_in1k'"):
+        task().train_base(PretrainedBase(seeds=[0], weights="timm", revision=None, top1=None), 0)
+    with pytest.raises(ValueError, match="revision: must be null; weights is a file"):
+        PretrainedBase(seeds=[0], weights=str(weights), revision=commit, top1=None)
+    with pytest.raises(ValueError, match="revision"):
+        PretrainedBase(seeds=[0], weights="timm", revision="main", top1=None)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_image_that_cannot_be_read_is_named(weights: Path, workers: int) -> None:
-    start = task().train_base(PretrainedBase(seeds=[0], weights=str(weights), top1=None), 0)
+    start = task().train_base(PretrainedBase(seeds=[0], weights=str(weights), revision=None, top1=None), 0)
     (weights.parent / "imagenet/val" / CLASSES[0] / f"{CLASSES[0]}_1.JPEG").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"^\S*n01440764_1.JPEG: not an image that can be read"):
         task(workers=workers).score(start)
@@ -122,7 +143,7 @@ def test_every_layer_runs_on_it(weights: Path, tmp_path: Path, monkeypatch) -> N
     experiment = {
         **MINIATURE,
         "task": block,
-        "base": {"seeds": [0], "weights": str(weights), "top1": None},
+        "base": {"seeds": [0], "weights": str(weights), "revision": None, "top1": None},
         "zoo": zoo(seeds=[0, 1], runs_per_shard=2, steps=25, learning_rate=0.01).model_dump(),
         "tokens": {"width": 4096},
         "train": {**MINIATURE["train"], "steps": 20, "batch": 2},
