@@ -4,12 +4,19 @@ VENV := .venv
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: tables test
+.PHONY: tables test audit
 tables: $(VENV)/.installed
 	snakemake --cores all results/tables.md
 
 test: $(VENV)/.installed
 	pytest
+
+# Fails where a package can't be looked up: what was not audited is not free of faults.
+audit: requirements/audit.txt | $(UV)
+	$(UV) venv --quiet --allow-existing .uv/audit
+	$(UV) pip sync --quiet --python .uv/audit --require-hashes requirements/audit.txt
+	.uv/audit/bin/pip-audit --strict --require-hashes --disable-pip --desc off \
+		$(foreach lock,dev cuda build,-r requirements/$(lock).txt)
 
 $(VENV)/.installed: requirements/dev.txt requirements/build.txt pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python '>=3.11,<3.13' $(VENV)
@@ -19,4 +26,4 @@ $(VENV)/.installed: requirements/dev.txt requirements/build.txt pyproject.toml |
 	touch $@
 
 .uv/bin/uv:
-	python3 -m venv .uv && .uv/bin/pip install --quiet uv==0.13.9
+	python3 -m venv .uv && .uv/bin/pip install --quiet --require-hashes -r requirements/installer.txt

@@ -8,8 +8,10 @@ lock() { # FILE, then what goes into it
     uv pip compile --config-file requirements/uv.toml --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
         pyproject.toml --no-emit-package=opencv-python --output-file "$file" "$@"
 }
-uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
-    --group build --output-file requirements/build.txt "$@"
+for group in build audit installer; do
+    uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
+        --group "$group" --output-file "requirements/$group.txt" "$@"
+done
 lock core.txt "$@"
 lock dev.txt --group dev --constraint requirements/core.txt "$@"
 lock cuda.txt --extra cuda --constraint requirements/dev.txt "$@"

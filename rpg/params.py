@@ -1046,7 +1046,9 @@ def _first_fault(error: Exception, tree: dict[str, Any]) -> str:
         if isinstance(node, dict) and step not in node and step != fault["loc"][-1]:
             continue
         where.append(str(step))
-        node = node.get(step) if isinstance(node, dict) else node[int(step)] if isinstance(node, list) else None
+        # Of a name that is refused pydantic says `[key]`, in place of what stands below it.
+        below = isinstance(node, dict) or (isinstance(node, list) and isinstance(step, int) and step < len(node))
+        node = (node.get(step) if isinstance(node, dict) else node[step]) if below else None
     key = ".".join(where)
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key"

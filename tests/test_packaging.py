@@ -12,7 +12,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 CORE = PROJECT["project"]["dependencies"]
 LOCKS = {
-    "build.txt": PROJECT["dependency-groups"]["build"],
+    **{f"{group}.txt": PROJECT["dependency-groups"][group] for group in ("audit", "build", "installer")},
     "core.txt": CORE,
     "dev.txt": CORE + PROJECT["dependency-groups"]["dev"],
     "cuda.txt": CORE + EXTRAS["cuda"],
@@ -42,6 +42,29 @@ def test_lock_holds_what_pyproject_pins(file: str) -> None:
 def test_locks_agree_on_shared_packages(file: str) -> None:
     core, other = locked("core.txt"), locked(file)
     assert {name: other[name] for name in core} == core
+
+
+def test_every_lock_is_held_to_pyproject() -> None:
+    assert {path.name for path in (ROOT / "requirements").glob("*.txt")} == LOCKS.keys()
+
+
+def test_what_is_installed_has_the_hash_that_its_lock_says() -> None:
+    installs = {
+        file: re.findall(r".*\bpip (?:install|sync)\b.*", (ROOT / file).read_text().replace("\\\n", " "))
+        for file in ("Makefile", ".ci/run", "README.md", "requirements/compile.sh")
+    }
+    # All others say `make`.
+    assert [file for file, lines in installs.items() if lines] == ["Makefile"]
+    own = [line for line in installs["Makefile"] if "--editable ." in line]
+    locked = [line for line in installs["Makefile"] if line not in own]
+    # The package itself is what lies here, without what it asks for.
+    assert len(own) == 1
+    assert "--no-deps --no-build-isolation" in own[0]
+    assert all("--require-hashes" in line and "requirements/" in line for line in locked)
+    # What comes as source alone is built with packages that have hashes, too.
+    assert [line for line in locked if "requirements/dev.txt" in line] == [
+        line for line in locked if "--build-constraints requirements/build.txt" in line
+    ]
 
 
 def test_one_opencv_without_a_screen() -> None:
