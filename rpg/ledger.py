@@ -6,6 +6,7 @@ Snakemake is the only engine; DVC is told what it made, and Snakemake what DVC b
 import csv
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -331,10 +332,15 @@ def _repository(**options: Any) -> Iterator["Repo"]:
             if "unsaved files" in str(error):
                 path = os.path.relpath(str(error).splitlines()[-1])
                 raise UserError(f"{path}: not what dvc.lock records; delete it, or `rpg ledger push` it") from error
-            raise UserError(f"dvc: {error}") from error
-        except ImportError as error:
-            # A remote of a kind whose package is not installed.
-            raise UserError(f"dvc: {error}") from error
+            raise UserError(f"dvc: {_without_secrets(str(error))}") from error
+        except (ImportError, ValueError) as error:
+            # A remote of a kind whose package is not installed, or whose URL is none.
+            raise UserError(f"dvc: {_without_secrets(str(error))}") from error
+
+
+def _without_secrets(text: str) -> str:
+    """`text` with the user and password of each URL left out."""
+    return re.sub(r"(\w://)[^\s/]*@", r"\1", text)
 
 
 def _need_remote(repo: "Repo", otherwise: str) -> None:
