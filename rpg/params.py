@@ -415,7 +415,11 @@ class GivenZoo(OneByOne):
     .bin file of a state dict, or an adapter's folder. Its place in the list is its permutation state.
     """
 
-    runs: Annotated[list[str], Field(min_length=1, description="a folder of checkpoints, or a single one, for each")]
+    # What stands in braces is a wildcard to Snakemake.
+    runs: Annotated[
+        list[Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+$")]],
+        Field(min_length=1, description="a folder of checkpoints, or a single one, for each"),
+    ]
     runs_per_shard: Count
 
     @property

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import yaml
-from conftest import MINIATURE, ROOT, SCENES, SETTINGS, TASKS
+from conftest import GIVEN, MINIATURE, ROOT, SCENES, SETTINGS, TASKS
 
 from rpg import codes
 from rpg.errors import UserError
@@ -167,6 +167,27 @@ def test_a_key_twice_is_named_but_a_merge_may_be_overridden(tmp_path) -> None:
     with pytest.raises(UserError, match="run: no experiment 'mini'"):
         load_params(path)
     assert load_params(ROOT / "params.yaml").experiment("digits-vit-paper").train.ema == 0.0
+
+
+def test_names_that_the_workflow_takes_for_wildcards_are_refused() -> None:
+    whole = {**SETTINGS, "run": ["x"], "experiments": {"x": {**GIVEN, "zoo": {**GIVEN["zoo"], "runs": ["zoo/{a}"]}}}}
+    with pytest.raises(UserError, match=r"experiments.x.zoo.runs.0: string should match pattern"):
+        check_params(whole)
+
+
+@pytest.mark.parametrize("name", ["../x", "", "A"])
+@pytest.mark.parametrize("value", [[], {}, None])
+def test_names_that_are_refused_with_whatever_they_name(name: str, value: object) -> None:
+    assert "string should match pattern" in fault(lambda t: t.update(ablations={name: value}))
+
+
+@pytest.mark.parametrize("text", ["2001-01-01", "!!set {a}", ".inf", ".nan", "!!binary aGk="])
+def test_what_json_does_not_know_is_named(tmp_path, text: str) -> None:
+    tree = {**SETTINGS, "run": ["mini"], "experiments": {"mini": MINIATURE}}
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(tree).replace("in_chans: 1", f"in_chans: {text}"))
+    with pytest.raises(UserError, match=r"task.network.arguments.in_chans: .* can't stand here"):
+        load_params(path)
 
 
 def test_infinite_numbers_are_refused() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import MINIATURE, ROOT, SETTINGS, run_layers, write_params
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.scm import SCMError
 
 from rpg.errors import UserError
 from rpg.ledger import _repository
@@ -132,3 +134,13 @@ def test_ledger_does_not_say_the_password_of_a_remote(
         failed = str(error)
     assert failed or action == "status"
     assert PASSWORD not in failed + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("kind", [DvcException, SCMError, ValueError, ImportError])
+def test_url_in_an_error_of_dvc_is_said_without_its_password(tmp_path: Path, monkeypatch, kind: type) -> None:
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Repo.init().close()
+    with pytest.raises(UserError) as error, _repository():
+        raise kind(f"ssh://me:{PASSWORD}@host/x and https://{PASSWORD}@host:1/a@b can't be reached")
+    assert str(error.value) == "dvc: ssh://host/x and https://host:1/a@b can't be reached"

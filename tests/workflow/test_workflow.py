@@ -347,3 +347,26 @@ def test_shipped_experiments_plan_every_layer() -> None:
 def test_committed_json_is_json() -> None:
     for name in ("results/metrics.json", "results/seconds.json", "workflow/schemas/params.schema.json"):
         json.loads((ROOT / name).read_text())
+
+
+@pytest.mark.slow
+def test_zoo_of_ones_own_in_folders_with_odd_names(checkout: Path) -> None:
+    write_given(checkout)
+    runs = ['zoo/it\'s a "run"', "zoo/-b $y; *ü"]
+    for old, new in zip(GIVEN["zoo"]["runs"], runs, strict=True):
+        (checkout / old).rename(checkout / new)
+    write_tree(checkout, given={**GIVEN, "zoo": {**GIVEN["zoo"], "runs": runs}})
+    target = "results/given/tokens/layout.json"
+    snakemake(checkout, "--cores", "2", target)
+    checkpoints = json.loads((checkout / "results/given/zoo/checkpoints.json").read_text())["checkpoints"]
+    assert [(entry["seed"], entry["step"]) for entry in checkpoints] == [(s, k) for s in (0, 1) for k in (0, 1, 2)]
+    assert "Nothing to be done" in snakemake(checkout, "--cores", "2", target)
+    # Another file in such a folder makes its shard anew, and no other.
+    first = checkout / runs[1] / "epoch-9.pth"
+    shutil.copy(first, first.with_name("epoch-11.pth"))
+    assert planned(checkout)["zoo"] == 1
+    run_in(checkout, sys.executable, "-m", "rpg", "ledger", "write")
+    (stage,) = [
+        one for name, one in yaml.safe_load((checkout / "dvc.yaml").read_text())["stages"].items() if "zoo" in name
+    ]
+    assert set(runs) <= set(stage["deps"])
