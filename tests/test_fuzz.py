@@ -143,7 +143,7 @@ def read_params(content: bytes, folder: Path) -> Params | None:
     return params
 
 
-@fuzz(300)
+@fuzz(250)
 @given(tree=changed(TREE))
 def test_params_with_changed_values(tree: dict) -> None:
     params = outcome(lambda: check_params(tree))
