@@ -208,6 +208,7 @@ def put(path: Path, content: bytes) -> None:
 @pytest.fixture(scope="module")
 def whole(folder: Path, finished: Path, tasks: Path) -> Path:
     """`folder` with the finished miniatures, with and without task codes; what a case changes it puts back."""
+    shutil.rmtree("results", ignore_errors=True)
     shutil.copytree(finished / "results/mini", "results/mini")
     shutil.copytree(tasks / "results/tasks", "results/tasks")
     write_tree(folder, mini=MINIATURE, tasks=TASKS)
