@@ -97,8 +97,8 @@ def test_paper_is_planned_without_data_and_then_told_what_is_missing(tmp_path: P
         f"{tmp_path}/ADEChallengeData2016: no such data folder",
         f"{tmp_path}/coco: no such data folder",
         f"{tmp_path}/commonsense: no such data folder",
-        "weights of timm's 'convnext_large.fb_in22k_ft_in1k': not to be had",
-        "language model 'huggyllama/llama-7b': no folder, nor to be had",
+        "params.yaml: base.revision: must be the commit of 'timm/convnext_large.fb_in22k_ft_in1k'",
+        "params.yaml: task.revision: must be the commit of 'huggyllama/llama-7b'",
     ):
         assert len([line for line in told.splitlines() if line.startswith(missing)]) == 1, missing
     assert "Traceback" not in told
