@@ -54,8 +54,14 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def write_sealed(path: Path, tree: dict[str, Any]) -> None:
-    """As `write_json`, with the SHA-256 of `tree` in it, by which `read_sealed` knows that nothing was changed."""
-    write_json(path, {**tree, SEAL: _digest(tree)})
+    """As `write_json`, `sealed`: `read_sealed` knows by it that nothing was changed."""
+    write_json(path, sealed(tree))
+
+
+def sealed(tree: dict[str, Any]) -> dict[str, Any]:
+    """`tree` with the SHA-256 of all that it holds besides."""
+    rest = {key: value for key, value in tree.items() if key != SEAL}
+    return {**rest, SEAL: _digest(rest)}
 
 
 def read_sealed(path: Path, next_command: str, form: "type[Form] | None" = None) -> Any:

@@ -396,12 +396,22 @@ def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     config = read_config(folder)
     if config.tokens != store.sha256:
         raise UserError(f"{folder}: trained on tokens of another zoo; run `{maker(folder)}` again")
-    model = build(config.model, config.diffusion, store)
     path = folder / "model.safetensors"
     expected = {entry.file: entry.sha256 for entry in config.files}
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
+    # No width and no number of blocks can be more than the bytes of the weights; what is would never end being built.
+    if _largest(config.model.model_dump()) > path.stat().st_size:
+        raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again")
+    model = build(config.model, config.diffusion, store)
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
         raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again") from error
     return model.to(on).eval()
+
+
+def _largest(tree: Any) -> float:
+    """The largest number in a tree."""
+    if isinstance(tree, dict | list | tuple):
+        return max((_largest(value) for value in (tree.values() if isinstance(tree, dict) else tree)), default=0)
+    return tree if isinstance(tree, int | float) else 0

@@ -13,6 +13,8 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from rpg.files import SEAL, sealed
+
 # Cases of the profile that is loaded, for each hundred that `fuzz` is asked for.
 HUNDRED = 100
 settings.register_profile("same", max_examples=HUNDRED)
@@ -185,14 +187,17 @@ def broken_yaml(draw: st.DrawFn, text: str) -> bytes:
 
 @st.composite
 def broken_json(draw: st.DrawFn, tree: dict) -> bytes:
-    """The bytes of a JSON file whose tree is changed, or which is no whole JSON."""
-    content = json.dumps(draw(changed(tree))).encode()
-    damage = draw(st.sampled_from(["none"] * 8 + ["cut", "bytes", "empty", "deep"]))
+    """The bytes of a JSON file whose tree is changed, and sealed again if it was, or which is no whole JSON."""
+    found = draw(changed({key: value for key, value in tree.items() if key != SEAL}))
+    damage = draw(st.sampled_from(["none"] * 8 + ["cut", "bytes", "empty", "deep", "unsealed"]))
+    if SEAL in tree and isinstance(found, dict) and damage != "unsealed":
+        found = sealed(found)
+    content = json.dumps(found).encode()
     if damage == "cut":
         return content[: draw(st.integers(0, len(content)))]
     if damage == "bytes":
         return b"\xff\xfe" + content
-    return {"none": content, "empty": b"", "deep": b"[" * 100_000}[damage]
+    return {"empty": b"", "deep": b"[" * 100_000}.get(damage, content)
 
 
 LIES = ("bit", "cut", "length", "dtype", "shape", "offsets", "value", "empty", "many", "tree")

@@ -7,6 +7,7 @@ from conftest import run_layers, write_params
 
 from rpg.collect import collect_zoo, read_zoo
 from rpg.errors import UserError
+from rpg.files import write_sealed
 from rpg.params import load_params
 
 
@@ -61,7 +62,7 @@ def test_shard_that_lacks_a_seed_is_refused(workspace: Path) -> None:
     path = workspace / "results/mini/zoo/0000-0001/manifest.json"
     tree = json.loads(path.read_text())
     tree["checkpoints"] = [entry for entry in tree["checkpoints"] if entry["seed"] != 1]
-    path.write_text(json.dumps(tree))
+    write_sealed(path, tree)
     with pytest.raises(UserError, match="no checkpoint of seed 1"):
         collect(workspace)
 

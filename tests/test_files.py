@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import queue
 from pathlib import Path
@@ -6,7 +7,21 @@ import pytest
 import torch
 
 from rpg.errors import UserError
-from rpg.files import atomic, exclusive, read_json, read_tensors, sha256, write_json, write_tensors, write_text
+from rpg.files import (
+    SEAL,
+    atomic,
+    exclusive,
+    file_entry,
+    read_json,
+    read_sealed,
+    read_tensors,
+    sha256,
+    vouched,
+    write_json,
+    write_sealed,
+    write_tensors,
+    write_text,
+)
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -47,6 +62,34 @@ def test_missing_and_broken_json_name_the_next_command(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(UserError, match="delete it and run `rpg zoo`"):
         read_json(tmp_path / "a.json", "rpg zoo")
+
+
+def test_sealed_json_is_read_as_it_was_written_and_not_with_another_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    tree = {"b": [0.1, 1e-30, float("nan")], "a": {"1": "é"}}
+    write_sealed(path, tree)
+    assert str(read_sealed(path, "rpg zoo")) == str({"a": tree["a"], "b": tree["b"]})
+    # Of numbers as keys, of which JSON makes text, too.
+    write_sealed(path, {"a": {10: 1, 9: 2}})
+    assert read_sealed(path, "rpg zoo") == {"a": {"9": 2, "10": 1}}
+    whole = path.read_text()
+    for old, new in (("1,", "3,"), ('"9"', '"8"'), (json.loads(whole)[SEAL][:4], "0000"), (f'"{SEAL}"', '"b"')):
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(UserError, match=r"a\.json: changed since `rpg zoo` wrote it; delete it and run that again"):
+            read_sealed(path, "rpg zoo")
+
+
+def test_vouched_file_is_the_one_that_was_written(tmp_path: Path) -> None:
+    rows, by = tmp_path / "rows.csv", tmp_path / "summary.json"
+    write_text(rows, "a\n1\n")
+    write_sealed(by, {"files": [file_entry(rows)]})
+    assert vouched(rows, by, "rpg novelty") == rows
+    write_text(rows, "a\n2\n")
+    with pytest.raises(UserError, match=r"rows\.csv: missing or changed since it was written; run `rpg novelty` again"):
+        vouched(rows, by, "rpg novelty")
+    with pytest.raises(UserError, match=r"other\.csv: missing or changed"):
+        vouched(tmp_path / "other.csv", by, "rpg novelty")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "safetensors"])

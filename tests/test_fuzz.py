@@ -39,7 +39,7 @@ import rpg.workflow
 from rpg.cli import main
 from rpg.collect import collect_zoo, read_zoo
 from rpg.errors import UserError
-from rpg.files import file_entry, read_tensors, sha256, write_json
+from rpg.files import file_entry, read_tensors, sealed, sha256, write_sealed
 from rpg.novelty import Novelty
 from rpg.params import GivenZoo, Params, Run, check_params, load_params
 from rpg.paths import RESULTS, Paths, ablation_file, paths_of
@@ -285,18 +285,23 @@ READERS: list[tuple[str, str, Callable[[str], None], int]] = [
 @pytest.mark.parametrize(("name", "file", "read", "cases"), READERS)
 def test_own_json_files(whole: Path, name: str, file: str, read: Callable[[str], None], cases: int) -> None:
     path = Path("results", name, file)
-    before = path.read_bytes()
+    scores = Path("results", name, "scores.json")
+    before, scored = path.read_bytes(), scores.read_bytes()
     read(name)
 
     @fuzz(cases)
     @given(content=broken_json(json.loads(before)))
     def attempt(content: bytes) -> None:
         put(path, content)
+        if file == "metrics.json":
+            # It is no sealed file: that one vouches for it.
+            write_sealed(scores, {**json.loads(scored), "files": [file_entry(path)]})
         outcome(lambda: read(name))
 
     try:
         attempt()
     finally:
+        put(scores, scored)
         put(path, before)
 
 
@@ -319,7 +324,7 @@ def test_files_that_lead_out_are_not_read_even_if_their_hash_is_right(whole: Pat
     (path.parent / "link.safetensors").symlink_to(outside)
     tree[key][0] |= {"file": way, "sha256": sha256(outside)}
     try:
-        put(path, json.dumps(tree).encode())
+        put(path, json.dumps(sealed(tree)).encode())
         with pytest.raises(UserError) as error:
             read("mini")
         line = line_of(error.value)
@@ -377,7 +382,7 @@ def test_broken_tensors_become_tokens_or_are_refused(whole: Path) -> None:
     def tokenise(path: Path) -> None:
         entries[0] |= {"file": "w.safetensors", "sha256": sha256(path)}
         shutil.copy(path, zoo / "w.safetensors")
-        write_json(zoo / "checkpoints.json", {**listed, "checkpoints": entries})
+        write_sealed(zoo / "checkpoints.json", {**listed, "checkpoints": entries})
         write_tokens(zoo, experiment.tokens, Path("results/written/tokens"))
 
     fuzzed_tensors((paths.zoo / entries[0]["file"]).read_bytes(), 40, tokenise)
@@ -430,13 +435,13 @@ def test_novelty_of_samples_without_finite_weights_is_one_line(whole: Path, name
         weights[name].view(-1)[-1] = numbers
         save_file(weights, sample)
         broken["samples"][1] |= file_entry(sample)
-        write_json(manifest, broken)
+        write_sealed(manifest, broken)
         with pytest.raises(UserError, match=rf"0001.safetensors: tensor '{name}' holds .*rpg sample") as error:
             Novelty(experiment, paths, None)
         line_of(error.value)
     finally:
         put(sample, before)
-        write_json(manifest, tree)
+        write_sealed(manifest, tree)
 
 
 class Code:

@@ -1,6 +1,5 @@
 """The published weights in place of a training: `rpg import`."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rpg.cli import main
+from rpg.files import read_sealed
 from rpg.model.rpg import RPG
 from rpg.params import load_params
 from rpg.published import load_published
@@ -59,7 +59,7 @@ def test_imported_weights_sample_what_the_model_built_directly_does(here: Path, 
     imported(path)
     folder, store = here / "results/mini/rpg", TokenStore(here / "results/mini/tokens")
     assert (folder / "log.csv").read_text() == "step,loss,learning_rate\n"
-    assert json.loads((here / "results/mini/seconds/train.json").read_text()) == {"seconds": 0.0, "steps": 0}
+    assert read_sealed(here / "results/mini/seconds/train.json", "rpg import") == {"seconds": 0.0, "steps": 0}
     # What `rpg train` writes beside it, and no more.
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "log.csv", "model.safetensors"]
     assert [entry.file for entry in read_config(folder).files] == ["log.csv", "model.safetensors"]

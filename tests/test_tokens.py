@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rpg.errors import UserError
+from rpg.files import write_sealed
 from rpg.params import Tokens, load_params
 from rpg.tokens import Layout, Stats, TokenStore, create_safetensors, detokenise, tokenise, write_tokens
 
@@ -190,7 +191,7 @@ def change(zoo: Path, edit) -> Path:
     edit(state_dict)
     save_file(state_dict, path)
     entry["sha256"] = sha256(path)
-    (zoo / "checkpoints.json").write_text(json.dumps(tree))
+    write_sealed(zoo / "checkpoints.json", tree)
     return path
 
 

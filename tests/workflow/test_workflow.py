@@ -28,6 +28,7 @@ from conftest import (
 )
 
 import rpg.workflow as ask
+from benchmarks.dag import plan
 from rpg.params import load_params
 from rpg.workflow import RESUMED, code
 
@@ -335,6 +336,14 @@ def test_what_jobs_take_on_a_cluster_makes_nothing_anew(checkout: Path, finished
     write_tree(checkout, mini={**MINIATURE, "cluster": {"train": {"memory_gb": 64, "hours": 24}}})
     assert planned(checkout) == {}
     assert "mem_mb=64000, mem=64 GB" in snakemake(checkout, "--dry-run", "--forceall", "results/tables.md")
+
+
+@pytest.mark.slow
+def test_ten_thousand_shards_are_planned() -> None:
+    planned_jobs = plan("digits-resnet", experiments=100, shards=100)
+    # Zoo; collect, tokens, train, sample, score and novelty; tables.
+    assert planned_jobs["jobs"] == 100 * 100 + 100 * 6 + 1
+    assert planned_jobs["GB"] < 2
 
 
 def test_shipped_experiments_plan_every_layer() -> None:
