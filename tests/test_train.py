@@ -218,6 +218,7 @@ def test_damaged_state_starts_over(finished: Path, tmp_path: Path) -> None:
     assert train(finished, tmp_path / "rpg") == artifacts(finished / "results/mini/rpg")
 
 
+@pytest.mark.slow
 def test_kill_9_then_the_same_command(finished: Path, tmp_path: Path) -> None:
     """A real process, really killed once it has saved a state."""
     write_params(tmp_path, train={"steps": 400})
@@ -242,7 +243,7 @@ def test_kill_9_then_the_same_command(finished: Path, tmp_path: Path) -> None:
     assert artifacts(folder) == whole
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_signal_saves_the_state_and_the_same_command_goes_on(finished: Path, tmp_path: Path, number: int) -> None:
     # No state but that of the signal.
     write_params(tmp_path, train={"steps": 400, "state_every": 400})

@@ -54,6 +54,7 @@ def test_dry_run_is_complete_from_nothing(checkout: Path) -> None:
     assert planned(checkout) == EVERYTHING
 
 
+@pytest.mark.slow
 def test_run_then_nothing_to_do_then_only_the_new_shard(checkout: Path, finished: Path) -> None:
     """The whole miniature through Snakemake. What each key makes stale is in test_ledger.py."""
     snakemake(checkout, "--cores", "2", "results/tables.md")
@@ -144,6 +145,7 @@ def test_content_counts_and_not_time(checkout: Path, finished: Path) -> None:
             assert set(planned(checkout)) == set(rules), name
 
 
+@pytest.mark.slow
 def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) -> None:
     take_as_finished(checkout, finished)
     write_params(checkout, train={"learning_rate": 1e30, "gradient_clip": 1e30, "warmup": 0.0})
