@@ -9,7 +9,7 @@ tables: $(VENV)/.installed
 	snakemake --cores all results/tables.md
 
 test: $(VENV)/.installed
-	pytest
+	pytest -n 2 --dist loadfile
 
 # Fails where a package can't be looked up: what was not audited is not free of faults.
 audit: requirements/audit.txt | $(UV)
