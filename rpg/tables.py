@@ -69,6 +69,12 @@ under {near} of the originals', otherwise *inaccurate* if they have less than {a
 else *novel*.
 
 """
+ALONE = """
+## {name}: what else can be made of its zoo
+
+The zoo has one checkpoint alone: there is no distance between checkpoints that others could be measured by.
+
+"""
 MIXTURES = """
 ## {name}: what else can be made of its zoo
 
@@ -325,7 +331,7 @@ def ensemble(of: dict[str, Any]) -> str:
 
 def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
     """A column's medians, one after the other; a dash where there is none."""
-    return " / ".join(f"{of[column]:.{digits}f}" if column in of else "-" for of in medians)
+    return " / ".join(f"{of[column]:.{digits}f}" if of.get(column) is not None else "-" for of in medians)
 
 
 # A way to make networks as the tables call it, the set of networks (`SETS`), and what was measured of them.
@@ -362,6 +368,8 @@ def beaten_by(key: str, of: dict[str, Any], networks: list[Measured]) -> int:
 
 def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
     """The section with what else can be made of an experiment's zoo, accuracy beside distance."""
+    if "distance" not in entry["novelty"]["zoo"]:
+        return ALONE.format(name=name)
     novelty, networks = entry["novelty"], measured(entry)
     rows = [
         {

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -94,6 +95,14 @@ def test_every_layer_reads_the_given_zoo(here: Path, capsys) -> None:
     scope: dict = {}
     exec(card.split("```python\n")[1].split("```")[0], scope)
     assert isinstance(scope["network"], nn.Module)
+
+
+def test_zoo_of_one_checkpoint_has_no_distances_to_measure_by(here: Path) -> None:
+    change(zoo={"runs": ["zoo/a/epoch-9.pth"]}, novelty={"networks": 2})
+    run_layers(here, *LAYERS, "tables", experiment="given")
+    told = Path("results/tables.md").read_text()
+    assert re.search(r"^\| given +\| +2 \| +none \| +0\.\d+ / - \|", told, re.M)
+    assert "The zoo has one checkpoint alone: there is no distance between checkpoints" in told
 
 
 def test_a_plain_number_is_a_score_without_answers(here: Path) -> None:
