@@ -8,7 +8,7 @@ min_version("9.0")
 # Not `configfile:`; rpg.params is the only reader of params.yaml.
 config.update(ask.config(config))
 validate(config, "workflow/schemas/params.schema.json")
-ask.distrust_tables(config)
+ask.prepare(config)
 shell.prefix(ask.COMMAND_PREFIX)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -28,8 +29,12 @@ SEAL = "sha256"
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; when the block ends well, it becomes `path`, flushed to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    prefix = f".{path.name}."
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        _remove_if_left(leftover)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
+    # Held while it is written: what is not is left from a process that was killed.
+    fcntl.flock(handle, fcntl.LOCK_EX)
     temporary = Path(name)
     try:
         yield temporary
@@ -40,6 +45,21 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _remove_if_left(temporary: Path) -> None:
+    """Remove a temporary file, unless a process is writing it."""
+    try:
+        handle = os.open(temporary, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -49,6 +49,20 @@ def test_new_file_appears_only_when_whole(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_what_a_killed_process_was_writing_is_removed_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    path, left = tmp_path / "a.json", tmp_path / ".a.json.killed"
+    left.write_text("half")
+    other = tmp_path / ".b.json.killed"
+    other.write_text("half")
+    with atomic(path) as outer:
+        assert not left.exists()
+        outer.write_text("first")
+        write_text(path, "second")
+        assert outer.read_text() == "first"
+    assert path.read_text() == "first"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".b.json.killed", "a.json"]
+
+
 def test_json_bytes_do_not_depend_on_key_order(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": 1, "a": [1.5]})
     write_json(tmp_path / "b.json", {"a": [1.5], "b": 1})
