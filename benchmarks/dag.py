@@ -82,14 +82,16 @@ class _Plain(yaml.SafeDumper):
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Seconds and GB over jobs, on logarithmic axes; of shapes with as many jobs both are shown."""
+    """Seconds and GB over jobs."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     frame = frame.sort_values("jobs")
     for axes, column in zip(figure.subplots(1, 2), ("seconds", "GB"), strict=True):
-        axes.loglog(frame["jobs"], frame[column], "o-")
+        axes.plot(frame["jobs"], frame[column], "o-")
         for _, row in frame.iterrows():
             text = f"{row['experiments']:.0f} × {row['shards of each']:.0f}"
-            axes.annotate(text, (row["jobs"], row[column]), xytext=(4, -10), textcoords="offset points", fontsize=7)
-        axes.set(xlabel="jobs", ylabel=column)
+            axes.annotate(text, (row["jobs"], row[column]), xytext=(6, -8), textcoords="offset points", fontsize=7)
+        axes.set(
+            xlabel="jobs (experiments × shards of each)", ylabel=column, xlim=(0, 1.25 * frame["jobs"].max()), ylim=0
+        )
         axes.grid(alpha=0.3)
     return figure
