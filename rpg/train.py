@@ -349,7 +349,7 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
             total.zero_()
             training.log += f"{step},{loss:.6g},{learning_rate(training.params, step):.6g}\n"
             training.seconds = before + time.perf_counter() - started
-            first = float(training.log.splitlines()[1].split(",")[1])
+            first = float(training.log.split("\n", 2)[1].split(",")[1])
             # All processes stop at one step, whichever of them was signalled.
             stop = step != steps and bool(group.sum(torch.tensor(signalled(), device=training.on)))
             due = stop or step == steps or step % training.params.state_every == 0

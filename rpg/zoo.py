@@ -7,7 +7,6 @@ manifest says under `diverged`.
 """
 
 import sys
-from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from rpg.base import fingerprint, read_base
 from rpg.errors import Diverged, UserError
 from rpg.files import check_unchanged, clear, exclusive, file_entry, read_sealed, write_sealed
 from rpg.forms import Finished
-from rpg.params import Experiment, Run
+from rpg.params import Experiment, GivenZoo, Run
 from rpg.progress import progress
 from rpg.tasks import load_task
 from rpg.tasks.stack import StateDict
@@ -41,14 +40,16 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         for group in _parts(list(of_seed), experiment.zoo.together)
     ]
     facts = {"recipe": experiment.recipe(runs), "base": fingerprint(experiment, base)}
+    # What was trained elsewhere is only read, and may have been changed since; the recipe does not say.
+    goes_on = not isinstance(experiment.zoo, GivenZoo)
     with exclusive(folder):
         (folder / "manifest.json").unlink(missing_ok=True)
-        done = _finished(folder, facts)
+        done = _finished(folder, facts) if goes_on else []
         if not done:
             clear(folder)
         for group in progress(groups[len(done) :], "zoo", total=len(groups), done=len(done)):
             done.append(_train_group(task, experiment, group, start[group[0].seed], folder))
-            if len(done) < len(groups):
+            if goes_on and len(done) < len(groups):
                 write_sealed(folder / "finished.json", {**facts, "finished": done})
         # safetensors sorts tensors by itself; tokens follow the state dict's order, so it is kept here.
         manifest = {**facts, "tensors": done[-1]["tensors"]}
@@ -113,5 +114,5 @@ def _train_group(
     return {"checkpoints": checkpoints, "tensors": names, "diverged": diverged}
 
 
-def _parts(runs: Sequence[Run], most: int) -> list[list[Run]]:
-    return [list(runs[start : start + most]) for start in range(0, len(runs), most)]
+def _parts(runs: list[Run], most: int) -> list[list[Run]]:
+    return [runs[start : start + most] for start in range(0, len(runs), most)]

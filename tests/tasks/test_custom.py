@@ -17,6 +17,7 @@ from torch import nn
 from rpg.cli import main
 from rpg.errors import UserError
 from rpg.params import check_params, load_params
+from rpg.tasks import custom
 from rpg.tasks.custom import natural
 
 LAYERS = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty")
@@ -95,6 +96,27 @@ def test_every_layer_reads_the_given_zoo(here: Path, capsys) -> None:
     scope: dict = {}
     exec(card.split("```python\n")[1].split("```")[0], scope)
     assert isinstance(scope["network"], nn.Module)
+
+
+def test_shard_that_was_stopped_reads_every_run_again(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(zoo={"runs_per_shard": 2})
+    train = custom.Custom.train
+
+    def stopped(task: custom.Custom, zoo, runs, base, save) -> None:
+        if runs[0].seed == 1:
+            raise KeyboardInterrupt
+        train(task, zoo, runs, base, save)
+
+    monkeypatch.setattr(custom.Custom, "train", stopped)
+    with pytest.raises(SystemExit):
+        run_layers(here, "zoo", experiment="given")
+    monkeypatch.setattr(custom.Custom, "train", train)
+    shard = here / "results/given/zoo/0000-0001"
+    assert (shard / "0000-000000.safetensors").exists()
+    state_dict = torch.load(here / "zoo/a/epoch-8.pth", weights_only=True)
+    torch.save({**state_dict, "0.bias": state_dict["0.bias"] + 1}, here / "zoo/a/epoch-8.pth")
+    run_layers(here, "zoo", experiment="given")
+    assert torch.equal(load_file(shard / "0000-000000.safetensors")["0.bias"], state_dict["0.bias"] + 1)
 
 
 def test_zoo_of_one_checkpoint_has_no_distances_to_measure_by(here: Path) -> None:
