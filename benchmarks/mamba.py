@@ -19,18 +19,18 @@ from rpg.model.mamba2 import Mamba2
 SHAPES = {"ViT-Tiny": (4, 808, 8192, 8192), "ViT-Base": (2, 5378, 12288, 16384)}
 
 
-def compare_mamba(repeats: int, out: Path) -> None:
+def compare_mamba(rounds: int, out: Path) -> None:
     """Print time, memory and difference of a block's forward and backward pass, in turn; write JSON."""
     if not torch.cuda.is_available() or mamba2._kernel() is None:
         sys.exit(
             "python -m benchmarks mamba: error: needs a GPU and mamba-ssm; see 'Install something else' in README.md"
         )
-    rows = [row for shape in SHAPES for dtype in (torch.bfloat16, torch.float32) for row in _of(shape, dtype, repeats)]
+    rows = [row for shape in SHAPES for dtype in (torch.bfloat16, torch.float32) for row in _of(shape, dtype, rounds)]
     print(tabulate(rows, "keys", tablefmt="pipe", floatfmt=".4g"))
     out.write_text(json.dumps({"device": torch.cuda.get_device_name(), "rows": rows}, indent=2) + "\n")
 
 
-def _of(shape: str, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
+def _of(shape: str, dtype: torch.dtype, rounds: int) -> list[dict[str, Any]]:
     batch, length, before, after = SHAPES[shape]
     torch.manual_seed(0)
     block = Mamba2(after, input_width=before).to("cuda", dtype)
@@ -43,7 +43,7 @@ def _of(shape: str, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
     error = (results["plain"] - results["kernel"]).abs().max() / results["kernel"].abs().max()
     milliseconds: dict[str, list[float]] = {name: [] for name in ways}
     gigabytes = dict.fromkeys(ways, 0.0)
-    for _ in range(repeats):
+    for _ in range(rounds):
         for name, way in ways.items():
             torch.cuda.reset_peak_memory_stats()
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

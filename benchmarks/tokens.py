@@ -1,24 +1,35 @@
 """Speed and memory of turning a large network into tokens and back: `python -m benchmarks tokens`."""
 
-import json
 import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from tabulate import tabulate
 
+from benchmarks.common import report
 from rpg.files import file_entry, write_json, write_tensors
 from rpg.params import Tokens
-from rpg.tokens import Layout, Stats, create_safetensors, detokenise, read_checkpoint, tokenise, write_tokens
+from rpg.tokens import (
+    Layout,
+    Stats,
+    TokenStore,
+    create_safetensors,
+    detokenise,
+    read_checkpoint,
+    tokenise,
+    write_tokens,
+)
 
 
-def measure_tokens(names: list[str], width: int, checkpoints: int, threads: int, repeats: int, out: Path) -> None:
+def measure_tokens(
+    names: list[str], width: int, checkpoints: int, threads: int, rounds: int, out: Path
+) -> list[dict[str, Any]]:
     """Print GB/s of each step, of the weights' bytes, and how many checkpoints are in memory at most; write JSON.
 
     And of the whole store of a zoo of so many `checkpoints`, which are one file, many times.
@@ -27,13 +38,11 @@ def measure_tokens(names: list[str], width: int, checkpoints: int, threads: int,
     rows: list[dict[str, Any]] = []
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            rows += _of_network(name, width, checkpoints, repeats, Path(folder))
-    print(tabulate(rows, "keys", tablefmt="pipe", floatfmt=".2f"))
-    facts = {"width": width, "threads": threads, "repeats": repeats, "checkpoints": checkpoints}
-    out.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+            rows += _of_network(name, width, checkpoints, rounds, Path(folder))
+    return report(rows, out, width=width, threads=threads, checkpoints=checkpoints)
 
 
-def _of_network(name: str, width: int, checkpoints: int, repeats: int, folder: Path) -> list[dict[str, Any]]:
+def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Path) -> list[dict[str, Any]]:
     state_dict = timm.create_model(name).state_dict()
     layout = Layout.of(state_dict, width)
     stats = Stats.of(layout, [state_dict])
@@ -49,16 +58,22 @@ def _of_network(name: str, width: int, checkpoints: int, repeats: int, folder: P
     steps: dict[str, Callable[[], Any]] = {
         "statistics": lambda: Stats.of(layout, [read_checkpoint(path, names)]),
         "tokenise": lambda: tokenise(read_checkpoint(path, names), layout, stats, into=into),
-        "detokenise": lambda: detokenise(torch.from_numpy(store[0].copy()), layout, stats, skipped),
+        "detokenise": lambda: detokenise(torch.from_numpy(store[0]), layout, stats, skipped),
     }
     _write_zoo(folder, path, names, checkpoints)
     steps[f"store of {checkpoints}"] = lambda: write_tokens(folder, Tokens(width=width), folder / "store")
+    # What training reads of a checkpoint, once the store is open.
+    written = cache(lambda: TokenStore(folder / "store"))
+    steps["load"] = lambda: written()[0]
     rows = []
     for step, function in steps.items():
+        if step == "load":
+            # Opening it reads all of it, for its hash.
+            function()
         seconds, peaks = [], []
         count = checkpoints if step.startswith("store") else 1
-        for _ in range(repeats if count == 1 else 1):
-            with _Anonymous() as memory:
+        for _ in range(rounds if count == 1 else 1):
+            with Anonymous() as memory:
                 started = time.perf_counter()
                 function()
                 seconds.append(time.perf_counter() - started)
@@ -85,10 +100,10 @@ def _write_zoo(folder: Path, path: Path, names: list[str], count: int) -> None:
     write_json(folder / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
 
 
-class _Anonymous:
+class Anonymous:
     """The most memory, besides that of files, that comes to this process inside the block; looked at all the time."""
 
-    def __enter__(self) -> "_Anonymous":
+    def __enter__(self) -> "Anonymous":
         self.peak, self._before, self._done = 0, _anonymous(), threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()

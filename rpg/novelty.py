@@ -13,11 +13,12 @@ and what can be made of the same zoo without RPG (rpg.mixing, rpg.baselines). Of
 The critique that asks for these numbers is arXiv 2506.07998.
 """
 
+import math
 import random
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from rpg.progress import progress
 from rpg.score import read_samples, summary
 from rpg.symmetry import groups
 from rpg.tasks import load_task
-from rpg.tasks.stack import unstack
+from rpg.tasks.stack import StateDict, unstack
 from rpg.tokens import TokenStore, read_checkpoint, tokenise
 
 # Shares of the distance between training runs: a mean of two checkpoints is at least half of it away from each, so
@@ -57,12 +58,12 @@ class Network:
     code: str | None
     state: int
     point_P: np.ndarray
-    # Empty where the task scores networks without answers: then nothing is said of wrong ones.
-    answers: np.ndarray
-    # On the test split, in percent.
-    score: float
     # The set of networks that it belongs to (rpg.score.SETS).
     set: str
+    # Empty where the task scores networks without answers: then nothing is said of wrong ones.
+    answers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    # On the test split, in percent.
+    score: float = math.nan
     file: str = ""
     index: int | None = None
     # The permutation states that it lies between, if there are several.
@@ -87,10 +88,11 @@ class Novelty:
             np.array([self.store.state(entry) for entry in checkpoints]),
             np.array([entry.get("code", "") for entry in checkpoints]),
         )
-        self.originals = [self.read("original", paths.zoo, entry, index) for index, entry in enumerate(checkpoints)]
-        self.held_out = [self.read("original", paths.zoo, entry) for entry in self.store.held_out]
+        of_zoo = (self.read("original", paths.zoo, entry, index) for index, entry in enumerate(checkpoints))
+        self.originals = list(self.judged(of_zoo))
+        self.held_out = list(self.judged(self.read("original", paths.zoo, entry) for entry in self.store.held_out))
         manifest = read_samples(paths.samples, len(self.store.seeds))
-        self.samples: list[Network] = []
+        drawn: list[tuple[str, dict[str, Any]]] = []
         for model in dict.fromkeys(entry["model"] for entry in manifest):
             kind = "RPG" if model == "rpg" else model
             by_set: dict[str, list[dict[str, Any]]] = {}
@@ -99,7 +101,8 @@ class Novelty:
                     by_set.setdefault(entry["set"], []).append(entry)
             for entry in [entry for entries in by_set.values() for entry in self.draw(entries, len(by_set))]:
                 check_unchanged(paths.samples, entry["file"], entry["sha256"], "sampled", "`rpg sample`")
-                self.samples.append(self.read(kind, paths.samples, entry))
+                drawn.append((kind, entry))
+        self.samples = list(self.judged(self.read(kind, paths.samples, entry) for kind, entry in drawn))
         self.ours = [sample for sample in self.samples if sample.kind == "RPG"]
 
     def draw(self, entries: Sequence[Any], parts: int = 1) -> list[Any]:
@@ -108,8 +111,10 @@ class Novelty:
         chosen = random.Random(self.params.seed).sample(range(len(entries)), count)
         return [entries[index] for index in sorted(chosen)]
 
-    def read(self, kind: str, folder: Path, entry: dict[str, Any], index: int | None = None) -> Network:
-        """The network in a file of the zoo or of the samples."""
+    def read(
+        self, kind: str, folder: Path, entry: dict[str, Any], index: int | None = None
+    ) -> tuple[Network, StateDict]:
+        """The network in a file of the zoo or of the samples, to be judged, and its weights."""
         path = folder / entry["file"]
         state_dict = read_checkpoint(path, self.names)
         self.store.layout.check(state_dict, path, "`rpg zoo`" if kind == "original" else "`rpg train` and `rpg sample`")
@@ -119,16 +124,22 @@ class Novelty:
             point_P = self.zoo.points_NP[index]
         state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
         belongs, between = entry.get("set") or self.store.task_set(state, code), tuple(entry.get("between", ()))
-        found = self.task.judge(state_dict, "test", code, self.kept, main_only=True)
-        score = found.scores[self.task.metric]
-        return Network(kind, code, state, point_P, found.answers.numpy(), score, belongs, entry["file"], index, between)
+        facts = {"file": entry["file"], "index": index, "between": between}
+        return Network(kind, code, state, point_P, belongs, **facts), state_dict
 
-    def at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> Network:
-        """The network at a point."""
+    def at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> tuple[Network, StateDict]:
+        """The network at a point, to be judged, and its weights."""
         weights = self.store.detokenise(self.space.tokens(point_P).unsqueeze(0), torch.tensor([state]))
-        found = self.task.judge(unstack(weights)[0], "test", code, self.kept, main_only=True)
-        score = found.scores[self.task.metric]
-        return Network(kind, code, state, point_P, found.answers.numpy(), score, self.store.task_set(state, code))
+        return Network(kind, code, state, point_P, self.store.task_set(state, code)), unstack(weights)[0]
+
+    def judged(self, networks: Iterator[tuple[Network, StateDict]]) -> Iterator[Network]:
+        """The networks with their answers and scores."""
+        while part := list(islice(networks, self.task.together)):
+            unjudged, state_dicts = zip(*part, strict=True)
+            codes = [network.code for network in unjudged]
+            found = self.task.judge_all(state_dicts, "test", codes, self.kept, main_only=True)
+            for network, of in zip(unjudged, found, strict=True):
+                yield replace(network, answers=of.answers.numpy(), score=of.scores[self.task.metric])
 
     def wrong(self, network: Network) -> np.ndarray:
         """[n] bool: which of the network's answers on the test split are wrong."""
@@ -136,6 +147,9 @@ class Novelty:
 
     def others(self) -> Iterator[Network]:
         """What can be made of the zoo without RPG, for the same states and codes as the samples."""
+        return self.judged(self._others())
+
+    def _others(self) -> Iterator[tuple[Network, StateDict]]:
         wishes = [(sample.state, sample.code) for sample in self.ours if not sample.between]
         for kind, state, code, point_P in mixtures(self.zoo, wishes, self.params.noise, self.params.seed):
             yield self.at(kind, state, code, point_P)

@@ -67,7 +67,7 @@ def show_scores(network: Network, task: Classification, generator: Generator) ->
     """Accuracy and confusion table on the test split, and the weights to download."""
     assert network.code
     labels, names = task.data.test.labels, CLASSES[data_of(generator)]
-    answers = task.answers(network.state_dict, task.inputs("test")).bool()
+    answers = task.answers([network.state_dict], task.inputs("test"))[0].bool()
     right = answers == task.targets("test", network.code).bool()
     yes = [name for name, bit in zip(names, network.code, strict=True) if bit == "1"]
     st.subheader(f"A network that tells {', '.join(yes)} from the rest")
@@ -113,7 +113,7 @@ def try_out(network: Network, task: Classification) -> None:
 
 def _answer(network: Network, task: Classification, image: Tensor) -> None:
     inputs = task.data.inputs(image.unsqueeze(0).to(device()), task.params.resolution)
-    said = "yes" if int(task.answers(network.state_dict, inputs)) else "no"
+    said = "yes" if int(task.answers([network.state_dict], inputs)) else "no"
     st.markdown(f"The network says **{said}**")
 
 

@@ -270,7 +270,7 @@ class Zoo(Block):
 
     Each seed trains for `steps` steps along a one-cycle schedule up to `learning_rate`, then goes on at
     `final_learning_rate` and is saved `saves` times, every `save_every` steps. With task codes there is one such run
-    for each seed and code; `together` runs of one seed are computed at once, which is faster and takes more memory.
+    for each seed and code; `together` runs are computed at once, which is faster and takes more memory.
     """
 
     seeds: Seeds

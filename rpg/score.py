@@ -8,7 +8,7 @@ the baselines: those of rpg.baselines, the majority class, the RPG before it was
 
 import shutil
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,19 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
 
     def score(networks: Iterator[Network], count: int) -> list[dict[str, Any]]:
         found = []
-        for facts, state_dict in progress(networks, "score", total=count):
-            scores = {split: task.judge(state_dict, split, facts.get("code"), kept).scores for split in SPLITS}
-            main = {split: of[task.metric] for split, of in scores.items()}
-            # The others are for the tables alone, so on the test split.
-            others = {name: score for name, score in scores["test"].items() if name != task.metric}
-            found.append({**facts, **main, **({"others": others} if others else {})})
+        shown = progress(networks, "score", total=count)
+        while part := list(islice(shown, task.together)):
+            facts, state_dicts = zip(*part, strict=True)
+            codes = [fact.get("code") for fact in facts]
+            # Other metrics are for the tables alone, so of the test split.
+            judged = {
+                split: task.judge_all(state_dicts, split, codes, kept, main_only=split != "test") for split in SPLITS
+            }
+            for fact, *of_splits in zip(facts, *judged.values(), strict=True):
+                scores = dict(zip(judged, (one.scores for one in of_splits), strict=True))
+                main = {split: of[task.metric] for split, of in scores.items()}
+                others = {name: score for name, score in scores["test"].items() if name != task.metric}
+                found.append({**fact, **main, **({"others": others} if others else {})})
         return found
 
     facts = ("seed", "step", "code", "held_out", "model", "set", "state", "between")

@@ -235,8 +235,9 @@ def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
 
     The tensors that never were tokens are taken from `skipped`, which must have their leading dimensions already.
     """
-    # Numbers of Python's: tensors of no dimension would cost as much as the weights.
-    means, stds, scales, floors = (values.tolist() for values in vars(stats).values())
+    # Numbers of Python's: tensors of no dimension would cost as much as the weights. But for the means, to which a
+    # multiple of the weights can then be added in one pass.
+    means, stds, scales, floors = stats.mean.unbind(), *(values.tolist() for values in [*vars(stats).values()][1:])
     state_dict, k = {}, 0
     for tensor in layout.tensors:
         if not tensor.tokens:
@@ -249,7 +250,7 @@ def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
             weights = torch.exp(weights.double() * stds[k] + means[k]) - VARIANCE_SHIFT
             weights = torch.clamp(weights, min=floors[k]) * scales[k]
         else:
-            weights = (weights * stds[k]).add_(means[k])
+            weights = torch.add(means[k], weights, alpha=stds[k])
         state_dict[tensor.name] = weights.to(getattr(torch, tensor.dtype)).unflatten(-1, tensor.shape)
         k += 1
     return state_dict

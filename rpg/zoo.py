@@ -34,11 +34,8 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
     task = load_task(experiment.task, data_root)
     task.check()
     start = {seed: read_base(experiment, base, seed) for seed in {run.seed for run in runs}}
-    groups = [
-        group
-        for _, of_seed in groupby(runs, key=lambda run: run.seed)
-        for group in _parts(list(of_seed), experiment.zoo.together)
-    ]
+    most = experiment.zoo.together
+    groups = [runs[first : first + most] for first in range(0, len(runs), most)]
     facts = {"recipe": experiment.recipe(runs), "base": fingerprint(experiment, base)}
     # What was trained elsewhere is only read, and may have been changed since; the recipe does not say.
     goes_on = not isinstance(experiment.zoo, GivenZoo)
@@ -48,7 +45,7 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         if not done:
             clear(folder)
         for group in progress(groups[len(done) :], "zoo", total=len(groups), done=len(done)):
-            done.append(_train_group(task, experiment, group, start[group[0].seed], folder))
+            done.append(_train_group(task, experiment, group, start, folder))
             if goes_on and len(done) < len(groups):
                 write_sealed(folder / "finished.json", {**facts, "finished": done})
         # safetensors sorts tensors by itself; tokens follow the state dict's order, so it is kept here.
@@ -79,14 +76,53 @@ def _finished(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _train_group(
-    task: Task, experiment: Experiment, group: list[Run], base: StateDict | None, folder: Path
+    task: Task, experiment: Experiment, group: list[Run], start: dict[int, StateDict | None], folder: Path
 ) -> dict[str, Any]:
-    """Train and save networks of one seed; `diverged` says which seed stands in for it, if it diverged."""
-    checkpoints: list[dict[str, Any]] = []
+    """Train and save networks at once; `diverged` says which seeds stand in for those that diverged."""
+    seed = group[0].seed
+    if any(run.seed != seed for run in group):
+        try:
+            return _train(task, experiment, group, group, start, folder)
+        except Diverged as error:
+            print(f"{error}; training each seed by itself", file=sys.stderr, flush=True)
+        alone = [
+            _train_group(task, experiment, list(of_seed), start, folder)
+            for _, of_seed in groupby(group, key=lambda run: run.seed)
+        ]
+        return {
+            "checkpoints": [entry for found in alone for entry in found["checkpoints"]],
+            "tensors": alone[0]["tensors"],
+            "diverged": {seed: new for found in alone for seed, new in found["diverged"].items()},
+        }
+    for replaced in range(MOST_REPLACED + 1):
+        trained = seed + replaced * NEXT
+        try:
+            found = _train(
+                task, experiment, group, [run.model_copy(update={"seed": trained}) for run in group], start, folder
+            )
+        except Diverged as error:
+            if replaced == MOST_REPLACED:
+                raise Diverged(f"{error}; so did the seeds before it, {seed} and what stood in for it") from error
+            print(f"{error}; training seed {trained + NEXT} in its place", file=sys.stderr, flush=True)
+        else:
+            break
+    return {**found, "diverged": {str(seed): trained} if replaced else {}}
+
+
+def _train(
+    task: Task,
+    experiment: Experiment,
+    group: list[Run],
+    runs: list[Run],
+    start: dict[int, StateDict | None],
+    folder: Path,
+) -> dict[str, Any]:
+    """Train `runs` and save them as those of `group`; Diverged if one does."""
+    checkpoints: list[list[dict[str, Any]]] = [[] for _ in group]
     names: list[str] = []
 
     def save(step: int, state_dicts: list[StateDict]) -> None:
-        for run, state_dict in zip(group, state_dicts, strict=True):
+        for run, entries, state_dict in zip(group, checkpoints, state_dicts, strict=True):
             code = f"{run.code}-" if run.code else ""
             if not all(tensor.isfinite().all() for tensor in state_dict.values() if tensor.is_floating_point()):
                 raise Diverged(
@@ -96,23 +132,7 @@ def _train_group(
             names[:] = state_dict
             score = task.score(state_dict, "validation", run.code)
             entry = {**file_entry(path, folder), "step": step, f"validation_{task.metric}": score}
-            checkpoints.append({**entry, **run.model_dump(exclude_none=True)})
+            entries.append({**entry, **run.model_dump(exclude_none=True)})
 
-    seed = group[0].seed
-    for replaced in range(MOST_REPLACED + 1):
-        trained = seed + replaced * NEXT
-        checkpoints.clear()
-        try:
-            task.train(experiment.zoo, [run.model_copy(update={"seed": trained}) for run in group], base, save)
-        except Diverged as error:
-            if replaced == MOST_REPLACED:
-                raise Diverged(f"{error}; so did the seeds before it, {seed} and what stood in for it") from error
-            print(f"{error}; training seed {trained + NEXT} in its place", file=sys.stderr, flush=True)
-        else:
-            break
-    diverged = {str(seed): trained} if replaced else {}
-    return {"checkpoints": checkpoints, "tensors": names, "diverged": diverged}
-
-
-def _parts(runs: list[Run], most: int) -> list[list[Run]]:
-    return [runs[start : start + most] for start in range(0, len(runs), most)]
+    task.train(experiment.zoo, runs, [start[run.seed] for run in group], save)
+    return {"checkpoints": [entry for entries in checkpoints for entry in entries], "tensors": names, "diverged": {}}

@@ -419,7 +419,7 @@ def custom(theirs: Path) -> Custom:
 def test_broken_tensors_in_a_zoo_of_ones_own(theirs: Path) -> None:
     task, run = custom(theirs), Run(seed=0, code=None, held_out=False)
     zoo = GivenZoo(runs=["w.safetensors"], runs_per_shard=1)
-    fuzzed_tensors(save(task.own), 60, lambda path: task.train(zoo, [run], None, lambda *_: None))
+    fuzzed_tensors(save(task.own), 60, lambda path: task.train(zoo, [run], [None], lambda *_: None))
 
 
 @pytest.mark.parametrize("numbers", [float("nan"), float("inf"), -float("inf")])

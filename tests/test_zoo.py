@@ -64,13 +64,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 def stop_at(seed: int, error: BaseException):
     """`Classification.train` that raises `error` after it has saved a network of `seed`."""
 
-    def train(task: Classification, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+    def train(task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         def and_stop(step: int, state_dicts: list[StateDict]) -> None:
             save(step, state_dicts)
             if runs[0].seed == seed:
                 raise error
 
-        TRAIN(task, zoo, runs, base, and_stop)
+        TRAIN(task, zoo, runs, bases, and_stop)
 
     return train
 
@@ -79,9 +79,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds that are trained from now on."""
     seeds: list[int] = []
 
-    def train(task: Classification, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+    def train(task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         seeds.append(runs[0].seed)
-        TRAIN(task, zoo, runs, base, save)
+        TRAIN(task, zoo, runs, bases, save)
 
     monkeypatch.setattr(Classification, "train", train)
     return seeds
@@ -145,6 +145,38 @@ def test_diverged_seed_is_trained_as_the_next_one_and_recorded(
     assert tree.pop("diverged") == {"1": 1 + NEXT}
     assert [entry["seed"] for entry in tree["checkpoints"]] == [0, 0, 1, 1]
     assert tree["recipe"] == manifest["recipe"]
+
+
+def test_seeds_at_once_of_which_one_diverges_are_trained_each_by_itself(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone = load_params(finished / "params.yaml").experiment("mini")
+    at_once = alone.model_copy(update={"zoo": alone.zoo.model_copy(update={"together": 2})})
+    runs, both = alone.shards()["0000-0001"], tmp_path / "both"
+    trained_at_once = trained(monkeypatch)
+    train_shard(at_once, runs, both, tmp_path / "base", None)
+    assert trained_at_once == [0]
+    tree = json.loads((both / "manifest.json").read_text())
+    assert [(entry["seed"], entry["step"]) for entry in tree["checkpoints"]] == [(0, 42), (0, 44), (1, 42), (1, 44)]
+
+    def train(
+        task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
+    ) -> None:
+        if any(run.seed == 1 for run in runs):
+            raise Diverged("zoo: seed 0, 1 diverged at step 3")
+        TRAIN(task, zoo, runs, bases, save)
+
+    monkeypatch.setattr(Classification, "train", train)
+    train_shard(at_once, runs, both, tmp_path / "base", None)
+    told = capsys.readouterr().err
+    assert "zoo: seed 0, 1 diverged at step 3; training each seed by itself" in told
+    tree = json.loads((both / "manifest.json").read_text())
+    assert tree["diverged"] == {"1": 1 + NEXT}
+    assert [(entry["seed"], entry["step"]) for entry in tree["checkpoints"]] == [(0, 42), (0, 44), (1, 42), (1, 44)]
+    # Seed 0 is what it is by itself.
+    for step in (42, 44):
+        name = f"0000-{step:06d}.safetensors"
+        assert (both / name).read_bytes() == (finished / "results/mini/zoo/0000-0001" / name).read_bytes()
 
 
 def test_zoo_whose_every_seed_diverges_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,17 +19,19 @@ from rpg.errors import Diverged, UserError
 from rpg.params import AnyBase, AnyZoo, Base, ClassificationTask, Run, TaskCodes, Zoo
 from rpg.progress import progress
 from rpg.seeds import derive, generator
-from rpg.tasks.stack import StateDict, logits, stack, unstack
+from rpg.tasks.stack import StateDict, logits, misfit, stack, unstack
 from rpg.tasks.task import Judgement, Save, Task
 
-SCORE_BATCH = 250
-RECOUNT = 2000
+# Images that one network is shown at once, or that several are, together.
+SCORE_BATCH = 1000
+RECOUNT, RECOUNT_BATCH = 2000, 250
 
 
 class Classification(Task):
     """Builds, trains and scores the classifiers of one experiment."""
 
     metrics = ("top1",)
+    together = 16
 
     def __init__(self, params: ClassificationTask | TaskCodes, data_root: str | None) -> None:
         self.params = params
@@ -101,26 +103,31 @@ class Classification(Task):
         order = generator("base", "order", seed)
         batches = _batches(len(self.data.train.labels), base.batch, order)
         for step in progress(range(1, base.steps + 1), "base", total=base.steps):
-            losses_E = self._losses(network, weights, next(batches), [None], base.shift, order)
+            batch = next(batches)
+            images = _shift(self.data.train.images[batch], base.shift, order)
+            losses_E = self._losses(network, weights, images, self.data.train.labels[batch].unsqueeze(0), [None])
             self._step(optimizer, losses_E, f"base: seed {seed}", step)
             if step < base.steps:
                 cycle.step()
         return unstack(weights)[0]
 
-    def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
-        """Train the networks of `runs`, all of one seed, at once.
+    def train(self, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
+        """Train the networks of `runs` at once.
 
-        The seed sets weights and data order. With `base` the weights start as its, except for those that have another
-        shape there, the head. Raises Diverged if the loss stops being finite.
+        Each one's seed sets its weights and data order. With a base its weights start as the base's, except for those
+        that have another shape there, the head. Raises Diverged if a loss stops being finite.
         """
         assert isinstance(zoo, Zoo)
-        seed, codes = runs[0].seed, [run.code for run in runs]
-        torch.manual_seed(derive("zoo", "weights", seed))
-        network = self.build().to(device()).train()
-        start = network.state_dict()
-        shared = {name for name in start if base and base[name].shape == start[name].shape}
-        start |= {name: base[name].to(device()) for name in shared} if base else {}
-        weights = stack([start] * len(runs))
+        codes = [run.code for run in runs]
+        starts, order = {}, {run.seed: generator("zoo", "order", run.seed) for run in runs}
+        for run, base in zip(runs, bases, strict=True):
+            if run.seed not in starts:
+                torch.manual_seed(derive("zoo", "weights", run.seed))
+                network = self.build().to(device()).train()
+                own = network.state_dict()
+                shared = {name for name in own if base and base[name].shape == own[name].shape}
+                starts[run.seed] = own | ({name: base[name].to(device()) for name in shared} if base else {})
+        weights = stack([starts[run.seed] for run in runs])
         optimizer = _optimizer(network, weights, zoo)
         cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimizer,
@@ -128,15 +135,29 @@ class Classification(Task):
             total_steps=zoo.steps,
             final_div_factor=zoo.learning_rate / 25 / zoo.final_learning_rate,
         )
-        order = generator("zoo", "order", seed)
-        batches = _batches(len(self.data.train.labels), zoo.batch, order)
+        batches = {seed: _batches(len(self.data.train.labels), zoo.batch, order[seed]) for seed in order}
+        of_run = torch.tensor([list(order).index(run.seed) for run in runs])
         for step in range(1, zoo.steps + zoo.saves * zoo.save_every + 1):
             for name, _ in network.named_parameters():
                 weights[name].requires_grad_(step > zoo.head_steps or name not in shared)
-            losses_E = self._losses(
-                network, weights, next(batches), codes, zoo.shift, order, zoo.label_smoothing, zoo.focal_gamma
+            # One batch for the networks of one seed.
+            batch = torch.stack([next(batches[seed]) for seed in order])
+            images = torch.stack(
+                [
+                    _shift(self.data.train.images[one], zoo.shift, order[seed])
+                    for one, seed in zip(batch, order, strict=True)
+                ]
             )
-            self._step(optimizer, losses_E, f"zoo: seed {seed}", step)
+            losses_E = self._losses(
+                network,
+                weights,
+                images[of_run] if len(order) > 1 else images[0],
+                self.data.train.labels[batch][of_run],
+                codes,
+                zoo.label_smoothing,
+                zoo.focal_gamma,
+            )
+            self._step(optimizer, losses_E, f"zoo: seed {', '.join(map(str, order))}", step)
             if step < zoo.steps:
                 cycle.step()
             elif (step - zoo.steps) % zoo.save_every == 0 and step > zoo.steps:
@@ -159,7 +180,8 @@ class Classification(Task):
         weights = {name: tensor if name in learned else tensor.detach().clone() for name, tensor in weights.items()}
         batch = torch.randint(len(self.data.train.labels), (images,), generator=draw)
         try:
-            return self._losses(self.network.train(recounted), weights, batch, codes, 0, draw)
+            labels_En = self.data.train.labels[batch].expand(len(codes), -1)
+            return self._losses(self.network.train(recounted), weights, self.data.train.images[batch], labels_En, codes)
         finally:
             self.network.eval()
 
@@ -167,7 +189,7 @@ class Classification(Task):
         """The same weights, with what BatchNorm counts taken anew from (at most RECOUNT) training images."""
         self.network.load_state_dict(state_dict)
         # In parts of about one length, since each counts alike.
-        update_bn(self._recount_inputs.chunk(RECOUNT // SCORE_BATCH), self.network)
+        update_bn(self._recount_inputs.chunk(RECOUNT // RECOUNT_BATCH), self.network)
         return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
 
     @cached_property
@@ -178,17 +200,20 @@ class Classification(Task):
         self,
         network: nn.Module,
         weights: StateDict,
-        batch: Tensor,
+        images: Tensor,
+        labels_En: Tensor,
         codes: Sequence[str | None],
-        shift: int,
-        order: torch.Generator,
         label_smoothing: float = 0.0,
         focal_gamma: float = 0.0,
     ) -> Tensor:
-        """[E] mean losses on the training images `batch`: (1 - p)^γ times cross-entropy (Lin et al. 2017)."""
-        images = _shift(self.data.train.images[batch], shift, order).to(device())
-        labels_En = self.labels(self.data.train.labels[batch].to(device()), codes)
-        logits_EKn = logits(network, weights, self.data.inputs(images, self.params.resolution)).transpose(1, 2)
+        """[E] mean losses on training images: (1 - p)^γ times cross-entropy (Lin et al. 2017).
+
+        `images`: the same [n, C, H, W] for all networks, or [E, n, C, H, W]; `labels_En` are those of the data set.
+        """
+        labels_En = self.labels(labels_En.to(device()), codes)
+        inputs = self.data.inputs(images.to(device()).flatten(0, -4), self.params.resolution)
+        inputs = inputs.unflatten(0, images.shape[:-3])
+        logits_EKn = logits(network, weights, inputs).transpose(1, 2)
         losses_En = functional.cross_entropy(logits_EKn, labels_En, label_smoothing=label_smoothing, reduction="none")
         if focal_gamma:
             p_En = torch.exp(-functional.cross_entropy(logits_EKn, labels_En, reduction="none"))
@@ -202,24 +227,26 @@ class Classification(Task):
         losses_E.sum().backward()
         optimizer.step()
 
-    def labels(self, labels_n: Tensor, codes: Sequence[str | None]) -> Tensor:
-        """[E, n] int64: the labels that networks of these task codes, or of none, shall find."""
+    def labels(self, labels_En: Tensor, codes: Sequence[str | None]) -> Tensor:
+        """[E, n] int64: the labels that networks of these task codes, or of none, shall find, of those of the data."""
         if codes[0] is None:
-            return labels_n.expand(len(codes), -1)
-        return torch.tensor([[int(bit) for bit in code or ""] for code in codes]).to(labels_n.device)[:, labels_n]
+            return labels_En
+        bits_EC = torch.tensor([[int(bit) for bit in code or ""] for code in codes])
+        return bits_EC.to(labels_En.device).gather(1, labels_En)
 
     @torch.inference_mode()
-    def answers(self, state_dict: StateDict, inputs: Tensor) -> Tensor:
-        """[n] int64: what a network with these weights takes its `inputs` [n, C, H, W] for, on the CPU.
+    def answers(self, state_dicts: Sequence[StateDict], inputs: Tensor) -> Tensor:
+        """[E, n] int64: what networks with these weights take their `inputs` [n, C, H, W] for, on the CPU.
 
-        UserError if the weights do not fit the network.
+        UserError if some weights do not fit the network.
         """
-        try:
-            self.network.load_state_dict(state_dict)
-        except RuntimeError as error:
-            message = " ".join(str(error).split())[:300]
-            raise UserError(f"the weights do not fit network '{self.params.network.name}': {message}") from error
-        return torch.cat([self.network(part).argmax(1).cpu() for part in inputs.split(SCORE_BATCH)])
+        own = self.network.state_dict()
+        for state_dict in state_dicts:
+            if why := misfit(state_dict, own):
+                raise UserError(f"the weights do not fit network '{self.params.network.name}': {why}")
+        weights = {name: tensor.to(device()) for name, tensor in stack([dict(one) for one in state_dicts]).items()}
+        parts = inputs.split(max(1, SCORE_BATCH // len(state_dicts)))
+        return torch.cat([logits(self.network, weights, part).argmax(2).cpu() for part in parts], 1)
 
     def inputs(self, split: str) -> Tensor:
         """[n, C, H, W] float32: all images of a split as the network takes them, made once and kept."""
@@ -234,7 +261,7 @@ class Classification(Task):
         return self.inputs("validation")[:2]
 
     def targets(self, split: str, code: str | None = None) -> Tensor:
-        return self.labels(self.data.split(split).labels, [code])[0]
+        return self.labels(self.data.split(split).labels.unsqueeze(0), [code])[0]
 
     def judge(
         self,
@@ -244,9 +271,23 @@ class Classification(Task):
         kept: Path | None = None,
         main_only: bool = False,
     ) -> Judgement:
-        answers = self.answers(state_dict, self.inputs(split))
-        right = int((answers == self.targets(split, code)).sum())
-        return Judgement({self.metric: 100 * right / len(answers)}, answers)
+        return self.judge_all([state_dict], split, [code])[0]
+
+    def judge_all(
+        self,
+        state_dicts: Sequence[StateDict],
+        split: str,
+        codes: Sequence[str | None],
+        kept: Path | None = None,
+        main_only: bool = False,
+    ) -> list[Judgement]:
+        answers_En = self.answers(state_dicts, self.inputs(split))
+        labels_En = self.labels(self.data.split(split).labels.expand(len(codes), -1), codes)
+        right = (answers_En == labels_En).sum(1).tolist()
+        return [
+            Judgement({self.metric: 100 * count / len(answers)}, answers)
+            for count, answers in zip(right, answers_En, strict=True)
+        ]
 
     def majority(self, code: str, split: str = "test") -> float:
         """Accuracy in percent on `split` of always giving the answer that is more frequent in training."""
@@ -257,7 +298,7 @@ class Classification(Task):
 def _optimizer(network: nn.Module, weights: StateDict, recipe: Base | Zoo) -> torch.optim.Optimizer:
     """AdamW, which goes number by number: networks that are stacked learn as they would alone."""
     learned = [weights[name].requires_grad_() for name, _ in network.named_parameters()]
-    return torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _batches(count: int, batch: int, order: torch.Generator) -> Iterator[Tensor]:

@@ -84,7 +84,7 @@ class Custom(Task):
     def train_base(self, base: AnyBase, seed: int) -> StateDict:
         raise NotImplementedError("a task whose networks are trained elsewhere")
 
-    def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+    def train(self, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         """Read the checkpoints of the one of `runs`; `save` is called with their places among each other.
 
         Raises UserError that names the checkpoint which does not fit, is not finite or can't be read.

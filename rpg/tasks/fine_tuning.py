@@ -141,10 +141,10 @@ class FineTuning(Task):
             raise UserError(f"params.yaml: weights of '{name}': not on the hub; name a file in base.weights")
         return commit("base.revision", repository, base.revision)
 
-    def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+    def train(self, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         assert isinstance(zoo, FineTuningZoo)
+        (run,), (base,) = runs, bases
         assert base is not None
-        (run,) = runs
         torch.manual_seed(derive("zoo", "weights", run.seed))
         network = self.build().to(device(), memory_format=torch.channels_last)  # type: ignore[call-overload]
         network.load_state_dict(base)

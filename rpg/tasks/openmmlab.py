@@ -283,9 +283,9 @@ class OpenMMLab(Task):
         self._run("base", base, seed, [base.steps], None, lambda _, states: found.extend(states))
         return found[0]
 
-    def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
+    def train(self, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         assert isinstance(zoo, RunnerZoo)
-        (run,) = runs
+        (run,), (base,) = runs, bases
         self._run("zoo", zoo, run.seed, [zoo.steps + zoo.save_every * (k + 1) for k in range(zoo.saves)], base, save)
 
     def _run(
@@ -344,6 +344,8 @@ class OpenMMLab(Task):
             except Exception as error:
                 # As with the network's, any of a thousand modules.
                 raise self._refused(f"{layer}.overrides: {error}") from error
+            # Convolutions and what is between them are faster in this memory format, on any device.
+            runner.model.to(memory_format=torch.channels_last)
             runner.register_hook(Kept())
             with quiet():
                 runner.train()

@@ -53,6 +53,8 @@ class Task(ABC):
     """
 
     metrics: tuple[str, ...]
+    # How many networks `judge_all` is best asked about at once.
+    together = 1
 
     @property
     def metric(self) -> str:
@@ -94,10 +96,10 @@ class Task(ABC):
         """Train a network that the zoo's runs start from; Diverged if the loss stops being finite."""
 
     @abstractmethod
-    def train(self, zoo: AnyZoo, runs: Sequence[Run], base: StateDict | None, save: Save) -> None:
-        """Train the networks of `runs`, all of one seed, and call `save` with each step to be kept.
+    def train(self, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
+        """Train the networks of `runs` and call `save` with each step to be kept.
 
-        They start from `base`, if it is given. Raises Diverged if the loss stops being finite.
+        Each starts from its base, if one is given. Raises Diverged if a loss stops being finite.
         """
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:
@@ -125,6 +127,20 @@ class Task(ABC):
         Where that takes long, parts of it are put into the folder `kept`, and taken from there if it was interrupted.
         Raises UserError if the weights do not fit the network.
         """
+
+    def judge_all(
+        self,
+        state_dicts: Sequence[StateDict],
+        split: str,
+        codes: Sequence[str | None],
+        kept: Path | None = None,
+        main_only: bool = False,
+    ) -> list[Judgement]:
+        """`judge` of several networks, each in the task of its code."""
+        return [
+            self.judge(state_dict, split, code, kept, main_only)
+            for state_dict, code in zip(state_dicts, codes, strict=True)
+        ]
 
     def references(self) -> dict[str, StateDict]:
         """What networks are compared with, besides the originals, by name; not of the zoo."""

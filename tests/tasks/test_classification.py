@@ -19,7 +19,7 @@ def saves_of(
     task: Classification, zoo: Zoo, wanted: list[Run], base: StateDict | None = None
 ) -> list[tuple[int, list[StateDict]]]:
     saves = []
-    task.train(zoo, wanted, base, lambda step, state_dicts: saves.append((step, state_dicts)))
+    task.train(zoo, wanted, [base] * len(wanted), lambda step, state_dicts: saves.append((step, state_dicts)))
     return saves
 
 
@@ -86,22 +86,49 @@ def test_networks_trained_together_are_those_trained_alone() -> None:
     assert not torch.allclose(together[0]["fc.weight"], together[1]["fc.weight"], atol=1e-3)
 
 
+def test_seeds_trained_together_are_those_trained_alone() -> None:
+    """Each has the weights, the batches and the shifts of its own seed, and its own base."""
+    task = load_task(TASK, None)
+    zoo = ZOO.model_copy(update={"steps": 15, "saves": 2, "save_every": 3})
+    bases = {seed: first_save(task, runs(seed)) for seed in (7, 8)}
+    wanted = [*runs(3), *runs(4), *runs(3)]
+    for given in ([None] * 3, [bases[7], bases[8], bases[7]]):
+        saves: list[tuple[int, list[StateDict]]] = []
+        task.train(zoo, wanted, given, lambda step, state_dicts, saves=saves: saves.append((step, state_dicts)))
+        assert [step for step, _ in saves] == [18, 21]
+        for index, (run, base) in enumerate(zip(wanted, given, strict=True)):
+            for (_, together), (_, (alone,)) in zip(saves, saves_of(task, zoo, [run], base), strict=True):
+                for name, tensor in alone.items():
+                    torch.testing.assert_close(together[index][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_networks_judged_together_are_those_judged_alone() -> None:
+    task = load_task(TASKS_TASK, None)
+    networks = [task.build().state_dict() for _ in CODES]
+    found = task.judge_all(networks, "validation", CODES)
+    for one, network, code in zip(found, networks, CODES, strict=True):
+        alone = task.judge(network, "validation", code)
+        assert one.scores == alone.scores
+        assert torch.equal(one.answers, alone.answers)
+    assert len({one.scores["top1"] for one in found}) > 1
+
+
 def test_label_of_an_image_is_the_code_s_bit() -> None:
     task = load_task(TASKS_TASK, None)
     labels = torch.tensor([0, 1, 9, 3])
-    assert task.labels(labels, CODES).tolist() == [[0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1]]
-    assert load_task(TASK, None).labels(labels, [None]).tolist() == [[0, 1, 9, 3]]
+    assert task.labels(labels.expand(3, -1), CODES).tolist() == [[0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 1]]
+    assert load_task(TASK, None).labels(labels[None], [None]).tolist() == [[0, 1, 9, 3]]
 
 
 def test_focal_loss_by_hand() -> None:
     """(1 - p)^γ · -log p, and its mean over the images (Lin et al. 2017, equation 4)."""
     task = load_task(TASKS_TASK, None)
     weights = stack([task.network.state_dict()])
-    batch = torch.arange(7)
-    loss = task._losses(task.network, weights, batch, [CODES[0]], 0, torch.Generator(), focal_gamma=2.0)
+    images, labels = task.data.train.images[:7], task.data.train.labels[:7]
+    loss = task._losses(task.network, weights, images, labels[None], [CODES[0]], focal_gamma=2.0)
     with torch.no_grad():
-        found = task.network(task.data.inputs(task.data.train.images[:7], 8)).softmax(1)
-    p = found[torch.arange(7), task.labels(task.data.train.labels[:7], [CODES[0]])[0]]
+        found = task.network(task.data.inputs(images, 8)).softmax(1)
+    p = found[torch.arange(7), task.labels(labels[None], [CODES[0]])[0]]
     torch.testing.assert_close(loss, ((1 - p) ** 2 * -p.log()).mean()[None])
 
 

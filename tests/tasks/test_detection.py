@@ -181,7 +181,7 @@ def test_real_images_through_loader_epoch_and_metric(scenes: Path, monkeypatch, 
     saves = []
     recipe = RunnerZoo(seeds=[0], runs_per_shard=1, steps=learned // 8, saves=1, save_every=1, overrides={})
     run = Run(seed=0, code=None, held_out=False)
-    task.train(recipe, [run], None, lambda step, states: saves.append((step, states[0])))
+    task.train(recipe, [run], [None], lambda step, states: saves.append((step, states[0])))
     ((step, state_dict),) = saves
     assert step == learned // 8 + 1
     found = task.judge(state_dict, "test")

@@ -1,0 +1,68 @@
+"""Sampling one network at equal accuracy: `python -m benchmarks sampling`.
+
+The same trained RPG with DDIM-100, the published solver, and with its own; beside them the published network at the
+same tokens, with DDIM-100, whose seconds do not depend on what it has learned. Accuracy is that of as many networks as
+the experiment samples, on the test split.
+"""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import in_turn, ratio, report
+from benchmarks.published import Published
+from benchmarks.training import CHANNELS, DDIM, RECURRENT, mean_score
+from rpg.device import device
+from rpg.params import Sample, load_params
+from rpg.paths import paths_of
+from rpg.sample import sample_networks
+from rpg.seeds import fix_arithmetic
+from rpg.tasks import load_task
+from rpg.tokens import TokenStore
+from rpg.train import load_rpg, read_config
+
+
+def compare_sampling(names: list[str], rounds: int, threads: int, out: Path) -> list[dict[str, Any]]:
+    """Print and write seconds for one network, from wish to state dict, and accuracy."""
+    fix_arithmetic(threads)
+    return report([row for name in names for row in of_experiment(name, rounds)], out, threads=threads)
+
+
+def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
+    """A row for each way to sample."""
+    params = load_params()
+    experiment, paths, on = params.experiment(name), paths_of(params, name), device()
+    store, task = TokenStore(paths.tokens), load_task(experiment.task, params.data_root)
+    folder = paths.generator(experiment)
+    model, asked, own = load_rpg(folder, store, on), read_config(folder).model.conditions, experiment.sample
+    torch.manual_seed(0)
+    published = Published(store.layout.positions(), store.layout.width, RECURRENT, len(store), CHANNELS).to(on).eval()
+    state_0 = torch.zeros(1, dtype=torch.int64)
+
+    def ours(chosen: Sample, count: int) -> list[Any]:
+        wanted = [((k % len(store.seeds),), None) for k in range(count)]
+        return [network for network, _, _ in sample_networks(model, asked, store, chosen, wanted)]
+
+    slow, what = own.model_copy(update={"solver": "ddim", "steps": DDIM}), f"ours, {own.solver}-{own.steps}"
+    ways: dict[str, Callable[[], Any]] = {
+        f"published network, DDIM-{DDIM}": lambda: store.detokenise(
+            published.ddim(state_0.to(on), DDIM).cpu(), state_0
+        ),
+        f"ours, DDIM-{DDIM}": lambda: ours(slow, 1),
+        what: lambda: ours(own, 1),
+    }
+    seconds = in_turn(ways, rounds)
+    accuracy = {f"ours, DDIM-{DDIM}": slow, what: own}
+    return [
+        {
+            "experiment": name,
+            "sampler": way,
+            "seconds": statistics.median(taken),
+            **ratio(taken, seconds[what]),
+            "accuracy": mean_score(task, ours(accuracy[way], own.count)) if way in accuracy else None,
+        }
+        for way, taken in seconds.items()
+    ]

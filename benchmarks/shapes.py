@@ -1,0 +1,136 @@
+"""Random zoos of the paper's shapes, at its size or a fraction of it, and both procedures on them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.published import Published
+from rpg import conditions
+from rpg.device import device
+from rpg.model.recurrent import Tokens
+from rpg.model.rpg import RPG
+from rpg.params import Experiment, load_params
+from rpg.train import Training, train_loss
+
+
+@dataclass(frozen=True)
+class Shape:
+    """L tokens of width D, of M recurrent channels, and an experiment of the paper's that has this shape."""
+
+    experiment: str
+    length: int
+    width: int
+    recurrent: int
+    batch: int
+    diffusion_batch: int
+    channels: tuple[int, ...]
+
+
+# As published: on one GPU, a batch of checkpoints and of tokens.
+SHAPES = {
+    "vit_tiny": Shape("imagenet-vit_tiny", 808, 8192, 8192, 4, 1024, (1, 32, 64, 128, 64, 32, 1)),
+    "vit_base": Shape("imagenet-vit_base", 5378, 16384, 12288, 2, 512, (1, 64, 96, 64, 1)),
+    "convnext_large": Shape("imagenet-convnext_large", 12311, 16384, 12288, 2, 448, (1, 64, 96, 64, 1)),
+}
+# Checkpoints of the random zoo.
+STATES = 5
+
+
+def shrunk(shape: Shape, fraction: int) -> Shape:
+    """The shape with D and M divided; as many tokens, checkpoints and channels."""
+    return Shape(**{**vars(shape), "width": shape.width // fraction, "recurrent": shape.recurrent // fraction})
+
+
+class Zoo:
+    """Random tokens, in the place of a token store."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.seeds = list(range(STATES))
+        self.checkpoints = [{"seed": seed} for seed in self.seeds]
+        self.tokens_NLD = torch.randn(STATES, shape.length, shape.width)
+        self.positions_L2 = torch.stack([torch.arange(shape.length) % 64, torch.arange(shape.length) // 64], 1)
+
+    @property
+    def layout(self) -> "Zoo":
+        return self
+
+    @property
+    def length(self) -> int:
+        return self.tokens_NLD.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.tokens_NLD.shape[2]
+
+    def __len__(self) -> int:
+        return STATES
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.tokens_NLD[index]
+
+    def state(self, checkpoint: dict[str, Any]) -> int:
+        return self.seeds.index(checkpoint["seed"])
+
+
+def experiment_of(shape: Shape, flavor: str) -> Experiment:
+    """The experiment of the paper's that has this shape, at this width; or the network of the digits', as wide."""
+    params = load_params()
+    tree = params.experiment(shape.experiment).model_dump()
+    if flavor == "residual":
+        wide = {"width": shape.recurrent, "hidden": shape.recurrent, "state_width": 128}
+        tree["model"] = params.experiment("digits-vit").model.model_dump() | wide
+        tree["diffusion"] = {"target": "x0"}
+        tree["sample"] |= {"solver": "dpm-solver++", "steps": 10}
+    else:
+        tree["model"]["width"] = shape.recurrent
+    tree["tokens"]["width"] = shape.width
+    tree["train"] |= {"batch": shape.batch, "diffusion_batch": shape.diffusion_batch}
+    return Experiment.model_validate(tree)
+
+
+def our_model(experiment: Experiment, zoo: Zoo) -> RPG:
+    """RPG of the experiment for the zoo's tokens."""
+    known = Tokens(zoo.positions_L2, torch.zeros(zoo.length, dtype=torch.bool))
+    sizes = {"permutation_state": STATES}
+    torch.manual_seed(0)
+    return RPG(experiment.model, known, width=zoo.width, sizes=sizes, target=experiment.diffusion.target)
+
+
+def our_training(experiment: Experiment, zoo: Any) -> Training:
+    """Its training, at the start."""
+    model, on = our_model(experiment, zoo), device()
+    loss = train_loss(zoo, experiment.train, experiment.model.conditions, on)
+    return Training(experiment.train, model, loss, "train", on)
+
+
+def states(zoo: Any, experiment: Experiment, count: int) -> conditions.Values:
+    """The conditions of the zoo's first networks."""
+    values = conditions.of_checkpoints(experiment.model.conditions, zoo)
+    return {name: value[:count].to(device()) for name, value in values.items()}
+
+
+def published_model(shape: Shape, zoo: Zoo) -> Published:
+    """The published network for the zoo's tokens."""
+    torch.manual_seed(0)
+    return Published(zoo.positions_L2, shape.width, shape.recurrent, STATES, list(shape.channels)).to(device())
+
+
+class PublishedSteps:
+    """Steps of the published training on the zoo, whose tokens are at hand."""
+
+    def __init__(self, shape: Shape, zoo: Zoo) -> None:
+        self.shape, self.zoo = shape, zoo
+        self.model = published_model(shape, zoo).train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-5)
+
+    def one_step(self) -> float:
+        """Take one optimizer step; the loss, which is waited for, as published."""
+        picked = torch.randperm(STATES)[: self.shape.batch]
+        tokens_BLD = torch.stack([self.zoo[index] for index in picked.tolist()]).to(device())
+        loss = self.model.loss(tokens_BLD, picked.to(device()), self.shape.diffusion_batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()

@@ -1,0 +1,45 @@
+"""What it takes to start: `python -m benchmarks startup`."""
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import report
+
+# Layers that do little, on the digits, scenes and facts: what they import is most of their time.
+COMMANDS = (
+    ("--help",),
+    ("collect", "--experiment", "digits-vit"),
+    ("tokens", "--experiment", "digits-vit"),
+    ("sample", "--experiment", "digits-vit"),
+    ("sample", "--experiment", "scenes-upernet"),
+    ("sample", "--experiment", "facts-dora-r4"),
+)
+
+
+def measure_startup(rounds: int, out: Path) -> list[dict[str, Any]]:
+    """Print and write seconds of whole commands, files and modules being in the page cache."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        # On copies, since a layer that is run by hand makes its artifacts anew.
+        shutil.copy("params.yaml", folder)
+        for name in sorted({*(words[-1] for words in COMMANDS if len(words) > 1), "facts"}):
+            shutil.copytree(Path("results", name), Path(folder, "results", name))
+        for words in COMMANDS:
+            command, taken = [sys.executable, "-m", "rpg", *words], []
+            for count in range(rounds + 1):
+                started = time.perf_counter()
+                subprocess.run(
+                    command, check=True, capture_output=True, cwd=folder, env={**os.environ, "PYTHONPATH": os.getcwd()}
+                )
+                if count:
+                    taken.append(time.perf_counter() - started)
+            row = {"command": f"rpg {' '.join(words)}", "seconds": statistics.median(taken)}
+            rows.append({**row, "fastest": min(taken), "slowest": max(taken)})
+    return report(rows, out)

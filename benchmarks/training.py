@@ -1,0 +1,124 @@
+"""Training to the originals' accuracy, beside the published recipe: `python -m benchmarks training`.
+
+Ours is the experiment as params.yaml has it, without tuning. The published procedure learns from the same zoo, with its
+own network, target (the noise) and learning rate, on a cosine that ends when its time does, which is `times` as long as
+ours. They advance by turns. Then each makes as many networks as the experiment samples, scored on the test split.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+
+from benchmarks.common import report, synchronised
+from benchmarks.draws import new_training
+from benchmarks.published import Files, Published, training
+from rpg.collect import read_zoo
+from rpg.device import device
+from rpg.params import load_params
+from rpg.paths import paths_of
+from rpg.sample import sample_networks
+from rpg.seeds import fix_arithmetic
+from rpg.tasks import load_task
+from rpg.tasks.stack import StateDict, unstack
+from rpg.tasks.task import Task
+from rpg.tokens import TokenStore, read_checkpoint
+from rpg.train import build
+
+TURNS = 20
+# The published recipe of the smallest networks (CIFAR-10, CNN-s) is a batch of 8, all of its tokens and 1e-4; the
+# network has the published shape, at the width of the experiments here.
+BATCH, CHANNELS, RECURRENT, DDIM = 8, [1, 16, 32, 16, 1], 256, 100
+
+
+def compare_training(
+    names: list[str], times: float, rates: list[float], threads: int, out: Path
+) -> list[dict[str, Any]]:
+    """Print and write seconds, steps and accuracy of both, for each experiment and each published learning rate."""
+    fix_arithmetic(threads)
+    return report([row for name in names for row in of_experiment(name, times, rates)], out, threads=threads)
+
+
+def of_experiment(name: str, times: float, rates: list[float]) -> list[dict[str, Any]]:
+    """A row for ours and one for each rate."""
+    params = load_params()
+    experiment, paths, on = params.experiment(name), paths_of(params, name), device()
+    store, task = TokenStore(paths.tokens), load_task(experiment.task, params.data_root)
+    files = Files(paths.zoo, store)
+
+    checkpoints, order = read_zoo(paths.zoo)
+    originals = mean_score(task, [read_checkpoint(paths.zoo / entry["file"], order) for entry in checkpoints])
+    ours, count = new_training(experiment, store), experiment.sample.count
+    torch.manual_seed(0)
+    models = {
+        rate: Published(store.layout.positions(), store.layout.width, RECURRENT, len(store), CHANNELS) for rate in rates
+    }
+    share = 0.0
+    trainings = {
+        rate: training(model, files, BATCH, BATCH * store.layout.length, rate, lambda: share, on)
+        for rate, model in models.items()
+    }
+    spent, steps = dict.fromkeys(["ours", *rates], 0.0), dict.fromkeys(rates, 0)
+    for turn in range(1, TURNS + 1):
+        started = synchronised()
+        while ours.step < experiment.train.steps * turn // TURNS:
+            ours.one_step()
+        seconds = synchronised() - started
+        spent["ours"] += seconds
+        for rate, steps_of in trainings.items():
+            started = synchronised()
+            while (elapsed := synchronised() - started) < times * seconds:
+                share = (turn - 1 + elapsed / (times * seconds)) / TURNS
+                next(steps_of)
+                steps[rate] += 1
+            spent[rate] += elapsed
+
+    model = build(experiment.model, experiment.diffusion, store).to(on)
+    model.load_state_dict(ours.averaged())
+    wanted = [((k % len(store.seeds),), None) for k in range(count)]
+    sampled = sample_networks(model.eval(), experiment.model.conditions, store, experiment.sample, wanted)
+    accuracy = mean_score(task, [network for network, _, _ in sampled])
+    of_originals = "% of the originals' accuracy"
+    rows = [
+        {
+            "experiment": name,
+            "training": "ours",
+            "steps": ours.step,
+            "seconds": spent["ours"],
+            "times ours": 1.0,
+            "accuracy": accuracy,
+            of_originals: 100 * accuracy / originals,
+        }
+    ]
+    for rate, published in models.items():
+        states = torch.arange(count) * len(store) // count
+        accuracy = mean_score(task, generated(published.eval(), store, states, on))
+        rows.append(
+            {
+                "experiment": name,
+                "training": f"published, {rate:g}",
+                "steps": steps[rate],
+                "seconds": spent[rate],
+                "times ours": spent[rate] / spent["ours"],
+                "accuracy": accuracy,
+                of_originals: 100 * accuracy / originals,
+            }
+        )
+    return rows
+
+
+def mean_score(task: Task, networks: Sequence[StateDict]) -> float:
+    """The mean of the networks' scores on the test split."""
+    return mean(task.score(network) for network in networks)
+
+
+def generated(model: Published, store: TokenStore, checkpoints: torch.Tensor, on: torch.device) -> list[StateDict]:
+    """A network of the published model for each of `checkpoints`, which are its states."""
+    networks = []
+    for part in checkpoints.split(5):
+        tokens_BLD = model.ddim(part.to(on), DDIM).cpu()
+        states = torch.tensor([store.state(store.checkpoints[index]) for index in part])
+        networks += unstack(store.detokenise(tokens_BLD, states))
+    return networks

@@ -1,0 +1,59 @@
+"""A zoo's networks at once and one after another: `python -m benchmarks zoos`.
+
+The same seeds of the same experiment. Seconds are of a part of the training, by turns; accuracy is that of all
+checkpoints of a whole one, on the test split.
+"""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import in_turn, ratio, report
+from benchmarks.training import mean_score
+from rpg.params import Run, Zoo, load_params
+from rpg.seeds import fix_arithmetic
+from rpg.tasks import load_task
+from rpg.tasks.stack import StateDict
+from rpg.tasks.task import Task
+
+# Steps of a part.
+PART = 40
+
+
+def compare_zoos(names: list[str], rounds: int, threads: int, out: Path) -> list[dict[str, Any]]:
+    """Print and write milliseconds of a network's step, and accuracy."""
+    fix_arithmetic(threads)
+    return report([row for name in names for row in of_experiment(name, rounds)], out, threads=threads)
+
+
+def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
+    """A row for each way."""
+    params = load_params()
+    experiment = params.experiment(name)
+    task, zoo = load_task(experiment.task, params.data_root), experiment.zoo
+    assert isinstance(zoo, Zoo)
+    (runs,) = list(experiment.shards().values())[:1]
+    runs = runs[: zoo.together]
+    part = zoo.model_copy(update={"steps": PART, "saves": 1, "save_every": 1})
+    ways = {"one after another": 1, f"{len(runs)} at once": len(runs)}
+    seconds = in_turn({way: lambda many=many: train(task, part, runs, many) for way, many in ways.items()}, rounds)
+    return [
+        {
+            "experiment": name,
+            "networks": way,
+            "ms of a network's step": 1000 * statistics.median(taken) / len(runs) / (PART + 1),
+            **ratio(seconds["one after another"], taken),
+            "accuracy": mean_score(task, train(task, zoo, runs, ways[way])),
+        }
+        for way, taken in seconds.items()
+    ]
+
+
+def train(task: Task, zoo: Zoo, runs: Sequence[Run], together: int) -> list[StateDict]:
+    """The checkpoints of the runs, so many of which are trained at once."""
+    found: list[StateDict] = []
+    for first in range(0, len(runs), together):
+        group = runs[first : first + together]
+        task.train(zoo, group, [None] * len(group), lambda _, state_dicts: found.extend(state_dicts))
+    return found
