@@ -15,11 +15,11 @@ CPU = torch.device("cpu")
 
 def test_training_lowers_the_task_loss(tasks: Path, tmp_path: Path) -> None:
     experiment = load_params(tasks / "params.yaml").experiment("tasks")
-    params = experiment.hypernetwork.model_copy(update={"steps": 150, "learning_rate": 0.003, "images": 64})
+    params = experiment.hypernetwork.model_copy(update={"steps": 250, "learning_rate": 0.003, "images": 64})
     store = TokenStore(tasks / "results/tasks/tokens")
     generated = Generated(load_task(experiment.task, None), store, experiment.model.conditions, params, CPU)
     losses = []
-    for steps in (1, 150):
+    for steps in (1, 250):
         changed = experiment.model_copy(update={"hypernetwork": params.model_copy(update={"steps": steps})})
         train_hypernetwork(changed, store.folder, tmp_path / f"{steps}", tmp_path / "seconds.json", None)
         model = load_rpg(tmp_path / f"{steps}", store, CPU)

@@ -26,7 +26,7 @@ def open_novelty(folder: Path, name: str) -> Novelty:
 
 def judged(novelty: Novelty, points: list[np.ndarray]) -> str:
     """The verdict on samples at these points."""
-    samples = [novelty.at("RPG", 0, None, point_P) for point_P in points]
+    samples = list(novelty.judged(novelty.at("RPG", 0, None, point_P) for point_P in points))
     samples_rows, originals = (
         pd.DataFrame([novelty.row(network) for network in networks]) for networks in (samples, novelty.originals)
     )
@@ -47,7 +47,8 @@ def test_planted_permutations_are_replicas(novelty: Novelty) -> None:
         planted.append(np.concatenate([moved[tensor.name].ravel() for tensor in space.layout.tokenised]))
     for point_P, moved_P in zip(novelty.zoo.points_NP, planted, strict=True):
         assert novelty.zoo.distances(moved_P).min() > 0.3
-        answers, moved = (novelty.at("RPG", 0, None, point).answers for point in (point_P, moved_P))
+        both = novelty.judged(novelty.at("RPG", 0, None, point) for point in (point_P, moved_P))
+        answers, moved = (network.answers for network in both)
         assert np.mean(answers == moved) > 0.99
     assert judged(novelty, planted) == "replica"
 
@@ -225,5 +226,5 @@ def test_tasks_are_told_apart(tasks: Path) -> None:
 
 def test_a_network_at_its_point_is_itself(novelty: Novelty) -> None:
     sample = novelty.samples[0]
-    again = novelty.at("RPG", sample.state, None, sample.point_P)
+    (again,) = novelty.judged(iter([novelty.at("RPG", sample.state, None, sample.point_P)]))
     assert np.mean(again.answers == sample.answers) > 0.995

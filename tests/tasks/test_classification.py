@@ -89,17 +89,18 @@ def test_networks_trained_together_are_those_trained_alone() -> None:
 def test_seeds_trained_together_are_those_trained_alone() -> None:
     """Each has the weights, the batches and the shifts of its own seed, and its own base."""
     task = load_task(TASK, None)
-    zoo = ZOO.model_copy(update={"steps": 15, "saves": 2, "save_every": 3})
+    zoo = ZOO.model_copy(update={"steps": 4, "saves": 2, "save_every": 2})
     bases = {seed: first_save(task, runs(seed)) for seed in (7, 8)}
     wanted = [*runs(3), *runs(4), *runs(3)]
     for given in ([None] * 3, [bases[7], bases[8], bases[7]]):
         saves: list[tuple[int, list[StateDict]]] = []
         task.train(zoo, wanted, given, lambda step, state_dicts, saves=saves: saves.append((step, state_dicts)))
-        assert [step for step, _ in saves] == [18, 21]
+        assert [step for step, _ in saves] == [6, 8]
         for index, (run, base) in enumerate(zip(wanted, given, strict=True)):
             for (_, together), (_, (alone,)) in zip(saves, saves_of(task, zoo, [run], base), strict=True):
                 for name, tensor in alone.items():
-                    torch.testing.assert_close(together[index][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+                    # Less than one step of a weight whose gradient is nothing but rounding.
+                    torch.testing.assert_close(together[index][name], tensor, rtol=1e-3, atol=1e-3)
 
 
 def test_networks_judged_together_are_those_judged_alone() -> None:
