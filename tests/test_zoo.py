@@ -64,7 +64,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def stop_at(seed: int, error: BaseException):
     """`Classification.train` that raises `error` after it has saved a network of `seed`."""
 
-    def train(task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
+    def train(
+        task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
+    ) -> None:
         def and_stop(step: int, state_dicts: list[StateDict]) -> None:
             save(step, state_dicts)
             if runs[0].seed == seed:
@@ -79,7 +81,9 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds that are trained from now on."""
     seeds: list[int] = []
 
-    def train(task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
+    def train(
+        task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
+    ) -> None:
         seeds.append(runs[0].seed)
         TRAIN(task, zoo, runs, bases, save)
 

@@ -53,6 +53,7 @@ class Commonsense(Task):
         self.params, self.data_root = params, data_root
         names = (AVERAGE, *(SUBTASKS[subtask] for subtask in params.subtasks))
         self.metrics = (*names, *map(LIKELIHOOD.format, names))
+        self._tokens: dict[Question, tuple[list[int], list[list[int]]]] = {}
 
     @cached_property
     def folder(self) -> Path:
@@ -314,7 +315,15 @@ class Commonsense(Task):
         return found
 
     def _sentences(self, question: Question) -> tuple[list[int], list[list[int]]]:
-        """Tokens of the prompt and of what all choices' sentences begin with, and the rest of each choice's."""
+        """Tokens of the prompt and of what all choices' sentences begin with, and the rest of each choice's.
+
+        Kept, since every network is asked the same.
+        """
+        if question not in self._tokens:
+            self._tokens[question] = self._tokenised(question)
+        return self._tokens[question]
+
+    def _tokenised(self, question: Question) -> tuple[list[int], list[list[int]]]:
         whole = [self.tokenizer(f"{question.prompt}{ANSWER}{name}")["input_ids"] for name in question.choices]
         common = 0
         while len({tokens[common] for tokens in whole}) == 1 and common < min(map(len, whole)) - 1:
