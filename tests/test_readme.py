@@ -149,27 +149,21 @@ def test_own_zoo_from_a_clean_clone(tmp_path: Path) -> None:
     assert bash("git status --short --untracked-files=no", folder, activate=False) == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "files"),
-    [
-        # Zoo, tokens, RPG and RPG tuned, samples of both, scores, novelty, seconds.
-        ("digits-vit", 40 + 2 + 1 + 3 + 3 + 3 + (20 + 20) + (8 + 20) + 1 + 2 + 2 + 3),
-        # Base, zoo, tokens, RPG, samples, scores, novelty, seconds.
-        ("scenes-upernet", 2 + 18 + 1 + 1 + 3 + 3 + 10 + 1 + 2 + 2 + 2),
-    ],
-)
-def test_a_second_run_from_scratch_writes_the_same_bytes(clone: Path, name: str, files: int) -> None:
-    """Against the first run in the clone, every artifact of one whole experiment, zoo to novelty."""
-    kept = clone.parent / f"first-{name}"
+def test_a_second_run_from_scratch_writes_the_same_bytes(clone: Path) -> None:
+    """Against the first run in the clone, every artifact of one whole experiment, zoo to novelty.
+
+    What other tasks train gives the same bytes twice in their own tests.
+    """
+    name, kept = "digits-vit", clone.parent / "first"
     shutil.move(clone / "results" / name, kept)
-    shutil.rmtree(clone / "results/scenes", ignore_errors=True)
     bash(f"snakemake --cores all results/{name}/scores.json results/{name}/novelty.json", clone)
     again = clone / "results" / name
     # The card comes with the tables.
     (kept / "README.md").unlink()
     names = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
-    assert len(names) == files
+    # Zoo, tokens, RPG and RPG tuned, samples of both, scores, novelty, seconds.
+    assert len(names) == 40 + 1 + 1 + 3 + 3 + 3 + (20 + 20) + (8 + 20) + 1 + 2 + 2 + 3
     for path in names:
         if path.parts[0] != "seconds":
             assert (again / path).read_bytes() == (kept / path).read_bytes(), path

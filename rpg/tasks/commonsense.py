@@ -429,8 +429,6 @@ def _train(
             weight_decay=recipe.weight_decay,
             # Learning from nothing, the usual 0.999 is too slow to follow.
             adam_beta2=0.98 if isinstance(recipe, LanguageBase) else 0.999,
-            # Sentences of one length waste nothing on filling up. The published adapters' batches are mixed.
-            train_sampling_strategy="group_by_length" if isinstance(recipe, LanguageBase) else "random",
             seed=seed % 2**32,
             bf16=device().type == "cuda",
             use_cpu=device().type == "cpu",
