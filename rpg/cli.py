@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
     layer("base", "train the network that the zoo's runs start from, if the experiment has one")
     zoo = layer("zoo", "train the source networks of one shard")
-    zoo.add_argument("--shard", help="the shard, e.g. 0000-0003; all of them if left out")
+    zoo.add_argument("--shard", help="the shard, e.g. 0000-0007; all of them if left out")
     layer(
         "collect", "list the checkpoints of all shards; remove shards that params.yaml no longer names", computes=False
     )

@@ -1,9 +1,9 @@
-"""Train one shard of the zoo: `rpg zoo --experiment digits-resnet --shard 0000-0003`.
+"""Train one shard of the zoo: `rpg zoo --experiment digits-resnet --shard 0000-0007`.
 
 Writes zoo/<shard>/<seed>-<step>.safetensors, or <seed>-<code>-<step>.safetensors where there are task codes, and,
 last, zoo/<shard>/manifest.json, which lists them. While it runs, zoo/<shard>/finished.json lists the seeds that are
-done: a killed run goes on with the next one. A seed whose training diverges is trained again as another one, which the
-manifest says under `diverged`.
+done: a killed run goes on with the next ones. Where one of several seeds that are trained at once diverges, each is
+trained by itself; a seed that does then is trained again as another one, which the manifest says under `diverged`.
 """
 
 import sys

@@ -344,8 +344,6 @@ class OpenMMLab(Task):
             except Exception as error:
                 # As with the network's, any of a thousand modules.
                 raise self._refused(f"{layer}.overrides: {error}") from error
-            # Convolutions and what is between them are faster in this memory format, on any device.
-            runner.model.to(memory_format=torch.channels_last)
             runner.register_hook(Kept())
             with quiet():
                 runner.train()
