@@ -45,7 +45,7 @@ def weights(tmp_path: Path, monkeypatch) -> Path:
 
 def trained(of: FineTuning, start: dict, **changes: object) -> list[dict]:
     saved: list[dict] = []
-    of.train(zoo(**changes), [RUN], start, lambda step, state_dicts: saved.extend(state_dicts))
+    of.train(zoo(**changes), [RUN], [start], lambda step, state_dicts: saved.extend(state_dicts))
     return saved
 
 

@@ -108,7 +108,7 @@ def test_training_gives_the_same_bytes_twice_and_starts_from_the_base(scenes: Pa
     def train(seed: int, recipe: RunnerZoo) -> dict:
         saves = {}
         run = Run(seed=seed, code=None, held_out=False)
-        openmmlab_task(kind).train(recipe, [run], start, lambda step, states: saves.update({step: states[0]}))
+        openmmlab_task(kind).train(recipe, [run], [start], lambda step, states: saves.update({step: states[0]}))
         return saves
 
     first, second, other = train(0, zoo), train(0, zoo), train(1, zoo)
