@@ -216,7 +216,7 @@ def test_same_bytes_twice(here: Path) -> None:
     saves: list[dict[str, torch.Tensor]] = []
     for _ in range(2):
         task().train(
-            experiment.zoo, [Run(seed=1, code=None, held_out=False)], None, lambda step, states: saves.extend(states)
+            experiment.zoo, [Run(seed=1, code=None, held_out=False)], [None], lambda step, states: saves.extend(states)
         )
     checkpoint = read_tensors(here / "zoo/0000-0001/0001-000070/adapter_model.safetensors")
     for name, tensor in checkpoint.items():
