@@ -13,7 +13,7 @@ import timm
 import torch
 
 from benchmarks.common import report
-from rpg.files import file_entry, write_json, write_tensors
+from rpg.files import file_entry, write_sealed, write_tensors
 from rpg.params import Tokens
 from rpg.tokens import (
     Layout,
@@ -95,9 +95,9 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
 
 def _write_zoo(folder: Path, path: Path, names: list[str], count: int) -> None:
     """The list of a zoo whose checkpoints are all the file `path`."""
-    entry = {**file_entry(path), "seed": 0, "code": None, "held_out": False}
+    entry = {**file_entry(path), "seed": 0, "held_out": False}
     checkpoints = [{**entry, "step": step} for step in range(count)]
-    write_json(folder / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
+    write_sealed(folder / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
 
 
 class Anonymous:
