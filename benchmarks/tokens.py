@@ -64,7 +64,7 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
     steps[f"store of {checkpoints}"] = lambda: write_tokens(folder, Tokens(width=width), folder / "store")
     # What training reads of a checkpoint, once the store is open.
     written = cache(lambda: TokenStore(folder / "store"))
-    steps["load"] = lambda: written()[0]
+    steps["load"] = lambda: torch.stack([written()[0]])
     rows = []
     for step, function in steps.items():
         if step == "load":
