@@ -278,7 +278,7 @@ def test_the_command_takes_the_place_of_its_shell() -> None:
     """Or a signal to all processes of a job would kill the shell, and Snakemake would not wait for the command."""
     script = f"echo $$; {ask.COMMAND_PREFIX} python -c 'import os; print(os.getpid(), os.environ[\"GLIBC_TUNABLES\"])'"
     shell, command = run_in(ROOT, "bash", "-c", script).splitlines()
-    assert command == f"{shell} glibc.malloc.hugetlb=1"
+    assert command == f"{shell} {ask.MALLOC}"
 
 
 # Jobs of these read a few small files.
