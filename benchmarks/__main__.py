@@ -110,10 +110,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # Memory as the rules' jobs have it, which is decided before a process starts.
-    if "GLIBC_TUNABLES" not in os.environ:
+    arguments = vars(parser().parse_args())
+    # Memory as the rules' jobs have it, which is decided before a process starts; but where memory is measured, freed
+    # memory goes back to the kernel, that it may be seen.
+    if arguments.pop("verb") not in ("tokens", "memory") and "GLIBC_TUNABLES" not in os.environ:
         command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, "GLIBC_TUNABLES": MALLOC})
-    arguments = vars(parser().parse_args())
-    del arguments["verb"]
     arguments.pop("run")(**arguments)
