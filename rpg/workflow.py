@@ -53,10 +53,8 @@ RESUMED = ("train", "tune", "hypernetwork")
 # Of this package's own files those that no result depends on: the version, and how arguments are parsed.
 _FREE = ("rpg/__init__.py", "rpg/__main__.py", "rpg/cli.py")
 
-# How glibc allocates memory. In large pages, with which a training step takes 5 to 8 % less; and tensors of more than
-# 32 MB from the heap, like all others, which keeps what was freed: from the kernel they would come anew each time, and
-# a step with such tensors would take half as long again.
-MALLOC = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+# How glibc allocates memory: in large pages, with which a training step takes 5 to 8 % less.
+MALLOC = "glibc.malloc.hugetlb=1"
 # Before each command. It takes the shell's place: of SIGTERM, which a cluster sends to all processes of a job, a shell
 # would die before the command has saved its state, and Snakemake with it.
 COMMAND_PREFIX = f"export GLIBC_TUNABLES={MALLOC}; exec "
