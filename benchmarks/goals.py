@@ -27,7 +27,7 @@ def measure_goals(out: Path) -> list[dict[str, Any]]:
     """Measure all, print each table and then that of the goals; write it, and all numbers, as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         aside = Path(folder, "one.json")
-        startup = measure_startup(2, aside)
+        startup = measure_startup(1, aside)
         zoos = compare_zoos(DIGITS, 2, 1, aside)
         sampling = compare_sampling(DIGITS, 5, 2, aside)
         step = compare_steps("vit_tiny", 32, 3, 2, aside)
