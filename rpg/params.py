@@ -48,6 +48,10 @@ def _differ(seeds: list[int]) -> list[int]:
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Betas = Annotated[
+    list[Share],
+    Field(min_length=2, max_length=2, description="β₁ and β₂ of Adam; few steps need shorter memories than the usual"),
+]
 Revision = Annotated[
     str, Field(pattern="^[0-9a-f]{40}$", description="the commit to take what is named beside it of, on the hub")
 ]
@@ -378,6 +382,7 @@ class LanguageBase(Block):
     batch: Annotated[int, Field(ge=1, description="sentences")]
     learning_rate: Positive
     warmup: Annotated[int, Field(ge=0)]
+    betas: Betas
     weight_decay: Annotated[float, Field(ge=0)]
 
     @model_validator(mode="after")
@@ -402,6 +407,7 @@ class AdapterZoo(OneByOne):
     batch: Count
     learning_rate: Positive
     warmup: Annotated[int, Field(ge=0)]
+    betas: Betas
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Annotated[Share, Field(description="of what enters the low-rank pairs")]
     learn_prompt: Annotated[bool, Field(description="whether the loss is of the question's tokens, too")]
@@ -599,6 +605,7 @@ class Optimization(Block):
     warmup: Share
     weight_decay: Annotated[float, Field(ge=0)]
     optimizer: Literal["adamw", "adamw8bit"]
+    betas: Betas
     gradient_clip: Positive
     precision: Precision
     checkpointing: Annotated[

@@ -197,11 +197,13 @@ class Training:
 
 
 def _optimizer(params: Optimization, model: RPG) -> torch.optim.Optimizer:
+    beta_1, beta_2 = params.betas
+    options: dict[str, Any] = {"betas": (beta_1, beta_2), "weight_decay": params.weight_decay}
     if params.optimizer == "adamw8bit":
         from rpg.adamw8bit import AdamW8bit
 
-        return AdamW8bit(model.parameters(), params.learning_rate, weight_decay=params.weight_decay)
-    return torch.optim.AdamW(model.parameters(), params.learning_rate, weight_decay=params.weight_decay, fused=True)
+        return AdamW8bit(model.parameters(), params.learning_rate, **options)
+    return torch.optim.AdamW(model.parameters(), params.learning_rate, fused=True, **options)
 
 
 def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:

@@ -82,6 +82,7 @@ MINIATURE = {
         "warmup": 0.1,
         "weight_decay": 0.0,
         "optimizer": "adamw",
+        "betas": [0.9, 0.999],
         "gradient_clip": 1.0,
         "precision": "float32",
         "checkpointing": False,
@@ -96,7 +97,17 @@ MINIATURE = {
 # The miniature with task codes and with every layer that an experiment may lack.
 OPTIMIZATION = {
     key: MINIATURE["train"][key]
-    for key in ("seed", "warmup", "weight_decay", "optimizer", "gradient_clip", "precision", "checkpointing", "ema")
+    for key in (
+        "seed",
+        "warmup",
+        "weight_decay",
+        "optimizer",
+        "betas",
+        "gradient_clip",
+        "precision",
+        "checkpointing",
+        "ema",
+    )
 }
 TASKS = {
     **MINIATURE,
@@ -258,6 +269,7 @@ ADAPTERS = {
         "batch": 16,
         "learning_rate": 0.01,
         "warmup": 5,
+        "betas": [0.9, 0.98],
         "weight_decay": 0.0,
     },
     "zoo": {
@@ -269,6 +281,7 @@ ADAPTERS = {
         "batch": 8,
         "learning_rate": 0.05,
         "warmup": 2,
+        "betas": [0.9, 0.999],
         "weight_decay": 0.0,
         "dropout": 0.0,
         "learn_prompt": False,

@@ -141,6 +141,30 @@ def test_without_ema_no_second_copy_of_the_weights_is_kept(finished: Path) -> No
     assert all(torch.equal(weights[name], tensor) for name, tensor in training.model.state_dict().items())
 
 
+def test_steps_are_those_of_adam_with_the_betas_of_params(finished: Path) -> None:
+    """The oracle: Adam (Kingma and Ba 2015, algorithm 1) written out, on one of the weights."""
+    experiment = changed(load_params(finished / "params.yaml").experiment("mini"), betas=[0.7, 0.9], gradient_clip=1e9)
+    training = new_training(experiment, TokenStore(finished / "results/mini/tokens"))
+    parameter = training.model.recurrent.blocks[0].modulation.weight
+    expected = parameter.detach().double().clone()
+    first, second = torch.zeros_like(expected), torch.zeros_like(expected)
+    for step in range(1, 4):
+        training.one_step()
+        assert parameter.grad is not None
+        gradient = parameter.grad.double()
+        first, second = 0.7 * first + 0.3 * gradient, 0.9 * second + 0.1 * gradient.square()
+        root = (second / (1 - 0.9**step)).sqrt() + 1e-8
+        expected -= learning_rate(experiment.train, step) * first / (1 - 0.7**step) / root
+        torch.testing.assert_close(parameter.detach().double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_moments_of_8_bits_have_the_betas_of_params(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    experiment = changed(experiment, betas=[0.7, 0.9], optimizer="adamw8bit")
+    training = new_training(experiment, TokenStore(finished / "results/mini/tokens"))
+    assert [group["betas"] for group in training.optimizer.param_groups] == [(0.7, 0.9)]
+
+
 def test_moments_of_8_bits_go_on_bit_by_bit(finished: Path, tmp_path: Path) -> None:
     experiment = changed(load_params(finished / "params.yaml").experiment("mini"), optimizer="adamw8bit")
     store = TokenStore(finished / "results/mini/tokens")

@@ -3,8 +3,12 @@
 An adapter's state dict is what adapter_model.safetensors holds, in peft's names.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rpg.files import write_json, write_tensors
 from rpg.tasks.stack import StateDict
@@ -24,6 +28,31 @@ def put_adapter(model: Any, state_dict: StateDict) -> None:
     from peft import set_peft_model_state_dict
 
     set_peft_model_state_dict(model, state_dict)
+
+
+@contextmanager
+def merged(model: Any) -> Iterator[None]:
+    """A PeftModel with the adapter added to the weights that it changes, which saves half of the time of a pass.
+
+    Afterwards they are as before, to the bit: what peft takes away again leaves a rounding error. Weights of less than
+    float32 stay as they are, since the sum would round the adapter away.
+    """
+    from peft.helpers import DoraCaching
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    weights = [layer.get_base_layer().weight for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    if any(weight.dtype != torch.float32 for weight in weights):
+        with DoraCaching():
+            yield
+        return
+    kept = [weight.detach().clone() for weight in weights]
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()
+        for weight, before in zip(weights, kept, strict=True):
+            weight.data.copy_(before)
 
 
 def write_adapter(stem: Path, config: Any, state_dict: StateDict) -> Path:

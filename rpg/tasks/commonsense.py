@@ -34,7 +34,7 @@ from rpg.params import AdapterZoo, AnyBase, AnyZoo, CommonsenseTask, LanguageBas
 from rpg.paths import RESULTS
 from rpg.progress import progress
 from rpg.seeds import derive
-from rpg.tasks.adapters import adapter_state, put_adapter, write_adapter
+from rpg.tasks.adapters import adapter_state, merged, put_adapter, write_adapter
 from rpg.tasks.stack import StateDict, misfit
 from rpg.tasks.task import Judgement, Save, Task
 
@@ -216,8 +216,6 @@ class Commonsense(Task):
         kept: Path | None = None,
         main_only: bool = False,
     ) -> Judgement:
-        from peft.helpers import DoraCaching
-
         self._put(state_dict)
         key = self._key(state_dict, split) if kept else ""
         protocols = {"generated": ("{}", self._generated)}
@@ -225,7 +223,7 @@ class Commonsense(Task):
             protocols["likelihood"] = (LIKELIHOOD, self._likeliest)
         answers: list[int] = []
         scores: dict[str, list[float]] = {}
-        with torch.inference_mode(), DoraCaching():
+        with torch.inference_mode(), merged(self.network):
             for protocol, (form, answer) in protocols.items():
                 for subtask, questions in self.questions[split].items():
                     name = form.format(SUBTASKS[subtask] if subtask else AVERAGE)
@@ -427,8 +425,8 @@ def _train(
             learning_rate=recipe.learning_rate,
             warmup_steps=recipe.warmup,
             weight_decay=recipe.weight_decay,
-            # Learning from nothing, the usual 0.999 is too slow to follow.
-            adam_beta2=0.98 if isinstance(recipe, LanguageBase) else 0.999,
+            adam_beta1=recipe.betas[0],
+            adam_beta2=recipe.betas[1],
             seed=seed % 2**32,
             bf16=device().type == "cuda",
             use_cpu=device().type == "cpu",

@@ -286,6 +286,20 @@ def test_a_broken_question_stops_every_layer_with_one_line(adapters: Path, tmp_p
     assert "boolq/test.json: line 2: not JSON" in lines[0]
 
 
+def test_trainers_optimizer_has_the_betas_of_params(here: Path, monkeypatch) -> None:
+    import transformers
+
+    found = []
+
+    def train(self: transformers.Trainer) -> None:
+        found.extend(group["betas"] for group in self.create_optimizer().param_groups)
+
+    monkeypatch.setattr(transformers.Trainer, "train", train)
+    experiment = Experiment.model_validate({**ADAPTERS, "zoo": {**ADAPTERS["zoo"], "betas": [0.7, 0.9]}})
+    task().train(experiment.zoo, [Run(seed=1, code=None, held_out=False)], [None], lambda *_: None)
+    assert set(found) == {(0.7, 0.9)}
+
+
 def test_divergence_is_one_line(here: Path) -> None:
     base = Experiment.model_validate({**ADAPTERS, "base": {**ADAPTERS["base"], "learning_rate": 3e38}}).base
     with pytest.raises(UserError, match=r"base: seed 0 diverged at step \d+; lower its learning_rate"):
