@@ -40,7 +40,8 @@ def merged(model: Any) -> Iterator[None]:
     from peft.helpers import DoraCaching
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    weights = [layer.get_base_layer().weight for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    weights = [layer.get_base_layer().weight for layer in layers]
     if any(weight.dtype != torch.float32 for weight in weights):
         with DoraCaching():
             yield
