@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rpg.collect import read_zoo
-from rpg.device import bfloat16_products
+from rpg.device import bfloat16
 from rpg.model.mamba2 import Mamba2
 from rpg.tokens import TokenStore, read_checkpoint, tokenise
 
@@ -72,8 +72,7 @@ class Published(nn.Module):
     def prototypes(self, states_B: Tensor) -> Tensor:
         """[B, L, D], under bfloat16."""
         hidden = self.pe + self.to_permutation_state(states_B)[:, None]
-        on = hidden.device.type
-        with torch.autocast(on, torch.bfloat16, enabled=on == "cuda"), bfloat16_products(True):
+        with bfloat16(True, hidden.device):
             return self.mamba_forward(hidden).float()
 
     def loss(self, tokens_BLD: Tensor, states_B: Tensor, count: int) -> Tensor:

@@ -3,8 +3,6 @@
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -56,14 +54,14 @@ def _claim(gpu: str) -> bool:
     return True
 
 
-@contextmanager
-def bfloat16_products(enabled: bool) -> Iterator[None]:
-    """On a CPU that has units for it, products of float32 matrices with their factors rounded to bfloat16."""
-    matmul = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = matmul.fp32_precision
-    if enabled:
-        matmul.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        matmul.fp32_precision = before
+def bfloat16(enabled: bool, on: torch.device) -> torch.autocast:
+    """torch's autocast to bfloat16, if `enabled` and if the device has units for it; others would only emulate it."""
+    return torch.autocast(on.type, torch.bfloat16, enabled=enabled and has_bfloat16(on))
+
+
+def has_bfloat16(on: torch.device) -> bool:
+    """Whether it multiplies matrices of bfloat16 faster than those of float32: a GPU, or a CPU with units for it."""
+    if on.type != "cpu":
+        return True
+    units = torch.cpu.get_capabilities()
+    return bool(units.get("amx_bf16") or units.get("avx512_bf16"))

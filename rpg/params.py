@@ -57,7 +57,7 @@ Revision = Annotated[
 ]
 Precision = Annotated[
     Literal["bfloat16", "float32"],
-    Field(description="of the factors of matrix products, where the processor has units for it; sums are float32"),
+    Field(description="of matrix products, by torch's autocast, where the processor has units for it"),
 ]
 
 

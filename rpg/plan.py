@@ -22,7 +22,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from rpg import codes
-from rpg.device import bfloat16_products
+from rpg.device import bfloat16, has_bfloat16
 from rpg.errors import UserError
 from rpg.model.conditions import condition_name
 from rpg.model.recurrent import Tokens
@@ -48,7 +48,7 @@ MOMENTS = {"adamw": 2 * FLOAT32, "adamw8bit": 2 * (1 + FLOAT32 / 256)}
 class Device:
     """Operations per second of products of dense matrices, by precision, and bytes of memory.
 
-    On a GPU, bfloat16 is torch's autocast, which changes what is kept for the backward pass, too.
+    bfloat16 is torch's autocast, which changes what is kept for the backward pass, too.
     """
 
     bfloat16: float
@@ -72,10 +72,10 @@ GPUS = {
 def this_cpu() -> Device:
     """The processor that this runs on, measured with as many threads as torch has."""
 
-    def rate(bfloat16: bool) -> float:
+    def rate(rounded: bool) -> float:
         a = torch.ones(1024, 1024)
         best = math.inf
-        with bfloat16_products(bfloat16):
+        with bfloat16(rounded, torch.device("cpu")):
             for _ in range(5):
                 started = time.perf_counter()
                 _ = a @ a
@@ -145,7 +145,8 @@ def plan_of(
     processes = min(processes, batch)
     own = math.ceil(batch / processes)
     picks = math.ceil(min(train.diffusion_batch, batch * layout.length) * train.draws * own / batch)
-    step = measure(experiment, layout, own, picks, autocast=device.gpu and train.precision == "bfloat16")
+    autocast = train.precision == "bfloat16" and (device.gpu or has_bfloat16(torch.device("cpu")))
+    step = measure(experiment, layout, own, picks, autocast)
     split = processes if train.sharded else 1
     checkpoint = sum(math.prod(tensor.shape) for tensor in layout.tensors)
     weights, moments = FLOAT32 * step.parameters, MOMENTS[train.optimizer] * step.parameters

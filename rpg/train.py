@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rpg import conditions
-from rpg.device import bfloat16_products, device
+from rpg.device import bfloat16, device
 from rpg.distributed import ALONE, Group, fill, joined, local, whole
 from rpg.errors import Diverged, UserError
 from rpg.files import (
@@ -98,13 +98,11 @@ class Training:
         for group in self.optimizer.param_groups:
             # torchao's takes nothing but a tensor.
             group["lr"] = torch.tensor(rate) if isinstance(group["lr"], Tensor) else rate
-        bfloat16 = self.params.precision == "bfloat16"
-        with bfloat16_products(bfloat16):
-            with torch.autocast(self.on.type, torch.bfloat16, enabled=bfloat16 and self.on.type == "cuda"):
-                # DistributedDataParallel is called as the model that it wraps.
-                loss = self.loss(self.network, generator(self.params.seed, self.layer, self.step))  # type: ignore[arg-type]
-            self.optimizer.zero_grad()
-            loss.backward()
+        with bfloat16(self.params.precision == "bfloat16", self.on):
+            # DistributedDataParallel is called as the model that it wraps.
+            loss = self.loss(self.network, generator(self.params.seed, self.layer, self.step))  # type: ignore[arg-type]
+        self.optimizer.zero_grad()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
         self.optimizer.step()
         if self.params.ema:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rpg import device as device_module
-from rpg.device import bfloat16_products, claim, device
+from rpg.device import bfloat16, claim, device, has_bfloat16
 
 
 @pytest.fixture
@@ -72,22 +72,24 @@ def test_torchrun_says_which_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_products_are_rounded_inside_and_as_before_outside() -> None:
-    """To 8 bits where the processor has units for it, exactly elsewhere; the sums are float32's in both."""
-    draw = torch.Generator().manual_seed(0)
+    """To 8 bits where the processor has units for it, exactly elsewhere."""
+    draw, on = torch.Generator().manual_seed(0), torch.device("cpu")
     a, b = torch.randn(64, 256, generator=draw), torch.randn(256, 48, generator=draw)
     exact = a @ b
-    with bfloat16_products(True):
+    with bfloat16(True, on):
         rounded = a @ b
-    with bfloat16_products(False):
+    with bfloat16(False, on):
         assert torch.equal(a @ b, exact)
     assert torch.equal(a @ b, exact)
-    by_hand = a.bfloat16().float() @ b.bfloat16().float()
-    error, of_rounding = (rounded - exact).abs().max(), (by_hand - exact).abs().max()
-    assert error == 0 or error == pytest.approx(of_rounding, rel=1e-3)
+    assert torch.equal(rounded, a.bfloat16() @ b.bfloat16() if has_bfloat16(on) else exact)
 
 
-def test_products_are_as_before_after_an_error() -> None:
-    before = torch.backends.mkldnn.matmul.fp32_precision
-    with pytest.raises(KeyError), bfloat16_products(True):
-        raise KeyError
-    assert torch.backends.mkldnn.matmul.fp32_precision == before
+def test_bfloat16_is_for_gpus_and_cpus_with_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert has_bfloat16(torch.device("cuda"))
+    for units, expected in (
+        ({}, False),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
+        assert has_bfloat16(torch.device("cpu")) is expected

@@ -98,7 +98,8 @@ class RPG(nn.Module):
     def denoise(self, x_BLD: Tensor, t_B: Tensor, prototypes_BLW: Tensor) -> Tensor:
         """x_0 [B, L, D] that the model predicts from x_t [B, L, D] at times `t_B`, in one call of the denoiser."""
         t_B1 = t_B.unsqueeze(1)
-        return diffusion.predicted_x0(x_BLD, self.denoiser(x_BLD, t_B1, prototypes_BLW), t_B1, self.target)
+        output_BLD = self.denoiser(x_BLD, t_B1, prototypes_BLW).to(x_BLD.dtype)
+        return diffusion.predicted_x0(x_BLD, output_BLD, t_B1, self.target)
 
     @torch.inference_mode()
     def sample(

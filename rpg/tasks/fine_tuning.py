@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rpg.data import load_pictures
 from rpg.data.pictures import Pictures, PictureSets
-from rpg.device import bfloat16_products, device
+from rpg.device import bfloat16, device
 from rpg.errors import Diverged, UserError
 from rpg.files import read_tensors
 from rpg.hub import commit, timm_repository
@@ -152,16 +152,14 @@ class FineTuning(Task):
         optimizer = torch.optim.AdamW(network.parameters(), zoo.learning_rate, weight_decay=zoo.weight_decay)
         steps = zoo.steps + zoo.saves * zoo.save_every
         batches = self._training_batches(zoo.batch, steps, generator("zoo", "order", run.seed))
-        bfloat16 = zoo.precision == "bfloat16"
         label = f"zoo: seed {run.seed}"
         for step, (images, labels) in enumerate(progress(batches, label, total=steps), 1):
-            with bfloat16_products(bfloat16):
-                with torch.autocast(device().type, torch.bfloat16, enabled=bfloat16 and device().type == "cuda"):
-                    loss = functional.cross_entropy(network(images), labels)
-                if not torch.isfinite(loss):
-                    raise Diverged(f"{label} diverged at step {step}; lower its learning_rate")
-                optimizer.zero_grad()
-                loss.backward()
+            with bfloat16(zoo.precision == "bfloat16", device()):
+                loss = functional.cross_entropy(network(images), labels)
+            if not torch.isfinite(loss):
+                raise Diverged(f"{label} diverged at step {step}; lower its learning_rate")
+            optimizer.zero_grad()
+            loss.backward()
             optimizer.step()
             if step > zoo.steps and (step - zoo.steps) % zoo.save_every == 0:
                 save(step, [_copy(network)])
