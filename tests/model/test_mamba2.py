@@ -89,6 +89,20 @@ def test_block_equals_published_equations() -> None:
     torch.testing.assert_close(block(u), y @ w["out_proj.weight"].T, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("length", [1, 3, 9])
+def test_convolution_and_its_gradients_are_torch_s(length: int) -> None:
+    """Also of sequences that are shorter than the kernel."""
+    torch.manual_seed(0)
+    block, x = Mamba2(16, state_width=6, head_width=8).double(), torch.randn(2, length, 44, dtype=torch.float64)
+    inputs = [x.requires_grad_(), *block.conv1d.parameters()]
+    grad = torch.randn_like(x)
+    expected = functional.silu(block.conv1d(functional.pad(x.transpose(1, 2), (3, 0)))).transpose(1, 2)
+    found = block.convolve(x)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(*(torch.autograd.grad(y, inputs, grad) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_initial_steps_and_decays_lie_in_the_published_ranges() -> None:
     torch.manual_seed(0)
     block = Mamba2(1024)
