@@ -375,10 +375,13 @@ class OpenMMLab(Task):
             message = " ".join(str(error).split())[:300]
             raise UserError(f"the weights do not fit the network of '{self.params.config}': {message}") from error
 
+    def main_alone(self, evaluator: Any) -> contextlib.AbstractContextManager[None]:
+        """While it lasts, network and evaluator leave out what `metric` and the answers do not depend on."""
+        return contextlib.nullcontext()
+
     @torch.inference_mode()
-    def _outputs(self, state_dict: StateDict, batches: Iterable[Any]) -> Iterator[tuple[Any, list[Any]]]:
+    def _outputs(self, batches: Iterable[Any]) -> Iterator[tuple[Any, list[Any]]]:
         """Batches, and the data samples that the network makes of them."""
-        self._put(state_dict)
         for batch in batches:
             # The network writes its predictions into what it is given.
             yield batch, self.network.test_step(copy.deepcopy(batch))  # type: ignore[operator]
@@ -392,16 +395,19 @@ class OpenMMLab(Task):
         main_only: bool = False,
     ) -> Judgement:
         answers: list[np.ndarray] = []
+        self._put(state_dict)
         # A loader draws a seed, and a training that saves and judges goes on drawing afterwards.
         with torch.random.fork_rng(devices=[]), quiet():
             batches, evaluator = self.loaded(split)
-            for batch, outputs in self._outputs(state_dict, batches):
-                evaluator.process(data_samples=outputs, data_batch=batch)
-                answers += [self.answer(sample) for sample in outputs]
-            found = evaluator.evaluate(len(answers))
+            with self.main_alone(evaluator) if main_only else contextlib.nullcontext():
+                for batch, outputs in self._outputs(batches):
+                    evaluator.process(data_samples=outputs, data_batch=batch)
+                    answers += [self.answer(sample) for sample in outputs]
+                found = evaluator.evaluate(len(answers))
         numbers = {name.partition("/")[2] or name: float(value) for name, value in found.items()}
         scores = self.percent(numbers, split)
-        return Judgement({name: scores[name] for name in self.metrics if name in scores}, _joined(answers))
+        names = self.metrics[:1] if main_only else self.metrics
+        return Judgement({name: scores[name] for name in names if name in scores}, _joined(answers))
 
     def targets(self, split: str, code: str | None = None) -> Tensor:
         if split not in self._targets:
@@ -413,7 +419,8 @@ class OpenMMLab(Task):
         dataset = self._dataset("validation", (self.indices["validation"] or [])[:count])
         batches = [{"inputs": [item["inputs"]], "data_samples": [item["data_samples"]]} for item in dataset]
         pictures = []
-        for batch, (sample,) in self._outputs(state_dict, batches):
+        self._put(state_dict)
+        for batch, (sample,) in self._outputs(batches):
             truth, found = self.regions(sample, dataset.metainfo["classes"])
             image = batch["inputs"][0].permute(1, 2, 0).numpy()[..., ::-1]
             pictures.append(Picture(image.copy(), truth, found))

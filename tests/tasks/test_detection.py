@@ -10,7 +10,7 @@ from conftest import ROOT, openmmlab_task
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 
-from rpg.params import Run, RunnerZoo
+from rpg.params import Run, RunnerBase, RunnerZoo
 from rpg.tasks.detection import NAMES
 from rpg.tasks.task import Task
 
@@ -123,6 +123,21 @@ def test_relative_position_tables_and_every_metric_are_there(scenes: Path) -> No
     assert {"bbox mAP", "bbox AP50", "segm mAP", "segm AP small"} <= scores.keys()
     assert list(scores) == [name for name in task.metrics if name in scores]
     assert all(0 <= score <= 100 for score in scores.values())
+
+
+def test_main_metric_alone_is_that_of_the_whole_evaluation(scenes: Path) -> None:
+    task = openmmlab_task("detection")
+    # A network that has learned a little, so that something is found.
+    state_dict = task.train_base(RunnerBase(seeds=[0], steps=30, overrides={}), 0)
+    head = task.network.roi_head.mask_head
+    alone = task.judge(state_dict, "test", main_only=True)
+    whole = task.judge(state_dict, "test")
+    assert whole.scores["bbox mAP"] > 0
+    assert alone.scores == {"bbox mAP": whole.scores["bbox mAP"]}
+    assert torch.equal(alone.answers, whole.answers)
+    assert set(alone.answers.tolist()) > {-1}
+    assert task.network.roi_head.mask_head is head
+    assert "segm mAP" in whole.scores
 
 
 def test_network_that_finds_nothing_scores_nothing(scenes: Path) -> None:
