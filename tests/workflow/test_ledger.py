@@ -230,6 +230,7 @@ OTHER = {
     "diffusion.target": "v",
     "train.sharded": True,
     "train.optimizer": "adamw8bit",
+    "train.betas": [0.8, 0.95],
     "train.precision": "bfloat16",
     "train.checkpointing": True,
     "train.state_every": 20,
