@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from together import changed
 
 from rpg.conditions import of_checkpoints
+from rpg.device import device, has_bfloat16
 from rpg.errors import Diverged
 from rpg.params import Diffusion, Experiment, load_params
 from rpg.tokens import TokenStore
@@ -86,6 +87,7 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(finished: Path) -> None
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in training.model.parameters()]))
     exact, rounded = gradients
     assert (rounded - exact).norm() <= 2e-2 * exact.norm()
+    assert torch.equal(rounded, exact) != has_bfloat16(device())
 
 
 def after(training: Training, steps: int) -> dict[str, torch.Tensor]:
