@@ -144,7 +144,7 @@ def test_every_layer_runs_on_it(weights: Path, tmp_path: Path, monkeypatch) -> N
         **MINIATURE,
         "task": block,
         "base": {"seeds": [0], "weights": str(weights), "revision": None, "top1": None},
-        "zoo": zoo(seeds=[0, 1], runs_per_shard=2, steps=25, learning_rate=0.01).model_dump(),
+        "zoo": zoo(seeds=[0, 1], runs_per_shard=2, steps=60, learning_rate=0.01).model_dump(),
         "tokens": {"width": 4096},
         "train": {**MINIATURE["train"], "steps": 20, "batch": 2},
         "novelty": {"seed": 0, "networks": 2, "noise": [0.1]},
@@ -154,7 +154,6 @@ def test_every_layer_runs_on_it(weights: Path, tmp_path: Path, monkeypatch) -> N
     entry = json.loads((tmp_path / "results/metrics.json").read_text())["experiments"]["mini"]
     assert entry["metric"] == "top1"
     assert (entry["original"]["n"], entry["rpg"]["n"]) == (4, 4)
-    # Of three classes, on a handful of images; how many depends on the machine's arithmetic.
-    assert entry["original"]["mean"] >= 80
+    assert entry["original"]["mean"] == 100.0
     card = (tmp_path / "results/mini/README.md").read_text()
     assert "timm.create_model('test_resnet.r160_in1k', num_classes=3)" in card
