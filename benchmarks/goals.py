@@ -47,7 +47,11 @@ def measure_goals(out: Path) -> list[dict[str, Any]]:
     }
     rows = [
         *_training(training),
-        {"what": "training step, ViT-Tiny's shape on a GPU", "goal": "≥ 2.5× the published", **GPU},
+        {
+            "what": "training step, ViT-Tiny's shape on a GPU",
+            "goal": "≥ 2.5× the published, ≥ 50 % of the matrix rate",
+            **GPU,
+        },
         *({"what": f"the same, 1/32 as wide, here: {row['step']}", **_times(row)} for row in step[1:]),
         *_sampling(sampling),
         {"what": "sampling, ViT-Base and ConvNeXt-Large shape, on an H200", "goal": "≤ 3 s, ≤ 6 s", **GPU},
