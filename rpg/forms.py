@@ -168,6 +168,7 @@ class Scored(Form):
     """A network's scores in percent."""
 
     file: str
+    sha256: str
     set: Set | None
     validation: float
     test: float
@@ -180,6 +181,8 @@ class Scores(Form):
     parameters: int
     original: Annotated[list[Scored], Field(min_length=1)]
     rpg: Annotated[list[Scored], Field(min_length=1)]
+    untuned: list[Scored] = []
+    hypernetwork: list[Scored] = []
     files: list[Vouched]
 
 

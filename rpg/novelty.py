@@ -28,13 +28,14 @@ import torch
 
 from rpg.baselines import formulas
 from rpg.collect import read_zoo
+from rpg.errors import UserError
 from rpg.files import check_unchanged, file_entry, write_sealed, write_text
 from rpg.geometry import Space, Zoo
 from rpg.mixing import mixtures
 from rpg.params import Experiment
 from rpg.paths import Paths
 from rpg.progress import progress
-from rpg.score import read_samples, summary
+from rpg.score import read_answers, read_samples, summary
 from rpg.symmetry import groups
 from rpg.tasks import load_task
 from rpg.tasks.stack import StateDict, unstack
@@ -88,9 +89,9 @@ class Novelty:
             np.array([self.store.state(entry) for entry in checkpoints]),
             np.array([entry.get("code", "") for entry in checkpoints]),
         )
-        of_zoo = (self.read("original", paths.zoo, entry, index) for index, entry in enumerate(checkpoints))
-        self.originals = list(self.judged(of_zoo))
-        self.held_out = list(self.judged(self.read("original", paths.zoo, entry) for entry in self.store.held_out))
+        self.known = read_answers(paths)
+        self.originals = [self.read("original", paths.zoo, entry, index) for index, entry in enumerate(checkpoints)]
+        self.held_out = [self.read("original", paths.zoo, entry) for entry in self.store.held_out]
         manifest = read_samples(paths.samples, len(self.store.seeds))
         drawn: list[tuple[str, dict[str, Any]]] = []
         for model in dict.fromkeys(entry["model"] for entry in manifest):
@@ -102,7 +103,7 @@ class Novelty:
             for entry in [entry for entries in by_set.values() for entry in self.draw(entries, len(by_set))]:
                 check_unchanged(paths.samples, entry["file"], entry["sha256"], "sampled", "`rpg sample`")
                 drawn.append((kind, entry))
-        self.samples = list(self.judged(self.read(kind, paths.samples, entry) for kind, entry in drawn))
+        self.samples = [self.read(kind, paths.samples, entry) for kind, entry in drawn]
         self.ours = [sample for sample in self.samples if sample.kind == "RPG"]
 
     def draw(self, entries: Sequence[Any], parts: int = 1) -> list[Any]:
@@ -111,21 +112,28 @@ class Novelty:
         chosen = random.Random(self.params.seed).sample(range(len(entries)), count)
         return [entries[index] for index in sorted(chosen)]
 
-    def read(
-        self, kind: str, folder: Path, entry: dict[str, Any], index: int | None = None
-    ) -> tuple[Network, StateDict]:
-        """The network in a file of the zoo or of the samples, to be judged, and its weights."""
+    def read(self, kind: str, folder: Path, entry: dict[str, Any], index: int | None = None) -> Network:
+        """The network in a file of the zoo or of the samples, with what the score layer found of it.
+
+        UserError if it is not the network that the score layer found it of.
+        """
         path = folder / entry["file"]
-        state_dict = read_checkpoint(path, self.names)
-        self.store.layout.check(state_dict, path, "`rpg zoo`" if kind == "original" else "`rpg train` and `rpg sample`")
         if index is None:
+            state_dict = read_checkpoint(path, self.names)
+            made = "`rpg zoo`" if kind == "original" else "`rpg train` and `rpg sample`"
+            self.store.layout.check(state_dict, path, made)
             point_P = self.space.point(tokenise(state_dict, self.store.layout, self.store.stats))
         else:
             point_P = self.zoo.points_NP[index]
+        if entry["sha256"] not in self.known:
+            raise UserError(f"{self.paths.scores}: knows nothing of {path}; run `rpg score` again")
+        score, answers = self.known[entry["sha256"]]
         state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
+        if len(answers) not in (0, len(self.task.targets("test", code))):
+            raise UserError(f"{self.paths.answers}: answers to another data set; run `rpg score` again")
         belongs, between = entry.get("set") or self.store.task_set(state, code), tuple(entry.get("between", ()))
         facts = {"file": entry["file"], "index": index, "between": between}
-        return Network(kind, code, state, point_P, belongs, **facts), state_dict
+        return Network(kind, code, state, point_P, belongs, answers.numpy(), score, **facts)
 
     def at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> tuple[Network, StateDict]:
         """The network at a point, to be judged, and its weights."""

@@ -79,6 +79,10 @@ class Paths:
         return self.folder("score") / "metrics.json"
 
     @property
+    def answers(self) -> Path:
+        return self.folder("score") / "answers.safetensors"
+
+    @property
     def novelty(self) -> Path:
         return self.folder("novelty") / "novelty.json"
 

@@ -1,7 +1,8 @@
 """Score originals and samples on the test split, by the same code: `rpg score --experiment digits-vit`.
 
-Writes scores.json, every network's score, and metrics.json, their summary over all originals and all samples (test
-split; the standard deviation is the sample's, n - 1). With task codes, seen and held-out codes apart, and beside them
+Writes scores.json, every network's score, answers.safetensors, what originals and samples answer on the test split, and
+metrics.json, their summary over all originals and all samples (test split; the standard deviation is the sample's, n -
+1). With task codes, seen and held-out codes apart, and beside them
 the baselines: those of rpg.baselines, the majority class, the RPG before it was tuned and the hypernetwork. `rpg score
 --experiment digits-vit --weights FILE` prints the score of any state dict.
 """
@@ -19,8 +20,18 @@ from scipy.stats import bootstrap
 from rpg.baselines import formulas
 from rpg.collect import read_zoo
 from rpg.errors import UserError, one_line
-from rpg.files import check_unchanged, file_entry, read_metadata, read_sealed, read_tensors, write_json, write_sealed
-from rpg.forms import Samples
+from rpg.files import (
+    check_unchanged,
+    file_entry,
+    read_metadata,
+    read_sealed,
+    read_tensors,
+    vouched,
+    write_json,
+    write_sealed,
+    write_tensors,
+)
+from rpg.forms import Samples, Scores
 from rpg.params import Experiment
 from rpg.paths import Paths
 from rpg.progress import progress
@@ -45,7 +56,7 @@ Network = tuple[dict[str, Any], StateDict]
 def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
     """Score every checkpoint of the zoo and every sample; both on validation, for choices, and on test, for tables."""
     task = load_task(experiment.task, data_root)
-    kept = paths.kept("score")
+    kept, answers = paths.kept("score"), dict[str, torch.Tensor]()
     checkpoints, _ = read_zoo(paths.zoo)
     manifest = read_samples(paths.samples, len({entry["seed"] for entry in checkpoints}))
     for entry in manifest:
@@ -64,17 +75,19 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
                 split: task.judge_all(state_dicts, split, codes, kept, main_only=split != "test") for split in SPLITS
             }
             for fact, *of_splits in zip(facts, *judged.values(), strict=True):
+                if "sha256" in fact:
+                    answers[fact["sha256"]] = of_splits[-1].answers.to(torch.int32)
                 scores = dict(zip(judged, (one.scores for one in of_splits), strict=True))
                 main = {split: of[task.metric] for split, of in scores.items()}
                 others = {name: score for name, score in scores["test"].items() if name != task.metric}
                 found.append({**fact, **main, **({"others": others} if others else {})})
         return found
 
-    facts = ("seed", "step", "code", "held_out", "model", "set", "state", "between")
+    facts = ("file", "sha256", "seed", "step", "code", "held_out", "model", "set", "state", "between")
     originals, samples = (
         score(
             (
-                ({"file": entry["file"], **{key: entry[key] for key in facts if key in entry}}, read_tensors(path))
+                ({key: entry[key] for key in facts if key in entry}, read_tensors(path))
                 for entry, path in ((entry, folder / entry["file"]) for entry in entries)
             ),
             len(entries),
@@ -108,9 +121,26 @@ def score_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> 
             original["set"] = "all"
     of_all = {"metric": task.metric, "parameters": task.parameters}
     write_json(paths.metrics, {**of_all, **_metrics(kinds, found)})
-    files = {"files": [file_entry(paths.metrics)]}
+    write_tensors(paths.answers, answers)
+    files = {"files": [file_entry(paths.metrics), file_entry(paths.answers)]}
     write_sealed(paths.scores, {**of_all, **kinds, **({"references": found} if found else {}), **files})
     shutil.rmtree(kept, ignore_errors=True)
+
+
+def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
+    """SHA-256 of an original or a sample → its score, and its answers [n], on the test split, as they were scored.
+
+    UserError if they are missing or were changed.
+    """
+    command = f"rpg score --experiment {paths.experiment}"
+    tree = read_sealed(paths.scores, command, Scores)
+    answers = read_tensors(vouched(paths.answers, paths.scores, command))
+    return {
+        entry["sha256"]: (entry["test"], answers[entry["sha256"]].long().flatten())
+        for kind in ("original", "rpg", "untuned", "hypernetwork")
+        for entry in tree.get(kind, [])
+        if entry["sha256"] in answers
+    }
 
 
 def read_samples(folder: Path, states: int) -> list[dict[str, Any]]:

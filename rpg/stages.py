@@ -109,14 +109,14 @@ STAGES = {
         rules=("score",),
         target=ITEM.scores,
         reads=(ITEM.zoo, ITEM.samples),
-        writes=(ITEM.scores,),
+        writes=(ITEM.scores, ITEM.answers),
         metrics=(ITEM.metrics,),
     ),
     "novelty": Stage(
         "tell whether the samples are new",
         rules=("novelty",),
         target=ITEM.novelty,
-        reads=(ITEM.zoo, *TOKENS, ITEM.samples),
+        reads=(ITEM.zoo, *TOKENS, ITEM.samples, ITEM.scores, ITEM.answers),
         writes=(ITEM.novelty, ITEM.novelty_rows),
     ),
 }

@@ -275,6 +275,8 @@ READERS: list[tuple[str, str, Callable[[str], None], int]] = [
     ("mini", "samples/manifest.json", samples, 30),
     ("tasks", "samples/manifest.json", samples, 20),
     ("mini", "scores.json", tables, 15),
+    ("mini", "scores.json", compared, 10),
+    ("tasks", "scores.json", compared, 10),
     ("mini", "metrics.json", tables, 15),
     ("tasks", "metrics.json", tables, 30),
     ("mini", "novelty.json", tables, 30),

@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import run_layers
+from safetensors.torch import load_file, save_file
 
+from rpg.errors import UserError
+from rpg.files import file_entry, write_sealed
 from rpg.geometry import Zoo
 from rpg.novelty import Novelty, iou, summarise, verdict, vote
 from rpg.params import load_params
@@ -112,6 +115,24 @@ def test_rows_are_what_the_layer_wrote(novelty: Novelty, finished: Path) -> None
     assert first["nearest"] == novelty.store.checkpoints[distances.argmin()]["file"]
     assert (rows["distance"] >= rows["aligned"].fillna(0)).all()
     assert (rows["from_zoo"] == rows["aligned"].fillna(rows["distance"])).all()
+
+
+def test_sample_that_was_not_scored_is_one_line(finished: Path) -> None:
+    """As after `rpg sample` alone: what was scored is another network of that name."""
+    folder = finished / "results/mini"
+    manifest, scored = folder / "samples/manifest.json", folder / "samples/0001.safetensors"
+    before = manifest.read_text(), scored.read_bytes()
+    try:
+        weights = load_file(scored)
+        save_file({name: tensor + 1 for name, tensor in weights.items()}, scored)
+        samples = json.loads(before[0])["samples"]
+        samples[1] |= file_entry(scored)
+        write_sealed(manifest, {"samples": samples})
+        with pytest.raises(UserError, match=r"scores.json: knows nothing of .*0001.safetensors; run `rpg score` again"):
+            open_novelty(finished, "mini")
+    finally:
+        manifest.write_text(before[0])
+        scored.write_bytes(before[1])
 
 
 def test_layer_again_gives_the_same_bytes(finished: Path) -> None:

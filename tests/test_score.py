@@ -41,6 +41,15 @@ def test_scores_of_originals_and_samples_are_top1(finished: Path) -> None:
                 assert abs(entry[split] - accuracy(path, split)) < 1e-9
 
 
+def test_answers_are_those_that_the_scores_are_of(finished: Path) -> None:
+    folder = finished / "results/mini"
+    scores, answers = json.loads((folder / "scores.json").read_text()), load_file(folder / "answers.safetensors")
+    assert answers.keys() == {entry["sha256"] for kind in ("original", "rpg") for entry in scores[kind]}
+    labels = load_digits_images().test.labels
+    for entry in [*scores["original"], *scores["rpg"]]:
+        assert 100 * (answers[entry["sha256"]] == labels).double().mean() == pytest.approx(entry["test"])
+
+
 @pytest.mark.parametrize("answer", [0, 7])
 def test_network_that_always_answers_the_same_scores_that_class_s_share(finished: Path, tmp_path: Path, answer) -> None:
     state_dict = load_file(finished / "results/mini/samples/0000.safetensors")

@@ -62,9 +62,8 @@ def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tens
     log_BHCQ = (dt_BCQH * A_H.to(dt_BCQH.dtype)).permute(0, 3, 1, 2).cumsum(-1)
 
     # Inside a chunk: y_q = Σ_{k ≤ q} (C_q · B_k) exp(Σ_{k < j ≤ q} Δ_j A) Δ_k x_k
-    # What comes later is cleared before exp, which would overflow there, and after.
-    decay_BHCQQ = (log_BHCQ.unsqueeze(-1) - log_BHCQ.unsqueeze(-2)).tril().exp().tril()
-    mix_BCQQ = C_BCQN @ B_BCQN.transpose(-1, -2)
+    decay_BHCQQ = _Decay.apply(log_BHCQ)
+    mix_BCQQ = (C_BCQN @ B_BCQN.transpose(-1, -2)).to(decay_BHCQQ.dtype)
     x_BHCQP = x_BCQHP.permute(0, 3, 1, 2, 4)
     y_BHCQP = (mix_BCQQ.unsqueeze(1) * decay_BHCQQ) @ x_BHCQP
 
@@ -108,6 +107,27 @@ def scan_again(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN
 def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """`function(*inputs)`, whose activations are computed again for the backward pass."""
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+class _Decay(torch.autograd.Function):
+    """exp(log_q - log_k) for k ≤ q, and 0 for what comes later: [..., Q] → [..., Q, Q].
+
+    The tensors [B, H, C, Q, Q] are the largest of a block, and each pass over one counts.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_Q: Tensor) -> Tensor:
+        # Before exp, which would overflow there.
+        later_QQ = torch.full(log_Q.shape[-1:] * 2, -math.inf, dtype=log_Q.dtype, device=log_Q.device).triu(1)
+        decay_QQ = (log_Q.unsqueeze(-1) - log_Q.unsqueeze(-2)).add_(later_QQ).exp_()
+        ctx.save_for_backward(decay_QQ)
+        return decay_QQ
+
+    @staticmethod
+    def backward(ctx: Any, grad_QQ: Tensor) -> Tensor:
+        (decay_QQ,) = ctx.saved_tensors
+        of_log_QQ = grad_QQ * decay_QQ
+        return of_log_QQ.sum(-1) - of_log_QQ.sum(-2)
 
 
 class _CausalConvolution(torch.autograd.Function):

@@ -13,7 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ from rpg.tasks.task import Judgement, Save, Task
 
 FACTS = RESULTS / "facts"
 AVERAGE = "average accuracy"
+# An evaluation that is interrupted loses no more than so many batches.
+BATCHES_KEPT = 16
 # Whose shapes are transformers' own defaults, so that a plan needs no network.
 LLAMA_7B = ("huggyllama/llama-7b",)
 # Labels that the loss leaves out, as transformers has them.
@@ -221,39 +223,50 @@ class Commonsense(Task):
         protocols = {"generated": ("{}", self._generated)}
         if not main_only:
             protocols["likelihood"] = (LIKELIHOOD, self._likeliest)
+        asked = self.questions[split]
         answers: list[int] = []
-        scores: dict[str, list[float]] = {}
+        scores: dict[str, float] = {}
         with torch.inference_mode(), merged(self.network):
             for protocol, (form, answer) in protocols.items():
-                for subtask, questions in self.questions[split].items():
-                    name = form.format(SUBTASKS[subtask] if subtask else AVERAGE)
-                    file = kept / f"{key}-{protocol}-{subtask}.json" if kept else None
-                    found = self._answers(questions, answer, file, name)
-                    accuracy = 100 * float(np.mean([a == one.answer for a, one in zip(found, questions, strict=True)]))
-                    scores.setdefault(form.format(AVERAGE), []).append(accuracy)
+                file = kept / f"{key}-{protocol}" if kept else None
+                # Of all subtasks together: there are fewer batches then.
+                found = self._answers(list(chain(*asked.values())), answer, file, form.format(AVERAGE))
+                rest, of_subtask = iter(found), []
+                for subtask, questions in asked.items():
+                    right = [a == one.answer for a, one in zip(islice(rest, len(questions)), questions, strict=True)]
+                    of_subtask.append(100 * float(np.mean(right)))
                     if subtask:
-                        scores[name] = [accuracy]
-                    if protocol == "generated":
-                        answers += found
-        means = {name: float(np.mean(scores[name])) for name in self.metrics if name in scores}
-        return Judgement(means, torch.tensor(answers))
+                        scores[form.format(SUBTASKS[subtask])] = of_subtask[-1]
+                scores[form.format(AVERAGE)] = float(np.mean(of_subtask))
+                if protocol == "generated":
+                    answers = found
+        return Judgement({name: scores[name] for name in self.metrics if name in scores}, torch.tensor(answers))
 
     def _answers(
         self,
         questions: Sequence[Question],
         answer: Callable[[Sequence[Question]], list[int]],
-        file: Path | None,
+        stem: Path | None,
         label: str,
     ) -> list[int]:
-        """The answers to all questions, from `file` if an interrupted evaluation has put them there."""
-        if file and file.is_file():
-            return read_sealed(file, "rpg score", Answers)["answers"]
-        batches = [questions[k : k + self.params.batch] for k in range(0, len(questions), self.params.batch)]
+        """The answers to all questions; those of every BATCHES_KEPT batches are kept in a file that begins with `stem`.
+
+        An interrupted evaluation has put some of them there.
+        """
+        size = self.params.batch
+        batches = [questions[start : start + size] for start in range(0, len(questions), size)]
+        shown = progress(batches, label, total=len(batches)) if stem else iter(batches)
         found: list[int] = []
-        for batch in progress(batches, label, total=len(batches)) if file else batches:
-            found += answer(batch)
-        if file:
-            write_sealed(file, {"answers": found})
+        for number in range(0, len(batches), BATCHES_KEPT):
+            part = list(islice(shown, BATCHES_KEPT))
+            file = stem.with_name(f"{stem.name}-{number:06d}.json") if stem else None
+            if file and file.is_file():
+                found += read_sealed(file, "rpg score", Answers)["answers"]
+                continue
+            answered = [one for batch in part for one in answer(batch)]
+            if file:
+                write_sealed(file, {"answers": answered})
+            found += answered
         return found
 
     def _key(self, state_dict: StateDict, split: str) -> str:

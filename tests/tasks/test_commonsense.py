@@ -187,7 +187,8 @@ def test_reference_is_the_language_model_alone(here: Path) -> None:
     assert {"base_model", "original", "rpg"} <= metrics["others"]["SIQA"].keys()
 
 
-def test_judging_goes_on_subtask_by_subtask(here: Path, tmp_path: Path, monkeypatch) -> None:
+def test_judging_goes_on_from_the_batches_that_are_kept(here: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("rpg.tasks.commonsense.BATCHES_KEPT", 2)
     of, whole = task(), task().judge(sample(here), "test")
     generated = of._generated
     calls = []
@@ -201,9 +202,10 @@ def test_judging_goes_on_subtask_by_subtask(here: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(of, "_generated", until_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         of.judge(sample(here), "test", kept=tmp_path)
-    assert [path.name.partition("-")[2] for path in tmp_path.iterdir()] == ["generated-boolq.json"]
+    assert [path.name.partition("-")[2] for path in tmp_path.iterdir()] == ["generated-000000.json"]
     again = of.judge(sample(here), "test", kept=tmp_path)
-    assert calls == [20, 20, 8, 20, 20, 20, 8]
+    # Two of the five were kept; batches take no notice of where a subtask ends.
+    assert calls == [20, 20, 20, 20, 20, 20, 16]
     assert again.scores == whole.scores
     # Another adapter's answers are its own.
     assert task().judge(sample(here, 1), "test", kept=tmp_path).scores == task().judge(sample(here, 1), "test").scores

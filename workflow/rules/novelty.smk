@@ -6,6 +6,8 @@ rule novelty:
         layout=ask.made("tokens", rules.tokens.output.layout),
         stats=ask.made("tokens", rules.tokens.output.stats),
         samples=ask.made("sample", rules.sample.output.manifest),
+        scores=ask.made("score", rules.score.output.scores),
+        answers=ask.made("score", rules.score.output.answers),
         code=ask.code("novelty"),
     output:
         summary=ensure("results/{experiment}/novelty.json", non_empty=True),

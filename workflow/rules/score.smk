@@ -6,6 +6,7 @@ rule score:
         code=ask.code("score"),
     output:
         scores=ensure("results/{experiment}/scores.json", non_empty=True),
+        answers=ensure("results/{experiment}/answers.safetensors", non_empty=True),
         metrics=ensure("results/{experiment}/metrics.json", non_empty=True),
     log:
         "logs/{experiment}/score.log",
