@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import torch
@@ -31,6 +31,8 @@ from rpg.train import load_rpg, read_config
 TOGETHER = 8
 # What the caller asks of one network: permutation states and task code; None leaves it to chance.
 Wish = tuple[conditions.States | None, str | None]
+# A state dict, with the states and the code that it was made for.
+Network = tuple[StateDict, conditions.States, str | None]
 
 
 def sample_networks(
@@ -41,7 +43,7 @@ def sample_networks(
     wishes: Sequence[Wish],
     vectors: conditions.Vectors | None = None,
     first: int = 0,
-) -> Iterator[tuple[StateDict, conditions.States, str | None]]:
+) -> Iterator[Network]:
     """New state dicts on the CPU, one for each wish, with the states and the code that they were made for.
 
     `vectors`: name → numbers of conditions of the kind `vector`, for all of them; those that are left out are drawn.
@@ -87,11 +89,23 @@ def wishes(store: TokenStore, params: Sample, states: bool) -> list[Wish]:
 
 @dataclass(frozen=True)
 class Source:
-    """A model that is sampled: its folder, its number of steps if not that of params.yaml, and what follows."""
+    """A model that is sampled: its folder, its number of steps if not that of params.yaml, and what follows.
+
+    `finish` takes what the model makes of several networks.
+    """
 
     folder: Path
     steps: int | None = None
-    finish: Callable[[StateDict], StateDict] | None = None
+    finish: Callable[[Sequence[StateDict]], list[StateDict]] | None = None
+
+
+def _finished(
+    networks: Iterator[Network], finish: Callable[[Sequence[StateDict]], list[StateDict]], together: int
+) -> Iterator[Network]:
+    """The networks after `finish`, which takes so many at once."""
+    while part := list(islice(networks, together)):
+        state_dicts, states, codes = zip(*part, strict=True)
+        yield from zip(finish(state_dicts), states, codes, strict=True)
 
 
 def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
@@ -114,12 +128,13 @@ def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) ->
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = wanted if name == "rpg" else list(dict.fromkeys(wanted))
             networks = sample_networks(model, asked, store, chosen, own)
+            if source.finish:
+                networks = _finished(networks, source.finish, task.together)
             started = time.perf_counter()
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started
                 prefix = "" if name == "rpg" else f"{name}-"
-                finished = source.finish(state_dict) if source.finish else state_dict
-                file = task.write(paths.samples / f"{prefix}{index:04d}", finished)
+                file = task.write(paths.samples / f"{prefix}{index:04d}", state_dict)
                 code_entry = {"code": code} if code else {}
                 mixed = {"between": list(states)} if len(states) > 1 else {}
                 belongs = "between" if mixed else store.task_set(states[0], code)

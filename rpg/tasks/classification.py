@@ -3,6 +3,7 @@
 With a task code, the label of an image is the code's bit of its class.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import update_bn
 
 from rpg.data import load_data
 from rpg.data.images import Images
@@ -185,12 +185,29 @@ class Classification(Task):
         finally:
             self.network.eval()
 
-    def recount(self, state_dict: StateDict) -> StateDict:
-        """The same weights, with what BatchNorm counts taken anew from (at most RECOUNT) training images."""
-        self.network.load_state_dict(state_dict)
+    @torch.no_grad()
+    def recount(self, state_dicts: Sequence[StateDict]) -> list[StateDict]:
+        """The same weights, with what BatchNorm counts taken anew from (at most RECOUNT) training images.
+
+        As torch's `update_bn` has it, the mean over batches, but of several networks at once.
+        """
+        weights = {name: tensor.to(device()) for name, tensor in stack([dict(one) for one in state_dicts]).items()}
+        network = copy.deepcopy(self.network).train()
+        counted = []
+        for name, module in network.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                # So that what it counts is that of the last batch alone.
+                module.momentum = 1.0
+                weights[f"{name}.num_batches_tracked"].zero_()
+                counted += [f"{name}.running_mean", f"{name}.running_var"]
         # In parts of about one length, since each counts alike.
-        update_bn(self._recount_inputs.chunk(RECOUNT // RECOUNT_BATCH), self.network)
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+        parts = self._recount_inputs.chunk(RECOUNT // RECOUNT_BATCH)
+        totals = {name: torch.zeros_like(weights[name]) for name in counted}
+        for part in parts:
+            logits(network, weights, part)
+            for name, total in totals.items():
+                total += weights[name]
+        return unstack({**weights, **{name: total / len(parts) for name, total in totals.items()}})
 
     @cached_property
     def _recount_inputs(self) -> Tensor:

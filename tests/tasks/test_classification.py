@@ -1,5 +1,6 @@
 import torch
 from conftest import MINIATURE, TASKS
+from torch.optim.swa_utils import update_bn
 
 from rpg.params import Base, ClassificationTask, Run, TaskCodes, Zoo
 from rpg.tasks import load_task
@@ -182,15 +183,27 @@ def test_recounted_loss_ignores_what_the_weights_have_counted() -> None:
 def test_recount_is_mean_and_variance_of_the_training_images() -> None:
     task = load_task(TASKS_TASK, None)
     torch.manual_seed(0)
-    state_dict = task.build().state_dict()
+    network = task.build()
+    state_dict = network.state_dict()
     # The network is first built where no gradient is wanted.
     task.score(state_dict, "validation", CODES[0])
-    recounted = task.recount(state_dict)
+    (recounted,) = task.recount([state_dict])
     learned = [name for name, _ in task.network.named_parameters()]
     assert all(torch.equal(recounted[name], state_dict[name]) for name in learned)
     first = next(name for name in recounted if name.endswith("running_mean"))
     with torch.no_grad():
-        before = task.network.conv1[:1](task.data.inputs(task.data.train.images, 8))
+        before = network.conv1[:1](task.data.inputs(task.data.train.images, 8))
     torch.testing.assert_close(recounted[first], before.mean((0, 2, 3)), rtol=0.01, atol=1e-3)
     torch.testing.assert_close(recounted[first.replace("mean", "var")], before.var((0, 2, 3)), rtol=0.02, atol=1e-3)
     assert not task.network.training
+
+
+def test_networks_recounted_together_are_what_torch_s_update_bn_makes_of_each() -> None:
+    task = load_task(TASKS_TASK, None)
+    torch.manual_seed(0)
+    networks = [task.build() for _ in range(3)]
+    found = task.recount([network.state_dict() for network in networks])
+    images = task.data.inputs(task.data.train.images, TASKS_TASK.resolution)[:2000]
+    for network, recounted in zip(networks, found, strict=True):
+        update_bn(images.chunk(8), network)
+        torch.testing.assert_close(recounted, dict(network.state_dict()), rtol=1e-4, atol=1e-6)
