@@ -19,7 +19,7 @@ from rpg.params import Experiment, load_params
 from rpg.paths import paths_of
 from rpg.seeds import derive, fix_arithmetic, generator
 from rpg.tokens import TokenStore
-from rpg.train import Training, build, drawn_tokens, train_loss
+from rpg.train import Training, build, drawn_tokens, fresh, train_loss
 
 # Rounds in which one step of each is timed; tokens that the loss is measured on.
 ROUNDS, MEASURED = 60, 4096
@@ -65,7 +65,7 @@ def new_training(experiment: Experiment, store: TokenStore) -> Training:
     """The training of an experiment, at its start."""
     params, on = experiment.train, torch.device("cpu")
     torch.manual_seed(derive(params.seed, "train", "weights"))
-    model = build(experiment.model, experiment.diffusion, store)
+    model = fresh(experiment.model, experiment.diffusion, store)
     return Training(params, model, train_loss(store, params, experiment.model.conditions, on), "train", on)
 
 
@@ -78,7 +78,7 @@ def trained_loss(experiment: Experiment, store: TokenStore) -> float:
     for _ in range(experiment.train.steps):
         training.one_step()
     tokens_NLD = torch.stack([store[index] for index in range(len(store))])
-    drawn = drawn_tokens(tokens_NLD.shape, MEASURED, 1, generator(0, "benchmarks", "draws"))
+    drawn = drawn_tokens(tokens_NLD.shape, MEASURED, None, 1, generator(0, "benchmarks", "draws"))
     model = build(experiment.model, experiment.diffusion, store)
     model.load_state_dict(training.averaged())
     with torch.no_grad():

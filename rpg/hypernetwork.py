@@ -15,7 +15,7 @@ from rpg import conditions
 from rpg.device import device
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
-from rpg.params import Condition, Experiment, Hypernetwork, Tune
+from rpg.params import Condition, Experiment, Hypernetwork, ResidualModel, Tune
 from rpg.seeds import derive
 from rpg.tasks import load_classification
 from rpg.tasks.classification import Classification
@@ -80,13 +80,17 @@ def train_hypernetwork(
     Raises UserError if the loss stops being finite.
     """
     params, on = experiment.hypernetwork, device()
+    # The zoo's mean is more than it is to know.
+    plain = experiment.model
+    if isinstance(plain, ResidualModel):
+        plain = plain.model_copy(update={"start": "zero"})
     assert params
     store = TokenStore(tokens)
     torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
-    model = build(experiment.model, experiment.diffusion, store)
+    model = build(plain, experiment.diffusion, store)
     generated = Generated(
         load_classification(experiment.task, data_root), store, experiment.model.conditions, params, on
     )
     training = Training(params, model, hypernetwork_loss(generated), "hypernetwork", on)
     blocks = experiment.model_dump(include={"task", "model", "diffusion", "hypernetwork"})
-    run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])
+    run_training(training, folder, seconds, plain, experiment.diffusion, store, [blocks, store.sha256])

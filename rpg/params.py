@@ -564,6 +564,8 @@ class ResidualModel(Block):
     `recurrent` is what a block does with the tokens: a Mamba2, an LSTM, a Transformer layer, or, with none of them, an
     MLP on each token alone. `positions` are added up. Without a denoiser the prototype is the answer, through one
     linear layer, and there is nothing to sample.
+
+    `start: mean` suits zoos whose networks were all fine-tuned from one: nobody has to learn what they share.
     """
 
     flavor: Literal["residual"]
@@ -581,6 +583,10 @@ class ResidualModel(Block):
     denoiser: Literal["mlp", "none"]
     hidden: Annotated[int, Field(ge=1, description="width of the denoiser's residual blocks")]
     denoiser_blocks: Count
+    start: Annotated[
+        Literal["zero", "mean"],
+        Field(description="what the answer is added to: with mean the zoo's mean, in units of each tensor's deviation"),
+    ]
 
 
 class Diffusion(Block):
@@ -615,11 +621,18 @@ class Optimization(Block):
     state_every: Annotated[int, Field(ge=10, multiple_of=10, description="steps between saves of the state to resume")]
 
 
+Times = Annotated[
+    int | None,
+    Field(ge=1, description="different diffusion times of a step, evenly spread; null: each token its own (published)"),
+]
+
+
 class Train(Optimization):
     """How RPG is trained on the tokens of the zoo."""
 
     batch: Annotated[int, Field(ge=1, description="B, checkpoints per step")]
     diffusion_batch: Annotated[int, Field(ge=1, description="random tokens of the B·L that enter the loss each step")]
+    times: Times
     draws: Annotated[int, Field(ge=1, description="times and noise levels of each of these tokens; published is 1")]
     sharded: Annotated[
         bool,
@@ -651,6 +664,7 @@ class Tune(Optimization):
     networks: Annotated[int, Field(ge=2, multiple_of=2)]
     images: Annotated[int, Field(ge=1, description="training images that all networks of a step see")]
     diffusion_batch: Annotated[int, Field(ge=1, description="random tokens that enter the diffusion loss")]
+    times: Times
     diffusion: Annotated[float, Field(ge=0, description="weight of the diffusion loss")]
     between: Annotated[float, Field(ge=0, le=1, description="share of networks between two permutation states")]
 
@@ -765,6 +779,8 @@ class Experiment(Block):
                     raise ValueError(f"{name}: {needs}")
             if whose != "own" and self.tune:
                 raise ValueError(f"tune: there is no task loss for task.kind {self.task.kind}")
+        if getattr(self.model, "start", "zero") == "mean" and self.diffusion.target != "x0":
+            raise ValueError("model.start: mean needs diffusion.target x0")
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
         if len(self.zoo.seeds) == 1 and (self.sample.between or (self.tune and self.tune.between)):

@@ -144,9 +144,12 @@ def plan_of(
     # As `rpg train`, no more than there are checkpoints; of the process that gets most of them.
     processes = min(processes, batch)
     own = math.ceil(batch / processes)
-    picks = math.ceil(min(train.diffusion_batch, batch * layout.length) * train.draws * own / batch)
+    picks = min(train.diffusion_batch, batch * layout.length) * train.draws
+    times = min(train.times or picks, picks)
+    # As `drawn_tokens` has it; the picks that a process has of all, each has a time of its own.
+    shape = (times, picks // times) if own == batch else (math.ceil(picks // times * times * own / batch), 1)
     autocast = train.precision == "bfloat16" and (device.gpu or has_bfloat16(torch.device("cpu")))
-    step = measure(experiment, layout, own, picks, autocast)
+    step = measure(experiment, layout, own, shape, autocast)
     split = processes if train.sharded else 1
     checkpoint = sum(math.prod(tensor.shape) for tensor in layout.tensors)
     weights, moments = FLOAT32 * step.parameters, MOMENTS[train.optimizer] * step.parameters
@@ -210,8 +213,11 @@ def _garbage_collected() -> Iterator[None]:
         gc.unfreeze()
 
 
-def measure(experiment: Experiment, layout: Layout, batch: int, picks: int, autocast: bool) -> Step:
-    """One step of RPG's training on `batch` checkpoints, `picks` of their tokens in the loss, without memory."""
+def measure(experiment: Experiment, layout: Layout, batch: int, picks: tuple[int, int], autocast: bool) -> Step:
+    """One step of RPG's training on `batch` checkpoints, without memory.
+
+    `picks`: how many diffusion times there are in the loss, and how many tokens of each.
+    """
     length, width = layout.length, layout.width
     sizes = {"permutation_state": len(experiment.zoo.seeds), "task_code": codes.CLASSES}
     names = [condition_name(condition) for condition in experiment.model.conditions]
@@ -230,8 +236,8 @@ def measure(experiment: Experiment, layout: Layout, batch: int, picks: int, auto
         tracker.track_external(model)
         with tracker, flops, _garbage_collected():
             values = {name: torch.zeros(batch, sizes[name]) for name in names}
-            tokens_BLD, noise = torch.zeros(batch, length, width), torch.zeros(picks, width)
-            picked, t = (torch.zeros(picks, dtype=torch.int64) for _ in range(2))
+            tokens_BLD, noise = torch.zeros(batch, length, width), torch.zeros(*picks, width)
+            picked, t = (torch.zeros(shape, dtype=torch.int64) for shape in (picks, (picks[0], 1)))
             with casting:
                 total, count = model(values, tokens_BLD, picked, t, noise)
             (total / count).backward()

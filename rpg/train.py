@@ -216,12 +216,44 @@ def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
         raise UserError(f"params.yaml: model: {error}") from error
 
 
-def drawn_tokens(shape: Sequence[int], count: int, draws: int, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Picks, times and noise, for `RPG.errors`, of `count` random tokens of [B, L, D], each `draws` times."""
+def fresh(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
+    """As `build`, with what a model starts from taken from the tokens; what is to be trained starts so."""
+    rpg = build(model, diffusion, store)
+    if rpg.mean is not None and rpg.spread is not None:
+        # Two passes, since a zoo need not fit into memory.
+        total_LD = torch.zeros(rpg.mean.shape, dtype=torch.float64)
+        for index in range(len(store)):
+            total_LD += store[index].nan_to_num(0.0)
+        rpg.mean.copy_(total_LD / len(store))
+        squares_L = torch.zeros(len(rpg.mean), dtype=torch.float64)
+        for index in range(len(store)):
+            squares_L += (store[index] - rpg.mean).double().square().nansum(1)
+        weights_L = len(store) * (~store.layout.padding()).sum(1)
+        for tensor in store.layout.tokenised:
+            rows = slice(tensor.first, tensor.first + tensor.tokens)
+            rpg.spread[rows] = (squares_L[rows].sum() / weights_L[rows].sum()).sqrt().float()
+    return rpg
+
+
+def drawn_tokens(
+    shape: Sequence[int], count: int, times: int | None, draws: int, draw: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Picks, times and noise, for `RPG.errors`, of `count` random tokens of [B, L, D], each `draws` times.
+
+    Each with a time of its own or, with `times`, with one of so many, which are evenly spread over all T from a random
+    one on (Kingma et al. 2021, appendix I): half of a denoiser's products are of the time alone. The tokens are then a
+    multiple of `times`.
+    """
     batch, length, width = shape
     picks = torch.randperm(batch * length, generator=draw)[:count].repeat(draws)
-    t = torch.randint(T, picks.shape, generator=draw)
-    return picks, t, torch.randn(len(picks), width, generator=draw)
+    if times:
+        groups = min(times, len(picks))
+        picks = picks[: len(picks) // groups * groups].unflatten(0, (groups, -1))
+        share_G1 = (torch.arange(groups).unsqueeze(1) + torch.rand(1, generator=draw)) / groups
+        t = (T * share_G1).long()
+    else:
+        t = torch.randint(T, picks.shape, generator=draw)
+    return picks, t, torch.randn(*picks.shape, width, generator=draw)
 
 
 def train_loss(
@@ -238,12 +270,14 @@ def train_loss(
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         checkpoints = torch.randperm(len(store), generator=draw)[: params.batch].tolist()
         told = conditions.dropped(asked, {name: value[checkpoints] for name, value in values.items()}, draw)
-        picks, t, noise = drawn_tokens((len(checkpoints), length, width), params.diffusion_batch, params.draws, draw)
+        shape = (len(checkpoints), length, width)
+        picks, t, noise = drawn_tokens(shape, params.diffusion_batch, params.times, params.draws, draw)
         own = slice(group.rank, None, group.processes)
         tokens_BLD = torch.stack([store[index] for index in checkpoints[own]]).to(on)
         if group.processes > 1:
             row, token = picks // length, picks % length
             mine = row % group.processes == group.rank
+            t = t.expand(picks.shape)
             picks, t, noise = (row // group.processes * length + token)[mine], t[mine], noise[mine]
         told = {name: value[own].to(on) for name, value in told.items()}
         total, count = model(told, tokens_BLD, picks.to(on), t.to(on), noise.to(on))
@@ -267,7 +301,7 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
                 "raise train.batch in params.yaml or take fewer"
             )
         torch.manual_seed(derive(params.seed, "train", "weights"))
-        model = build(experiment.model, experiment.diffusion, store)
+        model = fresh(experiment.model, experiment.diffusion, store)
         loss = train_loss(store, params, experiment.model.conditions, on, group)
         training = Training(params, model, loss, "train", on, group, params.sharded)
         blocks = experiment.model_dump(include={"model", "diffusion", "train"})

@@ -45,7 +45,7 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW)
         task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
         zoo_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)
-        drawn = drawn_tokens(zoo_BLD.shape, params.diffusion_batch, 1, draw)
+        drawn = drawn_tokens(zoo_BLD.shape, params.diffusion_batch, params.times, 1, draw)
         on_device = (tensor.to(generated.on) for tensor in drawn)
         return task_loss + params.diffusion * model.loss(zoo_BLD, trained_BLW, *on_device)
 

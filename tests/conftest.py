@@ -69,6 +69,7 @@ MINIATURE = {
         "denoiser": "mlp",
         "hidden": 32,
         "denoiser_blocks": 1,
+        "start": "zero",
     },
     "diffusion": {"target": "x0"},
     "train": {
@@ -76,6 +77,7 @@ MINIATURE = {
         "steps": 40,
         "batch": 3,
         "diffusion_batch": 32,
+        "times": 8,
         "draws": 1,
         "sharded": False,
         "learning_rate": 0.003,
@@ -140,6 +142,7 @@ TASKS = {
         "networks": 4,
         "images": 16,
         "diffusion_batch": 16,
+        "times": None,
         "diffusion": 0.1,
         "between": 0.0,
     },

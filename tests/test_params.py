@@ -300,6 +300,15 @@ def test_layers_of_task_codes_need_them(block: str) -> None:
         check_params(whole)
 
 
+def test_start_from_the_mean_is_of_the_weights_alone() -> None:
+    whole = tree()
+    mini(whole)["model"] = {**mini(whole)["model"], "start": "mean"}
+    assert check_params(whole).experiment("mini").model.start == "mean"
+    mini(whole)["diffusion"] = {"target": "epsilon"}
+    with pytest.raises(UserError, match=r"model\.start: mean needs diffusion\.target x0"):
+        check_params(whole)
+
+
 def test_networks_between_states_need_states() -> None:
     def faulty(**changes: dict) -> str:
         whole = tree()

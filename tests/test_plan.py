@@ -117,7 +117,7 @@ def test_operations_by_hand() -> None:
     changes = {"recurrent": "none", "denoiser": "none", "blocks": 1, "expand": 2, "width": 256}
     model = experiment.model.model_copy(update=changes)
     chosen = experiment.model_copy(update={"model": model})
-    step = measure(chosen, layout, 4, 100, autocast=False)
+    step = measure(chosen, layout, 4, (100, 1), autocast=False)
     tokens = 4 * layout.length
     mlp, modulation, output = 2 * 256 * 512, 256 * 512, 256 * 2048
     # The condition is one vector for all tokens of a checkpoint.
@@ -158,7 +158,7 @@ def test_wider_tokens_need_no_wider_recurrent_model() -> None:
     narrow = experiment.model.model_copy(update={"prototype_projection": True})
     wide = Layout.of({"weight": torch.empty(WEIGHTS, device="meta")}, 8192)
     counts = [
-        measure(experiment.model_copy(update={"model": model}), wide, 1, 10, autocast=False).parameters
+        measure(experiment.model_copy(update={"model": model}), wide, 1, (10, 1), autocast=False).parameters
         for model in (experiment.model, narrow)
     ]
     # Of the second Mamba2 block; the denoiser's own width is the token's.

@@ -19,9 +19,10 @@ from together import changed
 from rpg.conditions import of_checkpoints
 from rpg.device import device, has_bfloat16
 from rpg.errors import Diverged
+from rpg.model.diffusion import T
 from rpg.params import Diffusion, Experiment, load_params
 from rpg.tokens import TokenStore
-from rpg.train import Training, build, drawn_tokens, learning_rate, load_rpg, train_loss, train_rpg
+from rpg.train import Training, build, drawn_tokens, fresh, learning_rate, load_rpg, train_loss, train_rpg
 
 ARTIFACTS = ("model.safetensors", "config.json", "log.csv")
 
@@ -197,10 +198,67 @@ def test_moments_of_8_bits_train_as_well(finished: Path) -> None:
 
 
 def test_draws_are_further_times_and_noise_of_the_same_tokens() -> None:
-    one, three = (drawn_tokens((2, 5, 4), 6, draws, torch.Generator().manual_seed(0)) for draws in (1, 3))
+    one, three = (drawn_tokens((2, 5, 4), 6, None, draws, torch.Generator().manual_seed(0)) for draws in (1, 3))
     assert torch.equal(three[0], one[0].repeat(3))
     assert [len(tensor) for tensor in three] == [18, 18, 18]
     assert three[2].unique(dim=0).shape == (18, 4)
+
+
+def test_shared_times_are_evenly_spread_and_each_has_as_many_tokens() -> None:
+    seen = set()
+    for seed in range(20):
+        picks, t, noise = drawn_tokens((4, 5, 3), 14, 4, 1, torch.Generator().manual_seed(seed))
+        # 14 is no multiple of 4.
+        assert [list(tensor.shape) for tensor in (picks, t, noise)] == [[4, 3], [4, 1], [4, 3, 3]]
+        assert len(picks.unique()) == 12
+        assert set(t[:, 0].diff().tolist()) == {T // 4}
+        assert 0 <= t[0, 0] < T // 4
+        seen.add(t[0, 0].item())
+    assert len(seen) > 15
+    # There are no more times than tokens.
+    assert drawn_tokens((1, 2, 3), 14, 4, 1, torch.Generator())[1].shape == (2, 1)
+
+
+def test_errors_of_tokens_that_share_a_time_are_those_of_each_alone(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    for start in ("zero", "mean"):
+        model = fresh(experiment.model.model_copy(update={"start": start}), experiment.diffusion, store)
+        tokens_BLD = torch.stack([store[0], store[1]])
+        values = {"permutation_state": torch.eye(2, len(store.seeds))}
+        picks, t, noise = drawn_tokens(tokens_BLD.shape, 16, 4, 1, torch.Generator().manual_seed(0))
+        together, count = model(values, tokens_BLD, picks, t, noise)
+        each = (picks.flatten(), t.expand(picks.shape).flatten(), noise.flatten(0, 1))
+        alone, of_each = model(values, tokens_BLD, *each)
+        assert count == of_each
+        torch.testing.assert_close(together, alone)
+
+
+def test_model_that_starts_from_the_mean(finished: Path) -> None:
+    """Without an answer of its own it gives the zoo's mean network; in units of the deviation of each tensor."""
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    model = fresh(experiment.model.model_copy(update={"start": "mean"}), experiment.diffusion, store).eval()
+    tokens_NLD = torch.stack([store[index] for index in range(len(store))])
+    mean_LD = tokens_NLD.nan_to_num().mean(0)
+    torch.testing.assert_close(model.mean, mean_LD)
+    for tensor in store.layout.tokenised:
+        rows = slice(tensor.first, tensor.first + tensor.tokens)
+        apart = (tokens_NLD - mean_LD)[:, rows]
+        assert model.spread[rows].unique().item() == pytest.approx(apart[~apart.isnan()].square().mean().sqrt().item())
+    x_BLD, t_B = torch.randn(2, *mean_LD.shape), torch.tensor([3, 900])
+    prototypes = model.recurrent({"permutation_state": torch.eye(2, len(store.seeds))})
+    expected = mean_LD + model.spread * model.denoiser(x_BLD, t_B.unsqueeze(1), prototypes)
+    torch.testing.assert_close(model.denoise(x_BLD, t_B, prototypes), expected)
+    for parameter in model.denoiser.parameters():
+        torch.nn.init.zeros_(parameter)
+    options = {"solver": "dpm-solver++", "steps": 3, "generators": [torch.Generator().manual_seed(0)]}
+    sampled = model.sample({"permutation_state": torch.eye(1, len(store.seeds))}, **options)
+    torch.testing.assert_close(sampled[0], mean_LD)
+    # The state dict holds what it starts from.
+    again = build(experiment.model.model_copy(update={"start": "mean"}), experiment.diffusion, store)
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(again.mean, mean_LD)
 
 
 class _Stop(Exception):

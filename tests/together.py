@@ -15,7 +15,7 @@ from rpg.distributed import ALONE, Group, joined
 from rpg.params import Experiment, PaperModel, load_params
 from rpg.seeds import fix_arithmetic
 from rpg.tokens import TokenStore
-from rpg.train import Training, build, train_loss
+from rpg.train import Training, fresh, train_loss
 
 STEPS, HALF = 12, 6
 PAPER = {
@@ -32,6 +32,7 @@ PAPER = {
 QUICK = {
     "residual": ("residual", {}),
     "residual-sharded": ("residual", {"sharded": True, "draws": 2}),
+    "mean-sharded": ("mean", {"sharded": True, "times": None}),
     "paper": ("paper", {}),
     "paper-sharded": ("paper", {"sharded": True}),
 }
@@ -52,13 +53,12 @@ CASES = {**QUICK, **MORE}
 
 def changed(experiment: Experiment, flavor: str = "residual", **train: object) -> Experiment:
     """The experiment with another flavor and other values in its train block."""
-    paper = PaperModel.model_validate({**PAPER, "conditions": experiment.model.conditions})
-    return experiment.model_copy(
-        update={
-            "model": paper if flavor == "paper" else experiment.model,
-            "train": experiment.train.model_copy(update=train),
-        }
-    )
+    models = {
+        "residual": experiment.model,
+        "mean": experiment.model.model_copy(update={"start": "mean"}),
+        "paper": PaperModel.model_validate({**PAPER, "conditions": experiment.model.conditions}),
+    }
+    return experiment.model_copy(update={"model": models[flavor], "train": experiment.train.model_copy(update=train)})
 
 
 def case(folder: Path, name: str) -> Experiment:
@@ -70,7 +70,7 @@ def case(folder: Path, name: str) -> Experiment:
 def start(folder: Path, name: str, group: Group = ALONE) -> Training:
     experiment, store, on = case(folder, name), TokenStore(folder / "results/mini/tokens"), torch.device("cpu")
     torch.manual_seed(0)
-    model = build(experiment.model, experiment.diffusion, store)
+    model = fresh(experiment.model, experiment.diffusion, store)
     loss = train_loss(store, experiment.train, experiment.model.conditions, on, group)
     return Training(experiment.train, model, loss, "train", on, group, experiment.train.sharded)
 

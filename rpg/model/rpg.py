@@ -14,8 +14,13 @@ from rpg.params import PaperModel, ResidualModel
 class RPG(nn.Module):
     """The generator for one architecture, whose `tokens` have width D.
 
-    `sizes` gives, by name, how many values each of `params.conditions` has.
+    `sizes` gives, by name, how many values each of `params.conditions` has. With `params.start: mean` the denoiser's
+    answer is in units of `spread` [L, 1] about `mean` [L, D], which a training sets before its first step and the state
+    dict holds.
     """
+
+    mean: Tensor | None
+    spread: Tensor | None
 
     def __init__(
         self,
@@ -28,6 +33,9 @@ class RPG(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.length, self.target = width, len(tokens), target
+        starts = getattr(params, "start", "zero") == "mean"
+        self.register_buffer("mean", torch.zeros(self.length, width) if starts else None)
+        self.register_buffer("spread", torch.ones(self.length, 1) if starts else None)
         widths = {"state_width": params.state_width, "head_width": params.head_width, "expand": params.expand}
         self.recurrent: PaperRecurrent | ResidualRecurrent
         self.denoiser: ConvDenoiser | MLPDenoiser | NoDenoiser
@@ -81,12 +89,13 @@ class RPG(nn.Module):
 
         And the number of these weights. `prototypes_BLW` are those of `self.recurrent` for the conditions of the tokens
         [B, L, D]; `picks` [n] are indices into the B·L tokens, `t` [n] their diffusion times, `noise` [n, D] their ε.
+        Where tokens share a time, `picks` are [G, n / G], `t` [G, 1] and `noise` [G, n / G, D].
         """
         prototypes = prototypes_BLW.flatten(0, 1)[picks]
         tokens = tokens_BLD.flatten(0, 1)[picks]
         holds_weight = ~tokens.isnan()
         x0 = tokens.nan_to_num(0.0)
-        output = self.denoiser(diffusion.add_noise(x0, noise, t), t, prototypes)
+        output = self._answer(diffusion.add_noise(x0, noise, t), t, prototypes, picks % self.length)
         errors = (output - diffusion.training_target(x0, noise, t, self.target)).square() * holds_weight
         return errors.sum(), holds_weight.sum()
 
@@ -95,10 +104,17 @@ class RPG(nn.Module):
         total, count = self.errors(tokens_BLD, prototypes_BLW, picks, t, noise)
         return total / count
 
+    def _answer(self, x_D: Tensor, t: Tensor, prototype_W: Tensor, tokens: Tensor | slice = slice(None)) -> Tensor:
+        """What is predicted of `x_D` [..., D], which are noisy tokens number `tokens` of a network."""
+        output_D = self.denoiser(x_D, t, prototype_W)
+        if self.mean is None or self.spread is None:
+            return output_D
+        return torch.addcmul(self.mean[tokens], self.spread[tokens], output_D.to(self.mean.dtype))
+
     def denoise(self, x_BLD: Tensor, t_B: Tensor, prototypes_BLW: Tensor) -> Tensor:
         """x_0 [B, L, D] that the model predicts from x_t [B, L, D] at times `t_B`, in one call of the denoiser."""
         t_B1 = t_B.unsqueeze(1)
-        output_BLD = self.denoiser(x_BLD, t_B1, prototypes_BLW).to(x_BLD.dtype)
+        output_BLD = self._answer(x_BLD, t_B1, prototypes_BLW).to(x_BLD.dtype)
         return diffusion.predicted_x0(x_BLD, output_BLD, t_B1, self.target)
 
     @torch.inference_mode()
@@ -124,7 +140,7 @@ class RPG(nn.Module):
 
         prototypes_BLW = self.recurrent({name: value.to(weight) for name, value in values.items()})
         return diffusion.sample(
-            lambda x_BLD, t: self.denoiser(x_BLD, t, prototypes_BLW),
+            lambda x_BLD, t: self._answer(x_BLD, t, prototypes_BLW),
             noise(weight),
             target=self.target,
             solver=solver,

@@ -56,7 +56,7 @@ model = dict(
         ),
         mask_roi_extractor=dict(
             type="SingleRoIExtractor",
-            roi_layer=dict(output_size=14, **roi_layer),
+            roi_layer=dict(output_size=7, **roi_layer),
             out_channels=32,
             featmap_strides=[1, 2, 4, 8],
             finest_scale=8,
@@ -97,7 +97,7 @@ model = dict(
                 ignore_iof_thr=0.5,
             ),
             sampler=dict(type="RandomSampler", num=32, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
-            mask_size=28,
+            mask_size=14,
             pos_weight=-1,
             debug=False,
         ),
