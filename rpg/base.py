@@ -4,6 +4,7 @@ Writes base/<seed>.safetensors and, last, base/manifest.json, which vouches for 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rpg.files import (
     check_unchanged,
@@ -17,12 +18,16 @@ from rpg.files import (
 )
 from rpg.forms import Files
 from rpg.params import Experiment
-from rpg.tasks import load_task
-from rpg.tasks.stack import StateDict
+
+if TYPE_CHECKING:
+    from rpg.tasks.stack import StateDict
 
 
 def train_base(experiment: Experiment, folder: Path, data_root: str | None) -> None:
     """Train the base networks of `experiment`, which must have some, into `folder`."""
+    # `rpg collect` reads here and trains nothing, so it needs no torch.
+    from rpg.tasks import load_task
+
     assert experiment.base
     task = load_task(experiment.task, data_root)
     task.check_base()
@@ -35,7 +40,7 @@ def train_base(experiment: Experiment, folder: Path, data_root: str | None) -> N
         write_sealed(folder / "manifest.json", {"files": files})
 
 
-def read_base(experiment: Experiment, folder: Path, seed: int) -> StateDict | None:
+def read_base(experiment: Experiment, folder: Path, seed: int) -> "StateDict | None":
     """The weights in `folder` that the runs of the zoo's `seed` start from; None if they start from random ones.
 
     Raises UserError if they are missing or were changed.

@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    from torch import Generator
 
 
 def derive(*parts: int | str) -> int:
@@ -12,13 +14,18 @@ def derive(*parts: int | str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(*parts: int | str) -> torch.Generator:
+def generator(*parts: int | str) -> "Generator":
     """A CPU generator seeded with `derive(*parts)`; numbers for a GPU are drawn here and copied, so that they agree."""
+    import torch
+
     return torch.Generator().manual_seed(derive(*parts))
 
 
 def fix_arithmetic(threads: int) -> None:
     """Make this process compute the same bits in every run: fixed threads and deterministic algorithms."""
+    # Not above: a layer that only reads and writes lists needs no torch, whose import takes a second.
+    import torch
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     # On a GPU a few operations have no deterministic form; there they warn, since refusing them would end the run.

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from timm.layers import Attention, GroupNorm, LayerScale
 from torch import Tensor, fx, nn
 
 # Sweeps over all groups; a match rarely needs five.
@@ -43,6 +42,8 @@ class _Tracer(fx.Tracer):
     """Modules whose channels are known stay whole; timm's own blocks are followed inside."""
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        from timm.layers import Attention, LayerScale
+
         return isinstance(module, (Attention, LayerScale)) or super().is_leaf_module(module, qualified_name)
 
 
@@ -120,6 +121,9 @@ class _Walk:
         return group
 
     def module(self, name: str, group: Group | None) -> Group | None:
+        # It takes a second to import, and where units are only matched it isn't needed.
+        from timm.layers import Attention, GroupNorm
+
         module = self.modules[name]
         if isinstance(module, nn.Conv2d):
             return self.convolution(name, module, group)
@@ -164,7 +168,7 @@ class _Walk:
         self.attach(out, f"{name}.bias", 0)
         return out
 
-    def attention(self, name: str, module: Attention, group: Group | None) -> Group:
+    def attention(self, name: str, module: Any, group: Group | None) -> Group:
         heads, width = module.num_heads, module.head_dim
         inputs, outputs = module.qkv.in_features, module.proj.out_features
         self.attach(group, f"{name}.qkv.weight", 1)
