@@ -184,7 +184,10 @@ class Custom(Task):
         return torch.zeros(0, dtype=torch.int64), percent
 
     def targets(self, split: str, code: str | None = None) -> Tensor:
-        return self._targets.get(split, torch.zeros(0, dtype=torch.int64))
+        if split not in self._targets:
+            # They come with a network's answers, whatever its weights are; with a mere percentage come none.
+            self.judge(self.own, split)
+        return self._targets.setdefault(split, torch.zeros(0, dtype=torch.int64))
 
     def _call(self, key: str, function: Callable[[], Any]) -> Any:
         """What a function of the user's returns, which must move no generator of torch's; UserError if it raises."""
