@@ -1,8 +1,8 @@
-"""What several times and noise levels of each picked token (`train.draws`) are worth: loss at equal seconds.
+"""What other draws of a step's tokens are worth (`train.draws`, `train.times`): loss at equal seconds.
 
 What a step costs is measured by turns, so that what else the machine does falls on all alike. Each training then gets
-as many steps as fit the time of so many one-draw steps, with a learning rate that falls to zero over them, and is
-measured on one fixed set of tokens, times and noise.
+as many steps as fit the time of so many with the first value, with a learning rate that falls to zero over them, and
+is measured on one fixed set of tokens, times and noise.
 """
 
 import json
@@ -25,26 +25,29 @@ from rpg.train import Training, build, drawn_tokens, fresh, train_loss
 ROUNDS, MEASURED = 60, 4096
 
 
-def compare_draws(names: list[str], draws: list[int], seeds: list[int], steps: int, out: Path) -> None:
-    """Train the experiments `names` with each number of draws from each seed; print and write the losses."""
+def compare_draws(names: list[str], key: str, values: list[int], seeds: list[int], steps: int, out: Path) -> None:
+    """Train the experiments `names` with each value of a key of `train` from each seed; print and write the losses.
+
+    A value of 0 is null. Each gets the time of so many steps with the first.
+    """
     fix_arithmetic(1)
     params, rows = load_params(), []
     for name in names:
         store = TokenStore(paths_of(params, name).tokens)
-        variants = {count: changed(params.experiment(name), draws=count) for count in draws}
+        variants = {value: changed(params.experiment(name), **{key: value or None}) for value in values}
         costs = step_seconds(variants, store)
-        for count, seed in product(draws, seeds):
-            experiment = changed(variants[count], seed=seed, steps=round(steps * costs[1] / costs[count]))
-            seconds = experiment.train.steps * costs[count]
-            row = {"experiment": name, "draws": count, "seed": seed, "steps": experiment.train.steps}
+        for value, seed in product(values, seeds):
+            experiment = changed(variants[value], seed=seed, steps=round(steps * costs[values[0]] / costs[value]))
+            seconds = experiment.train.steps * costs[value]
+            row = {"experiment": name, key: value, "seed": seed, "steps": experiment.train.steps}
             rows.append({**row, "seconds": seconds, "loss": trained_loss(experiment, store)})
             print(rows[-1], flush=True)
     out.write_text(json.dumps(rows, indent=2) + "\n")
-    table = pd.DataFrame(rows).groupby(["experiment", "draws"])
+    table = pd.DataFrame(rows).groupby(["experiment", key])
     print(table.agg({"steps": "first", "seconds": "first", "loss": ["mean", "min", "max"]}).to_markdown())
 
 
-def changed(experiment: Experiment, **train: int) -> Experiment:
+def changed(experiment: Experiment, **train: int | None) -> Experiment:
     """The experiment with other values in its train block."""
     return experiment.model_copy(update={"train": experiment.train.model_copy(update=train)})
 
