@@ -227,6 +227,7 @@ OTHER = {
     "model.positions": ["1d"],
     "model.denoiser": "none",
     "model.width": 36,
+    "model.start": "mean",
     "diffusion.target": "v",
     "train.sharded": True,
     "train.optimizer": "adamw8bit",
