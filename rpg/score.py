@@ -1,10 +1,10 @@
 """Score originals and samples on the test split, by the same code: `rpg score --experiment digits-vit`.
 
 Writes scores.json, every network's score, answers.safetensors, what originals and samples answer on the test split, and
-metrics.json, their summary over all originals and all samples (test split; the standard deviation is the sample's, n -
-1). With task codes, seen and held-out codes apart, and beside them
-the baselines: those of rpg.baselines, the majority class, the RPG before it was tuned and the hypernetwork. `rpg score
---experiment digits-vit --weights FILE` prints the score of any state dict.
+metrics.json, their summary over all originals and all samples (test split; the standard deviation is the sample's,
+n - 1). With task codes, seen and held-out codes apart, and beside them the baselines: those of rpg.baselines, the
+majority class, the RPG before it was tuned and the hypernetwork. `rpg score --experiment digits-vit --weights FILE`
+prints the score of any state dict.
 """
 
 import shutil

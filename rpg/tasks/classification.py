@@ -192,22 +192,29 @@ class Classification(Task):
         As torch's `update_bn` has it, the mean over batches, but of several networks at once.
         """
         weights = {name: tensor.to(device()) for name, tensor in stack([dict(one) for one in state_dicts]).items()}
-        network = copy.deepcopy(self.network).train()
         counted = []
-        for name, module in network.named_modules():
+        for name, module in self._counting.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                # So that what it counts is that of the last batch alone.
-                module.momentum = 1.0
                 weights[f"{name}.num_batches_tracked"].zero_()
                 counted += [f"{name}.running_mean", f"{name}.running_var"]
         # In parts of about one length, since each counts alike.
         parts = self._recount_inputs.chunk(RECOUNT // RECOUNT_BATCH)
         totals = {name: torch.zeros_like(weights[name]) for name in counted}
         for part in parts:
-            logits(network, weights, part)
+            logits(self._counting, weights, part)
             for name, total in totals.items():
                 total += weights[name]
         return unstack({**weights, **{name: total / len(parts) for name, total in totals.items()}})
+
+    @cached_property
+    def _counting(self) -> nn.Module:
+        """The network in training mode, in which BatchNorm's statistics become those of the last batch alone."""
+        # One for all calls: what `logits` makes of a network to compute several at once, it keeps by the network.
+        network = copy.deepcopy(self.network).train()
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = 1.0
+        return network
 
     @cached_property
     def _recount_inputs(self) -> Tensor:
