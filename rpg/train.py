@@ -250,7 +250,8 @@ def drawn_tokens(
         groups = min(times, len(picks))
         picks = picks[: len(picks) // groups * groups].unflatten(0, (groups, -1))
         share_G1 = (torch.arange(groups).unsqueeze(1) + torch.rand(1, generator=draw)) / groups
-        t = (T * share_G1).long()
+        # The largest share may round to 1.
+        t = (T * share_G1).long().clamp(max=T - 1)
     else:
         t = torch.randint(T, picks.shape, generator=draw)
     return picks, t, torch.randn(*picks.shape, width, generator=draw)

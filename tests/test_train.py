@@ -219,6 +219,11 @@ def test_shared_times_are_evenly_spread_and_each_has_as_many_tokens() -> None:
     assert drawn_tokens((1, 2, 3), 14, 4, 1, torch.Generator())[1].shape == (2, 1)
 
 
+def test_no_shared_time_is_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([1 - 2**-24]))
+    assert drawn_tokens((4, 16, 3), 64, 32, 1, torch.Generator())[1].max() == T - 1
+
+
 def test_errors_of_tokens_that_share_a_time_are_those_of_each_alone(finished: Path) -> None:
     experiment = load_params(finished / "params.yaml").experiment("mini")
     store = TokenStore(finished / "results/mini/tokens")
