@@ -39,7 +39,7 @@ def measure_dag(experiment: str, shapes: list[str], out: Path, plot: Path) -> No
 def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
     """Jobs, seconds and GB of a dry run from nothing."""
     params = load_params()
-    block = params.experiment(experiment).model_dump(mode="json", exclude_none=True)
+    block = params.experiment(experiment).model_dump(mode="json", exclude_unset=True)
     block["zoo"] |= {"seeds": list(range(shards)), "runs_per_shard": 1}
     names = [f"copy-{index}" for index in range(experiments)]
     tree = {**params.model_dump(mode="json"), "run": names, "ablations": {}, "experiments": dict.fromkeys(names, block)}

@@ -162,8 +162,8 @@ def test_a_second_run_from_scratch_writes_the_same_bytes(clone: Path) -> None:
     (kept / "README.md").unlink()
     names = sorted(path.relative_to(again) for path in again.rglob("*") if path.is_file())
     assert names == sorted(path.relative_to(kept) for path in kept.rglob("*") if path.is_file())
-    # Zoo, tokens, RPG and RPG tuned, samples of both, scores, novelty, seconds.
-    assert len(names) == 40 + 1 + 1 + 3 + 3 + 3 + (20 + 20) + (8 + 20) + 1 + 2 + 2 + 3
+    # Zoo, tokens, RPG and RPG tuned, samples of both, scores, answers, novelty, seconds.
+    assert len(names) == 40 + 1 + 1 + 3 + 3 + 3 + (20 + 20) + (8 + 20) + 1 + 1 + 2 + 2 + 3
     for path in names:
         if path.parts[0] != "seconds":
             assert (again / path).read_bytes() == (kept / path).read_bytes(), path
