@@ -20,7 +20,6 @@ from benchmarks.step import compare_steps
 from benchmarks.tokens import measure_tokens
 from benchmarks.training import compare_training
 from benchmarks.zoos import compare_zoos
-from rpg.workflow import MALLOC
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,6 +61,10 @@ def parser() -> argparse.ArgumentParser:
     step.set_defaults(run=compare_steps)
     sampling = verbs.add_parser("sampling", help="seconds to sample one network at equal accuracy, beside DDIM-100")
     of_experiments(sampling, "digits-resnet", "digits-vit", "digits-convnext")
+    sampling.add_argument(
+        "--shape", dest="shapes", nargs="+", choices=list(SHAPES), default=[], help="instead, of the paper's"
+    )
+    sampling.add_argument("--fraction", type=int, default=1, help="divide their widths by this (default 1)")
     common(sampling, "sampling", rounds=10, threads=2)
     sampling.set_defaults(run=compare_sampling)
     memory = verbs.add_parser("memory", help="memory of training at a shape of the paper's, beside the published one's")
@@ -115,6 +118,9 @@ if __name__ == "__main__":
     # Memory as the rules' jobs have it, which is decided before a process starts; but where memory is measured, freed
     # memory goes back to the kernel, that it may be seen.
     if arguments.pop("verb") not in ("tokens", "memory") and "GLIBC_TUNABLES" not in os.environ:
+        # Which has Snakemake imported, that no benchmark but dag needs.
+        from rpg.workflow import MALLOC
+
         command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, "GLIBC_TUNABLES": MALLOC})
     arguments.pop("run")(**arguments)

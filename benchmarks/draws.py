@@ -81,9 +81,9 @@ def trained_loss(experiment: Experiment, store: TokenStore) -> float:
     for _ in range(experiment.train.steps):
         training.one_step()
     tokens_NLD = torch.stack([store[index] for index in range(len(store))])
-    drawn = drawn_tokens(tokens_NLD.shape, MEASURED, None, 1, generator(0, "benchmarks", "draws"))
+    picks, t, noise = drawn_tokens(tokens_NLD.shape, MEASURED, None, 1, generator(0, "benchmarks", "draws"))
     model = build(experiment.model, experiment.diffusion, store)
     model.load_state_dict(training.averaged())
     with torch.no_grad():
         prototypes_NLW = model.eval().recurrent(conditions.of_checkpoints(experiment.model.conditions, store))
-        return model.loss(tokens_NLD, prototypes_NLW, *drawn).item()
+        return model.loss(tokens_NLD.flatten(0, 1)[picks], prototypes_NLW, picks, t, noise).item()

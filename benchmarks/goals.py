@@ -29,7 +29,7 @@ def measure_goals(out: Path) -> list[dict[str, Any]]:
         aside = Path(folder, "one.json")
         startup = measure_startup(1, aside)
         zoos = compare_zoos(DIGITS, 2, 1, aside)
-        sampling = compare_sampling(DIGITS, 5, 2, aside)
+        sampling = compare_sampling(DIGITS, [], 1, 5, 2, aside)
         step = compare_steps("vit_tiny", 32, 3, 2, aside)
         memory = _alone("memory --fraction 32", aside)
         tokens = _alone("tokens --checkpoints 2", aside)

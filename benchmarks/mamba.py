@@ -1,17 +1,22 @@
-"""The plain scan of a Mamba2 block beside mamba-ssm's kernel, on a GPU: `python -m benchmarks mamba`."""
+"""A Mamba2 block and its scan, beside mamba-ssm's kernel, on a GPU: `python -m benchmarks mamba`.
 
-import json
+The block as a training has it: weights in float32, products in bfloat16 or not. The scan alone takes what the block
+gives it.
+"""
+
 import statistics
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
+from benchmarks.common import in_turn, ratio, report
+from rpg.device import bfloat16, device
 from rpg.model import mamba2
 from rpg.model.mamba2 import Mamba2
 
@@ -19,60 +24,71 @@ from rpg.model.mamba2 import Mamba2
 SHAPES = {"ViT-Tiny": (4, 808, 8192, 8192), "ViT-Base": (2, 5378, 12288, 16384)}
 
 
-def compare_mamba(rounds: int, out: Path) -> None:
-    """Print time, memory and difference of a block's forward and backward pass, in turn; write JSON."""
+def compare_mamba(rounds: int, out: Path) -> list[dict[str, Any]]:
+    """Print and write time, memory and difference of forward and backward passes, in turn."""
     if not torch.cuda.is_available() or mamba2._kernel() is None:
         sys.exit(
             "python -m benchmarks mamba: error: needs a GPU and mamba-ssm; see 'Install something else' in README.md"
         )
-    rows = [row for shape in SHAPES for dtype in (torch.bfloat16, torch.float32) for row in _of(shape, dtype, rounds)]
-    print(tabulate(rows, "keys", tablefmt="pipe", floatfmt=".4g"))
-    out.write_text(json.dumps({"device": torch.cuda.get_device_name(), "rows": rows}, indent=2) + "\n")
+    return report([row for shape in SHAPES for rounded in (True, False) for row in _of(shape, rounded, rounds)], out)
 
 
-def _of(shape: str, dtype: torch.dtype, rounds: int) -> list[dict[str, Any]]:
+def _without(*names: str) -> AbstractContextManager[Any]:
+    """mamba2 as if it had no kernel, or no compiler either."""
+    return patch.multiple(mamba2, **{name: lambda *_: None for name in names}) if names else nullcontext()
+
+
+WAYS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "mamba-ssm's kernel": _without,
+    "compiled": lambda: _without("_kernel"),
+    "plain": lambda: _without("_kernel", "compiles"),
+}
+
+
+def _of(shape: str, rounded: bool, rounds: int) -> list[dict[str, Any]]:
     batch, length, before, after = SHAPES[shape]
     torch.manual_seed(0)
-    block = Mamba2(after, input_width=before).to("cuda", dtype)
-    u_BLM = torch.randn(batch, length, before, device="cuda", dtype=dtype, requires_grad=True)
-    ways: dict[str, Callable[[], Tensor]] = {
-        "kernel": lambda: _pass(block, u_BLM),
-        "plain": lambda: _plain(block, u_BLM),
-    }
-    results = {name: way() for name, way in ways.items()}
-    error = (results["plain"] - results["kernel"]).abs().max() / results["kernel"].abs().max()
-    milliseconds: dict[str, list[float]] = {name: [] for name in ways}
-    gigabytes = dict.fromkeys(ways, 0.0)
-    for _ in range(rounds):
-        for name, way in ways.items():
+    on = device()
+    block = Mamba2(after, input_width=before).to(on)
+    u_BLM = torch.randn(batch, length, before, device=on, requires_grad=True)
+    taken: list[tuple[Tensor, ...]] = []
+    with bfloat16(rounded, on), patch.object(mamba2, "scan", lambda *inputs: taken.append(inputs) or inputs[0]):
+        block(u_BLM)
+    inputs = [tensor.detach().requires_grad_() for tensor in taken[0]]
+
+    def gradient(what: str) -> Tensor:
+        """That of the first input, of the sum of the squares of what comes out."""
+        with bfloat16(rounded, on):
+            y = mamba2.scan(*inputs) if what == "scan" else block(u_BLM)
+        return torch.autograd.grad(y.float().square().mean(), inputs[0] if what == "scan" else u_BLM)[0]
+
+    rows = []
+    for what in ("scan", "block"):
+        found, gigabytes, ways = {}, {}, {}
+        for name, way in WAYS.items():
+
+            def passes(way: Callable[[], AbstractContextManager[Any]] = way, what: str = what) -> Tensor:
+                with way():
+                    return gradient(what)
+
+            found[name] = passes()
             torch.cuda.reset_peak_memory_stats()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            way()
-            end.record()
-            torch.cuda.synchronize()
-            milliseconds[name].append(start.elapsed_time(end))
+            passes()
             gigabytes[name] = torch.cuda.max_memory_allocated() / 1e9
-    return [
-        {
-            "shape": shape,
-            "numbers": str(dtype).removeprefix("torch."),
-            "scan": name,
-            "ms, median": statistics.median(milliseconds[name]),
-            "ms, fastest": min(milliseconds[name]),
-            "GB": gigabytes[name],
-            "difference of the gradient": float(error),
-        }
-        for name in ways
-    ]
-
-
-def _pass(block: Mamba2, u_BLM: Tensor) -> Tensor:
-    """The gradient of the input."""
-    (gradient,) = torch.autograd.grad(block(u_BLM).float().square().mean(), u_BLM)
-    return gradient
-
-
-def _plain(block: Mamba2, u_BLM: Tensor) -> Tensor:
-    with patch.object(mamba2, "_kernel", lambda: None):
-        return _pass(block, u_BLM)
+            ways[name] = passes
+        seconds = in_turn(ways, rounds)
+        kernel = "mamba-ssm's kernel"
+        rows += [
+            {
+                "shape": shape,
+                "products": "bfloat16" if rounded else "float32",
+                "what": what,
+                "by": name,
+                "ms": 1000 * statistics.median(taken_by),
+                **ratio(taken_by, seconds[kernel]),
+                "GB": gigabytes[name],
+                "difference of the gradient": float((found[name] - found[kernel]).norm() / found[kernel].norm()),
+            }
+            for name, taken_by in seconds.items()
+        ]
+    return rows

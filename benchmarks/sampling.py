@@ -1,8 +1,9 @@
-"""Sampling one network at equal accuracy: `python -m benchmarks sampling`.
+"""Sampling one network at equal accuracy: `python -m benchmarks sampling`; or of a shape of the paper's, `--shape`.
 
 The same trained RPG with DDIM-100, the published solver, and with its own; beside them the published network at the
 same tokens, with DDIM-100, whose seconds do not depend on what it has learned. Accuracy is that of as many networks as
-the experiment samples, on the test split.
+the experiment samples, on the test split. At a shape of the paper's the networks have random weights, and there is no
+accuracy.
 """
 
 import statistics
@@ -14,21 +15,59 @@ import torch
 
 from benchmarks.common import in_turn, ratio, report
 from benchmarks.published import Published
+from benchmarks.shapes import SHAPES, Zoo, experiment_of, our_model, shrunk, states
 from benchmarks.training import CHANNELS, DDIM, RECURRENT, mean_score
-from rpg.device import device
+from rpg.conditions import Values
+from rpg.device import device, worth_compiling
+from rpg.model.rpg import RPG
 from rpg.params import Sample, load_params
 from rpg.paths import paths_of
 from rpg.sample import sample_networks
-from rpg.seeds import fix_arithmetic
+from rpg.seeds import fix_arithmetic, generator
 from rpg.tasks import load_task
 from rpg.tokens import TokenStore
 from rpg.train import load_rpg, read_config
 
 
-def compare_sampling(names: list[str], rounds: int, threads: int, out: Path) -> list[dict[str, Any]]:
-    """Print and write seconds for one network, from wish to state dict, and accuracy."""
+def compare_sampling(
+    names: list[str], shapes: list[str], fraction: int, rounds: int, threads: int, out: Path
+) -> list[dict[str, Any]]:
+    """Print and write seconds for one network, from wish to state dict, and accuracy; or to tokens, of the `shapes`."""
     fix_arithmetic(threads)
+    if shapes:
+        return report([row for name in shapes for row in of_shape(name, fraction, rounds)], out, threads=threads)
     return report([row for name in names for row in of_experiment(name, rounds)], out, threads=threads)
+
+
+def of_shape(name: str, fraction: int, rounds: int) -> list[dict[str, Any]]:
+    """A row for the paper's network and one for ours, with our sampler."""
+    shape, on = shrunk(SHAPES[name], fraction), device()
+    zoo, rows = Zoo(shape), []
+    for flavor in ("paper", "residual"):
+        experiment = experiment_of(shape, flavor)
+        model, values = our_model(experiment, zoo).to(on).eval(), states(zoo, experiment, 1)
+        if worth_compiling(on, model.width):
+            # As for many networks.
+            model.denoiser.compile()
+
+        def sampled(model: RPG = model, values: Values = values) -> torch.Tensor:
+            draws = [generator(0, "benchmarks", "sampling")]
+            return model.sample(values, solver="dpm-solver++", steps=10, generators=draws, precision="bfloat16")
+
+        (taken,) = in_turn({flavor: sampled}, rounds).values()
+        facts = {"L": shape.length, "D": shape.width, "parameters": sum(one.numel() for one in model.parameters())}
+        rows.append(
+            {
+                "shape": name,
+                **facts,
+                "network": flavor,
+                "sampler": "dpm-solver++-10",
+                "seconds": statistics.median(taken),
+                "fastest": min(taken),
+                "slowest": max(taken),
+            }
+        )
+    return rows
 
 
 def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:

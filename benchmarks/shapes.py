@@ -92,10 +92,12 @@ def experiment_of(shape: Shape, flavor: str) -> Experiment:
 
 def our_model(experiment: Experiment, zoo: Zoo) -> RPG:
     """RPG of the experiment for the zoo's tokens."""
-    known = Tokens(zoo.positions_L2, torch.zeros(zoo.length, dtype=torch.bool))
+    known = Tokens(zoo.positions_L2.to(device()), torch.zeros(zoo.length, dtype=torch.bool, device=device()))
     sizes = {"permutation_state": STATES}
     torch.manual_seed(0)
-    return RPG(experiment.model, known, width=zoo.width, sizes=sizes, target=experiment.diffusion.target)
+    # Made where it will be: a CPU takes a minute for so many random weights.
+    with device():
+        return RPG(experiment.model, known, width=zoo.width, sizes=sizes, target=experiment.diffusion.target)
 
 
 def our_training(experiment: Experiment, zoo: Any) -> Training:
@@ -114,7 +116,8 @@ def states(zoo: Any, experiment: Experiment, count: int) -> conditions.Values:
 def published_model(shape: Shape, zoo: Zoo) -> Published:
     """The published network for the zoo's tokens."""
     torch.manual_seed(0)
-    return Published(zoo.positions_L2, shape.width, shape.recurrent, STATES, list(shape.channels)).to(device())
+    with device():
+        return Published(zoo.positions_L2.to(device()), shape.width, shape.recurrent, STATES, list(shape.channels))
 
 
 class PublishedSteps:
@@ -127,6 +130,8 @@ class PublishedSteps:
 
     def one_step(self) -> float:
         """Take one optimizer step; the loss, which is waited for, as published."""
+        # As torch has it unless told otherwise.
+        torch.backends.cudnn.allow_tf32 = True
         picked = torch.randperm(STATES)[: self.shape.batch]
         tokens_BLD = torch.stack([self.zoo[index] for index in picked.tolist()]).to(device())
         loss = self.model.loss(tokens_BLD, picked.to(device()), self.shape.diffusion_batch)

@@ -4,9 +4,14 @@ import fcntl
 import os
 import tempfile
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import torch
+
+# Of tokens, from which a call takes a GPU so long that passes over memory count; the digits' are at most 512 wide.
+COMPILED_WIDTH = 4096
 
 
 @cache
@@ -52,6 +57,18 @@ def _claim(gpu: str) -> bool:
         return False
     # The file is left open: the kernel frees the lock when the process ends, however it does.
     return True
+
+
+@cache
+def compiles(on: torch.device) -> bool:
+    """Whether torch's compiler makes kernels for it: a GPU, where Triton is installed and finds a C compiler."""
+    compilers = [os.environ.get("CC"), "cc", "gcc", "clang"]
+    return on.type == "cuda" and find_spec("triton") is not None and any(which(name) for name in compilers if name)
+
+
+def worth_compiling(on: torch.device, width: int) -> bool:
+    """Whether torch's compiler, which takes as long as some hundred calls, is worth it for tokens of this width."""
+    return compiles(on) and width >= COMPILED_WIDTH
 
 
 def bfloat16(enabled: bool, on: torch.device) -> torch.autocast:

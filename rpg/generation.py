@@ -68,7 +68,13 @@ class Generator:
         update = {"seed": chosen.seed if seed is None else seed, "steps": chosen.steps if steps is None else steps}
         wishes = [(states, code)] * count
         found = sample_networks(
-            self.model, self.conditions, self.store, chosen.model_copy(update=update), wishes, vectors
+            self.model,
+            self.conditions,
+            self.store,
+            chosen.model_copy(update=update),
+            wishes,
+            vectors,
+            precision=self.experiment.train.precision,
         )
         return [Network(*network) for network in found]
 

@@ -69,7 +69,7 @@ def hypernetwork_loss(generated: Generated) -> Loss:
         tokens_BLD = generated.from_noise(model, model.recurrent(values), draw)
         return generated.loss(tokens_BLD, picks, draw, recounted=True)
 
-    return loss
+    return Loss(lambda draw: draw, loss)
 
 
 def train_hypernetwork(

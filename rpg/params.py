@@ -972,7 +972,7 @@ def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Exp
         raise ValueError(f"ablations.{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
 
 
-class _OneKeyLoader(yaml.SafeLoader):
+class _OneKeyLoader(yaml.CSafeLoader):
     """YAML as PyYAML reads it, except that a key may not stand twice in one mapping: the last would win in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -154,6 +154,7 @@ def plan_of(
     checkpoint = sum(math.prod(tensor.shape) for tensor in layout.tensors)
     weights, moments = FLOAT32 * step.parameters, MOMENTS[train.optimizer] * step.parameters
     tokens = FLOAT32 * layout.length * layout.width
+    picked = FLOAT32 * math.prod(shape) * layout.width
     average = weights if train.ema else 0
     codes_asked = (experiment.sample.seen or 0) + len(getattr(experiment.task, "held_out", [])) or 1
     sampled = (experiment.sample.count + experiment.sample.between) * codes_asked
@@ -170,8 +171,8 @@ def plan_of(
         gradients=step.gradients / split,
         optimizer=moments / split,
         average=average / split,
-        activations=step.activations - own * tokens,
-        tokens=own * tokens,
+        activations=step.activations - picked,
+        tokens=picked,
         disk=FLOAT32 * checkpoint * (learned + held_out + sampled) + learned * tokens + state,
         hours=step.flops * train.steps / (getattr(device, train.precision) * device.share) / 3600,
     )
@@ -236,10 +237,10 @@ def measure(experiment: Experiment, layout: Layout, batch: int, picks: tuple[int
         tracker.track_external(model)
         with tracker, flops, _garbage_collected():
             values = {name: torch.zeros(batch, sizes[name]) for name in names}
-            tokens_BLD, noise = torch.zeros(batch, length, width), torch.zeros(*picks, width)
+            tokens, noise = torch.zeros(*picks, width), torch.zeros(*picks, width)
             picked, t = (torch.zeros(shape, dtype=torch.int64) for shape in (picks, (picks[0], 1)))
             with casting:
-                total, count = model(values, tokens_BLD, picked, t, noise)
+                total, count = model(values, tokens, picked, t, noise)
             (total / count).backward()
         buffers = sum(buffer.nbytes for buffer in model.buffers())
         parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 
 from rpg import conditions
-from rpg.device import device
+from rpg.device import device, worth_compiling
 from rpg.files import clear, exclusive, file_entry, write_sealed
 from rpg.model.rpg import RPG
-from rpg.params import Condition, Experiment, Sample
+from rpg.params import Condition, Experiment, Precision, Sample
 from rpg.paths import Paths
 from rpg.progress import progress
 from rpg.seeds import generator
@@ -29,6 +29,8 @@ from rpg.train import load_rpg, read_config
 
 # Networks that are sampled at once; larger batches are not faster on a CPU.
 TOGETHER = 8
+# Calls of the denoiser, of all tokens of a network, from which they are worth torch's compiler.
+COMPILED = 50
 # What the caller asks of one network: permutation states and task code; None leaves it to chance.
 Wish = tuple[conditions.States | None, str | None]
 # A state dict, with the states and the code that it was made for.
@@ -43,24 +45,33 @@ def sample_networks(
     wishes: Sequence[Wish],
     vectors: conditions.Vectors | None = None,
     first: int = 0,
+    precision: Precision = "float32",
 ) -> Iterator[Network]:
     """New state dicts on the CPU, one for each wish, with the states and the code that they were made for.
 
     `vectors`: name → numbers of conditions of the kind `vector`, for all of them; those that are left out are drawn.
-    The noise of the k-th depends on `params.seed` and `first + k` alone. Raises UserError if a wish can't be met.
+    The noise of the k-th depends on `params.seed` and `first + k` alone. `precision` is that of products on a GPU.
+    Raises UserError if a wish can't be met.
     """
+    if len(wishes) * params.steps >= COMPILED and worth_compiling(device(), model.width):
+        model.denoiser.compile()
     for start in range(0, len(wishes), TOGETHER):
         part = wishes[start : start + TOGETHER]
         keys = [first + start + k for k in range(len(part))]
         draws = [generator(params.seed, "sample", key) for key in keys]
         values = conditions.asked(asked, store, part, [generator(params.seed, "wish", key) for key in keys], vectors)
         tokens_BLD = model.sample(
-            values, solver=params.solver, steps=params.steps, generators=draws, temperature=params.temperature
+            values,
+            solver=params.solver,
+            steps=params.steps,
+            generators=draws,
+            temperature=params.temperature,
+            precision=precision,
         )
         shares_BS = values.get("permutation_state", torch.ones(len(part), 1))
         states = [tuple(row.nonzero()[:, 0].tolist()) for row in shares_BS]
         # What no token holds can't be mixed; it is that of the first state.
-        weights = store.detokenise(tokens_BLD.cpu(), torch.tensor([first for first, *_ in states]))
+        weights = store.detokenise(tokens_BLD, torch.tensor([first for first, *_ in states]))
         codes: list[str | None] = [None] * len(part)
         if "task_code" in values:
             codes = ["".join(str(int(bit)) for bit in row) for row in values["task_code"]]
@@ -127,7 +138,7 @@ def sample_layer(experiment: Experiment, paths: Paths, data_root: str | None) ->
             model, asked = load_rpg(source.folder, store, device()), read_config(source.folder).model.conditions
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = wanted if name == "rpg" else list(dict.fromkeys(wanted))
-            networks = sample_networks(model, asked, store, chosen, own)
+            networks = sample_networks(model, asked, store, chosen, own, precision=experiment.train.precision)
             if source.finish:
                 networks = _finished(networks, source.finish, task.together)
             started = time.perf_counter()

@@ -34,3 +34,5 @@ def fix_arithmetic(threads: int) -> None:
     # Nothing here reads memory before it is written, so filling it first would only cost time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    # Float32 is float32: on a GPU convolutions would else have products of 10 bits. What may be rounded says so.
+    torch.backends.cudnn.allow_tf32 = False

@@ -13,7 +13,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from rpg import conditions
-from rpg.device import bfloat16, device
+from rpg.device import bfloat16, device, worth_compiling
 from rpg.distributed import ALONE, Group, fill, joined, local, whole
 from rpg.errors import Diverged, UserError
 from rpg.files import (
@@ -45,6 +47,8 @@ from rpg.termination import postponed
 from rpg.tokens import TokenStore
 
 LOG_EVERY = 10
+# Steps that are drawn at once, each in a thread, where a GPU computes: one thread draws as long as a step takes.
+AHEAD = 3
 LOG_HEADER = "step,loss,learning_rate\n"
 # A loss that is so many times the first one, or 1, has diverged, though it may still be a number.
 BOUND = 1000
@@ -58,8 +62,15 @@ def learning_rate(params: Optimization, step: int) -> float:
     return params.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (params.steps - warmup)))
 
 
-# The loss of a model; random numbers come from the generator.
-Loss = Callable[[RPG, torch.Generator], Tensor]
+@dataclass(frozen=True)
+class Loss:
+    """The loss `of` a model for what a step draws.
+
+    `draw` makes that of the step's random numbers, on the CPU; where a GPU computes, in the meantime for the next step.
+    """
+
+    draw: Callable[[torch.Generator], Any]
+    of: Callable[[RPG, Any], Tensor]
 
 
 class Training:
@@ -84,12 +95,30 @@ class Training:
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         if params.checkpointing:
             model.recompute()
+        if worth_compiling(on, model.width) and not (params.checkpointing or sharded):
+            for part in model.units():
+                part.compile()
         self.network = group.spread(model, sharded, on)
         self.averages = {name: parameter.detach() for name, parameter in model.named_parameters()}
         if params.ema:
             self.averages = {name: tensor.clone() for name, tensor in self.averages.items()}
         self.optimizer = _optimizer(params, model)
         self.step, self.seconds, self.log = 0, 0.0, LOG_HEADER
+        # A thread, as torch computes outside of Python's lock; a signal to end would reach a process as well.
+        self._drawing = ThreadPoolExecutor(AHEAD) if on.type == "cuda" else None
+        self._ahead: dict[int, Future[Any]] = {}
+
+    def _draw(self, step: int) -> Any:
+        return self.loss.draw(generator(self.params.seed, self.layer, step))
+
+    def _drawn(self) -> Any:
+        """What this step draws."""
+        if self._drawing is None:
+            return self._draw(self.step)
+        for step in range(self.step, self.step + AHEAD + 1):
+            if step not in self._ahead:
+                self._ahead[step] = self._drawing.submit(self._draw, step)
+        return self._ahead.pop(self.step).result()
 
     def one_step(self) -> Tensor:
         """Take one optimizer step; returns the loss, on the device. Its random numbers depend on the step alone."""
@@ -100,7 +129,7 @@ class Training:
             group["lr"] = torch.tensor(rate) if isinstance(group["lr"], Tensor) else rate
         with bfloat16(self.params.precision == "bfloat16", self.on):
             # DistributedDataParallel is called as the model that it wraps.
-            loss = self.loss(self.network, generator(self.params.seed, self.layer, self.step))  # type: ignore[arg-type]
+            loss = self.loss.of(self.network, self._drawn())  # type: ignore[arg-type]
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
@@ -268,23 +297,38 @@ def train_loss(
     values = conditions.of_checkpoints(asked, store)
     length, width = store.layout.length, store.layout.width
 
-    def loss(model: RPG, draw: torch.Generator) -> Tensor:
+    def draw(draw: torch.Generator) -> tuple[conditions.Values, list[Tensor]]:
         checkpoints = torch.randperm(len(store), generator=draw)[: params.batch].tolist()
         told = conditions.dropped(asked, {name: value[checkpoints] for name, value in values.items()}, draw)
         shape = (len(checkpoints), length, width)
         picks, t, noise = drawn_tokens(shape, params.diffusion_batch, params.times, params.draws, draw)
         own = slice(group.rank, None, group.processes)
-        tokens_BLD = torch.stack([store[index] for index in checkpoints[own]]).to(on)
         if group.processes > 1:
             row, token = picks // length, picks % length
             mine = row % group.processes == group.rank
             t = t.expand(picks.shape)
             picks, t, noise = (row // group.processes * length + token)[mine], t[mine], noise[mine]
-        told = {name: value[own].to(on) for name, value in told.items()}
-        total, count = model(told, tokens_BLD, picks.to(on), t.to(on), noise.to(on))
+        told = {name: value[own] for name, value in told.items()}
+        drawn = [picked_tokens(store, checkpoints[own], picks), picks, t, noise]
+        return told, [tensor.pin_memory() for tensor in drawn] if on.type == "cuda" else drawn
+
+    def loss(model: RPG, drawn: tuple[conditions.Values, list[Tensor]]) -> Tensor:
+        told, tensors = drawn
+        on_device = [tensor.to(on, non_blocking=True) for tensor in tensors]
+        total, count = model({name: value.to(on) for name, value in told.items()}, *on_device)
         return total * group.processes / group.sum(count) if group.processes > 1 else total / count
 
-    return loss
+    return Loss(draw, loss)
+
+
+def picked_tokens(store: TokenStore, checkpoints: Sequence[int], picks: Tensor) -> Tensor:
+    """Tokens [..., D] number `picks` [...] of those of the `checkpoints`; of the others nothing is read."""
+    tokens = torch.empty(*picks.shape, store.layout.width)
+    row, token = picks // store.layout.length, picks % store.layout.length
+    for index, checkpoint in enumerate(checkpoints):
+        mine = row == index
+        tokens[mine] = store[checkpoint][token[mine]]
+    return tokens
 
 
 def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path) -> None:

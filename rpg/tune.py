@@ -19,7 +19,7 @@ from rpg.model.rpg import RPG
 from rpg.params import Experiment, Tune
 from rpg.tasks import load_classification
 from rpg.tokens import TokenStore
-from rpg.train import Loss, Training, drawn_tokens, load_rpg, read_config, run_training
+from rpg.train import Loss, Training, drawn_tokens, load_rpg, picked_tokens, read_config, run_training
 
 
 def tune_loss(generated: Generated, params: Tune) -> Loss:
@@ -44,12 +44,13 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1))
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW)
         task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
-        zoo_BLD = torch.stack([generated.store[pick] for pick in picks]).to(generated.on)
-        drawn = drawn_tokens(zoo_BLD.shape, params.diffusion_batch, params.times, 1, draw)
-        on_device = (tensor.to(generated.on) for tensor in drawn)
-        return task_loss + params.diffusion * model.loss(zoo_BLD, trained_BLW, *on_device)
+        drawn, t, noise = drawn_tokens(tokens_BLD.shape, params.diffusion_batch, params.times, 1, draw)
+        own = picked_tokens(generated.store, picks, drawn)
+        own, drawn, t, noise = (tensor.to(generated.on) for tensor in (own, drawn, t, noise))
+        return task_loss + params.diffusion * model.loss(own, trained_BLW, drawn, t, noise)
 
-    return loss
+    # What is drawn depends on what the task does.
+    return Loss(lambda draw: draw, loss)
 
 
 def tune_rpg(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rpg import device as device_module
-from rpg.device import bfloat16, claim, device, has_bfloat16
+from rpg.device import bfloat16, claim, compiles, device, has_bfloat16, worth_compiling
 
 
 @pytest.fixture
@@ -69,6 +69,24 @@ def test_torchrun_says_which_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert device() == torch.device("cuda", 1)
     assert chosen == [1]
+
+
+def test_compiler_is_for_gpus_and_wide_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    found = {"triton": object(), "gcc": "/usr/bin/gcc"}
+    monkeypatch.setattr(device_module, "find_spec", found.get)
+    monkeypatch.setattr(device_module, "which", found.get)
+    monkeypatch.delenv("CC", raising=False)
+    compiles.cache_clear()
+    assert worth_compiling(gpu, 8192)
+    assert not worth_compiling(gpu, 512)
+    assert not worth_compiling(cpu, 8192)
+    for missing in list(found):
+        kept = found.pop(missing)
+        compiles.cache_clear()
+        assert not compiles(gpu)
+        found[missing] = kept
+    compiles.cache_clear()
 
 
 def test_products_are_rounded_inside_and_as_before_outside() -> None:

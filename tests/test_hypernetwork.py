@@ -4,25 +4,24 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from rpg.device import device
 from rpg.hypernetwork import Generated, train_hypernetwork
 from rpg.params import load_params
 from rpg.tasks import load_task
 from rpg.tokens import TokenStore
 from rpg.train import load_rpg
 
-CPU = torch.device("cpu")
-
 
 def test_training_lowers_the_task_loss(tasks: Path, tmp_path: Path) -> None:
     experiment = load_params(tasks / "params.yaml").experiment("tasks")
     params = experiment.hypernetwork.model_copy(update={"steps": 250, "learning_rate": 0.003, "images": 64})
     store = TokenStore(tasks / "results/tasks/tokens")
-    generated = Generated(load_task(experiment.task, None), store, experiment.model.conditions, params, CPU)
+    generated = Generated(load_task(experiment.task, None), store, experiment.model.conditions, params, device())
     losses = []
     for steps in (1, 250):
         changed = experiment.model_copy(update={"hypernetwork": params.model_copy(update={"steps": steps})})
         train_hypernetwork(changed, store.folder, tmp_path / f"{steps}", tmp_path / "seconds.json", None)
-        model = load_rpg(tmp_path / f"{steps}", store, CPU)
+        model = load_rpg(tmp_path / f"{steps}", store, device())
         with torch.no_grad():
             runs = []
             for seed in range(20):
@@ -40,12 +39,12 @@ def test_samples_have_counted_training_images(tasks: Path) -> None:
     samples = json.loads((folder / "manifest.json").read_text())["samples"]
     experiment = load_params(tasks / "params.yaml").experiment("tasks")
     task = load_task(experiment.task, None)
-    images = task.data.inputs(task.data.train.images, 8)
+    images = task.data.inputs(task.data.train.images, 8).to(device())
     for model, counted in (("hypernetwork", True), ("rpg", False)):
         entry = next(entry for entry in samples if entry["model"] == model)
         state_dict = load_file(folder / entry["file"])
         task.network.load_state_dict(state_dict)
         with torch.no_grad():
             before = task.network.conv1[:1](images)
-        found = torch.allclose(state_dict["conv1.1.running_mean"], before.mean((0, 2, 3)), rtol=0.01, atol=1e-3)
+        found = torch.allclose(state_dict["conv1.1.running_mean"], before.mean((0, 2, 3)).cpu(), rtol=0.01, atol=1e-3)
         assert found == counted, model

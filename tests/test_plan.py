@@ -132,7 +132,7 @@ def test_parts_of_the_memory() -> None:
     assert of.average == 4 * parameters
     # With the fixed positions, and a bit for each token of the head.
     assert of.weights == 4 * parameters + 4 * layout.length * 1024 + layout.length
-    assert of.tokens == 4 * 4 * layout.length * 2048
+    assert of.tokens == 4 * experiment.train.diffusion_batch * 2048
     assert of.gradients <= 4 * parameters
     # 10 checkpoints, 40 samples; tokens of 8; the model, and its state: weights, average and both moments.
     assert of.disk == 4 * (50 - 20) * WEIGHTS + 8 * 4 * layout.length * 2048 + 4 * 5 * parameters

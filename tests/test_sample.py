@@ -7,6 +7,7 @@ from conftest import MINIATURE
 from safetensors.torch import load_file
 
 from rpg.files import sha256
+from rpg.model import rpg as rpg_module
 from rpg.params import load_params
 from rpg.sample import sample_networks, wishes
 from rpg.tokens import TokenStore
@@ -69,6 +70,22 @@ def test_networks_sampled_together_are_those_sampled_alone(finished: Path) -> No
         assert (state, code) == wish
         for name, tensor in alone.items():
             torch.testing.assert_close(together[k][name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_that_are_denoised_by_parts_are_the_same(finished: Path, monkeypatch) -> None:
+    """The noise, too: torch draws 16 numbers at a time, and the miniature's width is a multiple of that."""
+    store = TokenStore(finished / "results/mini/tokens")
+    model = load_rpg(finished / "results/mini/rpg", store, torch.device("cpu"))
+    values = {"permutation_state": torch.eye(2, len(store.seeds))}
+
+    def sampled() -> torch.Tensor:
+        draws = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+        return model.sample(values, solver="dpm-solver++", steps=4, generators=draws)
+
+    whole = sampled()
+    monkeypatch.setattr(rpg_module, "TOGETHER", 7)
+    assert store.layout.length % 7
+    torch.testing.assert_close(sampled(), whole)
 
 
 def test_networks_between_two_states(finished: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,17 @@ from rpg.errors import Diverged
 from rpg.model.diffusion import T
 from rpg.params import Diffusion, Experiment, load_params
 from rpg.tokens import TokenStore
-from rpg.train import Training, build, drawn_tokens, fresh, learning_rate, load_rpg, train_loss, train_rpg
+from rpg.train import (
+    Training,
+    build,
+    drawn_tokens,
+    fresh,
+    learning_rate,
+    load_rpg,
+    picked_tokens,
+    train_loss,
+    train_rpg,
+)
 
 ARTIFACTS = ("model.safetensors", "config.json", "log.csv")
 
@@ -129,7 +140,7 @@ def test_checkpointing_keeps_fewer_activations(finished: Path) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            training.loss(training.model, torch.Generator().manual_seed(0))
+            training.loss.of(training.model, training.loss.draw(torch.Generator().manual_seed(0)))
         kept.append(sum(sizes))
     assert kept[1] < 0.6 * kept[0]
 
@@ -224,6 +235,29 @@ def test_no_shared_time_is_beyond_the_last(monkeypatch: pytest.MonkeyPatch) -> N
     assert drawn_tokens((4, 16, 3), 64, 32, 1, torch.Generator())[1].max() == T - 1
 
 
+def test_picked_tokens_are_those_of_the_picked_checkpoints(finished: Path) -> None:
+    store = TokenStore(finished / "results/mini/tokens")
+    picks = torch.randperm(2 * store.layout.length, generator=torch.Generator().manual_seed(0))[:12].unflatten(
+        0, (3, 4)
+    )
+    whole = torch.stack([store[4], store[1]]).flatten(0, 1)
+    torch.testing.assert_close(picked_tokens(store, [4, 1], picks), whole[picks], rtol=0, atol=0, equal_nan=True)
+
+
+def test_steps_that_are_drawn_ahead_are_the_same(finished: Path) -> None:
+    """As for a GPU, in threads; bit for bit, and again from a step that was not the next."""
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    plain = new_training(experiment, store)
+    ahead = new_training(experiment, store)
+    ahead.model.load_state_dict(plain.model.state_dict())
+    with ThreadPoolExecutor(3) as ahead._drawing:
+        for _ in range(6):
+            torch.testing.assert_close(ahead.one_step(), plain.one_step(), rtol=0, atol=0)
+        plain.step = ahead.step = 20
+        torch.testing.assert_close(ahead.one_step(), plain.one_step(), rtol=0, atol=0)
+
+
 def test_errors_of_tokens_that_share_a_time_are_those_of_each_alone(finished: Path) -> None:
     experiment = load_params(finished / "params.yaml").experiment("mini")
     store = TokenStore(finished / "results/mini/tokens")
@@ -232,9 +266,10 @@ def test_errors_of_tokens_that_share_a_time_are_those_of_each_alone(finished: Pa
         tokens_BLD = torch.stack([store[0], store[1]])
         values = {"permutation_state": torch.eye(2, len(store.seeds))}
         picks, t, noise = drawn_tokens(tokens_BLD.shape, 16, 4, 1, torch.Generator().manual_seed(0))
-        together, count = model(values, tokens_BLD, picks, t, noise)
+        tokens = tokens_BLD.flatten(0, 1)[picks]
+        together, count = model(values, tokens, picks, t, noise)
         each = (picks.flatten(), t.expand(picks.shape).flatten(), noise.flatten(0, 1))
-        alone, of_each = model(values, tokens_BLD, *each)
+        alone, of_each = model(values, tokens.flatten(0, 1), *each)
         assert count == of_each
         torch.testing.assert_close(together, alone)
 
@@ -432,7 +467,7 @@ def test_every_flavor_and_target_learns(finished: Path, model: str, target: str)
     @torch.no_grad()
     def loss() -> float:
         prototypes = training.model.recurrent(of_checkpoints(experiment.model.conditions, store))
-        return training.model.loss(tokens_NLD, prototypes, picks, t, noise).item()
+        return training.model.loss(tokens_NLD.flatten(0, 1)[picks], prototypes, picks, t, noise).item()
 
     before = loss()
     for _ in range(40):

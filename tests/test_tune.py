@@ -7,6 +7,7 @@ import torch
 from conftest import TASKS, run_layers, write_tree
 from torch.func import functional_call
 
+from rpg.device import device
 from rpg.hypernetwork import Generated
 from rpg.model.rpg import RPG
 from rpg.params import load_params
@@ -15,14 +16,12 @@ from rpg.tokens import TokenStore
 from rpg.train import load_rpg
 from rpg.tune import tune_loss, tune_rpg
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def generated(tasks: Path) -> Generated:
     experiment = load_params(tasks / "params.yaml").experiment("tasks")
     store = TokenStore(tasks / "results/tasks/tokens")
-    return Generated(load_task(experiment.task, None), store, experiment.model.conditions, experiment.tune, CPU)
+    return Generated(load_task(experiment.task, None), store, experiment.model.conditions, experiment.tune, device())
 
 
 def test_loss_of_generated_tokens_is_that_of_their_networks(generated: Generated) -> None:
@@ -69,7 +68,7 @@ def test_tuning_lowers_the_task_loss(generated: Generated, tasks: Path, tmp_path
     tune_rpg(changed, folder / "tokens", folder / "rpg", tmp_path / "tune", tmp_path / "seconds.json", None)
     losses = []
     for path in (folder / "rpg", tmp_path / "tune"):
-        model = load_rpg(path, generated.store, CPU)
+        model = load_rpg(path, generated.store, device())
         with torch.no_grad():
             runs = [one_step_loss(generated, model, torch.Generator().manual_seed(seed)) for seed in range(20)]
         losses.append(torch.stack(runs).mean().item())
@@ -77,12 +76,12 @@ def test_tuning_lowers_the_task_loss(generated: Generated, tasks: Path, tmp_path
 
 
 def test_loss_is_task_loss_and_weighted_diffusion_loss(generated: Generated, tasks: Path) -> None:
-    model = load_rpg(tasks / "results/tasks/rpg", generated.store, CPU)
+    model = load_rpg(tasks / "results/tasks/rpg", generated.store, device())
 
     def loss(weight: float) -> float:
         params = generated.params.model_copy(update={"diffusion": weight})
         with torch.no_grad():
-            return tune_loss(generated, params)(model, torch.Generator().manual_seed(0)).item()
+            return tune_loss(generated, params).of(model, torch.Generator().manual_seed(0)).item()
 
     assert loss(2.0) - loss(1.0) == pytest.approx(loss(1.0) - loss(0.0), rel=1e-4)
     assert loss(1.0) > loss(0.0) > 0

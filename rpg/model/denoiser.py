@@ -36,7 +36,7 @@ class ConvDenoiser(nn.Module):
         self.condition = nn.Linear(width, width)
         steps = [
             _ConvStep(
-                nn.Conv1d(before, after, kernel, padding="same"),
+                nn.Conv1d(before, after, kernel),
                 nn.Identity() if last else nn.Sequential(BatchNorm(after), nn.ELU()),
             )
             for (before, after), last in zip(pairwise(channels), [False] * (len(channels) - 2) + [True], strict=True)
@@ -46,21 +46,29 @@ class ConvDenoiser(nn.Module):
 
     def forward(self, x_D: Tensor, t: Tensor, prototype_D: Tensor) -> Tensor:
         time_D = self.time(time_embedding(t, TIME_WIDTH).to(x_D.dtype))
-        time_B1D = time_D.expand(x_D.shape).reshape(-1, 1, x_D.shape[-1])
-        condition_B1D = self.condition(prototype_D).reshape(time_B1D.shape)
-        x, kept = x_D.reshape(time_B1D.shape), []
+        time_B11D = time_D.expand(x_D.shape).reshape(-1, 1, 1, x_D.shape[-1])
+        condition_B11D = self.condition(prototype_D).reshape(time_B11D.shape)
+        x, kept = x_D.reshape(time_B11D.shape), []
         for index, step in enumerate(self.encoder):
-            x = run(step, x, condition_B1D, time_B1D, again=self.again)
+            x = run(step, x, condition_B11D, time_B11D, again=self.again)
             if index < len(self.encoder) - 2:
                 kept.append(x)
         for step in self.decoder:
-            x = run(step, x + kept.pop(), condition_B1D, time_B1D, again=self.again)
+            x = run(step, x + kept.pop(), condition_B11D, time_B11D, again=self.again)
         return x.view(x_D.shape)
 
 
 class _ConvStep(nn.Sequential):
-    def forward(self, x_BCD: Tensor, condition_B1D: Tensor, time_B1D: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward((x_BCD + condition_B1D) * time_B1D)
+    """Of x [n, C, 1, D]: as images, whose channels a GPU can have side by side in memory, which it is fastest with."""
+
+    def forward(self, x_BC1D: Tensor, condition_B11D: Tensor, time_B11D: Tensor) -> Tensor:  # type: ignore[override]
+        convolution = self[0]
+        assert isinstance(convolution, nn.Conv1d)
+        x_BC1D = (x_BC1D + condition_B11D) * time_B11D
+        if x_BC1D.is_cuda:
+            x_BC1D = x_BC1D.contiguous(memory_format=torch.channels_last)
+        weight, bias = convolution.weight.unsqueeze(2), convolution.bias
+        return self[1](functional.conv2d(x_BC1D, weight, bias, padding="same"))
 
 
 class MLPDenoiser(nn.Module):

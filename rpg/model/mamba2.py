@@ -5,8 +5,8 @@ The state-space recurrence, per head with state h [P, N] and scalar decay:
     h_l = exp(Δ_l A) h_{l-1} + Δ_l x_l B_lᵀ        y_l = h_l C_l + D x_l
 
 is computed in chunks (state-space duality, section 6): inside a chunk as a masked matrix product, between chunks by
-carrying the state, so time and memory are linear in the length. Where `mamba_ssm` is installed and the tensors are
-on a GPU, its kernel computes the same.
+carrying the state, so time and memory are linear in the length. On a GPU the kernel of `mamba_ssm` computes the same
+where it is installed, and torch's compiler makes kernels of what is here where it is not.
 
 Shape letters of this file: B batch, L length, I inner width (= H·P), H heads, P head width, N state width,
 C chunks, Q chunk length.
@@ -22,7 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from rpg.device import compiles
+
 CHUNK = 64
+# Faster than 64 on an H200, and uses less memory (docs/benchmarks.md).
+KERNEL_CHUNK = 128
 # Heads, and tokens, whose activations are computed again at once.
 HEADS_TOGETHER = 16
 TOKENS_TOGETHER = 1024
@@ -37,13 +41,32 @@ def _kernel() -> Any:
     return mamba_chunk_scan_combined
 
 
+def _uncompiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function`, which torch's compiler leaves out of what it compiles; to load it takes a second, and a GPU alone has
+    use for it."""
+    return torch.compiler.disable(function) if torch.cuda.device_count() else function
+
+
+# Where a block is compiled this is not a part of it, but a kernel, or compiled by itself.
+@_uncompiled
 def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor) -> Tensor:
     """y [B, L, H, P] of the recurrence above, from a zero state, for any length L.
 
     `dt_BLH` is positive (after softplus), `A_H` negative.
     """
     if x_BLHP.is_cuda and _kernel() is not None:
-        return _kernel()(x_BLHP, dt_BLH, A_H, B_BLN.unsqueeze(2), C_BLN.unsqueeze(2), chunk_size=CHUNK, D=D_H)
+        return _kernel()(x_BLHP, dt_BLH, A_H, B_BLN.unsqueeze(2), C_BLN.unsqueeze(2), chunk_size=KERNEL_CHUNK, D=D_H)
+    way = _compiled_scan() if compiles(x_BLHP.device) else plain_scan
+    return way(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H)
+
+
+@cache
+def _compiled_scan() -> Callable[..., Tensor]:
+    return torch.compile(plain_scan)
+
+
+def plain_scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor) -> Tensor:
+    """`scan` in torch's own operations."""
     batch, length, heads, head_width = x_BLHP.shape
     # Chunks of one length with as little padding as can be. What carries a state costs as much as a longer chunk.
     chunks = 1 if length <= 2 * CHUNK else math.ceil(length / CHUNK)
@@ -72,16 +95,25 @@ def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tens
         to_end_BHCQ = (log_BHCQ[..., -1:] - log_BHCQ).exp()
         added_BHCNP = B_BCQN.transpose(-1, -2).unsqueeze(1) @ (x_BHCQP * to_end_BHCQ.unsqueeze(-1))
         over_BHC11 = log_BHCQ[..., -1].exp()[..., None, None]
-        state_BHNP, starts = torch.zeros_like(added_BHCNP[:, :, 0]), []
-        # Unbound at once: the gradient of taking one chunk after the other would be as large as all of them, each time.
-        for over_BH11, added_BHNP in zip(over_BHC11.unbind(2), added_BHCNP.unbind(2), strict=True):
-            starts.append(state_BHNP)
-            state_BHNP = state_BHNP * over_BH11 + added_BHNP
-        from_start_BHCQP = C_BCQN.unsqueeze(1) @ torch.stack(starts, dim=2)
+        from_start_BHCQP = C_BCQN.unsqueeze(1) @ _starts(over_BHC11, added_BHCNP)
         y_BHCQP = y_BHCQP + from_start_BHCQP * log_BHCQ.exp().unsqueeze(-1)
 
     y_BLHP = y_BHCQP.permute(0, 2, 3, 1, 4).reshape(batch, -1, heads, head_width)[:, :length]
     return y_BLHP.to(x_BLHP.dtype) + D_H.unsqueeze(-1).to(x_BLHP.dtype) * x_BLHP
+
+
+@_uncompiled
+def _starts(over_BHC11: Tensor, added_BHCNP: Tensor) -> Tensor:
+    """The states that chunks start from [B, H, C, N, P], of what each multiplies the state with, and adds to it.
+
+    Not compiled, which would take the longer the more chunks there are.
+    """
+    state_BHNP, starts = torch.zeros_like(added_BHCNP[:, :, 0]), []
+    # Unbound at once: the gradient of taking one chunk after the other would be as large as all of them, each time.
+    for over_BH11, added_BHNP in zip(over_BHC11.unbind(2), added_BHCNP.unbind(2), strict=True):
+        starts.append(state_BHNP)
+        state_BHNP = state_BHNP * over_BH11 + added_BHNP
+    return torch.stack(starts, dim=2)
 
 
 def scan_again(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor) -> Tensor:
@@ -117,9 +149,9 @@ class _Decay(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, log_Q: Tensor) -> Tensor:
-        # Before exp, which would overflow there.
+        # Before exp, which would overflow there. That in place, too, would have torch's compiler lose the gradient.
         later_QQ = torch.full(log_Q.shape[-1:] * 2, -math.inf, dtype=log_Q.dtype, device=log_Q.device).triu(1)
-        decay_QQ = (log_Q.unsqueeze(-1) - log_Q.unsqueeze(-2)).add_(later_QQ).exp_()
+        decay_QQ = (log_Q.unsqueeze(-1) - log_Q.unsqueeze(-2)).add_(later_QQ).exp()
         ctx.save_for_backward(decay_QQ)
         return decay_QQ
 

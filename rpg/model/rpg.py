@@ -5,10 +5,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from rpg.device import bfloat16
 from rpg.model import diffusion
 from rpg.model.denoiser import ConvDenoiser, MLPDenoiser, NoDenoiser
 from rpg.model.recurrent import PaperRecurrent, ResidualRecurrent, Tokens
-from rpg.params import PaperModel, ResidualModel
+from rpg.params import PaperModel, Precision, ResidualModel
+
+# Tokens of each network that are denoised at once: at the paper's widths what a denoiser has in between is 100 times
+# as large as they are.
+TOGETHER = 512
 
 
 class RPG(nn.Module):
@@ -77,31 +82,31 @@ class RPG(nn.Module):
         return [*self.recurrent.blocks, self.denoiser]
 
     def forward(
-        self, values: Mapping[str, Tensor], tokens_BLD: Tensor, picks: Tensor, t: Tensor, noise: Tensor
+        self, values: Mapping[str, Tensor], tokens: Tensor, picks: Tensor, t: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`errors` of tokens [B, L, D] that were made under the conditions `values`, name → [B, C]."""
-        return self.errors(tokens_BLD, self.recurrent(values), picks, t, noise)
+        """`errors` of tokens of B networks that were made under the conditions `values`, name → [B, C]."""
+        return self.errors(tokens, self.recurrent(values), picks, t, noise)
 
     def errors(
-        self, tokens_BLD: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor
+        self, tokens: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the squared errors of the prediction, over the weights (not the padding, NaN) of the picked tokens.
+        """Sum of the squared errors of the prediction, over the weights (not the padding, NaN) of the tokens.
 
-        And the number of these weights. `prototypes_BLW` are those of `self.recurrent` for the conditions of the tokens
-        [B, L, D]; `picks` [n] are indices into the B·L tokens, `t` [n] their diffusion times, `noise` [n, D] their ε.
-        Where tokens share a time, `picks` are [G, n / G], `t` [G, 1] and `noise` [G, n / G, D].
+        And the number of these weights. `prototypes_BLW` are those of `self.recurrent` for the conditions of the B
+        networks; `tokens` [n, D] are number `picks` [n] of their B·L tokens, `t` [n] their diffusion times, `noise`
+        [n, D] their ε. Where tokens share a time, `tokens` and `noise` are [G, n / G, D], `picks` [G, n / G] and `t`
+        [G, 1].
         """
         prototypes = prototypes_BLW.flatten(0, 1)[picks]
-        tokens = tokens_BLD.flatten(0, 1)[picks]
         holds_weight = ~tokens.isnan()
         x0 = tokens.nan_to_num(0.0)
         output = self._answer(diffusion.add_noise(x0, noise, t), t, prototypes, picks % self.length)
         errors = (output - diffusion.training_target(x0, noise, t, self.target)).square() * holds_weight
         return errors.sum(), holds_weight.sum()
 
-    def loss(self, tokens_BLD: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, tokens: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """Mean of the squared errors that `errors` adds up."""
-        total, count = self.errors(tokens_BLD, prototypes_BLW, picks, t, noise)
+        total, count = self.errors(tokens, prototypes_BLW, picks, t, noise)
         return total / count
 
     def _answer(self, x_D: Tensor, t: Tensor, prototype_W: Tensor, tokens: Tensor | slice = slice(None)) -> Tensor:
@@ -126,24 +131,42 @@ class RPG(nn.Module):
         steps: int,
         generators: Sequence[torch.Generator],
         temperature: float = 1.0,
+        precision: Precision = "float32",
     ) -> Tensor:
-        """Tokens [B, L, D] of B new networks; the prototypes are computed once.
+        """Tokens [B, L, D], on the CPU, of B new networks; prototypes are computed once, tokens denoised by parts.
 
         `values`: name of a condition → [B, C]. The noise of each network, times `temperature`, is drawn from its own
-        generator, on the CPU, and copied, so that every device starts from the same.
+        generator, on the CPU, and copied, so that every device starts from the same. `precision` is that of products on
+        a GPU; on a CPU they are of float32.
         """
         weight = next(self.parameters())
 
-        def noise(like: Tensor) -> Tensor:
-            rows = [torch.randn(self.length, self.width, generator=generator) for generator in generators]
-            return temperature * torch.stack(rows).to(like)
+        def noise(length: int) -> Tensor:
+            rows = [torch.randn(length, self.width, generator=generator) for generator in generators]
+            return temperature * torch.stack(rows)
 
-        prototypes_BLW = self.recurrent({name: value.to(weight) for name, value in values.items()})
-        return diffusion.sample(
-            lambda x_BLD, t: self._answer(x_BLD, t, prototypes_BLW),
-            noise(weight),
-            target=self.target,
-            solver=solver,
-            steps=steps,
-            noise=noise,
-        )
+        def denoised(part: slice, x_BPD: Tensor) -> Tensor:
+            prototypes_BPW = prototypes_BLW[:, part]
+            return diffusion.sample(
+                lambda x_BPD, t: self._answer(x_BPD, t, prototypes_BPW, part),
+                x_BPD.to(weight),
+                target=self.target,
+                solver=solver,
+                steps=steps,
+                noise=lambda like: noise(like.shape[1]).to(like),
+            )
+
+        tokens_BLD = torch.empty(len(generators), self.length, self.width, dtype=weight.dtype)
+        done: tuple[slice, Tensor] | None = None
+        with bfloat16(weight.is_cuda and precision == "bfloat16", weight.device):
+            prototypes_BLW = self.recurrent({name: value.to(weight) for name, value in values.items()})
+            for start in range(0, self.length, TOGETHER):
+                part = slice(start, min(start + TOGETHER, self.length))
+                # Drawn while a GPU still computes the part before.
+                x_BPD = noise(part.stop - start)
+                if done:
+                    tokens_BLD[:, done[0]] = done[1]
+                done = part, denoised(part, x_BPD)
+        assert done
+        tokens_BLD[:, done[0]] = done[1]
+        return tokens_BLD

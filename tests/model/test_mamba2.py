@@ -153,23 +153,43 @@ def test_state_dict_of_mamba_ssm_moves_here_and_back() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="mamba_ssm's kernel needs CUDA")
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float32, 1e-4)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float32, 5e-3)])
 def test_kernel_equals_plain_version(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs and gradients of a whole block, on the GPU with mamba_ssm's kernel and without."""
+    """Outputs and gradients of a whole block, on the GPU with mamba_ssm's kernel and without.
+
+    The kernel's products are of TF32, which has 10 bits, where they are not of bfloat16.
+    """
     assert mamba2._kernel() is not None, "install requirements/cuda.txt"
     torch.manual_seed(0)
     block = Mamba2(128).cuda().to(dtype)
     u = torch.randn(2, 3 * CHUNK + 5, 128, device="cuda", dtype=dtype)
     found = []
-    for kernel in (mamba2._kernel(), None):
+    for kernel, compiled in ((mamba2._kernel(), False), (None, True), (None, False)):
         monkeypatch.setattr(mamba2, "_kernel", lambda kernel=kernel: kernel)
+        monkeypatch.setattr(mamba2, "compiles", lambda on, compiled=compiled: compiled)
         block.zero_grad()
         x = u.clone().requires_grad_()
         y = block(x)
         y.float().square().sum().backward()
         found.append([y, x.grad, *(parameter.grad for parameter in block.parameters())])
-    for fast, plain in zip(*found, strict=True):
-        assert (fast - plain).float().norm() <= tolerance * plain.float().norm()
+    for of_kernel, of_compiler, plain in zip(*found, strict=True):
+        for fast in (of_kernel, of_compiler):
+            assert (fast - plain).float().norm() <= tolerance * plain.float().norm()
+
+
+def test_compiler_loses_no_gradient() -> None:
+    """Traced as for a GPU, and then computed as it is; several chunks."""
+    draw = torch.Generator().manual_seed(0)
+    x, dt, B, C = (
+        torch.rand(2, 3 * CHUNK + 5, *shape, generator=draw).requires_grad_() for shape in ((4, 8), (4,), (6,), (6,))
+    )
+    A, D = -torch.rand(4, generator=draw).requires_grad_(), torch.ones(4, requires_grad=True)
+    found = []
+    for way in (mamba2.plain_scan, torch.compile(mamba2.plain_scan, backend="aot_eager")):
+        y = way(x, dt, A, B, C, D)
+        found.append([y, *torch.autograd.grad(y.square().sum(), (x, dt, A, B, C, D))])
+    for expected, traced in zip(*found, strict=True):
+        torch.testing.assert_close(traced, expected)
 
 
 def test_what_is_computed_again_in_parts_is_the_same(monkeypatch) -> None:

@@ -169,7 +169,7 @@ def test_loss_equals_the_published_one(model: RPG) -> None:
     errors = (published_denoiser(w, x, t, prototypes) - noise)[~x0.isnan()]
     assert errors.numel() == 10 + 3 + 10 + 3
     values = {"permutation_state": one_hot(states, S), "task_code": codes}
-    loss = model.loss(tokens, model.recurrent(values), picks, t, noise)
+    loss = model.loss(tokens.flatten(0, 1)[picks], model.recurrent(values), picks, t, noise)
     assert loss.item() == pytest.approx(errors.square().mean().item(), rel=1e-4)
 
 
