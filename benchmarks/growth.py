@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from benchmarks.common import in_turn, report
 from benchmarks.shapes import Shape, Zoo, experiment_of, our_model, our_training, states
 from benchmarks.zoos import PART, train
-from rpg.device import device
 from rpg.params import Run, load_params
 from rpg.seeds import fix_arithmetic, generator
 from rpg.tasks import load_task
@@ -66,7 +65,7 @@ def of_length(length: int) -> dict[str, Callable[[], Any]]:
     shape = Shape("imagenet-vit_tiny", length, WIDTH, RECURRENT, 4, length // 2, ())
     zoo, experiment = Zoo(shape), experiment_of(shape, "residual")
     training = our_training(experiment, zoo)
-    model = our_model(experiment, zoo).to(device()).eval()
+    model = our_model(experiment, zoo).eval()
     state_dict = {f"{index}.weight": torch.randn(WIDTH, 64) for index in range(length // 64)}
     layout = Layout.of(state_dict, WIDTH)
     stats = Stats.of(layout, [state_dict])

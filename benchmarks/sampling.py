@@ -45,7 +45,7 @@ def of_shape(name: str, fraction: int, rounds: int) -> list[dict[str, Any]]:
     zoo, rows = Zoo(shape), []
     for flavor in ("paper", "residual"):
         experiment = experiment_of(shape, flavor)
-        model, values = our_model(experiment, zoo).to(on).eval(), states(zoo, experiment, 1)
+        model, values = our_model(experiment, zoo).eval(), states(zoo, experiment, 1)
         if worth_compiling(on, model.width):
             # As for many networks.
             model.denoiser.compile()

@@ -48,7 +48,7 @@ def matrix_rate() -> float:
     on = device()
     width = 8192 if on.type == "cuda" else 2048
     # Random numbers: a GPU is faster with those that are all the same.
-    a, b = (torch.randn(2, width, width, device=on)).to(torch.bfloat16 if has_bfloat16(on) else torch.float32)
+    a, b = torch.randn(2, width, width, device=on).to(torch.bfloat16 if has_bfloat16(on) else torch.float32)
     taken = []
     for _ in range(10):
         started = synchronised()

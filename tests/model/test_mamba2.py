@@ -153,11 +153,15 @@ def test_state_dict_of_mamba_ssm_moves_here_and_back() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="mamba_ssm's kernel needs CUDA")
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float32, 5e-3)])
-def test_kernel_equals_plain_version(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float) -> None:
-    """Outputs and gradients of a whole block, on the GPU with mamba_ssm's kernel and without.
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "of_kernels"), [(torch.bfloat16, 2e-2, 2e-2), (torch.float32, 1e-4, 5e-3)]
+)
+def test_kernel_equals_plain_version(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float, of_kernels: float
+) -> None:
+    """Outputs and gradients of a whole block, on the GPU with mamba_ssm's kernel, compiled, and plain.
 
-    The kernel's products are of TF32, which has 10 bits, where they are not of bfloat16.
+    The kernel's products are of TF32, which has 10 bits, where they are not of bfloat16; the compiler's are exact.
     """
     assert mamba2._kernel() is not None, "install requirements/cuda.txt"
     torch.manual_seed(0)
@@ -173,8 +177,8 @@ def test_kernel_equals_plain_version(monkeypatch: pytest.MonkeyPatch, dtype: tor
         y.float().square().sum().backward()
         found.append([y, x.grad, *(parameter.grad for parameter in block.parameters())])
     for of_kernel, of_compiler, plain in zip(*found, strict=True):
-        for fast in (of_kernel, of_compiler):
-            assert (fast - plain).float().norm() <= tolerance * plain.float().norm()
+        assert (of_kernel - plain).float().norm() <= of_kernels * plain.float().norm()
+        assert (of_compiler - plain).float().norm() <= tolerance * plain.float().norm()
 
 
 def test_compiler_loses_no_gradient() -> None:
