@@ -682,7 +682,8 @@ class Sample(Block):
     temperature: Annotated[float, Field(ge=0, description="factor on the noise that a network is made of")]
     between: Annotated[int, Field(ge=0)]
     seen: Annotated[
-        int | None, Field(ge=1, description="of the seen task codes, so many are asked for; all held-out ones are")
+        int | None,
+        Field(ge=1, description="of the seen task codes, so many are asked for, first those with a held-out pair"),
     ] = None
 
 

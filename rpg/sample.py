@@ -83,14 +83,16 @@ def wishes(store: TokenStore, params: Sample, states: bool) -> list[Wish]:
 
     And `between` networks between two states each. If the model has no `states`, none is asked for.
     """
+    count = len(store.seeds)
     seen = dict.fromkeys(checkpoint.get("code") for checkpoint in store.checkpoints)
     held_out = dict.fromkeys(checkpoint["code"] for checkpoint in store.held_out if checkpoint["code"] not in seen)
     if params.seen:
-        # Not the first ones: they come in the order of their bits.
-        chosen = random.Random(params.seed).sample(list(seen), params.seen)
+        # Those with a pair that is held out, then any: not the first ones, for they come in the order of their bits.
+        drawn = random.Random(params.seed).sample(list(seen), len(seen))
+        drawn.sort(key=lambda code: all(store.task_set(state, code) == "seen" for state in range(count)))
+        chosen = drawn[: params.seen]
         seen = {code: None for code in seen if code in chosen}
     codes = [*held_out, *seen]
-    count = len(store.seeds)
     pairs = list(combinations(range(count), 2))
     random.Random(params.seed).shuffle(pairs)
     asked: list[conditions.States] = [(k % count,) for k in range(params.count)]

@@ -48,13 +48,22 @@ def test_samples_of_task_codes_are_for_every_code_and_model(tasks: Path) -> None
 
 def test_fewer_seen_codes_are_asked_for(tasks: Path) -> None:
     params = load_params(tasks / "params.yaml").experiment("tasks")
-    found = wishes(
-        TokenStore(tasks / "results/tasks/tokens"), params.sample.model_copy(update={"seen": 1, "count": 3}), True
-    )
+    store = TokenStore(tasks / "results/tasks/tokens")
+
+    def asked(seen: int) -> list:
+        return wishes(store, params.sample.model_copy(update={"seen": seen, "count": 3}), True)
+
+    found = asked(1)
     code = found[-1][1]
-    assert code in params.task.seen_codes()
     assert found[-3:] == [((0,), code), ((1,), code), ((0,), code)]
     assert len(found) == 9
+    # Two pairs are held out, those of the codes that were drawn first: they come before all others.
+    with_pair, others = set(params.task.seen_codes()[:2]), set(params.task.seen_codes()[2:])
+    assert code in with_pair
+    assert {code for _, code in asked(2)[6:]} == with_pair
+    three = {code for _, code in asked(3)[6:]}
+    assert three > with_pair
+    assert len(three & others) == 1
 
 
 def test_networks_sampled_together_are_those_sampled_alone(finished: Path) -> None:

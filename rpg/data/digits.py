@@ -1,19 +1,44 @@
-"""scikit-learn's handwritten digits: 1797 real 8×8 grey images (UCI optical recognition of handwritten digits)."""
+"""scikit-learn's handwritten digits: 1797 real 8×8 grey images (UCI optical recognition of handwritten digits).
+
+digits.safetensors beside this file holds them in their splits. scikit-learn has the images and draws the splits, but to
+import it takes as long as torch, and every layer would. `python -m rpg.data.digits` writes the file anew.
+"""
+
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from rpg.data import CLASSES
 from rpg.data.images import Images, Split, hold_out
 
 TEST, VALIDATION = 500, 200
+FILE = Path(__file__).with_suffix(".safetensors")
 
 
 def load_digits_images() -> Images:
     """1097 train, 200 validation and 500 test images [n, 1, 8, 8] with grey levels 0 to 16, always the same split."""
+    tensors = load_file(FILE)
+    train, validation, test = (
+        Split(tensors[f"{name}.images"], tensors[f"{name}.labels"].long()) for name in ("train", "validation", "test")
+    )
+    return Images(train, validation, test, CLASSES["digits"])
+
+
+def draw_digits() -> dict[str, Tensor]:
+    """What the file holds, from scikit-learn: images and labels, uint8, of each split by its name."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
     rest, test = hold_out(Split(images, torch.from_numpy(digits.target).long()), TEST, seed=0)
     train, validation = hold_out(rest, VALIDATION, seed=0)
-    return Images(train, validation, test, CLASSES["digits"])
+    tensors = {}
+    for name, split in {"train": train, "validation": validation, "test": test}.items():
+        tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels.to(torch.uint8)}
+    return tensors
+
+
+if __name__ == "__main__":
+    save_file(draw_digits(), FILE)

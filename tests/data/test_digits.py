@@ -1,6 +1,15 @@
 import torch
+from safetensors.torch import load_file
 
-from rpg.data.digits import load_digits_images
+from rpg.data.digits import FILE, draw_digits, load_digits_images
+
+
+def test_the_file_is_what_scikit_learn_has_and_draws() -> None:
+    kept, drawn = load_file(FILE), draw_digits()
+    assert kept.keys() == drawn.keys()
+    for name, tensor in drawn.items():
+        assert torch.equal(kept[name], tensor)
+        assert kept[name].dtype == torch.uint8
 
 
 def test_splits_are_fixed_disjoint_and_even() -> None:
