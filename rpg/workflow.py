@@ -53,7 +53,7 @@ RESUMED = ("train", "tune", "hypernetwork")
 # Of this package's own files those that no result depends on: the version, and how arguments are parsed.
 _FREE = ("rpg/__init__.py", "rpg/__main__.py", "rpg/cli.py")
 
-# How glibc allocates memory: all tensors from its heap, of which up to 1 GB is kept when it is free. Left alone it gives
+# How glibc allocates memory: all tensors from its heap, of which up to 1 GB is kept when free. Left alone, it gives
 # memory back to the kernel many times a step, and gets it again page by page.
 MALLOC = f"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**30}"
 # Before each command. It takes the shell's place: of SIGTERM, which a cluster sends to all processes of a job, a shell
