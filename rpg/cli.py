@@ -186,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Importing makes hundreds of thousands of objects that stay. Looking through them after every 700 new ones, as
     # Python does by itself, is a fifth of the time until a layer starts.
     gc.set_threshold(100_000)
-    # At its end Python would look for garbage among all of them, and free one after the other: 0.5 to 2 seconds, for memory
-    # that is the kernel's a moment later.
+    # At its end Python would look for garbage among all of them, and free one after the other: half a second to two,
+    # for memory that is the kernel's a moment later.
     atexit.register(gc.freeze)
     try:
         run(parser().parse_args(argv))
