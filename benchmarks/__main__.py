@@ -10,6 +10,7 @@ from benchmarks.dag import measure_dag
 from benchmarks.draws import compare_draws
 from benchmarks.goals import measure_goals
 from benchmarks.growth import measure_growth
+from benchmarks.jobs import compare_jobs
 from benchmarks.layers import measure_layers
 from benchmarks.mamba import compare_mamba
 from benchmarks.memory import compare_memory
@@ -95,6 +96,11 @@ def parser() -> argparse.ArgumentParser:
     draws.add_argument("--steps", type=int, default=300, help="steps with the first, whose time each gets (300)")
     common(draws, "draws")
     draws.set_defaults(run=compare_draws)
+    jobs = verbs.add_parser("jobs", help="processor seconds of jobs here and in an older checkout, at the same time")
+    jobs.add_argument("--before", type=Path, required=True, help="the older checkout, with its artifacts")
+    jobs.add_argument("words", nargs="+", metavar="job", help="as 'score --experiment digits-vit'")
+    common(jobs, "jobs", rounds=1)
+    jobs.set_defaults(run=compare_jobs)
     tokens = verbs.add_parser("tokens", help="speed and memory of tokenising and detokenising a network of timm's")
     tokens.add_argument("--network", dest="names", nargs="+", default=["convnext_large"])
     tokens.add_argument("--width", type=int, default=16384, help="D, weights per token (default 16384)")

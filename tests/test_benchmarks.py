@@ -2,13 +2,16 @@
 tests/model/test_paper.py holds against the equations. No time is measured here."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from torch import Tensor
 
 from benchmarks.common import in_turn, ratio
+from benchmarks.jobs import compare_jobs
 from benchmarks.layers import measure_layers
 from benchmarks.published import Files, Published, batches, training
 from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
@@ -166,3 +169,13 @@ def test_seconds_of_layers_are_those_of_the_logs(tmp_path: Path) -> None:
     assert by_layer["zoo"] == {"jobs": 2, "seconds before": 8, "seconds": 3}
     assert by_layer["all"] == {"jobs": 4, "seconds before": 16, "seconds": 6}
     assert json.loads((tmp_path / "out.json").read_text())["date"]
+
+
+def test_jobs_run_in_both_checkouts(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (row,) = compare_jobs(ROOT, ["schema"], 1, tmp_path / "out.json")
+    assert row["job"] == "schema"
+    assert row["smallest"] <= row["ratio"] <= row["largest"]
+    assert json.loads((tmp_path / "out.json").read_text())["rows"] == [row]
+    with pytest.raises(subprocess.CalledProcessError):
+        compare_jobs(ROOT, ["sample --experiment unknown"], 1, tmp_path / "out.json")
