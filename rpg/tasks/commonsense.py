@@ -35,6 +35,7 @@ from rpg.paths import RESULTS
 from rpg.progress import progress
 from rpg.seeds import derive
 from rpg.tasks.adapters import adapter_state, merged, put_adapter, write_adapter
+from rpg.tasks.packing import IGNORED, Packed
 from rpg.tasks.stack import StateDict, misfit
 from rpg.tasks.task import Judgement, Save, Task
 
@@ -44,8 +45,6 @@ AVERAGE = "average accuracy"
 BATCHES_KEPT = 16
 # Whose shapes are transformers' own defaults, so that a plan needs no network.
 LLAMA_7B = ("huggyllama/llama-7b",)
-# Labels that the loss leaves out, as transformers has them.
-IGNORED = -100
 
 
 class Commonsense(Task):
@@ -55,6 +54,8 @@ class Commonsense(Task):
         self.params, self.data_root = params, data_root
         names = (AVERAGE, *(SUBTASKS[subtask] for subtask in params.subtasks))
         self.metrics = (*names, *map(LIKELIHOOD.format, names))
+        # Of prompts and of questions' sentences, since every network is asked the same.
+        self._prompts: dict[str, list[int]] = {}
         self._tokens: dict[Question, tuple[list[int], list[list[int]]]] = {}
 
     @cached_property
@@ -278,7 +279,10 @@ class Commonsense(Task):
 
     def _generated(self, questions: Sequence[Question]) -> list[int]:
         """[B] what the words name that the model goes on with; -1 where they name no choice."""
-        inputs = self.tokenizer([one.prompt for one in questions], return_tensors="pt", padding=True).to(device())
+        if unread := [one.prompt for one in questions if one.prompt not in self._prompts]:
+            self._prompts |= zip(unread, self.tokenizer(unread)["input_ids"], strict=True)
+        rows = [self._prompts[one.prompt] for one in questions]
+        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device())
         output = self.network.generate(  # type: ignore[operator]
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
@@ -326,10 +330,7 @@ class Commonsense(Task):
         return found
 
     def _sentences(self, question: Question) -> tuple[list[int], list[list[int]]]:
-        """Tokens of the prompt and of what all choices' sentences begin with, and the rest of each choice's.
-
-        Kept, since every network is asked the same.
-        """
+        """Tokens of the prompt and of what all choices' sentences begin with, and the rest of each choice's."""
         if question not in self._tokens:
             self._tokens[question] = self._tokenised(question)
         return self._tokens[question]
@@ -410,7 +411,7 @@ def _train(
     save: Any,
 ) -> None:
     """Train for `steps` steps by transformers' Trainer, AdamW and a linear schedule; call `save` at those `at`."""
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     shown = progress(range(steps), what, total=steps)
 
@@ -449,5 +450,4 @@ def _train(
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        collator = DataCollatorForSeq2Seq(text, padding=True)
-        Finite(model, arguments, collator, rows, callbacks=[Kept()]).train()
+        Finite(model, arguments, Packed(text.pad_token_id), rows, callbacks=[Kept()]).train()
