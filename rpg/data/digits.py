@@ -34,7 +34,7 @@ def draw_digits() -> dict[str, Tensor]:
     images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
     rest, test = hold_out(Split(images, torch.from_numpy(digits.target).long()), TEST, seed=0)
     train, validation = hold_out(rest, VALIDATION, seed=0)
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, split in {"train": train, "validation": validation, "test": test}.items():
         tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels.to(torch.uint8)}
     return tensors

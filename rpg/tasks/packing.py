@@ -9,7 +9,6 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -32,16 +31,19 @@ class Packed:
     pad: int
 
     def __call__(self, texts: Sequence[dict[str, list[int]]]) -> dict[str, Tensor | bool]:
+        # Where nothing is trained, nothing needs transformers, which takes seconds to import.
+        from transformers import DataCollatorWithFlattening
+
+        flatten = DataCollatorWithFlattening(separator_id=IGNORED)
         rows, length = pack([len(text["input_ids"]) for text in texts])
-        filled: dict[str, list[list[int]]] = {"input_ids": [], "labels": [], "position_ids": []}
+        flat = []
         for row in rows:
             of = [texts[index] for index in row]
-            rest = length - sum(len(text["input_ids"]) for text in of)
-            filled["input_ids"].append([*chain(*(text["input_ids"] for text in of)), *[self.pad] * rest])
-            filled["labels"].append([*chain(*([IGNORED, *text["labels"][1:]] for text in of)), *[IGNORED] * rest])
-            places = (range(len(text["input_ids"])) for text in of)
-            filled["position_ids"].append([*chain(*places), *range(rest)])
-        return {**{name: torch.tensor(values) for name, values in filled.items()}, "use_cache": False}
+            # One more text, of which there is nothing to learn.
+            if rest := length - sum(len(text["input_ids"]) for text in of):
+                of.append({"input_ids": [self.pad] * rest, "labels": [IGNORED] * rest})
+            flat.append(flatten(of))
+        return {**{name: torch.cat([row[name] for row in flat]) for name in flat[0]}, "use_cache": False}
 
 
 def pack(lengths: Sequence[int]) -> tuple[list[list[int]], int]:
