@@ -53,9 +53,10 @@ RESUMED = ("train", "tune", "hypernetwork")
 # Of this package's own files those that no result depends on: the version, and how arguments are parsed.
 _FREE = ("rpg/__init__.py", "rpg/__main__.py", "rpg/cli.py")
 
-# How glibc allocates memory: all tensors from its heap, of which up to 1 GB is kept when free. Left alone, it gives
-# memory back to the kernel many times a step, and gets it again page by page.
-MALLOC = f"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**30}"
+# How glibc allocates memory: tensors of up to 32 MB from its heap, of which up to 1 GB is kept when free. Left alone,
+# it gives memory back to the kernel many times a step, and gets it again page by page. Larger ones, 32 MB is the most
+# that it takes here, would leave holes in the heap: a network of 111 M weights then needs 23 GB or more in place of 20.
+MALLOC = f"glibc.malloc.mmap_threshold={32 * 2**20}:glibc.malloc.trim_threshold={2**30}"
 # Before each command. It takes the shell's place: of SIGTERM, which a cluster sends to all processes of a job, a shell
 # would die before the command has saved its state, and Snakemake with it.
 COMMAND_PREFIX = f"export GLIBC_TUNABLES={MALLOC}; exec "
