@@ -3,7 +3,10 @@ tests/model/test_paper.py holds against the equations. No time is measured here.
 
 import json
 import subprocess
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from torch import Tensor
 from benchmarks.common import in_turn, ratio
 from benchmarks.jobs import compare_jobs
 from benchmarks.layers import measure_layers
+from benchmarks.memory import measure
 from benchmarks.published import Files, Published, batches, training
 from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
 from rpg.model import diffusion
@@ -148,6 +152,30 @@ def test_shapes_are_the_paper_s_and_both_step_on_them() -> None:
             # The same network, but for the checkpoints' states.
             own = {name: parameter.shape for name, parameter in published.model.named_parameters()}
             assert training_of.parameters == sum(shape.numel() for shape in own.values())
+
+
+@pytest.mark.parametrize("way", ["published", "paper"])
+def test_memory_is_what_torch_s_allocator_counts(way: str, capsys) -> None:
+    measure(way, "vit_tiny", 256, 1)
+    of_torch, _ = json.loads(capsys.readouterr().out)
+    chosen = shrunk(SHAPES["vit_tiny"], 256)
+    zoo = Zoo(chosen)
+    with torch.profiler.profile(profile_memory=True, acc_events=True) as profile:
+        training = PublishedSteps(chosen, zoo) if way == "published" else our_training(experiment_of(chosen, way), zoo)
+        for _ in range(2):
+            training.one_step()
+    sizes = [
+        (event.start_time_ns, event.extra_fields.alloc_size)
+        for event in _all(profile.profiler.kineto_results.experimental_event_tree())
+        if type(event.extra_fields).__name__ == "_ExtraFields_Allocation"
+    ]
+    assert of_torch == pytest.approx(max(accumulate(size for _, size in sorted(sizes))), rel=0.05)
+
+
+def _all(events: list[Any]) -> Iterator[Any]:
+    for event in events:
+        yield event
+        yield from _all(event.children)
 
 
 def test_turns_and_ratios() -> None:
