@@ -137,7 +137,7 @@ def _sampling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for row, goal in ((published, "≥ 10×"), (slow, "≥ 10×")):
             accuracy = f"; {own['accuracy']:.2f} %" + (f", {row['accuracy']:.2f} %" if row["accuracy"] else "")
             measured = f"{row['ratio']:.1f}× ({row['smallest']:.1f} to {row['largest']:.1f}){accuracy}"
-            what = f"sampling, {name}, {own['sampler']} beside {row['sampler']}"
+            what = f"sampling, {name}: {own['sampler'].removeprefix('ours, ')} beside {row['sampler']}"
             found.append({"what": what, "goal": goal, "measured": measured, "met": _yes(row["ratio"] >= 10)})
     return found
 

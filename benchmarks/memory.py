@@ -15,12 +15,12 @@ import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from benchmarks.common import report
-from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
+from benchmarks.shapes import OURS, SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
 from benchmarks.tokens import Anonymous
 from rpg.device import device
 from rpg.seeds import fix_arithmetic
 
-WAYS = ("published", "paper", "residual")
+WAYS = ("published", *OURS)
 
 
 def compare_memory(shape: str, fraction: int, threads: int, out: Path) -> list[dict[str, Any]]:
@@ -32,7 +32,7 @@ def compare_memory(shape: str, fraction: int, threads: int, out: Path) -> list[d
         found[way] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     rows = [
         {
-            "training": way if way == "published" else f"ours, {way}",
+            "training": OURS.get(way, way),
             "GB": of_torch / 1e9,
             "share of the published": of_torch / found["published"][0],
             **({"GB of the process": of_process / 1e9} if of_process else {}),

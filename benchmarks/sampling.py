@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.common import in_turn, ratio, report
 from benchmarks.published import Published
-from benchmarks.shapes import SHAPES, Zoo, experiment_of, our_model, shrunk, states
+from benchmarks.shapes import OURS, SHAPES, Zoo, experiment_of, our_model, shrunk, states
 from benchmarks.training import CHANNELS, DDIM, RECURRENT, mean_score
 from rpg.conditions import Values
 from rpg.device import device, worth_compiling
@@ -40,10 +40,10 @@ def compare_sampling(
 
 
 def of_shape(name: str, fraction: int, rounds: int) -> list[dict[str, Any]]:
-    """A row for the paper's network and one for ours, with our sampler."""
+    """A row for each of our networks, with our sampler."""
     shape, on = shrunk(SHAPES[name], fraction), device()
     zoo, rows = Zoo(shape), []
-    for flavor in ("paper", "residual"):
+    for flavor, network in OURS.items():
         experiment = experiment_of(shape, flavor)
         model, values = our_model(experiment, zoo).eval(), states(zoo, experiment, 1)
         if worth_compiling(on, model.width):
@@ -54,13 +54,13 @@ def of_shape(name: str, fraction: int, rounds: int) -> list[dict[str, Any]]:
             draws = [generator(0, "benchmarks", "sampling")]
             return model.sample(values, solver="dpm-solver++", steps=10, generators=draws, precision="bfloat16")
 
-        (taken,) = in_turn({flavor: sampled}, rounds).values()
+        (taken,) = in_turn({network: sampled}, rounds).values()
         facts = {"L": shape.length, "D": shape.width, "parameters": sum(one.numel() for one in model.parameters())}
         rows.append(
             {
                 "shape": name,
                 **facts,
-                "network": flavor,
+                "network": network,
                 "sampler": "dpm-solver++-10",
                 "seconds": statistics.median(taken),
                 "fastest": min(taken),
@@ -87,9 +87,7 @@ def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
 
     slow, what = own.model_copy(update={"solver": "ddim", "steps": DDIM}), f"ours, {own.solver}-{own.steps}"
     ways: dict[str, Callable[[], Any]] = {
-        f"published network, DDIM-{DDIM}": lambda: store.detokenise(
-            published.ddim(state_0.to(on), DDIM).cpu(), state_0
-        ),
+        f"published, DDIM-{DDIM}": lambda: store.detokenise(published.ddim(state_0.to(on), DDIM).cpu(), state_0),
         f"ours, DDIM-{DDIM}": lambda: ours(slow, 1),
         what: lambda: ours(own, 1),
     }

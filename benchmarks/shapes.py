@@ -34,6 +34,8 @@ SHAPES = {
     "vit_base": Shape("imagenet-vit_base", 5378, 16384, 12288, 2, 512, (1, 64, 96, 64, 1)),
     "convnext_large": Shape("imagenet-convnext_large", 12311, 16384, 12288, 2, 448, (1, 64, 96, 64, 1)),
 }
+# Flavor → our network of it, beside the published training and sampling.
+OURS = {"paper": "published network", "residual": "default network"}
 # Checkpoints of the random zoo.
 STATES = 5
 

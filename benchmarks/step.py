@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import in_turn, ratio, report, synchronised
-from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
+from benchmarks.shapes import OURS, SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
 from rpg.device import device, has_bfloat16
 from rpg.seeds import fix_arithmetic
 
@@ -19,8 +19,8 @@ def compare_steps(shape: str, fraction: int, rounds: int, threads: int, out: Pat
     chosen = shrunk(SHAPES[shape], fraction)
     zoo = Zoo(chosen)
     trainings: dict[str, Any] = {"published": PublishedSteps(chosen, zoo)}
-    for flavor in ("paper", "residual"):
-        trainings[f"ours, {flavor}"] = our_training(experiment_of(chosen, flavor), zoo)
+    for flavor, name in OURS.items():
+        trainings[name] = our_training(experiment_of(chosen, flavor), zoo)
     flops = {}
     for name, training in trainings.items():
         # What is compiled is not counted.
