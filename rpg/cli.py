@@ -161,6 +161,11 @@ def run(arguments: argparse.Namespace) -> None:
 
         if not 1 <= chosen.get("threads", 1) <= 1024:
             raise UserError(f"--threads {chosen['threads']}: must be between 1 and 1024")
+        if "threads" in chosen:
+            # For numpy's products, which read it when they are imported: they took all cores, whatever was asked for.
+            # Snakemake sets the same for its jobs.
+            for library in ("OMP", "OPENBLAS", "MKL"):
+                os.environ[f"{library}_NUM_THREADS"] = str(chosen["threads"])
         _check(verb, chosen)
         # `import` is no name that Python gives a function.
         getattr(layers, "import_weights" if verb == "import" else verb)(**chosen)

@@ -1,5 +1,6 @@
 """Bad input is one line on standard error and exit code 2, whatever the verb."""
 
+import os
 import pickle
 import shutil
 import subprocess
@@ -298,3 +299,16 @@ def test_help_needs_no_heavy_import() -> None:
         "import sys, rpg.cli; rpg.cli.parser(); print([m for m in ('torch', 'pandas', 'pydantic') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_numpy_has_no_more_threads_than_asked_for() -> None:
+    code = """
+from rpg import cli, layers
+layers.novelty = lambda **_: __import__("scipy.linalg")
+cli.main(["novelty", "--experiment", "digits-vit", "--threads", "1"])
+from threadpoolctl import threadpool_info
+print(*{library["num_threads"] for library in threadpool_info()})
+"""
+    unset = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=unset)
+    assert told.stdout == "1\n"
