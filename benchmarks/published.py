@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rpg.collect import read_zoo
 from rpg.device import bfloat16
 from rpg.model.mamba2 import Mamba2
-from rpg.tokens import TokenStore, read_checkpoint, tokenise
+from rpg.tokens import TokenStore, read_checkpoint
 
 T = 1000
 
@@ -118,7 +118,8 @@ class Files:
 
     def __getitem__(self, index: int) -> Tensor:
         """[L, D]"""
-        return tokenise(read_checkpoint(self.paths[index], self.names), self.store.layout, self.store.stats)
+        state = self.store.state(self.store.checkpoints[index])
+        return self.store.tokenise(read_checkpoint(self.paths[index], self.names), state)
 
 
 def training(

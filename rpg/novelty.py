@@ -39,7 +39,7 @@ from rpg.score import read_answers, read_samples, summary
 from rpg.symmetry import groups
 from rpg.tasks import load_task
 from rpg.tasks.stack import StateDict, unstack
-from rpg.tokens import TokenStore, read_checkpoint, tokenise
+from rpg.tokens import TokenStore, read_checkpoint
 
 # Shares of the distance between training runs: a mean of two checkpoints is at least half of it away from each, so
 # what is nearer than COPY is one of them; NEAR is where a network trained anew would not be.
@@ -118,17 +118,17 @@ class Novelty:
         UserError if it is not the network that the score layer found it of.
         """
         path = folder / entry["file"]
+        state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
         if index is None:
             state_dict = read_checkpoint(path, self.names)
             made = "`rpg zoo`" if kind == "original" else "`rpg train` and `rpg sample`"
             self.store.layout.check(state_dict, path, made)
-            point_P = self.space.point(tokenise(state_dict, self.store.layout, self.store.stats))
+            point_P = self.space.point(self.store.tokenise(state_dict, state))
         else:
             point_P = self.zoo.points_NP[index]
         if entry["sha256"] not in self.known:
             raise UserError(f"{self.paths.scores}: knows nothing of {path}; run `rpg score` again")
         score, answers = self.known[entry["sha256"]]
-        state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
         if len(answers) not in (0, len(self.task.targets("test", code))):
             raise UserError(f"{self.paths.answers}: answers to another data set; run `rpg score` again")
         belongs, between = entry.get("set") or self.store.task_set(state, code), tuple(entry.get("between", ()))

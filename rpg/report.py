@@ -27,7 +27,7 @@ from rpg.score import read_samples
 from rpg.stages import TABLES
 from rpg.tables import labelled, measured
 from rpg.tasks import load_task
-from rpg.tokens import TokenStore, read_checkpoint, tokenise
+from rpg.tokens import TokenStore, read_checkpoint
 
 TEMPLATE = Path("workflow/report/report.html.j2")
 LOGS = Path("logs")
@@ -197,18 +197,18 @@ def _projection(name: str, results: Path) -> Figure:
     draw = random.Random(0)
     picks = sorted(draw.sample(range(len(store)), min(POINTS, len(store))))
     originals = np.stack([store[index][weights_LD].numpy() for index in picks])
-    by_label: dict[str, list[str]] = {}
+    by_label: dict[str, list[dict[str, Any]]] = {}
     for entry in _samples(paths):
         if entry["model"] == "rpg":
-            by_label.setdefault(labelled("RPG", entry["set"]), []).append(entry["file"])
+            by_label.setdefault(labelled("RPG", entry["set"]), []).append(entry)
 
-    def point(file: str) -> np.ndarray:
-        state_dict = read_checkpoint(paths.samples / file, names)
-        return tokenise(state_dict, store.layout, store.stats)[weights_LD].numpy()
+    def point(entry: dict[str, Any]) -> np.ndarray:
+        state_dict = read_checkpoint(paths.samples / entry["file"], names)
+        return store.tokenise(state_dict, entry["state"])[weights_LD].numpy()
 
     points = {
-        label: np.stack([point(file) for file in draw.sample(files, min(POINTS // len(by_label), len(files)))])
-        for label, files in by_label.items()
+        label: np.stack([point(entry) for entry in draw.sample(entries, min(POINTS // len(by_label), len(entries)))])
+        for label, entries in by_label.items()
     }
     return figures.projection(originals, points, name)
 

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -114,10 +114,6 @@ class Layout:
         """The tensors that are copied through: counters, single numbers, integers."""
         return tuple(tensor for tensor in self.tensors if not tensor.tokens)
 
-    def form(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The state dict as it is tokenised."""
-        return canonical(state_dict) if self.canonical else state_dict
-
     def positions(self) -> Tensor:
         """[L, 2] int64: the token's index inside its tensor, and the tensor's index among the K tokenised ones."""
         rows = [(i, k) for k, tensor in enumerate(self.tokenised) for i in range(tensor.tokens)]
@@ -177,12 +173,11 @@ class Stats:
 
     @classmethod
     def of(cls, layout: Layout, state_dicts: Iterable[dict[str, Tensor]]) -> "Stats":
-        """Statistics over `state_dicts`, which are read once, one after another, in the form that is tokenised."""
+        """Statistics over `state_dicts`, which are read once, one after another."""
         count, total = 0, torch.zeros(3, len(layout.tokenised), dtype=torch.float64)
         smallest = torch.full((len(layout.tokenised),), math.inf, dtype=torch.float64)
         for state_dict in state_dicts:
             count += 1
-            state_dict = layout.form(state_dict)
             for k, tensor in enumerate(layout.tokenised):
                 weights, scale = state_dict[tensor.name].flatten(), 1.0
                 if tensor.is_variance:
@@ -213,9 +208,9 @@ def _std_mean(weights: Tensor) -> tuple[Tensor, Tensor]:
 def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: Tensor | None = None) -> Tensor:
     """State dict → tokens [L, D] float32, normalised, NaN where there is no weight; written to `into` if it is given.
 
-    `detokenise` gives each tensor back to within 1e-6 of its largest weight, a canonical pair in its one form.
+    `detokenise` gives each tensor back to within 1e-6 of its largest weight. Low-rank pairs are taken as they are;
+    `TokenStore.tokenise` brings them into the zoo's form.
     """
-    state_dict = layout.form(state_dict)
     tokens_LD = torch.empty(layout.length, layout.width) if into is None else into
     exact = torch.empty(CHUNK, dtype=torch.float64)
     for k, tensor in enumerate(layout.tokenised):
@@ -274,6 +269,7 @@ class TokenStore:
         self.checkpoints: list[dict[str, Any]] = tree["checkpoints"]
         self.held_out: list[dict[str, Any]] = tree["held_out"]
         self.seeds: list[int] = tree["seeds"]
+        self._lasts: dict[int, dict[str, Tensor]] = {}
         self._check("stats.safetensors")
         tensors = read_tensors(folder / "stats.safetensors")
         try:
@@ -330,6 +326,20 @@ class TokenStore:
             learned.setdefault(checkpoint["code"], set()).add(self.state(checkpoint))
         return learned
 
+    def tokenise(self, state_dict: dict[str, Tensor], state: int) -> Tensor:
+        """Tokens [L, D] of a network of the permutation state `state`, in the form that the zoo was tokenised in."""
+        if self.layout.canonical:
+            state_dict = canonical(state_dict, self._last(state))
+        return tokenise(state_dict, self.layout, self.stats)
+
+    def _last(self, state: int) -> dict[str, Tensor]:
+        """The last checkpoint of a state, as its tokens have it: the reference of the state's low-rank pairs."""
+        if state not in self._lasts:
+            index = max(index for index, entry in enumerate(self.checkpoints) if self.state(entry) == state)
+            tokens_BLD, states_B = self[index].unsqueeze(0), torch.tensor([state])
+            self._lasts[state] = {name: of[0] for name, of in self.detokenise(tokens_BLD, states_B).items()}
+        return self._lasts[state]
+
     def detokenise(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
         """Tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the permutation states `states_B`."""
         skipped = {name: values[states_B.to(values.device)] for name, values in self.skipped.items()}
@@ -343,7 +353,7 @@ def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:
 
 
 def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
-    """Tokenise the collected zoo into `folder`, one checkpoint in memory at a time."""
+    """Tokenise the collected zoo into `folder`, one checkpoint in memory at a time, two if they are adapters."""
     with exclusive(folder):
         # Written last, so its absence says that the store is not whole.
         (folder / "layout.json").unlink(missing_ok=True)
@@ -355,19 +365,27 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         layout = Layout.of(read_checkpoint(paths[0], names), params.width, bool(params.canonical))
         skipped: dict[int, dict[str, Tensor]] = {}
 
-        def checked() -> Iterable[dict[str, Tensor]]:
+        def checked() -> Iterator[dict[str, Tensor]]:
             for path, checkpoint in zip(paths, checkpoints, strict=True):
                 state_dict = read_checkpoint(path, names)
                 layout.check(state_dict, path, "leave this checkpoint out of the zoo")
                 skipped[checkpoint["seed"]] = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
                 yield state_dict
 
-        stats = Stats.of(layout, checked())
+        def formed(state_dicts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+            # The checkpoints of a run follow each other; its first is rotated to the last of the run before.
+            before = None
+            for state_dict in state_dicts:
+                if layout.canonical:
+                    state_dict = before = canonical(state_dict, before)
+                yield state_dict
+
+        stats = Stats.of(layout, formed(checked()))
         shape = (len(paths), layout.length, layout.width)
         with atomic(folder / "tokens.safetensors") as temporary:
             tokens_NLD = create_safetensors(temporary, "tokens", shape)
-            for index, path in enumerate(paths):
-                tokenise(read_checkpoint(path, names), layout, stats, into=torch.from_numpy(tokens_NLD[index]))
+            for index, state_dict in enumerate(formed(read_checkpoint(path, names) for path in paths)):
+                tokenise(state_dict, layout, stats, into=torch.from_numpy(tokens_NLD[index]))
             tokens_NLD.flush()
         seeds = sorted(skipped)
         tensors = {f"stats.{name}": tensor for name, tensor in vars(stats).items()}
