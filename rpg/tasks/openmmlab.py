@@ -221,14 +221,14 @@ class OpenMMLab(Task):
 
     def skeleton(self, base: AnyBase | None) -> StateDict:
         # Some of the toolboxes' modules look at numbers while they are built, so that is done for real.
-        with quiet():
-            return {name: tensor.to("meta") for name, tensor in self._build(self._read_config()).state_dict().items()}
+        return {name: tensor.to("meta") for name, tensor in self._build(self._read_config()).state_dict().items()}
 
     def _build(self, config: Any) -> nn.Module:
         from mmengine.registry import MODELS
 
         try:
-            return MODELS.build(copy.deepcopy(config.model))
+            with quiet():
+                return MODELS.build(copy.deepcopy(config.model))
         except Exception as error:
             # The config's arguments go to any of a thousand modules, which fail each in its own way.
             raise self._refused(error) from error
@@ -338,9 +338,10 @@ class OpenMMLab(Task):
                 config.default_hooks = {"logger": None, "checkpoint": None}
                 for key in ("dataloader", "evaluator", "cfg"):
                     config[f"val_{key}"] = config[f"test_{key}"] = None
-                runner = Runner.from_cfg(config)
-                # `train` would build it, too late to tell what the overrides have wrong from what fails in training.
-                runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+                with quiet():
+                    runner = Runner.from_cfg(config)
+                    # `train` would build it, too late to tell the overrides' faults from what fails in training.
+                    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             except Exception as error:
                 # As with the network's, any of a thousand modules.
                 raise self._refused(f"{layer}.overrides: {error}") from error
