@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
@@ -411,6 +412,9 @@ def start(workflow: Any) -> None:
 
     WorkflowError with one line for each data set or model that jobs of this run need and that is not there.
     """
+    # Snakemake 9.27.1 takes this lock in its handler of SIGTERM (snakemake/scheduling/job_scheduler.py). The handler
+    # runs in the thread that may hold the lock already: of a plain lock that thread would wait for itself, for ever.
+    workflow.scheduler._lock = threading.RLock()
     if workflow.touch:
         # `rpg ledger pull` takes artifacts for finished where there are no data to make them from.
         return

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,12 +27,14 @@ from conftest import (
     write_params,
     write_tree,
 )
+from snakemake.scheduling.job_scheduler import JobScheduler
 
 import rpg.workflow as ask
 from benchmarks.dag import plan
 from rpg.params import load_params
 from rpg.workflow import RESUMED, code
 
+pytestmark = pytest.mark.integration
 # One experiment of each of the paper's benchmarks.
 LARGE = ["imagenet-convnext_large", "ade20k-upernet-vit_base", "coco-vitdet-vit_base", "commonsense-llama7b-dora-r64"]
 
@@ -54,7 +57,6 @@ def test_dry_run_is_complete_from_nothing(checkout: Path) -> None:
     assert planned(checkout) == EVERYTHING
 
 
-@pytest.mark.slow
 def test_run_then_nothing_to_do_then_only_the_new_shard(checkout: Path, finished: Path) -> None:
     """The whole miniature through Snakemake. What each key makes stale is in test_ledger.py."""
     snakemake(checkout, "--cores", "2", "results/tables.md")
@@ -145,7 +147,6 @@ def test_content_counts_and_not_time(checkout: Path, finished: Path) -> None:
             assert set(planned(checkout)) == set(rules), name
 
 
-@pytest.mark.slow
 def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) -> None:
     take_as_finished(checkout, finished)
     write_params(checkout, train={"learning_rate": 1e30, "gradient_clip": 1e30, "warmup": 0.0})
@@ -212,7 +213,6 @@ def test_a_given_zoo_depends_on_its_files_and_the_user_s_and_classification_does
             assert files & reads == (files if (job.experiment, run) == ("given", shard) else set()), job.writes
 
 
-@pytest.mark.slow
 def test_a_changed_checkpoint_or_function_makes_anew_what_reads_it(checkout: Path) -> None:
     write_given(checkout)
     write_tree(checkout, given=GIVEN)
@@ -237,7 +237,6 @@ def test_a_changed_checkpoint_or_function_makes_anew_what_reads_it(checkout: Pat
     assert "zoo/a: no such checkpoints; zoo.runs names them" in text.splitlines()
 
 
-@pytest.mark.slow
 def test_imported_weights_are_not_trained_again(checkout: Path, finished: Path) -> None:
     for layer in ("zoo", "tokens"):
         shutil.copytree(finished / "results/mini" / layer, checkout / "results/mini" / layer)
@@ -272,6 +271,23 @@ def test_profile_for_gpus_gives_each_job_its_own_and_training_all(checkout: Path
     # Two shards of the zoo, sample, score and novelty.
     assert len(re.findall(r"resources: .*\bgpu=1\b", text)) == 5
     assert "--processes 0 " in run_in(checkout, "snakemake", "-n", "--printshellcmds", "results/tables.md")
+
+
+def test_sigterm_does_not_wait_for_the_lock_that_its_own_thread_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake 9.27.1's handler of SIGTERM, job_scheduler.py, in the moment when the scheduler looks at its jobs."""
+    monkeypatch.chdir(ROOT)
+    scheduler = SimpleNamespace(_lock=threading.Lock(), _open_jobs=threading.Semaphore(0), _user_kill=None)
+    dag = SimpleNamespace(needrun_jobs=list)
+    ask.start(SimpleNamespace(touch=False, local_exec=False, dag=dag, scheduler=scheduler))
+
+    def interrupted() -> None:
+        with scheduler._lock:
+            JobScheduler.exit_gracefully(scheduler)
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert scheduler._user_kill == "graceful"
 
 
 def test_the_command_takes_the_place_of_its_shell() -> None:
@@ -340,7 +356,6 @@ def test_what_jobs_take_on_a_cluster_makes_nothing_anew(checkout: Path, finished
     assert "mem_mb=64000, mem=64 GB" in snakemake(checkout, "--dry-run", "--forceall", "results/tables.md")
 
 
-@pytest.mark.slow
 def test_ten_thousand_shards_are_planned() -> None:
     planned_jobs = plan("digits-resnet", experiments=100, shards=100)
     # Zoo; collect, tokens, train, sample, score and novelty; tables.
@@ -360,7 +375,6 @@ def test_committed_json_is_json() -> None:
         json.loads((ROOT / name).read_text())
 
 
-@pytest.mark.slow
 def test_zoo_of_ones_own_in_folders_with_odd_names(checkout: Path) -> None:
     write_given(checkout)
     runs = ['zoo/it\'s a "run"', "zoo/-b $y; *ü"]
