@@ -14,6 +14,7 @@ from benchmarks.jobs import compare_jobs
 from benchmarks.layers import measure_layers
 from benchmarks.mamba import compare_mamba
 from benchmarks.memory import compare_memory
+from benchmarks.robustness import ARITHMETICS, measure_robustness
 from benchmarks.sampling import compare_sampling
 from benchmarks.shapes import SHAPES
 from benchmarks.startup import measure_startup
@@ -110,6 +111,20 @@ def parser() -> argparse.ArgumentParser:
     mamba = verbs.add_parser("mamba", help="the plain scan of a Mamba2 block beside mamba-ssm's kernel, on a GPU")
     common(mamba, "mamba", rounds=20)
     mamba.set_defaults(run=compare_mamba)
+    robustness = verbs.add_parser(
+        "robustness", help="quality over training seeds and ways to round: hours for the whole default run"
+    )
+    robustness.add_argument(
+        "--experiment", dest="names", nargs="+", default=[], help="experiments (default: those of `run`)"
+    )
+    robustness.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the trainings (default 0 1 2)")
+    robustness.add_argument(
+        "--arithmetic", dest="arithmetics", nargs="+", choices=list(ARITHMETICS), default=["native", "avx2"]
+    )
+    robustness.add_argument("--changes", type=Path, help="YAML: experiment to {block.key: value}, over params.yaml")
+    robustness.add_argument("--folder", type=Path, required=True, help="for the checkouts and their artifacts")
+    common(robustness, "robustness")
+    robustness.set_defaults(run=measure_robustness)
     dag = verbs.add_parser("dag", help="what planning many shards and experiments takes")
     dag.add_argument("--experiment", default="digits-resnet", help="which to copy (default digits-resnet)")
     dag.add_argument("--shapes", nargs="+", default=[f"{count}x{each}" for count, each in DAGS])

