@@ -4,12 +4,29 @@ VENV := .venv
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: tables test audit
+.PHONY: tables test test-integration test-long lint audit
 tables: $(VENV)/.installed
 	snakemake --cores all results/tables.md
 
 test: $(VENV)/.installed
 	pytest -n 2 --dist loadfile
+
+# The newcomer's run uses all cores, and its output is shown; then everything else, two files at a time.
+test-integration: $(VENV)/.installed
+	pytest -m "integration and not long" --capture no tests/test_newcomer.py; newcomer=$$?; \
+	pytest -m "integration and not long" -n 2 --dist loadfile --durations 20 --ignore tests/test_newcomer.py && \
+	exit $$newcomer
+
+# The whole main job, every command of the README, networks of the paper's size, SLURM, faults, more cases of fuzz.
+test-long: $(VENV)/.installed
+	tests/long.sh
+
+lint: $(VENV)/.installed
+	ruff check .
+	ruff format --check .
+	snakefmt --check .
+	snakemake --lint
+	mypy
 
 # Fails where a package can't be looked up: what was not audited is not free of faults.
 audit: requirements/audit.txt | $(UV)

@@ -118,6 +118,8 @@ def test_truncated_model(folder: Path, finished: Path, capsys, keep: int) -> Non
     assert line.startswith("results/mini/rpg/model.safetensors: missing or changed since it was trained")
 
 
+# The pickle is of another protocol than torch's own.
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pickle_with_code_is_refused_and_not_run(folder: Path, capsys, legacy: bool) -> None:
     marker, path = folder / "executed", folder / "w.pth"

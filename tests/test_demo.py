@@ -1,4 +1,4 @@
-"""The page of `rpg demo`: its parts with Streamlit's own test driver, and, slow, all of it in a real browser."""
+"""The page of `rpg demo`: its parts with Streamlit's own test driver, and all of it in a real browser."""
 
 import re
 import shutil
@@ -126,7 +126,7 @@ def address(tasks: Path) -> Iterator[str]:
         server.wait(30)
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_in_a_browser(address: str, tasks: Path, tmp_path: Path) -> None:
     """Ask in words, read the accuracy, draw a digit, download the weights: what a visitor does."""
     from playwright.sync_api import expect, sync_playwright

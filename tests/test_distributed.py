@@ -61,6 +61,7 @@ def check(folder: Path, name: str) -> None:
             assert difference <= (1e-2 if name in LOSSES else 1e-3) * of_one[key].double().norm(), (name, key)
 
 
+@pytest.mark.integration
 def test_two_processes_train_as_one_does(finished: Path, tmp_path: Path) -> None:
     """Both flavors, whole and sharded."""
     train_both(tmp_path, finished, list(QUICK))
@@ -68,14 +69,14 @@ def test_two_processes_train_as_one_does(finished: Path, tmp_path: Path) -> None
         check(tmp_path, name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_as_one_does_in_every_case(finished: Path, tmp_path: Path) -> None:
     train_both(tmp_path, finished, list(MORE))
     for name in MORE:
         check(tmp_path, name)
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_command_with_two_processes(finished: Path, tmp_path: Path) -> None:
     def rpg(*arguments: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "rpg", "train", "--experiment", "mini", *arguments]

@@ -69,7 +69,7 @@ def start(folder: Path, verb: str) -> multiprocessing.process.BaseProcess:
     return process
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("verb", VERBS)
 def test_killed_anywhere_it_ends_in_the_same_bytes(verb: str, tasks: Path, tmp_path: Path) -> None:
     expected, draw, results = contents(tasks / "results"), random.Random(VERBS.index(verb)), tmp_path / "results"
@@ -112,7 +112,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(verb: str, tasks: Path, tmp_p
         assert not [path for path in results.rglob("*") if path.name.startswith(".") or path.name in AT_WORK]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_full_and_read_only_disks_are_one_line_and_the_next_run_is_right(tasks: Path) -> None:
     command = ["unshare", "--user", "--map-root-user", "--mount", sys.executable, ROOT / "tests/small_disk.py", tasks]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -136,7 +136,7 @@ def test_full_and_read_only_disks_are_one_line_and_the_next_run_is_right(tasks: 
         assert expected.keys() == made(contents(tasks / "results"), verb).keys(), case
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["truncated", "bit flipped", "empty"])
 def test_damaged_artifact_is_one_line_or_does_not_matter(damage: str, tasks: Path, tmp_path: Path) -> None:
     draw, results = random.Random(damage), tmp_path / "results"

@@ -467,6 +467,8 @@ def _nested(depth: int, value: Any) -> Any:
     return value
 
 
+# The pickles are of all protocols.
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @fuzz(60)
 @given(
     way=st.sampled_from(["touch", "system", "eval", "exec"]),
@@ -503,6 +505,8 @@ def test_code_in_pickles_never_runs(folder: Path, way: str, depth: int, form: st
     assert not Path("executed").exists()
 
 
+# torch warns of what is made here on purpose: sparse tensors, and storages of the old kind.
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|invariant)", "ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin"])
 def test_tensors_that_are_no_plain_numbers_are_refused(folder: Path, suffix: str) -> None:
     for tensor in (

@@ -97,4 +97,4 @@ def test_no_committed_file_names_a_registry() -> None:
 
 
 def test_makefile_stays_short() -> None:
-    assert len((ROOT / "Makefile").read_text().splitlines()) < 30
+    assert len((ROOT / "Makefile").read_text().splitlines()) < 50

@@ -95,7 +95,8 @@ def measure_really(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["residual", *(pytest.param(name, marks=pytest.mark.slow) for name in SIZES if name != "residual")]
+    "name",
+    [pytest.param(name, marks=pytest.mark.integration if name == "residual" else pytest.mark.long) for name in SIZES],
 )
 def test_memory_and_operations_are_within_15_percent_of_what_is_measured(name: str) -> None:
     experiment, layout = sized(name)
@@ -145,7 +146,7 @@ def test_parts_of_the_memory() -> None:
     assert few.hours < 0.5 * of.hours
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_paper_sizes_fit_a_gpu() -> None:
     """ViT-Base's training in 40 GB on each of the paper's four GPUs, where the published one took 78; ConvNeXt-Large's
     on one GPU of 80 GB."""

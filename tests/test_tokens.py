@@ -65,7 +65,7 @@ def test_round_trip(name: str) -> None:
     assert_comes_back(state_dicts, Layout.of(state_dicts[0], 1000))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("experiment", "numbers", "tokens", "counters"),
     [

@@ -73,7 +73,7 @@ def test_other_columns_are_named(root: Path) -> None:
 REAL = Path(os.environ.get("RPG_DATA") or Path(__file__).parents[3] / "shared/data")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_real_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts of the published data set; without the files there is nothing to read, and the refusal must say so."""
     monkeypatch.setenv("RPG_DATA", str(REAL))

@@ -125,7 +125,7 @@ def test_relative_position_tables_and_every_metric_are_there(scenes: Path) -> No
     assert all(0 <= score <= 100 for score in scores.values())
 
 
-@pytest.mark.parametrize("side", [32, 48])
+@pytest.mark.parametrize("side", [pytest.param(32, marks=pytest.mark.integration), 48])
 def test_main_metric_alone_is_that_of_the_whole_evaluation(scenes: Path, monkeypatch, side: int) -> None:
     """Without making masks, and also of images that are resized, whose boxes have to be scaled back."""
     read, truth = {"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
@@ -174,7 +174,7 @@ def test_pictures(scenes: Path) -> None:
         assert overlap > 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "root",
     ["scenes", pytest.param(REAL, marks=pytest.mark.skipif(REAL is None, reason="no real COCO here"), id="coco")],

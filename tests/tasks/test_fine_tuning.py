@@ -138,6 +138,7 @@ def test_image_that_cannot_be_read_is_named(weights: Path, workers: int) -> None
         task(workers=workers).score(start)
 
 
+@pytest.mark.integration
 def test_every_layer_runs_on_it(weights: Path, tmp_path: Path, monkeypatch) -> None:
     block = {"kind": "fine_tuning", "data": "imagenet", "network": NETWORK, "validation": 6, "workers": 0}
     experiment = {

@@ -56,7 +56,7 @@ def write_coco(root: Path) -> None:
         write_json(root / "coco/annotations" / f"instances_{part}.json", tree)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "write", "numbers", "learned"),
     [

@@ -29,6 +29,8 @@ from rpg.params import load_params
 from rpg.stages import STAGES, dvc_yaml
 from rpg.workflow import CHOICES, OPTIONAL
 
+pytestmark = pytest.mark.integration
+
 
 def rules_of(stage: dict[str, Any]) -> set[str]:
     """The rules that a stage lets Snakemake run."""
@@ -270,7 +272,6 @@ def stale_in_dvc(tree: dict[str, dict[str, Any]], key: str, experiment: str = "m
     )
 
 
-@pytest.mark.slow
 def test_every_key_makes_the_same_layers_stale_in_both_tools(checkout: Path) -> None:
     """One experiment per key, all finished (by name only) with the same values; then each with another one there."""
     tree = stages(checkout)
@@ -330,7 +331,6 @@ def test_lock_is_that_of_the_committed_files() -> None:
             assert hashlib.md5(content.encode()).hexdigest() == hashes[path], path
 
 
-@pytest.mark.slow
 def test_layers_that_an_experiment_may_lack_are_stages_of_those_that_have_them(checkout: Path) -> None:
     """One experiment with and one without; each block reaches the same layers in both tools."""
     write_tree(checkout, mini=QUICK, tasks=TASKS)

@@ -1,4 +1,4 @@
-"""The two tools on one checkout: `dvc repro`, Snakemake, push and pull. Slow; CI runs it."""
+"""The two tools on one checkout: `dvc repro`, Snakemake, push and pull."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from checkouts import (
 )
 from conftest import MINIATURE, write_params
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 LAYERS = ("zoo@mini", "tokens@mini", "train@mini", "sample@mini", "score@mini", "novelty@mini", "tables")
 CURRENT = {"mini": "current", "tables": "current"}
 

@@ -68,7 +68,7 @@ def test_missing_tables_are_named(tmp_path: Path, finished: Path, capsys: pytest
     assert "results/metrics.json" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 def test_browser_shows_every_section_without_complaint(page: Path) -> None:
     """In a real browser: no message in its console, and every image has a width."""
     with sync_playwright() as playwright:

@@ -45,7 +45,7 @@ for name in ("rpg/model.safetensors", "rpg/config.json", "rpg/log.csv", "seconds
     Path("results/mini", name).write_text("{}")
 """
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
