@@ -113,7 +113,13 @@ def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp
     assert "sample@mini: stale because of rpg/sample.py; nothing was fetched" in ledger(other, "pull", ok=False)
 
 
-@pytest.mark.parametrize(("block", "key", "value"), [("zoo", "weight_decay", 0.0), ("train", "steps", 50)])
+@pytest.mark.parametrize(
+    ("block", "key", "value"),
+    [
+        pytest.param("zoo", "weight_decay", 0.0, marks=pytest.mark.long),
+        ("train", "steps", 50),
+    ],
+)
 def test_old_results_come_back_with_their_key(repository: Path, block: str, key: str, value: float) -> None:
     before = contents(repository)
     write_params(repository, **{block: {key: value}})
@@ -154,6 +160,7 @@ def test_one_more_seed_and_one_less(repository: Path) -> None:
     assert_all_current(repository)
 
 
+@pytest.mark.long
 def test_another_run_neither_deletes_nor_retrains(repository: Path) -> None:
     tree = yaml.safe_load((repository / "params.yaml").read_text())
     tree["experiments"]["other"] = {**MINIATURE, "zoo": {**MINIATURE["zoo"], "seeds": [5]}}
@@ -226,6 +233,7 @@ ARTIFACTS = (
 )
 
 
+@pytest.mark.long
 def test_truncated_artifact_is_named_and_not_used(pushed: Path) -> None:
     before = contents(pushed)
     for name in ARTIFACTS:
@@ -260,6 +268,7 @@ def damage(path: Path) -> None:
     path.chmod(0o444)
 
 
+@pytest.mark.long
 def test_damaged_copy_in_cache_or_remote_is_named_and_not_used(pushed: Path, tmp_path: Path) -> None:
     before = contents(pushed)
     lock = yaml.safe_load((pushed / "dvc.lock").read_text())["stages"]
@@ -298,6 +307,7 @@ def test_damaged_copy_in_cache_or_remote_is_named_and_not_used(pushed: Path, tmp
     assert_all_current(other)
 
 
+@pytest.mark.long
 def test_damaged_copy_in_the_run_cache_stops_repro_by_name(repository: Path) -> None:
     lock = yaml.safe_load((repository / "dvc.lock").read_text())["stages"]
     md5 = next(out["md5"] for out in lock["train@mini"]["outs"] if out["path"].endswith("model.safetensors"))
