@@ -139,6 +139,7 @@ def test_old_results_come_back_with_their_key(repository: Path, block: str, key:
         assert_all_current(repository)
 
 
+@pytest.mark.long
 def test_one_more_seed_and_one_less(repository: Path) -> None:
     before = contents(repository)
     zoo = repository / "results/mini/zoo"
