@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from benchmarks.common import report
@@ -68,14 +69,7 @@ def measure_robustness(
             check=True,
         )
         rows += [row for name in names for row in rows_of(checkout, name, seeds, arithmetic)]
-    return report(rows, out, seeds=list(seeds), bfloat16=has_bfloat16_units())
-
-
-def has_bfloat16_units() -> bool:
-    """Whether the native arithmetic of this machine trains in bfloat16."""
-    import torch
-
-    return has_bfloat16(torch.device("cpu"))
+    return report(rows, out, seeds=list(seeds), bfloat16=has_bfloat16(torch.device("cpu")))
 
 
 def write_checkout(
