@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,18 @@ from typing import Any
 
 import torch
 from tabulate import tabulate
+
+ROOT = Path(__file__).parent.parent
+
+
+def copy_workflow(folder: Path) -> None:
+    """Put what Snakemake needs of the workflow into `folder`, but for params.yaml; what stands there is overwritten."""
+    for name in ("workflow", "rpg"):
+        shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, folder)
+    if not (folder / "profiles").is_symlink():
+        (folder / "profiles").symlink_to("workflow/profiles")
 
 
 def machine() -> dict[str, Any]:

@@ -5,7 +5,6 @@ Planned is a copy of this checkout with so many copies of one experiment, each w
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 import time
@@ -16,11 +15,11 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
+from benchmarks.common import copy_workflow
 from rpg.params import load_params
 
 # Experiments and shards of each.
 SHAPES = ((1, 10), (10, 10), (100, 10), (100, 100), (1, 10_000))
-COPIED = ("Snakefile", "workflow", "rpg", "environment.yml")
 
 
 def measure_dag(experiment: str, shapes: list[str], out: Path, plot: Path) -> None:
@@ -45,10 +44,7 @@ def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
     tree = {**params.model_dump(mode="json"), "run": names, "ablations": {}, "experiments": dict.fromkeys(names, block)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name in COPIED:
-            copy = shutil.copytree if Path(name).is_dir() else shutil.copy
-            copy(name, folder / name)
-        (folder / "profiles").symlink_to("workflow/profiles")
+        copy_workflow(folder)
         # Each copy written out, as a person would have them.
         (folder / "params.yaml").write_text(yaml.dump(tree, Dumper=_Plain))
         began = time.perf_counter()

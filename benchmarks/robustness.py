@@ -6,7 +6,6 @@ hypernetwork are trained from each of these zoos once per seed. The bounds in te
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.common import report
+from benchmarks.common import ROOT, copy_workflow, report
 from rpg.device import has_bfloat16
 from rpg.params import load_params
 
-ROOT = Path(__file__).parent.parent
 # Environment under which the numerical libraries choose the instructions of an older processor. oneDNN and MKL take
 # them from here when they start; OpenBLAS is numpy's.
 ARITHMETICS: dict[str, dict[str, str]] = {
@@ -79,14 +77,7 @@ def write_checkout(
 
     `rounded` says whether trainings use bfloat16 where the processor has units for it.
     """
-    checkout.mkdir(parents=True, exist_ok=True)
-    for name in ("workflow", "rpg", "examples"):
-        shutil.copytree(ROOT / name, checkout / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Snakefile", "environment.yml"):
-        shutil.copy(ROOT / name, checkout)
-    profiles = checkout / "profiles"
-    if not profiles.is_symlink():
-        profiles.symlink_to("workflow/profiles")
+    copy_workflow(checkout)
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
     if changes:
         apply_changes(tree, yaml.safe_load(changes.read_text()))

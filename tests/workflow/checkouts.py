@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from conftest import ROOT, write_params
 
+from benchmarks.common import copy_workflow
+
 RULES = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
 # The layers that an experiment may lack, as the miniature does.
 OPTIONAL_RULES = ("base", "tune", "hypernetwork")
@@ -32,11 +34,9 @@ REACHED = {
 
 def make_checkout(folder: Path) -> Path:
     """What a clone holds of the workflow, without git, and the miniature's params.yaml."""
-    for name in ("workflow", "rpg"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Snakefile", "environment.yml", ".gitignore", ".dvcignore"):
+    copy_workflow(folder)
+    for name in (".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
-    (folder / "profiles").symlink_to("workflow/profiles")
     write_params(folder)
     return folder
 
