@@ -1,15 +1,15 @@
 from snakemake.utils import min_version, validate
 
-import rpg.workflow as ask
+import rpg.pipeline.workflow as pipeline
 
 min_version("9.0")
 
 
-# Not `configfile:`; rpg.params is the only reader of params.yaml.
-config.update(ask.config(config))
+# Not `configfile:`; rpg.config.loading is the only reader of params.yaml.
+config.update(pipeline.load_config(config))
 validate(config, "workflow/schemas/params.schema.json")
-ask.prepare(config)
-shell.prefix(ask.COMMAND_PREFIX)
+pipeline.prepare(config)
+shell.prefix(pipeline.COMMAND_PREFIX)
 
 
 wildcard_constraints:
@@ -18,24 +18,12 @@ wildcard_constraints:
     shard=r"\d+-\d+",
 
 
-include: "workflow/rules/base.smk"
-include: "workflow/rules/zoo.smk"
-include: "workflow/rules/collect.smk"
-include: "workflow/rules/tokens.smk"
-include: "workflow/rules/train.smk"
-include: "workflow/rules/tune.smk"
-include: "workflow/rules/hypernetwork.smk"
-include: "workflow/rules/sample.smk"
-include: "workflow/rules/score.smk"
-include: "workflow/rules/novelty.smk"
-include: "workflow/rules/ablation.smk"
-include: "workflow/rules/ablations.smk"
+include: "workflow/rules/stages.smk"
 include: "workflow/rules/tables.smk"
-include: "workflow/rules/report.smk"
 
 
 onstart:
-    ask.start(workflow)
+    pipeline.start(workflow)
 
 
 rule all:

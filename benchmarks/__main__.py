@@ -140,7 +140,7 @@ if __name__ == "__main__":
     # memory goes back to the kernel, that it may be seen.
     if arguments.pop("verb") not in ("tokens", "memory") and "GLIBC_TUNABLES" not in os.environ:
         # Which has Snakemake imported, that no benchmark but dag needs.
-        from rpg.workflow import MALLOC
+        from rpg.pipeline.workflow import MALLOC
 
         command = [sys.executable, "-m", "benchmarks", *sys.argv[1:]]
         os.execve(sys.executable, command, {**os.environ, "GLIBC_TUNABLES": MALLOC})

@@ -16,7 +16,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from benchmarks.common import copy_workflow
-from rpg.params import load_params
+from rpg.config.loading import load_params
 
 # Experiments and shards of each.
 SHAPES = ((1, 10), (10, 10), (100, 10), (100, 100), (1, 10_000))

@@ -14,12 +14,15 @@ from statistics import median
 import pandas as pd
 import torch
 
-from rpg import conditions
-from rpg.params import Experiment, load_params
+from rpg.config.experiment import Experiment
+from rpg.config.loading import load_params
 from rpg.paths import paths_of
-from rpg.seeds import derive, fix_arithmetic, generator
-from rpg.tokens import TokenStore
-from rpg.train import Training, build, drawn_tokens, fresh, train_loss
+from rpg.tokenizer.store import TokenStore
+from rpg.training import conditions
+from rpg.training.model_file import build, fresh
+from rpg.training.train import drawn_tokens, train_loss
+from rpg.training.trainer import Training
+from rpg.utils.rng import derive, fix_arithmetic, generator
 
 # Rounds in which one step of each is timed; tokens that the loss is measured on.
 ROUNDS, MEASURED = 60, 4096

@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from benchmarks.common import in_turn, report
 from benchmarks.shapes import Shape, Zoo, experiment_of, our_model, our_training, states
 from benchmarks.zoos import PART, train
-from rpg.params import Run, load_params
-from rpg.seeds import fix_arithmetic, generator
-from rpg.tasks import load_task
-from rpg.tokens import Layout, Stats, tokenise
+from rpg.config.loading import load_params
+from rpg.tasks.config import Run
+from rpg.tasks.loading import load_task
+from rpg.tokenizer.layout import Layout
+from rpg.tokenizer.normalization import Stats, tokenise
+from rpg.utils.rng import fix_arithmetic, generator
 
 # Tokens of width WIDTH and recurrent channels, about as wide as the experiments on the digits. Longer ones have tensors
 # of more than 32 MB on a CPU, which glibc gets from the kernel anew each time: that is no matter of the method.

@@ -47,6 +47,6 @@ def compare_jobs(before: Path, words: Sequence[str], rounds: int, out: Path) -> 
 def _environment(checkout: Path) -> dict[str, str]:
     """That of the checkout's own rules."""
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    command = [sys.executable, "-c", "from rpg.workflow import MALLOC; print(MALLOC)"]
+    command = [sys.executable, "-c", "from rpg.pipeline.workflow import MALLOC; print(MALLOC)"]
     found = subprocess.run(command, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return {**environment, "GLIBC_TUNABLES": found.stdout.strip()}

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import in_turn, ratio, report
-from rpg.device import bfloat16, device
 from rpg.model import mamba2
 from rpg.model.mamba2 import Mamba2
+from rpg.utils.device import bfloat16, device
 
 # Of the paper: name → (B, L, M, D), the last block's widths.
 SHAPES = {"ViT-Tiny": (4, 808, 8192, 8192), "ViT-Base": (2, 5378, 12288, 16384)}

@@ -17,8 +17,8 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from benchmarks.common import report
 from benchmarks.shapes import OURS, SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
 from benchmarks.tokens import Anonymous
-from rpg.device import device
-from rpg.seeds import fix_arithmetic
+from rpg.utils.device import device
+from rpg.utils.rng import fix_arithmetic
 
 WAYS = ("published", *OURS)
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rpg.collect import read_zoo
-from rpg.device import bfloat16
 from rpg.model.mamba2 import Mamba2
-from rpg.tokens import TokenStore, read_checkpoint
+from rpg.tokenizer.store import TokenStore, read_checkpoint
+from rpg.utils.device import bfloat16
+from rpg.zoo.manifest import read_zoo
 
 T = 1000
 

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from benchmarks.common import ROOT, copy_workflow, report
-from rpg.device import has_bfloat16
-from rpg.params import load_params
+from rpg.config.loading import load_params
+from rpg.utils.device import has_bfloat16
 
 # Environment under which the numerical libraries choose the instructions of an older processor. oneDNN and MKL take
 # them from here when they start; OpenBLAS is numpy's.

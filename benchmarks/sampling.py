@@ -17,16 +17,17 @@ from benchmarks.common import in_turn, ratio, report
 from benchmarks.published import Published
 from benchmarks.shapes import OURS, SHAPES, Zoo, experiment_of, our_model, shrunk, states
 from benchmarks.training import CHANNELS, DDIM, RECURRENT, mean_score
-from rpg.conditions import Values
-from rpg.device import device, worth_compiling
+from rpg.config.experiment import Sample
+from rpg.config.loading import load_params
+from rpg.generator.sample import sample_networks
 from rpg.model.rpg import RPG
-from rpg.params import Sample, load_params
 from rpg.paths import paths_of
-from rpg.sample import sample_networks
-from rpg.seeds import fix_arithmetic, generator
-from rpg.tasks import load_task
-from rpg.tokens import TokenStore
-from rpg.train import load_rpg, read_config
+from rpg.tasks.loading import load_task
+from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import Values
+from rpg.training.model_file import load_rpg, read_config
+from rpg.utils.device import device, worth_compiling
+from rpg.utils.rng import fix_arithmetic, generator
 
 
 def compare_sampling(
@@ -74,7 +75,7 @@ def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
     """A row for each way to sample."""
     params = load_params()
     experiment, paths, on = params.experiment(name), paths_of(params, name), device()
-    store, task = TokenStore(paths.tokens), load_task(experiment.task, params.data_root)
+    store, task = TokenStore(paths.folder("tokens")), load_task(experiment.task, params.data_root)
     folder = paths.generator(experiment)
     model, asked, own = load_rpg(folder, store, on), read_config(folder).model.conditions, experiment.sample
     torch.manual_seed(0)

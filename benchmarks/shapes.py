@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.published import Published
-from rpg import conditions
-from rpg.device import device
-from rpg.model.recurrent import Tokens
+from rpg.config.experiment import Experiment
+from rpg.config.loading import load_params
+from rpg.model.recurrent import TokenPositions
 from rpg.model.rpg import RPG
-from rpg.params import Experiment, load_params
-from rpg.train import Training, train_loss
+from rpg.training import conditions
+from rpg.training.train import train_loss
+from rpg.training.trainer import Training
+from rpg.utils.device import device
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def experiment_of(shape: Shape, flavor: str) -> Experiment:
 
 def our_model(experiment: Experiment, zoo: Zoo) -> RPG:
     """RPG of the experiment for the zoo's tokens."""
-    known = Tokens(zoo.positions_L2.to(device()), torch.zeros(zoo.length, dtype=torch.bool, device=device()))
+    known = TokenPositions(zoo.positions_L2.to(device()), torch.zeros(zoo.length, dtype=torch.bool, device=device()))
     sizes = {"permutation_state": STATES}
     torch.manual_seed(0)
     # Made where it will be: a CPU takes a minute for so many random weights.

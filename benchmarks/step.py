@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import in_turn, ratio, report, synchronised
 from benchmarks.shapes import OURS, SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
-from rpg.device import device, has_bfloat16
-from rpg.seeds import fix_arithmetic
+from rpg.utils.device import device, has_bfloat16
+from rpg.utils.rng import fix_arithmetic
 
 
 def compare_steps(shape: str, fraction: int, rounds: int, threads: int, out: Path) -> list[dict[str, Any]]:

@@ -13,18 +13,12 @@ import timm
 import torch
 
 from benchmarks.common import report
-from rpg.files import file_entry, write_sealed, write_tensors
-from rpg.params import Tokens
-from rpg.tokens import (
-    Layout,
-    Stats,
-    TokenStore,
-    create_safetensors,
-    detokenise,
-    read_checkpoint,
-    tokenise,
-    write_tokens,
-)
+from rpg.config.experiment import Tokens
+from rpg.tokenizer.layout import Layout
+from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.tokenizer.store import TokenStore, read_checkpoint
+from rpg.tokenizer.tokens import create_safetensors, write_tokens
+from rpg.utils.files import file_entry, write_sealed, write_tensors
 
 
 def measure_tokens(

@@ -15,17 +15,17 @@ import torch
 from benchmarks.common import report, synchronised
 from benchmarks.draws import new_training
 from benchmarks.published import Files, Published, training
-from rpg.collect import read_zoo
-from rpg.device import device
-from rpg.params import load_params
+from rpg.config.loading import load_params
+from rpg.generator.sample import sample_networks
 from rpg.paths import paths_of
-from rpg.sample import sample_networks
-from rpg.seeds import fix_arithmetic
-from rpg.tasks import load_task
+from rpg.tasks.base import Task
+from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
-from rpg.tasks.task import Task
-from rpg.tokens import TokenStore, read_checkpoint
-from rpg.train import build
+from rpg.tokenizer.store import TokenStore, read_checkpoint
+from rpg.training.model_file import build
+from rpg.utils.device import device
+from rpg.utils.rng import fix_arithmetic
+from rpg.zoo.manifest import read_zoo
 
 TURNS = 20
 # The published recipe of the smallest networks (CIFAR-10, CNN-s) is a batch of 8, all of its tokens and 1e-4; the
@@ -45,11 +45,11 @@ def of_experiment(name: str, times: float, rates: list[float]) -> list[dict[str,
     """A row for ours and one for each rate."""
     params = load_params()
     experiment, paths, on = params.experiment(name), paths_of(params, name), device()
-    store, task = TokenStore(paths.tokens), load_task(experiment.task, params.data_root)
-    files = Files(paths.zoo, store)
+    store, task = TokenStore(paths.folder("tokens")), load_task(experiment.task, params.data_root)
+    files = Files(paths.folder("zoo"), store)
 
-    checkpoints, order = read_zoo(paths.zoo)
-    originals = mean_score(task, [read_checkpoint(paths.zoo / entry["file"], order) for entry in checkpoints])
+    checkpoints, order = read_zoo(paths.folder("zoo"))
+    originals = mean_score(task, [read_checkpoint(paths.folder("zoo") / entry["file"], order) for entry in checkpoints])
     ours, count = new_training(experiment, store), experiment.sample.count
     torch.manual_seed(0)
     models = {

@@ -11,11 +11,13 @@ from typing import Any
 
 from benchmarks.common import in_turn, ratio, report
 from benchmarks.training import mean_score
-from rpg.params import Run, Zoo, load_params
-from rpg.seeds import fix_arithmetic
-from rpg.tasks import load_task
+from rpg.config.loading import load_params
+from rpg.tasks.base import Task
+from rpg.tasks.classification.config import ClassificationZoo
+from rpg.tasks.config import Run
+from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict
-from rpg.tasks.task import Task
+from rpg.utils.rng import fix_arithmetic
 
 # Steps of a part.
 PART = 40
@@ -32,7 +34,7 @@ def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
     params = load_params()
     experiment = params.experiment(name)
     task, zoo = load_task(experiment.task, params.data_root), experiment.zoo
-    assert isinstance(zoo, Zoo)
+    assert isinstance(zoo, ClassificationZoo)
     (runs,) = list(experiment.shards().values())[:1]
     runs = runs[: zoo.together]
     part = zoo.model_copy(update={"steps": PART, "saves": 1, "save_every": 1})
@@ -50,7 +52,7 @@ def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def train(task: Task, zoo: Zoo, runs: Sequence[Run], together: int) -> list[StateDict]:
+def train(task: Task, zoo: ClassificationZoo, runs: Sequence[Run], together: int) -> list[StateDict]:
     """The checkpoints of the runs, so many of which are trained at once."""
     found: list[StateDict] = []
     for first in range(0, len(runs), together):

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rpg.generation import generate
+    from rpg.generator.generate import generate
 
 __all__ = ["generate"]
 __version__ = "0.1.0"
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # On first use: `import rpg` and the command line's help need no torch.
     if name == "generate":
-        from rpg.generation import generate
+        from rpg.generator.generate import generate
 
         return generate
     raise AttributeError(f"module 'rpg' has no attribute '{name}'")

@@ -1,8 +1,8 @@
-"""The command line: one verb per layer, `rpg base | zoo | collect | ... | tables`; `rpg import`, which takes weights of
-the published RPG; `rpg generate` and `rpg demo`, which use a trained one; `rpg export`, for another evaluation; `rpg
-ledger`, which keeps DVC's records; and `rpg schema`."""
+"""The command line: one function for each verb, `rpg zoo`, `rpg train`, `rpg generate` and so on.
 
-import argparse
+Each function imports its own stage alone, so `rpg --help` and every stage start fast.
+"""
+
 import atexit
 import gc
 import os
@@ -10,110 +10,226 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
 
 from rpg import __version__
-from rpg.errors import UserError, one_line
+from rpg.utils.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from rpg.config.experiment import Experiment
+    from rpg.config.params import Params
+    from rpg.paths import Paths
+
+OPTIONS: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "no_args_is_help": True,
+    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
+}
+app = typer.Typer(
+    help="Recurrent diffusion for parameter generation: learn from checkpoints, sample new ones.", **OPTIONS
+)
+ledger = typer.Typer(help="Keep DVC's records of every artifact and table.", **OPTIONS)
+STAGES, NETWORKS, RESULTS, PLANS = "Stages", "Networks", "Results", "Plans and records"
+app.add_typer(ledger, name="ledger", rich_help_panel=PLANS)
+
+Name = Annotated[str, typer.Option("--experiment", help="Name of an experiment in params.yaml.")]
+Threads = Annotated[
+    int, typer.Option(min=1, max=1024, help="CPU threads. Another number of threads may change the last bits.")
+]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[EXPERIMENT]...", help="Experiments and ablations; without any, `run` of params.yaml."),
+]
+Classes = Annotated[str | None, typer.Option(help="The task by its classes: 3,8 or cat,dog.")]
+Code = Annotated[str | None, typer.Option(help="The task by its code, one 0 or 1 for each class: 0001000010.")]
+Weights = Annotated[Path | None, typer.Option(help="Score this state dict (.safetensors, .pth, .bin) and print it.")]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as the rest of rpg does."""
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"rpg {__version__}")
+        raise typer.Exit
 
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `{self.prog} --help`")
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Recurrent diffusion for parameter generation: learn from checkpoints, sample new ones."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """All verbs and their options."""
-    root = _Parser(prog="rpg", description="Recurrent diffusion for parameter generation.")
-    root.add_argument("--version", action="version", version=f"rpg {__version__}")
-    verbs = root.add_subparsers(dest="verb", required=True, metavar="verb")
+def _open(name: str, threads: int | None = None, stage: str | None = None) -> "tuple[Params, Experiment, Paths]":
+    """params.yaml, the experiment and its paths; with `threads` the arithmetic is fixed.
 
-    def layer(name: str, help_text: str, computes: bool = True) -> argparse.ArgumentParser:
-        verb = verbs.add_parser(name, help=help_text, description=help_text)
-        verb.add_argument("--experiment", dest="name", required=True, help="an experiment of params.yaml")
-        if computes:
-            verb.add_argument(
-                "--threads", type=int, default=1, help="CPU threads; another number may change the last bits"
-            )
-        return verb
+    Raises UserError if the experiment has no such optional `stage`.
+    """
+    if threads:
+        # numpy reads these when it is imported. Snakemake sets the same for its jobs.
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ[f"{library}_NUM_THREADS"] = str(threads)
+    from rpg.config.loading import load_params
+    from rpg.paths import paths_of
+    from rpg.utils.rng import fix_arithmetic
 
-    layer("base", "train the network that the zoo's runs start from, if the experiment has one")
-    zoo = layer("zoo", "train the source networks of one shard")
-    zoo.add_argument("--shard", help="the shard, e.g. 0000-0007; all of them if left out")
-    layer(
-        "collect", "list the checkpoints of all shards; remove shards that params.yaml no longer names", computes=False
-    )
-    layer("tokens", "tokenise the checkpoints of the zoo")
-    train = layer("train", "train RPG on the tokens; goes on where a killed run stopped")
-    train.add_argument(
-        "--processes",
-        type=int,
-        default=1,
-        help="train in so many, each on a GPU of its own (0 is 1); any number goes on",
-    )
-    imported = layer("import", "take the published RPG's weights in place of training it", computes=False)
-    imported.add_argument("--weights", type=Path, required=True, help="the published state dict (.pth, .safetensors)")
-    layer("tune", "fine-tune RPG on the task loss, if the experiment does")
-    layer("hypernetwork", "train a hypernetwork on the task loss alone, if the experiment compares with one")
-    layer("sample", "sample new networks")
-    generate = layer("generate", "generate networks for a task, in a permutation state, or any")
-    generate.add_argument(
-        "--out", type=Path, required=True, help="write to this .safetensors file, or, an adapter, to this folder"
-    )
-    _add_task(generate).add_argument("--describe", dest="sentence", help='the task in words: "even numbers"')
-    generate.add_argument(
-        "--vector",
-        dest="vectors",
-        type=_vector,
-        action="append",
-        default=[],
-        metavar="NAME=NUMBERS",
-        help="a condition of the kind vector, as validation_top1=98.5",
-    )
-    generate.add_argument("--count", type=int, default=1, help="so many networks, to <out>-0, <out>-1, ... (default 1)")
-    generate.add_argument(
-        "--state",
-        dest="states",
-        type=_states,
-        metavar="STATE[,STATE...]",
-        help="permutation state, 0 to seeds - 1, or several, to be mixed (default: drawn)",
-    )
-    generate.add_argument("--seed", type=int, help="seed of the noise (default from params.yaml)")
-    generate.add_argument("--steps", type=int, help="steps of the sampler (default from params.yaml)")
-    export = layer("export", "write an experiment's questions as tasks of lm-evaluation-harness", computes=False)
-    export.add_argument("--out", type=Path, required=True, help="write to this folder")
-    demo = layer("demo", "open a local web page that generates networks and tries them out", computes=False)
-    demo.add_argument("--port", type=int, default=8501, help="port of this machine (default 8501)")
-    demo.add_argument("--no-browser", dest="browser", action="store_false", help="only serve the page")
-    score = layer("score", "score originals and samples on the test split; with --weights one file")
-    score.add_argument("--weights", type=Path, help="print the score of this state dict (.safetensors, .pth, .bin)")
-    _add_task(score)
-    layer("novelty", "tell whether the samples are new, beside what can be made of the zoo without RPG")
-    layer("ablation", "put the variants of an ablation beside each other", computes=False)
-    verbs.add_parser("ablations", help="write results/ablations.md, the tables of all ablations")
-    for name, help_text in (
-        ("tables", "write results/tables.md, metrics.json, scores.csv and seconds.json"),
-        ("report", "write results/report.html, all tables and figures on one page"),
-    ):
-        summary = verbs.add_parser(name, help=help_text)
-        summary.add_argument("--run", nargs="+", help="the experiments; those of `run` in params.yaml if left out")
-    ledger = verbs.add_parser("ledger", help="DVC's records: write, status, pull, adopt, push")
-    actions = ledger.add_subparsers(dest="action", required=True, metavar="action")
-    write = actions.add_parser("write", help="write dvc.yaml, the stages of the rules, from params.yaml")
-    write.add_argument("--check", action="store_true", help="only say whether it would change")
-    actions.add_parser("status", help="one line per experiment: current, stale because of a key or file, or missing")
-    actions.add_parser("pull", help="fetch the artifacts of dvc.lock, check every byte, and tell Snakemake")
-    actions.add_parser("adopt", help="tell Snakemake that the artifacts are those of dvc.lock; `dvc repro` calls it")
-    actions.add_parser("push", help="record what Snakemake has finished in dvc.lock, and upload it")
-    planned = verbs.add_parser("plan", help="say what training RPG will take: memory, operations, disk, hours")
-    which = planned.add_mutually_exclusive_group(required=True)
-    which.add_argument("--experiment", dest="name", help="an experiment of params.yaml")
-    which.add_argument("--all", dest="whole", action="store_true", help="all of them")
-    planned.add_argument("--device", default="h100", help="h100, h200, b200, a100, l40s, rtx4090, or cpu, this one")
-    planned.add_argument("--processes", type=int, default=1, help="of `rpg train`, each on a device of its own")
-    verbs.add_parser("schema", help="print the JSON schema of params.yaml")
-    return root
+    params = load_params()
+    experiment = params.experiment(name)
+    if stage and not experiment.has(stage):
+        raise UserError(f"params.yaml: experiments.{name}: no {stage} block, so there is no such stage; add the block")
+    if threads:
+        fix_arithmetic(threads)
+    return params, experiment, paths_of(params, name)
+
+
+def _covering(run: list[str] | None) -> "Params":
+    from rpg.config.loading import load_params
+
+    params = load_params()
+    return params.covering(run, "rpg") if run else params
+
+
+@app.command(rich_help_panel=STAGES)
+def base(name: Name, threads: Threads = 1) -> None:
+    """Train the base networks that the zoo's runs start from, if the experiment has them."""
+    params, experiment, paths = _open(name, threads, "base")
+    from rpg.zoo.base import train_base
+
+    train_base(experiment, paths.folder("base"), params.data_root)
+
+
+@app.command(rich_help_panel=STAGES)
+def zoo(
+    name: Name,
+    shard: Annotated[str | None, typer.Option(help="Train this shard alone: 0000-0007.")] = None,
+    threads: Threads = 1,
+) -> None:
+    """Train the source networks of one shard, or of all shards."""
+    params, experiment, paths = _open(name, threads)
+    from rpg.zoo.shards import train_shard
+
+    shards = experiment.shards()
+    if shard and shard not in shards:
+        raise UserError(f"--shard {shard}: not in this zoo; known: {', '.join(shards)}")
+    for chosen in [shard] if shard else shards:
+        train_shard(experiment, shards[chosen], paths.folder("zoo") / chosen, paths.folder("base"), params.data_root)
+
+
+@app.command(rich_help_panel=STAGES)
+def collect(name: Name) -> None:
+    """List the checkpoints of all shards. Remove shards that params.yaml no longer names."""
+    _, experiment, paths = _open(name)
+    from rpg.zoo.collect import collect_zoo
+
+    collect_zoo(experiment, paths.folder("zoo"), paths.folder("base"))
+
+
+@app.command(rich_help_panel=STAGES)
+def tokens(name: Name, threads: Threads = 1) -> None:
+    """Tokenize the checkpoints of the zoo."""
+    _, experiment, paths = _open(name, threads)
+    from rpg.tokenizer.tokens import write_tokens
+
+    write_tokens(paths.folder("zoo"), experiment.tokens, paths.folder("tokens"))
+
+
+@app.command(rich_help_panel=STAGES)
+def train(
+    name: Name,
+    threads: Threads = 1,
+    processes: Annotated[
+        int, typer.Option(min=0, max=1024, help="Processes, each on a GPU of its own. 0 means 1.")
+    ] = 1,
+) -> None:
+    """Train RPG on the tokens. A stopped training resumes, with any number of processes."""
+    _, experiment, paths = _open(name, threads if processes <= 1 else None)
+    if (few := min(processes, experiment.train.batch)) > 1:
+        from rpg.training.distributed import launch
+
+        launch(few, ["train", "--experiment", name, "--threads", str(threads)])
+        return
+    from rpg.training.train import train_rpg
+    from rpg.utils.rng import fix_arithmetic
+
+    fix_arithmetic(threads)
+    train_rpg(experiment, paths.folder("tokens"), paths.folder("train"), paths.file("train.seconds"))
+
+
+@app.command("import", rich_help_panel=STAGES)
+def import_weights(
+    name: Name, weights: Annotated[Path, typer.Option(help="Published state dict (.pth, .safetensors).")]
+) -> None:
+    """Import the published RPG's weights instead of training."""
+    _, experiment, paths = _open(name)
+    from rpg.training.published import import_weights
+
+    import_weights(experiment, weights, paths.folder("tokens"), paths.folder("train"), paths.file("train.seconds"))
+
+
+@app.command(rich_help_panel=STAGES)
+def tune(name: Name, threads: Threads = 1) -> None:
+    """Fine-tune RPG on the task loss, if the experiment has a tune block. A stopped run resumes."""
+    params, experiment, paths = _open(name, threads, "tune")
+    from rpg.training.tune import tune_rpg
+
+    folders = (paths.folder("tokens"), paths.folder("train"), paths.folder("tune"))
+    tune_rpg(experiment, *folders, paths.file("tune.seconds"), params.data_root)
+
+
+@app.command(rich_help_panel=STAGES)
+def hypernetwork(name: Name, threads: Threads = 1) -> None:
+    """Train a hypernetwork on the task loss alone, if the experiment has a hypernetwork block."""
+    params, experiment, paths = _open(name, threads, "hypernetwork")
+    from rpg.training.hypernetwork import train_hypernetwork
+
+    folders = (paths.folder("tokens"), paths.folder("hypernetwork"))
+    train_hypernetwork(experiment, *folders, paths.file("hypernetwork.seconds"), params.data_root)
+
+
+@app.command(rich_help_panel=STAGES)
+def sample(name: Name, threads: Threads = 1) -> None:
+    """Sample new networks."""
+    params, experiment, paths = _open(name, threads)
+    from rpg.generator.sample import sample_all
+
+    sample_all(experiment, paths, params.data_root)
+
+
+@app.command(rich_help_panel=STAGES)
+def score(
+    name: Name, threads: Threads = 1, weights: Weights = None, classes: Classes = None, code: Code = None
+) -> None:
+    """Score originals and samples on the test split. With --weights, print the score of one file."""
+    if not weights and (classes or code):
+        raise UserError("--classes and --code name the task of one file: add --weights FILE")
+    params, experiment, paths = _open(name, threads)
+    from rpg.evaluation.score import score_all, score_file
+
+    if weights:
+        from rpg.generator.generate import task_code
+
+        chosen = task_code(params, experiment, _classes(classes), code, None)
+        print(score_file(experiment, weights, chosen, params.data_root))
+    else:
+        score_all(experiment, paths, params.data_root)
+
+
+@app.command(rich_help_panel=STAGES)
+def novelty(name: Name, threads: Threads = 1) -> None:
+    """Measure how far the samples are from the zoo, and compare them with what needs no RPG."""
+    params, experiment, paths = _open(name, threads)
+    from rpg.evaluation.novelty import measure_novelty
+
+    measure_novelty(experiment, paths, params.data_root)
+
+
+def _classes(text: str | None) -> list[str] | None:
+    return None if text is None else text.split(",")
 
 
 def _vector(text: str) -> tuple[str, list[float]]:
@@ -121,84 +237,217 @@ def _vector(text: str) -> tuple[str, list[float]]:
     try:
         return name, [float(number) for number in numbers.split(",")]
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is not NAME=NUMBERS, say validation_top1=98.5") from error
+        raise UserError(f"--vector {text}: must be NAME=NUMBERS, as validation_top1=98.5") from error
 
 
-def _states(text: str) -> tuple[int, ...]:
+def _states(text: str | None) -> tuple[int, ...] | None:
     try:
-        return tuple(int(state) for state in text.split(","))
+        return None if text is None else tuple(int(state) for state in text.split(","))
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"'{text}' is no state, say 3, nor several, say 2,5") from error
+        raise UserError(f"--state {text}: must be a number, as 3, or several, as 2,5") from error
 
 
-def _add_task(verb: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    verb.add_argument("--classes", type=lambda text: text.split(","), help="the task: these classes, as 3,8 or cat,dog")
-    verb.add_argument("--code", help="the task: one 0 or 1 per class, as 0001000010")
-    return verb
+@app.command(rich_help_panel=NETWORKS)
+def generate(
+    name: Name,
+    out: Annotated[Path, typer.Option(help="Output: a .safetensors file, or a folder for an adapter.")],
+    classes: Classes = None,
+    code: Code = None,
+    describe: Annotated[str | None, typer.Option(help='The task in words: "even numbers".')] = None,
+    vector: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBERS", help="Value of a vector condition: validation_top1=98.5."),
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Number of networks. Several go to <out>-0, <out>-1, ...")
+    ] = 1,
+    state: Annotated[
+        str | None,
+        typer.Option(metavar="STATE[,STATE...]", help="Permutation state, or several to mix. Default: random."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise. Default: that of params.yaml.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Steps of the sampler. Default: those of params.yaml.")
+    ] = None,
+    threads: Threads = 1,
+) -> None:
+    """Generate networks, for a task or any, in a permutation state or any."""
+    vectors, states = dict(map(_vector, vector or [])), _states(state)
+    _open(name, threads)
+    from rpg.generator.generate import generate_files
+
+    generate_files(
+        name,
+        out,
+        classes=_classes(classes),
+        code=code,
+        sentence=describe,
+        count=count,
+        states=states,
+        seed=seed,
+        steps=steps,
+        vectors=vectors,
+    )
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Do what the arguments say. Imports stand where they are needed, so that `rpg --help` needs none of them."""
-    chosen = dict(vars(arguments))
-    verb = chosen.pop("verb")
-    if verb == "schema":
-        from rpg.params import json_schema
+@app.command(rich_help_panel=NETWORKS)
+def export(name: Name, out: Annotated[Path, typer.Option(help="Output folder.")]) -> None:
+    """Write an experiment's questions as tasks of lm-evaluation-harness."""
+    params, experiment, _ = _open(name)
+    from rpg.tasks.commonsense.export import write_harness
 
-        sys.stdout.write(json_schema())
-    elif verb == "plan":
-        from rpg.params import load_params
-        from rpg.plan import tell
-
-        params = load_params()
-        names = list(params.experiments) if chosen["whole"] else [chosen["name"]]
-        print(tell(params, names, chosen["device"], chosen["processes"]))
-    elif verb == "ledger":
-        import rpg.ledger as ledger
-
-        getattr(ledger, chosen.pop("action"))(**chosen)
-    else:
-        from rpg import layers
-
-        if not 1 <= chosen.get("threads", 1) <= 1024:
-            raise UserError(f"--threads {chosen['threads']}: must be between 1 and 1024")
-        if "threads" in chosen:
-            # For numpy's products, which read it when they are imported: they took all cores, whatever was asked for.
-            # Snakemake sets the same for its jobs.
-            for library in ("OMP", "OPENBLAS", "MKL"):
-                os.environ[f"{library}_NUM_THREADS"] = str(chosen["threads"])
-        _check(verb, chosen)
-        # `import` is no name that Python gives a function.
-        getattr(layers, "import_weights" if verb == "import" else verb)(**chosen)
+    write_harness(name, experiment, params.data_root, out)
 
 
-def _check(verb: str, chosen: dict[str, Any]) -> None:
-    """UserError for values that no layer could use."""
-    for name, low, high in (
-        ("count", 1, 100_000),
-        ("steps", 1, 1000),
-        ("seed", 0, 2**63 - 1),
-        ("port", 1, 65535),
-        ("processes", 0, 1024),
-    ):
-        if chosen.get(name) is not None and not low <= chosen[name] <= high:
-            raise UserError(f"--{name} {chosen[name]}: must be between {low} and {high}")
-    if verb == "score" and not chosen["weights"] and (chosen["classes"] or chosen["code"]):
-        raise UserError("--classes and --code name the task of one file: add --weights FILE")
+@app.command(rich_help_panel=NETWORKS)
+def demo(
+    name: Name,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine.")] = 8501,
+    browser: Annotated[bool, typer.Option(help="Open a browser, or only serve the page.")] = True,
+) -> None:
+    """Serve a local web page that generates networks and tries them out."""
+    from rpg.demo.serve import demo
+
+    demo(name, port, browser)
+
+
+@app.command(rich_help_panel=RESULTS)
+def config(run: Names = None) -> None:
+    """Write the resolved configuration of experiments to results/<experiment>/config.yaml."""
+    from rpg.config.resolved import write_configs
+
+    write_configs(_covering(run))
+
+
+@app.command(rich_help_panel=RESULTS)
+def ablation(name: Annotated[str, typer.Option("--experiment", help="Name of an ablation in params.yaml.")]) -> None:
+    """Put the variants of an ablation beside each other."""
+    from rpg.config.loading import load_params
+    from rpg.reports.ablation import summarise
+    from rpg.utils.files import RESULTS
+
+    summarise(load_params(), name, RESULTS)
+
+
+@app.command(rich_help_panel=RESULTS)
+def ablations() -> None:
+    """Write results/ablations.md, the tables of all ablations."""
+    from rpg.config.loading import load_params
+    from rpg.reports.ablations import write_tables
+    from rpg.utils.files import RESULTS
+
+    write_tables(load_params(), RESULTS)
+
+
+@app.command(rich_help_panel=RESULTS)
+def tables(run: Names = None) -> None:
+    """Write results/tables.md, metrics.json, scores.csv and seconds.json."""
+    from rpg.reports.tables import write_tables
+    from rpg.utils.files import RESULTS
+
+    write_tables(_covering(run), RESULTS)
+
+
+@app.command(rich_help_panel=RESULTS)
+def report(run: Names = None) -> None:
+    """Write results/report.html, all tables and figures on one page."""
+    from rpg.reports.html import write_report
+    from rpg.utils.files import RESULTS
+
+    write_report(_covering(run), RESULTS)
+
+
+@app.command(rich_help_panel=PLANS)
+def plan(
+    name: Annotated[str | None, typer.Option("--experiment", help="Name of an experiment in params.yaml.")] = None,
+    whole: Annotated[bool, typer.Option("--all", help="Plan all experiments.")] = False,
+    device: Annotated[
+        str, typer.Option(help="h100, h200, b200, a100, l40s, rtx4090, or cpu for this machine.")
+    ] = "h100",
+    processes: Annotated[int, typer.Option(min=0, max=1024, help="Processes of `rpg train`.")] = 1,
+) -> None:
+    """Estimate memory, operations, disk and hours of RPG's training."""
+    if whole == (name is not None):
+        raise UserError("plan: give one of --experiment NAME and --all")
+    from rpg.config.loading import load_params
+    from rpg.pipeline.plan import describe
+
+    params = load_params()
+    print(describe(params, [name] if name else list(params.experiments), device, processes))
+
+
+@app.command(rich_help_panel=PLANS)
+def schema() -> None:
+    """Print the JSON schema of params.yaml."""
+    from rpg.config.loading import json_schema
+
+    sys.stdout.write(json_schema())
+
+
+@ledger.command()
+def write(
+    check: Annotated[bool, typer.Option("--check", help="Only check whether dvc.yaml would change.")] = False,
+) -> None:
+    """Write dvc.yaml from params.yaml and the stages."""
+    from rpg.pipeline.ledger import write
+
+    write(check)
+
+
+@ledger.command()
+def status() -> None:
+    """Print for each experiment: current, stale because of a key or file, or missing."""
+    from rpg.pipeline.ledger import status
+
+    status()
+
+
+@ledger.command()
+def pull() -> None:
+    """Fetch the artifacts of dvc.lock, check every byte, and tell Snakemake that they are finished."""
+    from rpg.pipeline.ledger import pull
+
+    pull()
+
+
+@ledger.command()
+def adopt() -> None:
+    """Tell Snakemake that the artifacts are those of dvc.lock. `dvc repro` calls it."""
+    from rpg.pipeline.ledger import adopt
+
+    adopt()
+
+
+@ledger.command()
+def push() -> None:
+    """Record what Snakemake has finished in dvc.lock, and upload it."""
+    from rpg.pipeline.ledger import push
+
+    push()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point: bad input is one line and exit code 2."""
     # Importing makes hundreds of thousands of objects that stay. Looking through them after every 700 new ones, as
-    # Python does by itself, is a fifth of the time until a layer starts.
+    # Python does by itself, is a fifth of the time until a stage starts.
     gc.set_threshold(100_000)
     # At its end Python would look for garbage among all of them, and free one after the other: half a second to two,
     # for memory that is the kernel's a moment later.
     atexit.register(gc.freeze)
     try:
-        run(parser().parse_args(argv))
+        code = app(args=None if argv is None else list(argv), prog_name="rpg", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.ctx.get_help() if error.ctx else "")
+        sys.exit(2)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        sys.exit(_refuse(f"{error.format_message()} See `{context.command_path if context else 'rpg'} --help`."))
     except UserError as error:
         sys.exit(_refuse(str(error)))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of a pipe has left (`rpg schema | head`).
@@ -210,8 +459,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _refuse(message: str) -> int:
     if "RANK" in os.environ:
-        from rpg.distributed import let_first_tell
+        from rpg.training.distributed import report_first
 
-        let_first_tell()
+        report_first()
     print(f"rpg: error: {one_line(message)}", file=sys.stderr)
     return 2

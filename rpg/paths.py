@@ -1,107 +1,58 @@
-"""Where the artifacts of an experiment lie; the rules, the command line and the tests ask here."""
+"""Where the artifacts of an experiment lie."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rpg.params import Experiment, Params
+from rpg.config.experiment import Experiment
+from rpg.config.params import Params
+from rpg.stages import STAGES, artifact, decides
+from rpg.utils.files import RESULTS
 
-RESULTS = Path("results")
-# Layer → blocks of the experiment that decide what it makes, those of the layers before it included.
-_ZOO = ("task", "base", "zoo")
-_RPG = (*_ZOO, "tokens", "model", "diffusion", "train")
-_SAMPLE = (*_RPG, "tune", "hypernetwork", "sample")
-DECIDES = {
-    "base": ("task", "base"),
-    "zoo": _ZOO,
-    "tokens": (*_ZOO, "tokens"),
-    "train": _RPG,
-    "tune": (*_RPG, "tune"),
-    "hypernetwork": (*_ZOO, "tokens", "model", "diffusion", "hypernetwork"),
-    "sample": _SAMPLE,
-    "score": _SAMPLE,
-    "novelty": (*_SAMPLE, "novelty"),
-}
+TABLES = RESULTS / "tables.md"
 
 
 @dataclass(frozen=True)
 class Paths:
-    """The folders of one experiment below `results`; a layer that another experiment has made lies in that one's.
+    """The artifacts of one experiment below `results`.
 
-    `makers`: layer → the experiment that makes it, where it is another one (`paths_of`).
+    `makers`: stage → the experiment that makes it, where another one does (`paths_of`).
     """
 
     experiment: str
     results: Path = RESULTS
     makers: Mapping[str, str] = field(default_factory=dict)
 
-    def folder(self, layer: str) -> Path:
-        return self.results / self.makers.get(layer, self.experiment)
+    def home(self, stage: str) -> Path:
+        """The folder of the experiment that makes `stage`."""
+        return self.results / self.makers.get(stage, self.experiment)
 
-    @property
-    def base(self) -> Path:
-        return self.folder("base") / "base"
+    def file(self, name: str) -> Path:
+        """The artifact `name`, "stage.artifact" as rpg.stages has it."""
+        return self.home(name.partition(".")[0]) / artifact(name)
 
-    @property
-    def zoo(self) -> Path:
-        return self.folder("zoo") / "zoo"
-
-    @property
-    def tokens(self) -> Path:
-        return self.folder("tokens") / "tokens"
-
-    @property
-    def rpg(self) -> Path:
-        return self.folder("train") / "rpg"
-
-    @property
-    def tune(self) -> Path:
-        return self.folder("tune") / "tune"
-
-    @property
-    def hypernetwork(self) -> Path:
-        return self.folder("hypernetwork") / "hypernetwork"
+    def folder(self, stage: str) -> Path:
+        """The folder that a stage writes into: of its first artifact, above the shards."""
+        first = next(iter(STAGES[stage].writes.values()))
+        return self.home(stage) / first.split("/")[0] if "/" in first else self.home(stage)
 
     def generator(self, experiment: Experiment) -> Path:
         """The folder of the model that samples: the tuned RPG if the experiment tunes it."""
-        return self.tune if experiment.tune else self.rpg
+        return self.folder("tune" if experiment.tune else "train")
 
-    @property
-    def samples(self) -> Path:
-        return self.folder("sample") / "samples"
-
-    @property
-    def scores(self) -> Path:
-        return self.folder("score") / "scores.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder("score") / "metrics.json"
-
-    @property
-    def answers(self) -> Path:
-        return self.folder("score") / "answers.safetensors"
-
-    @property
-    def novelty(self) -> Path:
-        return self.folder("novelty") / "novelty.json"
-
-    @property
-    def novelty_rows(self) -> Path:
-        return self.folder("novelty") / "novelty.csv"
-
-    def kept(self, layer: str) -> Path:
-        """Answers of networks that `layer` has judged, while it is at work: what it goes on from if interrupted."""
-        return self.folder(layer) / "kept" / layer
+    def kept(self, stage: str) -> Path:
+        """Answers of networks that `stage` has scored so far: an interrupted job continues from them."""
+        return self.home(stage) / "kept" / stage
 
     @property
     def card(self) -> Path:
         """The model card, written with the tables."""
         return self.results / self.experiment / "README.md"
 
-    def seconds(self, layer: str) -> Path:
-        """Measured seconds of `layer`, apart from the artifacts, which are the same bytes in every run."""
-        return self.folder(layer) / "seconds" / f"{layer}.json"
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.results / self.experiment / "config.yaml"
 
 
 def ablation_file(name: str, results: Path = RESULTS) -> Path:
@@ -110,10 +61,10 @@ def ablation_file(name: str, results: Path = RESULTS) -> Path:
 
 
 def paths_of(params: Params, name: str, results: Path = RESULTS) -> Paths:
-    """The folders of an experiment, or of a trial of an ablation.
+    """The artifacts of an experiment, or of a trial of an ablation.
 
-    A trial's layer is made by the first experiment that has the same blocks for it and for all before it: the one that
-    the ablation is of, or an earlier trial.
+    A trial's stage is made by the first experiment that has the same blocks for it and for all stages before it: the
+    ablation's own experiment, or an earlier trial.
     """
     own = params.experiment(name)
     ablation = name.partition("/")[0]
@@ -122,11 +73,11 @@ def paths_of(params: Params, name: str, results: Path = RESULTS) -> Paths:
     of = params.ablations[ablation].experiment
     candidates = {of: params.experiment(of), **params.trials(ablation)}
     makers = {
-        layer: next(
+        stage: next(
             other
             for other, experiment in candidates.items()
-            if all(getattr(experiment, block) == getattr(own, block) for block in blocks)
+            if all(getattr(experiment, block) == getattr(own, block) for block in decides(stage))
         )
-        for layer, blocks in DECIDES.items()
+        for stage in STAGES
     }
     return Paths(name, results, makers)

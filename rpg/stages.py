@@ -1,279 +1,316 @@
-"""dvc.yaml, the ledger's table of contents: the rules as stages, one per layer and experiment.
+"""The stages of the pipeline: the one list of them.
 
-A stage calls Snakemake for the rules of its layer; its deps, params and outs say what those rules read and write, so
-`dvc status` and `snakemake --dry-run` agree on what is up to date.
+Snakemake's rules, dvc.yaml, the command line, the ledger, the seconds table and the tests read it. A stage names an
+artifact of an earlier stage as "stage.artifact".
 """
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
 
-import yaml
-
-from rpg.params import CommonsenseTask, Experiment, Params
-from rpg.paths import RESULTS, Paths, ablation_file
-from rpg.workflow import CHOICES, MODEL, OPTIONAL, code, extras
-from rpg.workflow import TOKENS as TOKENS_FILES
-
-TABLES = RESULTS / "tables.md"
-HEADER = """\
-# The ledger: one stage per layer and experiment, each of which calls Snakemake for that layer's rules.
-# Written by `rpg ledger write` from params.yaml and the rules; a test compares it with both.
-"""
+# What the package's versions and the helpers of every stage are: dependencies of all of them.
+ALWAYS = ("rpg/utils", "environment.yml")
+# What builds, trains and scores networks, besides the folder of the benchmark.
+TASKS = ("rpg/tasks/__init__.py", "rpg/tasks/base.py", "rpg/tasks/loading.py", "rpg/tasks/stack.py")
+# A condition of `Stage.reads_if` besides the names of optional stages.
+TASK_CODES = "task_codes"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One layer in dvc.yaml: its rules, and what one experiment's jobs of them read and write together."""
+    """One step of the pipeline for one experiment: a rule of Snakemake and a verb of `rpg` have its name.
 
-    desc: str
-    rules: tuple[str, ...]
-    target: Path
-    reads: tuple[Path, ...]
-    writes: tuple[Path, ...]
-    metrics: tuple[Path, ...] = ()
+    `blocks` are the blocks of the experiment whose values it depends on, besides its input files. `writes` gives each
+    artifact's path below results/<experiment>/, `reads` the artifacts of earlier stages, `reads_if` more of them for
+    experiments with that optional stage, or with task codes. `code` lists the files and folders that compute it; with
+    `task_code` the benchmark's own belong to them.
+    """
+
+    name: str
+    description: str
+    blocks: tuple[str, ...]
+    writes: Mapping[str, str]
+    code: tuple[str, ...]
+    task_code: bool = False
+    reads: tuple[str, ...] = ()
+    reads_if: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # For Snakemake: memory and time of a job, and which goes first.
+    memory_mb: int = 2000
+    minutes: int = 60
+    priority: int = 0
+    # Whether a GPU speeds it up.
+    gpu: bool = False
+    # Whether the verb takes the number of threads.
+    threads: bool = True
+    # An optional stage belongs to the experiments that have its block.
+    optional: bool = False
+    # A resumable stage continues where a job of it was stopped.
+    resumable: bool = False
+    # Whether it reads data sets, or networks that were trained elsewhere.
+    reads_data: bool = False
+    # The column of results/seconds.md; without one no seconds are kept.
+    seconds_column: str | None = None
+    # The artifact that lists files with their SHA-256, and its key of the list.
+    lists: tuple[str, str] | None = None
+    # For DVC: the artifacts as it records them, if those are not the files of `writes`; the metrics; the stage of
+    # dvc.yaml that a rule belongs to, if that is another one; whether DVC leaves old files; options of Snakemake.
+    outs: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    ledger_stage: str | None = None
     persist: bool = False
     options: tuple[str, ...] = ()
 
-
-ITEM = Paths("${item}")
-TOKENS = tuple(ITEM.tokens / name for name in TOKENS_FILES)
-_, LAYOUT, STATS = TOKENS
-
-
-def _model(layer: str, folder: Path) -> tuple[Path, ...]:
-    """What a layer that trains a model writes."""
-    return (*(folder / name for name in (*MODEL, "log.csv")), ITEM.seconds(layer))
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """The paths below results/<experiment>/ that DVC records, metrics left out."""
+        return self.outs or tuple(path for path in self.writes.values() if path not in self.metrics)
 
 
-# In git, not in DVC's cache: small, and read without either.
-IN_GIT = {"cache": False}
+def _trained(folder: str, stage: str) -> dict[str, str]:
+    """What a stage writes that trains a model."""
+    return {
+        "model": f"{folder}/model.safetensors",
+        "config": f"{folder}/config.json",
+        "log": f"{folder}/log.csv",
+        "seconds": f"seconds/{stage}.json",
+    }
+
+
+_TOKENS = ("tokens.tokens", "tokens.layout", "tokens.stats")
+_TRAINING = ("rpg/training", "rpg/model", "rpg/tokenizer", "rpg/zoo/manifest.py")
+_SAMPLING = (*_TRAINING, *TASKS, "rpg/generator/sample.py", "rpg/generator/manifest.py")
+_SCORING = (
+    *TASKS,
+    "rpg/tokenizer",
+    "rpg/zoo/manifest.py",
+    "rpg/generator/manifest.py",
+    "rpg/evaluation/baselines.py",
+    "rpg/evaluation/results.py",
+    "rpg/evaluation/score.py",
+)
+
 STAGES = {
-    "base": Stage(
-        "train the network that the zoo's runs start from",
-        rules=("base",),
-        target=ITEM.base / "manifest.json",
-        reads=(),
-        writes=(ITEM.base,),
-    ),
-    "zoo": Stage(
-        "train the source networks and list their checkpoints",
-        rules=("zoo", "collect"),
-        target=ITEM.zoo / "checkpoints.json",
-        reads=(),
-        # DVC would delete all shards for one more seed. So they stay, and collect runs each time, that none of them is
-        # taken unchecked.
-        writes=(ITEM.zoo,),
-        persist=True,
-        options=("--forcerun", "collect"),
-    ),
-    "tokens": Stage(
-        "tokenise the checkpoints",
-        rules=("tokens",),
-        target=TOKENS[0],
-        reads=(ITEM.zoo,),
-        writes=TOKENS,
-    ),
-    "train": Stage(
-        "train RPG on the tokens",
-        rules=("train",),
-        target=ITEM.rpg / "model.safetensors",
-        reads=TOKENS,
-        writes=_model("train", ITEM.rpg),
-    ),
-    "tune": Stage(
-        "fine-tune RPG on the task loss",
-        rules=("tune",),
-        target=ITEM.tune / "model.safetensors",
-        reads=(*TOKENS, *(ITEM.rpg / name for name in MODEL)),
-        writes=_model("tune", ITEM.tune),
-    ),
-    "hypernetwork": Stage(
-        "train a hypernetwork on the task loss alone",
-        rules=("hypernetwork",),
-        target=ITEM.hypernetwork / "model.safetensors",
-        reads=TOKENS,
-        writes=_model("hypernetwork", ITEM.hypernetwork),
-    ),
-    "sample": Stage(
-        "sample new networks",
-        rules=("sample",),
-        target=ITEM.samples / "manifest.json",
-        reads=(LAYOUT, STATS, *(ITEM.rpg / name for name in MODEL)),
-        writes=(ITEM.samples, ITEM.seconds("sample")),
-    ),
-    "score": Stage(
-        "score originals and samples",
-        rules=("score",),
-        target=ITEM.scores,
-        reads=(ITEM.zoo, ITEM.samples),
-        writes=(ITEM.scores, ITEM.answers),
-        metrics=(ITEM.metrics,),
-    ),
-    "novelty": Stage(
-        "tell whether the samples are new",
-        rules=("novelty",),
-        target=ITEM.novelty,
-        reads=(ITEM.zoo, *TOKENS, ITEM.samples, ITEM.scores, ITEM.answers),
-        writes=(ITEM.novelty, ITEM.novelty_rows),
-    ),
+    stage.name: stage
+    for stage in (
+        Stage(
+            "base",
+            "Train the base networks that the zoo's runs start from.",
+            blocks=("task", "base"),
+            writes={"manifest": "base/manifest.json"},
+            lists=("manifest", "files"),
+            outs=("base",),
+            code=("rpg/zoo", *TASKS),
+            task_code=True,
+            minutes=240,
+            priority=80,
+            gpu=True,
+            optional=True,
+            reads_data=True,
+        ),
+        Stage(
+            "zoo",
+            "Train the source networks of one shard.",
+            blocks=("task", "zoo"),
+            writes={"manifest": "zoo/{shard}/manifest.json"},
+            outs=("zoo",),
+            reads_if={"base": ("base.manifest",)},
+            code=("rpg/zoo", *TASKS),
+            task_code=True,
+            priority=70,
+            gpu=True,
+            reads_data=True,
+            # DVC would delete all shards for one more seed. With `persist` they stay, and collect runs each time, so
+            # that none of them is taken unchecked.
+            persist=True,
+            options=("--forcerun", "collect"),
+        ),
+        Stage(
+            "collect",
+            "List the checkpoints of all shards; remove shards that params.yaml no longer names.",
+            blocks=("task", "zoo"),
+            writes={"checkpoints": "zoo/checkpoints.json"},
+            lists=("checkpoints", "checkpoints"),
+            outs=("zoo",),
+            reads=("zoo.manifest",),
+            reads_if={"base": ("base.manifest",)},
+            code=("rpg/zoo",),
+            memory_mb=1000,
+            minutes=30,
+            priority=60,
+            threads=False,
+            ledger_stage="zoo",
+        ),
+        Stage(
+            "tokens",
+            "Tokenize the checkpoints of the zoo.",
+            blocks=("tokens",),
+            writes={
+                "tokens": "tokens/tokens.safetensors",
+                "layout": "tokens/layout.json",
+                "stats": "tokens/stats.safetensors",
+            },
+            lists=("layout", "files"),
+            reads=("collect.checkpoints",),
+            code=("rpg/tokenizer", "rpg/zoo/manifest.py"),
+            priority=60,
+        ),
+        Stage(
+            "train",
+            "Train RPG on the tokens.",
+            blocks=("model", "diffusion", "train"),
+            writes=_trained("rpg", "train"),
+            lists=("config", "files"),
+            reads=_TOKENS,
+            code=_TRAINING,
+            memory_mb=3000,
+            minutes=240,
+            priority=50,
+            gpu=True,
+            resumable=True,
+            seconds_column="RPG training seconds",
+        ),
+        Stage(
+            "tune",
+            "Fine-tune RPG on the task loss.",
+            blocks=("task", "tune"),
+            writes=_trained("tune", "tune"),
+            lists=("config", "files"),
+            reads=(*_TOKENS, "train.model", "train.config"),
+            code=(*_TRAINING, *TASKS),
+            task_code=True,
+            memory_mb=3000,
+            minutes=240,
+            priority=40,
+            gpu=True,
+            optional=True,
+            resumable=True,
+            reads_data=True,
+            seconds_column="tuning seconds",
+        ),
+        Stage(
+            "hypernetwork",
+            "Train a hypernetwork on the task loss alone.",
+            blocks=("task", "model", "diffusion", "hypernetwork"),
+            writes=_trained("hypernetwork", "hypernetwork"),
+            lists=("config", "files"),
+            reads=_TOKENS,
+            code=(*_TRAINING, *TASKS),
+            task_code=True,
+            memory_mb=3000,
+            minutes=240,
+            priority=40,
+            gpu=True,
+            optional=True,
+            resumable=True,
+            reads_data=True,
+            seconds_column="hypernetwork seconds",
+        ),
+        Stage(
+            "sample",
+            "Sample new networks.",
+            blocks=("task", "sample"),
+            writes={"manifest": "samples/manifest.json", "seconds": "seconds/sample.json"},
+            lists=("manifest", "samples"),
+            outs=("samples", "seconds/sample.json"),
+            reads=("tokens.layout", "tokens.stats", "train.model", "train.config"),
+            reads_if={
+                "tune": ("tune.model", "tune.config"),
+                "hypernetwork": ("hypernetwork.model", "hypernetwork.config"),
+            },
+            code=_SAMPLING,
+            task_code=True,
+            priority=30,
+            gpu=True,
+            seconds_column="seconds per sample",
+        ),
+        Stage(
+            "score",
+            "Score originals and samples on the test split.",
+            blocks=("task",),
+            writes={"scores": "scores.json", "answers": "answers.safetensors", "metrics": "metrics.json"},
+            metrics=("metrics.json",),
+            reads=("collect.checkpoints", "sample.manifest"),
+            reads_if={TASK_CODES: _TOKENS},
+            code=_SCORING,
+            task_code=True,
+            priority=10,
+            gpu=True,
+            reads_data=True,
+        ),
+        Stage(
+            "novelty",
+            "Measure how far the samples are from the zoo, and compare them with what needs no RPG.",
+            blocks=("task", "novelty"),
+            writes={"summary": "novelty.json", "rows": "novelty.csv"},
+            reads=("collect.checkpoints", *_TOKENS, "sample.manifest", "score.scores", "score.answers"),
+            code=(
+                *_SCORING,
+                "rpg/evaluation/alignment.py",
+                "rpg/evaluation/geometry.py",
+                "rpg/evaluation/interpolation.py",
+                "rpg/evaluation/novelty.py",
+            ),
+            task_code=True,
+            memory_mb=3000,
+            minutes=120,
+            priority=20,
+            gpu=True,
+            reads_data=True,
+        ),
+    )
+}
+OPTIONAL = tuple(stage.name for stage in STAGES.values() if stage.optional)
+READS_DATA = tuple(stage.name for stage in STAGES.values() if stage.reads_data)
+TIMED = tuple(stage.name for stage in STAGES.values() if stage.seconds_column)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A step that puts several experiments together: a rule and a verb, as `Stage`, that runs in seconds."""
+
+    name: str
+    description: str
+    code: tuple[str, ...]
+    memory_mb: int = 1000
+    minutes: int = 10
+
+
+_REPORTS = ("rpg/reports", "rpg/evaluation", "rpg/tasks", "rpg/paths.py", *ALWAYS)
+SUMMARIES = {
+    summary.name: summary
+    for summary in (
+        Summary("config", "Write the resolved configuration of each experiment.", code=()),
+        Summary("ablation", "Put the variants of an ablation beside each other.", code=_REPORTS),
+        Summary("ablations", "Write results/ablations.md, the tables of all ablations.", code=_REPORTS),
+        Summary("tables", "Write results/tables.md, metrics.json, scores.csv and seconds.json.", code=_REPORTS),
+        Summary(
+            "report",
+            "Write results/report.html, all tables and figures on one page.",
+            code=_REPORTS,
+            memory_mb=3000,
+            minutes=30,
+        ),
+    )
 }
 
 
-def covered(params: Params) -> list[str]:
-    """The experiments that dvc.yaml has stages of: those in `run:`, and those that ablations in `run:` are of."""
-    of = [params.ablation(name).experiment for name in params.ablations_to_run()]
-    return list(dict.fromkeys([*params.experiments_to_run(), *of]))
+def artifact(name: str) -> str:
+    """The path of an artifact, "stage.artifact", below results/<experiment>/."""
+    stage, _, key = name.partition(".")
+    return STAGES[stage].writes[key]
 
 
-def lenders(params: Params) -> list[str]:
-    """The experiments whose base network, a language model, others use that dvc.yaml covers, without being covered."""
-    owners = (
-        Path(task.model).parts[1]
-        for name in covered(params)
-        if isinstance(task := params.experiment(name).task, CommonsenseTask)
-        and Path(task.model).is_relative_to(RESULTS)
-    )
-    return [name for name in dict.fromkeys(owners) if name not in covered(params)]
+def before(stage: str) -> Iterator[str]:
+    """The stages that a stage reads from, optional ones included."""
+    own = STAGES[stage]
+    yield from dict.fromkeys(name.partition(".")[0] for name in chain(own.reads, *own.reads_if.values()))
 
 
-def stage_names(params: Params, experiment: str) -> dict[str, str]:
-    """Layer → stage of an experiment, as dvc.yaml names it: `zoo@digits-vit`; of an ablation, its only one.
-
-    Where an experiment reads more than others, of layers that those lack, its stage is one of its own, named after
-    what it reads: `sample-tune-hypernetwork@digits-tasks`.
-    """
-    if experiment in params.ablations:
-        return {"ablation": f"ablation-{experiment}"}
-    chosen = params.experiment(experiment)
-    names = {}
-    for layer, stage in STAGES.items():
-        if layer not in OPTIONAL or getattr(chosen, layer):
-            more = dict.fromkeys(why for rule in stage.rules for why in extras(rule, chosen, ITEM))
-            names[layer] = "-".join([layer, *(why.replace("_", "-") for why in more)]) + f"@{experiment}"
-    return names
+def decides(stage: str) -> frozenset[str]:
+    """The blocks of an experiment that decide what a stage makes, through all stages before it."""
+    return frozenset(STAGES[stage].blocks).union(*map(decides, before(stage)))
 
 
-def _stage(stage: Stage, experiment: Experiment) -> dict[str, Any]:
-    """The stage as dvc.yaml has it for experiments with the same layers as `experiment`."""
-    more = {_out(path) for rule in stage.rules for paths in extras(rule, experiment, ITEM).values() for path in paths}
-    command = ["snakemake --cores all --allowed-rules", *stage.rules, *stage.options, "--", str(stage.target)]
-    return {
-        "desc": stage.desc,
-        "cmd": " ".join(command),
-        "params": [f"experiments.{ITEM.experiment}.{key}" for key in _union(CHOICES[rule] for rule in stage.rules)],
-        "deps": [*map(str, stage.reads), *sorted(more), *_union(code(rule) for rule in stage.rules)],
-        "outs": [{str(path): {"persist": True}} if stage.persist else str(path) for path in stage.writes],
-        # A stage with an uncached out that is not called a metric never enters the run-cache.
-        **({"metrics": [{str(path): IN_GIT} for path in stage.metrics]} if stage.metrics else {}),
-    }
-
-
-def _ablation(params: Params, name: str) -> dict[str, Any]:
-    """The stage of an ablation: all of its trials at once, which take from the experiment what they share with it."""
-    of = params.ablation(name).experiment
-    rules = [rule for layer in stage_names(params, of) for rule in STAGES[layer].rules]
-    rules += [layer for layer in OPTIONAL if layer not in rules]
-    made = [path for layer in stage_names(params, of) for path in (*STAGES[layer].writes, *STAGES[layer].metrics)]
-    target = ablation_file(name)
-    return {
-        "desc": "train and compare the variants",
-        "cmd": " ".join(["snakemake --cores all --allowed-rules", *rules, "ablation", "--", str(target)]),
-        "params": [f"ablations.{name}", f"experiments.{of}"],
-        "deps": [
-            *(str(path).replace(ITEM.experiment, of) for path in made),
-            *_union(code(rule) for rule in [*rules, "ablation"]),
-        ],
-        "outs": [str(target.parent)],
-    }
-
-
-def _out(path: Path) -> str:
-    """The out that `path` is or lies in, if any: dvc.lock has its hash, and in a fresh clone nothing else does."""
-    _, experiment, *rest = (*path.parts, "")
-    ours = Path(RESULTS, ITEM.experiment, *rest)
-    found = (out for stage in STAGES.values() for out in stage.writes if ours.is_relative_to(out))
-    return str(next(found, path)).replace(ITEM.experiment, experiment) if path.is_relative_to(RESULTS) else str(path)
-
-
-def _union(lists: Iterable[Iterable[str]]) -> list[str]:
-    return sorted({entry for some in lists for entry in some})
-
-
-def dvc_yaml(params: Params) -> str:
-    """The text of dvc.yaml for `params`."""
-    run = [Paths(name) for name in params.experiments_to_run()]
-    tables = ("tables.md", "metrics.json", "scores.csv", "novelty.csv", "seconds.json", "seconds.md")
-    read = [
-        path
-        for paths in run
-        for path in (
-            paths.scores,
-            paths.metrics,
-            paths.novelty,
-            paths.novelty_rows,
-            *map(paths.seconds, params.experiment(paths.experiment).timed()),
-        )
-    ]
-    stages: dict[str, Any] = {}
-    for layer, stage in STAGES.items():
-        for experiment in [*covered(params), *(lenders(params) if layer == "base" else [])]:
-            name, _, item = stage_names(params, experiment).get(layer, "").partition("@")
-            if name in stages:
-                stages[name]["foreach"].append(item)
-            elif name:
-                stages[name] = {"foreach": [item], "do": _stage(stage, params.experiment(item))}
-    for name in params.ablations_to_run():
-        stages[stage_names(params, name)["ablation"]] = _ablation(params, name)
-        read.append(RESULTS / name)
-    stages["tables"] = {
-        "desc": "put the experiments in `run` beside each other",
-        "cmd": [
-            "python -m rpg ledger write --check",
-            # The artifacts may come from the run-cache, behind Snakemake's back.
-            "python -m rpg ledger adopt",
-            f"snakemake --cores all --allowed-rules tables --forcerun tables -- {TABLES}",
-        ],
-        "params": ["run"],
-        "deps": [*map(str, read), *code("tables")],
-        # Persistent outs are never taken from the run-cache, so that the commands above end every `dvc repro`.
-        "outs": [
-            {str(path): {**IN_GIT, "persist": True}}
-            for path in (*(RESULTS / name for name in tables), *(paths.card for paths in run))
-        ],
-    }
-    tree = {
-        "stages": stages,
-        "params": ["params.yaml"],
-        "metrics": [str(paths.metrics) for paths in run],
-        "plots": [
-            {
-                "loss": {
-                    "x": "step",
-                    "y": {str(paths.rpg / "log.csv"): "loss" for paths in run},
-                    "template": "workflow/report/loss.json",
-                    "title": "RPG training loss",
-                }
-            },
-            {
-                "accuracy": {
-                    "x": "networks",
-                    "y": {str(RESULTS / "scores.csv"): "test"},
-                    "template": "workflow/report/accuracy.json",
-                    "title": "Scores of originals and of RPG's samples",
-                }
-            },
-            {
-                "novelty": {
-                    "x": {str(RESULTS / "novelty.csv"): "distance"},
-                    "y": {str(RESULTS / "novelty.csv"): "test"},
-                    "template": "workflow/report/novelty.json",
-                    "title": "Accuracy of networks beside their distance from the zoo",
-                }
-            },
-        ],
-    }
-    # Through JSON, so that blocks used twice are written out twice.
-    return HEADER + yaml.safe_dump(json.loads(json.dumps(tree)), sort_keys=False, width=120)
+def covered_by(stage: str) -> str:
+    """The stage of dvc.yaml that a rule belongs to."""
+    return STAGES[stage].ledger_stage or stage

@@ -10,14 +10,16 @@ import yaml
 from torch import Tensor, nn
 
 from rpg.cli import main
+from rpg.config.loading import load_params
 from rpg.data import scenes as data_scenes
 from rpg.model.rpg import RPG
-from rpg.params import DetectionTask, SegmentationTask, load_params
-from rpg.seeds import fix_arithmetic
-from rpg.tasks import load_task
-from rpg.tasks.task import Task
-from rpg.tokens import TokenStore
-from rpg.train import build
+from rpg.tasks.base import Task
+from rpg.tasks.detection.config import DetectionTask
+from rpg.tasks.loading import load_task
+from rpg.tasks.segmentation.config import SegmentationTask
+from rpg.tokenizer.store import TokenStore
+from rpg.training.model_file import build
+from rpg.utils.rng import fix_arithmetic
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from rpg.files import SEAL, sealed
+from rpg.utils.files import SEAL, sealed
 
 # Cases of the profile that is loaded, for each hundred that `fuzz` is asked for.
 HUNDRED = 100

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.robustness import SETS, quality
-from rpg.tables import beaten_by, measured
+from rpg.reports.tables import beaten_by, measured
 
 Bounds = Mapping[str, Mapping[str, float]]
 

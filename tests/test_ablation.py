@@ -8,11 +8,11 @@ import pytest
 import yaml
 from conftest import MINIATURE, ROOT, run_layers, write_tree
 
-from rpg.ablations import HEADING
 from rpg.cli import main
-from rpg.params import load_params
+from rpg.config.loading import load_params
 from rpg.paths import DECIDES, Paths, paths_of
-from rpg.tables import ablation
+from rpg.reports.ablations import HEADING
+from rpg.reports.tables import ablation
 
 ABLATION = {
     "question": "Does it matter?",
@@ -42,7 +42,7 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ["mini", *params.trials("why")]:
         paths = paths_of(params, name)
         for layer, verbs in (("zoo", ["zoo", "collect"]), *((verb, [verb]) for verb in list(DECIDES)[2:])):
-            if layer in ("tune", "hypernetwork") or (maker := (layer, paths.folder(layer))) in done:
+            if layer in ("tune", "hypernetwork") or (maker := (layer, paths.home(layer))) in done:
                 continue
             done.add(maker)
             run_layers(folder, *verbs, experiment=name)
@@ -57,7 +57,7 @@ def test_what_trials_share_is_made_once(ablated: Path) -> None:
     def makers(trial: str) -> list[str]:
         paths = paths_of(params, f"why/{trial}", ablated / "results")
         return [
-            str(paths.folder(layer).relative_to(ablated / "results")).removeprefix("why/")
+            str(paths.home(layer).relative_to(ablated / "results")).removeprefix("why/")
             for layer in ("zoo", "tokens", "train", "sample", "score")
         ]
 
@@ -75,7 +75,7 @@ def test_what_trials_share_is_made_once(ablated: Path) -> None:
 
 def test_every_block_decides_a_layer() -> None:
     """A block that no layer names would be shared by trials that differ in it, as what a cluster gives may be."""
-    from rpg.params import Experiment
+    from rpg.config.experiment import Experiment
 
     assert {block for blocks in DECIDES.values() for block in blocks} == set(Experiment.model_fields) - {"cluster"}
 

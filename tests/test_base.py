@@ -6,10 +6,12 @@ import torch
 from conftest import TASKS
 from safetensors.torch import load_file
 
-from rpg.base import fingerprint, read_base, train_base
-from rpg.errors import UserError
-from rpg.files import sha256
-from rpg.params import Experiment, load_params
+from rpg.config.experiment import Experiment
+from rpg.config.loading import load_params
+from rpg.utils.errors import UserError
+from rpg.utils.files import sha256
+from rpg.zoo.base import train_base
+from rpg.zoo.manifest import fingerprint, read_base
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_one_for_all_seeds(tmp_path: Path) -> None:
 
 
 def test_it_tells_the_classes_apart(tasks: Path, experiment: Experiment) -> None:
-    from rpg.tasks import load_task
+    from rpg.tasks.loading import load_task
 
     task = load_task(experiment.task, None)
     network = task.build(num_classes=10).eval()

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from rpg.baselines import features, formulas
-from rpg.tokens import TokenStore
+from rpg.evaluation.baselines import features, formulas
+from rpg.tokenizer.store import TokenStore
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def test_features_by_hand() -> None:
 
 def test_ridge_is_the_closed_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: TokenStore) -> None:
     """(XᵀX + αI)⁻¹ XᵀY on centred data, for the one penalty that it may choose."""
-    monkeypatch.setattr("rpg.baselines.PENALTIES", np.array([0.7]))
+    monkeypatch.setattr("rpg.evaluation.baselines.PENALTIES", np.array([0.7]))
     found = formulas(store)["ridge"](1, "0100111010")
     runs = [(store.state(entry), entry["code"]) for entry in store.checkpoints]
     X = torch.tensor([features(state, code, 2, pairs=False) for state, code in runs], dtype=torch.float64)

@@ -19,12 +19,12 @@ from benchmarks.layers import measure_layers
 from benchmarks.memory import measure
 from benchmarks.published import Files, Published, batches, training
 from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
+from rpg.config.model import PaperModel, PermutationStateCondition
 from rpg.model import diffusion
-from rpg.model.recurrent import Tokens
-from rpg.model.reference import from_published
+from rpg.model.published_names import from_published
+from rpg.model.recurrent import TokenPositions
 from rpg.model.rpg import RPG
-from rpg.params import PaperModel, PermutationStateCondition
-from rpg.tokens import TokenStore
+from rpg.tokenizer.store import TokenStore
 
 D, M, S = 32, 32, 3
 POSITIONS = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [2, 1]])
@@ -63,7 +63,7 @@ def both() -> tuple[Published, RPG]:
     params = PaperModel(
         flavor="paper", conditions=[condition], channels=CHANNELS, kernel=7, prototype_projection=False, **widths
     )
-    tokens = Tokens(POSITIONS, POSITIONS[:, 1] == 1)
+    tokens = TokenPositions(POSITIONS, POSITIONS[:, 1] == 1)
     ours = RPG(params, tokens, width=D, sizes={"permutation_state": S}, target="epsilon")
     ours.load_state_dict(from_published(named))
     return published.eval(), ours.eval()

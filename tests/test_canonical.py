@@ -2,7 +2,7 @@
 
 import torch
 
-from rpg.canonical import balanced, canonical, rotated
+from rpg.tokenizer.canonical import balanced, canonical, rotated
 
 torch.manual_seed(0)
 A, B = torch.randn(4, 12, dtype=torch.float64), torch.randn(20, 4, dtype=torch.float64)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from conftest import run_layers, write_params
 
-from rpg.collect import collect_zoo, read_zoo
-from rpg.errors import UserError
-from rpg.files import write_sealed
-from rpg.params import load_params
+from rpg.config.loading import load_params
+from rpg.utils.errors import UserError
+from rpg.utils.files import write_sealed
+from rpg.zoo.collect import collect_zoo, read_zoo
 
 
 @pytest.fixture

@@ -3,10 +3,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpg.conditions import asked, between, dropped, of_checkpoints
-from rpg.errors import UserError
-from rpg.params import PermutationStateCondition, TaskCodeCondition, VectorCondition
-from rpg.tokens import TokenStore
+from rpg.config.model import (
+    PermutationStateCondition,
+    TaskCodeCondition,
+    VectorCondition,
+)
+from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import asked, between, dropped, of_checkpoints
+from rpg.utils.errors import UserError
 
 STATE, CODE = (
     PermutationStateCondition(kind="permutation_state", reach="all", dropout=0.0),

@@ -17,8 +17,8 @@ from safetensors.torch import load
 from streamlit.testing.v1 import AppTest
 
 from rpg.cli import main
-from rpg.params import load_params
-from rpg.tasks import load_task
+from rpg.config.loading import load_params
+from rpg.tasks.loading import load_task
 
 HELD_OUT = "0100111010"
 
@@ -30,7 +30,7 @@ def page(tasks: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     monkeypatch.setattr(sys, "argv", ["page.py", "tasks"])
     # Streamlit puts the page in its place, and child processes of later tests would run that.
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
-    return AppTest.from_file(ROOT / "rpg/page.py", default_timeout=60).run()
+    return AppTest.from_file(ROOT / "rpg/demo/page.py", default_timeout=60).run()
 
 
 def metrics(page: AppTest) -> dict[str, str]:

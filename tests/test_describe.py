@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpg import codes
 from rpg.data import CLASSES
-from rpg.describe import LEXICON, PROMPT, class_scores, describe, likeliest
-from rpg.errors import UserError
+from rpg.generator.describe import LEXICON, PROMPT, class_scores, describe, likeliest
+from rpg.utils import task_codes
+from rpg.utils.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ from rpg.errors import UserError
     ],
 )
 def test_sentences_about_digits(sentence: str, classes: set[int]) -> None:
-    assert describe(sentence, "digits") == codes.of_classes(classes)
+    assert describe(sentence, "digits") == task_codes.of_classes(classes)
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def test_sentences_about_digits(sentence: str, classes: set[int]) -> None:
 )
 def test_sentences_about_cifar10(sentence: str, names: set[str]) -> None:
     wanted = {CLASSES["cifar10"].index(name) for name in names}
-    assert describe(sentence, "cifar10") == codes.of_classes(wanted)
+    assert describe(sentence, "cifar10") == task_codes.of_classes(wanted)
 
 
 @pytest.mark.parametrize("data", LEXICON)
 def test_every_class_and_word_of_the_lexicon_is_a_valid_task(data: str) -> None:
     for index, name in enumerate(CLASSES[data]):
-        assert describe(name, data) == codes.of_classes([index])
+        assert describe(name, data) == task_codes.of_classes([index])
     for word, classes in LEXICON[data].items():
-        assert describe(word, data) == codes.of_classes(classes)
+        assert describe(word, data) == task_codes.of_classes(classes)
 
 
 def test_unknown_word_lists_what_is_known() -> None:
@@ -94,7 +94,7 @@ def test_empty_sentence() -> None:
 def test_likeliest_code_is_the_best_of_all_valid_ones() -> None:
     """Against every code, with log p(bit) = -log(1 + e^∓score) added up."""
     draw = torch.Generator().manual_seed(0)
-    valid = [code for code in map("".join, product("01", repeat=10)) if codes.valid(code)]
+    valid = [code for code in map("".join, product("01", repeat=10)) if task_codes.valid(code)]
     for shift in (0.0, 4.0, -4.0):
         scores = (torch.randn(10, generator=draw) + shift).tolist()
 
@@ -154,7 +154,7 @@ def test_language_model_s_scores_are_log_odds(language_model: Path) -> None:
 
 
 def test_any_sentence_gives_a_valid_code(language_model: Path) -> None:
-    assert codes.valid(describe("something else altogether", "digits", language_model))
+    assert task_codes.valid(describe("something else altogether", "digits", language_model))
 
 
 def test_folder_without_a_language_model(tmp_path: Path) -> None:

@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpg import device as device_module
-from rpg.device import bfloat16, claim, compiles, device, has_bfloat16, worth_compiling
+from rpg.utils import device as device_module
+from rpg.utils.device import (
+    bfloat16,
+    claim,
+    compiles,
+    device,
+    has_bfloat16,
+    worth_compiling,
+)
 
 
 @pytest.fixture

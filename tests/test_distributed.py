@@ -16,7 +16,7 @@ from conftest import ROOT, write_params
 from safetensors.torch import load_file
 from together import HALF, MORE, QUICK, STEPS, run, start, steps
 
-from rpg.distributed import ALONE
+from rpg.training.distributed import ALONE
 
 # Moments of 8 bits differ where a last bit of the gradient moves one over a border.
 LOSSES = {"8-bit": 1e-3, "8-bit-sharded": 1e-3}

@@ -46,7 +46,16 @@ def layer(folder: Path, verb: str) -> None:
 
 def _server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rpg.tune", "rpg.hypernetwork", "rpg.novelty", "rpg.tables", "conftest", "timm"])
+    context.set_forkserver_preload(
+        [
+            "rpg.training.tune",
+            "rpg.training.hypernetwork",
+            "rpg.evaluation.novelty",
+            "rpg.reports.tables",
+            "conftest",
+            "timm",
+        ]
+    )
     return context
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rpg.figures import (
+from rpg.reports.figures import (
     accuracy_and_distance,
     as_image,
     group,
@@ -16,7 +16,7 @@ from rpg.figures import (
     rule_graph,
     strip,
 )
-from rpg.tasks.task import Picture, Region
+from rpg.tasks.base import Picture, Region
 
 
 def test_pareto_by_hand() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpg.errors import UserError
-from rpg.files import (
+from rpg.utils.errors import UserError
+from rpg.utils.files import (
     SEAL,
     atomic,
     exclusive,

@@ -35,20 +35,24 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 from snakemake.exceptions import WorkflowError
 
-import rpg.workflow
+import rpg.pipeline.workflow
 from rpg.cli import main
-from rpg.collect import collect_zoo, read_zoo
-from rpg.errors import UserError
-from rpg.files import file_entry, read_tensors, sealed, sha256, write_sealed
-from rpg.novelty import Novelty
-from rpg.params import GivenZoo, Params, Run, check_params, load_params
+from rpg.config.loading import check_params, load_params
+from rpg.config.params import Params
+from rpg.evaluation.novelty import NoveltyAnalysis
+from rpg.evaluation.score import read_samples, score_file
 from rpg.paths import RESULTS, Paths, ablation_file, paths_of
-from rpg.published import import_weights
-from rpg.score import read_samples, score_file
-from rpg.tables import write_tables
-from rpg.tasks.custom import Custom
-from rpg.tokens import TokenStore, write_tokens
-from rpg.train import load_rpg
+from rpg.reports.tables import write_tables
+from rpg.tasks.config import Run
+from rpg.tasks.custom.config import GivenZoo
+from rpg.tasks.custom.task import Custom
+from rpg.tokenizer.store import TokenStore
+from rpg.tokenizer.tokens import write_tokens
+from rpg.training.model_file import load_rpg
+from rpg.training.published import import_weights
+from rpg.utils.errors import UserError
+from rpg.utils.files import file_entry, read_tensors, sealed, sha256, write_sealed
+from rpg.zoo.collect import collect_zoo, read_zoo
 
 ABLATION = {
     "question": "Is it better?",
@@ -125,10 +129,25 @@ def assert_below_results(params: Params) -> None:
     files = [ablation_file(name) for name in params.ablations]
     for name in [*params.experiments, *trials]:
         paths, experiment = paths_of(params, name), params.experiment(name)
-        files += [paths.base, paths.tokens, paths.rpg, paths.tune, paths.hypernetwork, paths.samples, paths.scores]
-        files += [paths.metrics, paths.novelty, paths.novelty_rows, paths.card, paths.kept("score"), Paths(name).zoo]
-        files += [paths.zoo / shard / "manifest.json" for shard in list(experiment.shards())[:5]]
-        files += [paths.base / f"{seed:04d}" for seed in (experiment.base.seeds if experiment.base else [])]
+        files += [
+            paths.folder("base"),
+            paths.folder("tokens"),
+            paths.folder("train"),
+            paths.folder("tune"),
+            paths.folder("hypernetwork"),
+            paths.folder("sample"),
+            paths.file("score.scores"),
+        ]
+        files += [
+            paths.file("score.metrics"),
+            paths.file("novelty.summary"),
+            paths.file("novelty.rows"),
+            paths.card,
+            paths.kept("score"),
+            Paths(name).folder("zoo"),
+        ]
+        files += [paths.folder("zoo") / shard / "manifest.json" for shard in list(experiment.shards())[:5]]
+        files += [paths.folder("base") / f"{seed:04d}" for seed in (experiment.base.seeds if experiment.base else [])]
     for file in files:
         assert Path(os.path.normpath(file)) == file
         assert file.is_relative_to(RESULTS)
@@ -190,13 +209,13 @@ def test_params_on_the_command_line(folder: Path, content: bytes, verb: list[str
 )
 def test_params_in_the_workflow(folder: Path, content: bytes, given_config: dict) -> None:
     (folder / "params.yaml").write_bytes(content)
-    rpg.workflow._params.cache_clear()
+    rpg.pipeline.workflow._params.cache_clear()
     try:
-        rpg.workflow.config(given_config)
+        rpg.pipeline.workflow.config(given_config)
     except WorkflowError as error:
         line_of(error)
     finally:
-        rpg.workflow._params.cache_clear()
+        rpg.pipeline.workflow._params.cache_clear()
 
 
 def put(path: Path, content: bytes) -> None:
@@ -227,17 +246,17 @@ def _of(name: str) -> tuple[Any, Paths]:
 
 def collect(name: str) -> None:
     experiment, paths = _of(name)
-    collect_zoo(experiment, paths.zoo, paths.base)
+    collect_zoo(experiment, paths.folder("zoo"), paths.folder("base"))
 
 
 def tokens(name: str) -> None:
     experiment, paths = _of(name)
-    write_tokens(paths.zoo, experiment.tokens, Path("results/written/tokens"))
+    write_tokens(paths.folder("zoo"), experiment.tokens, Path("results/written/tokens"))
 
 
 def store(name: str) -> None:
     _, paths = _of(name)
-    found = TokenStore(paths.tokens)
+    found = TokenStore(paths.folder("tokens"))
     for index in range(len(found)):
         assert found[index].shape == (found.layout.length, found.layout.width)
     found.detokenise(found[0].unsqueeze(0), torch.tensor([0]))
@@ -248,16 +267,16 @@ def store(name: str) -> None:
 
 def model(name: str) -> None:
     _, paths = _of(name)
-    load_rpg(paths.rpg, TokenStore(paths.tokens), torch.device("cpu"))
+    load_rpg(paths.folder("train"), TokenStore(paths.folder("tokens")), torch.device("cpu"))
 
 
 def samples(name: str) -> None:
     _, paths = _of(name)
-    read_samples(paths.samples, len({entry["seed"] for entry in read_zoo(paths.zoo)[0]}))
+    read_samples(paths.folder("sample"), len({entry["seed"] for entry in read_zoo(paths.folder("zoo"))[0]}))
 
 
 def compared(name: str) -> None:
-    Novelty(*_of(name), None)
+    NoveltyAnalysis(*_of(name), None)
 
 
 def tables(name: str) -> None:
@@ -374,11 +393,11 @@ def test_broken_tensors_are_scored_or_refused(whole: Path) -> None:
 
 def test_broken_tensors_become_tokens_or_are_refused(whole: Path) -> None:
     experiment, paths = _of("mini")
-    listed = json.loads((paths.zoo / "checkpoints.json").read_text())
+    listed = json.loads((paths.folder("zoo") / "checkpoints.json").read_text())
     # Small zoos are quick; the second has what the first is compared with.
     shutil.rmtree("results/written", ignore_errors=True)
     zoo = Path("results/written/zoo")
-    shutil.copytree(paths.zoo / "0000-0001", zoo / "0000-0001", symlinks=True)
+    shutil.copytree(paths.folder("zoo") / "0000-0001", zoo / "0000-0001", symlinks=True)
     entries = listed["checkpoints"][:2]
 
     def tokenise(path: Path) -> None:
@@ -387,7 +406,7 @@ def test_broken_tensors_become_tokens_or_are_refused(whole: Path) -> None:
         write_sealed(zoo / "checkpoints.json", {**listed, "checkpoints": entries})
         write_tokens(zoo, experiment.tokens, Path("results/written/tokens"))
 
-    fuzzed_tensors((paths.zoo / entries[0]["file"]).read_bytes(), 40, tokenise)
+    fuzzed_tensors((paths.folder("zoo") / entries[0]["file"]).read_bytes(), 40, tokenise)
 
 
 def test_broken_tensors_are_imported_or_refused(whole: Path) -> None:
@@ -400,7 +419,11 @@ def test_broken_tensors_are_imported_or_refused(whole: Path) -> None:
             content,
             40,
             lambda path: import_weights(
-                experiment, path, paths.tokens, Path("results/written/rpg"), Path("results/written/seconds.json")
+                experiment,
+                path,
+                paths.folder("tokens"),
+                Path("results/written/rpg"),
+                Path("results/written/seconds.json"),
             ),
         )
     finally:
@@ -429,7 +452,7 @@ def test_broken_tensors_in_a_zoo_of_ones_own(theirs: Path) -> None:
 def test_novelty_of_samples_without_finite_weights_is_one_line(whole: Path, name: str, numbers: float) -> None:
 
     experiment, paths = _of("mini")
-    manifest, sample = paths.samples / "manifest.json", paths.samples / "0001.safetensors"
+    manifest, sample = paths.folder("sample") / "manifest.json", paths.folder("sample") / "0001.safetensors"
     before, tree = sample.read_bytes(), json.loads(manifest.read_text())
     broken = copy.deepcopy(tree)
     try:
@@ -439,7 +462,7 @@ def test_novelty_of_samples_without_finite_weights_is_one_line(whole: Path, name
         broken["samples"][1] |= file_entry(sample)
         write_sealed(manifest, broken)
         with pytest.raises(UserError, match=rf"0001.safetensors: tensor '{name}' holds .*rpg sample") as error:
-            Novelty(experiment, paths, None)
+            NoveltyAnalysis(experiment, paths, None)
         line_of(error.value)
     finally:
         put(sample, before)

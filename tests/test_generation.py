@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import rpg
 from rpg.cli import main
-from rpg.errors import UserError
+from rpg.utils.errors import UserError
 
 HELD_OUT = "0100111010"
 
@@ -97,7 +97,7 @@ def test_several_networks_differ_and_say_what_they_are(inside: Path, tmp_path: P
 
 
 def test_what_is_left_out_is_drawn_from_the_zoo(inside: Path) -> None:
-    generator = __import__("rpg.generation", fromlist=["Generator"]).Generator("tasks")
+    generator = __import__("rpg.generator.generate", fromlist=["Generator"]).Generator("tasks")
     networks = generator.networks(12, None, None)
     assert {network.states for network in networks} == {(0,), (1,)}
     codes = {network.code for network in networks}

@@ -3,9 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from rpg.geometry import Space, Zoo, residual
-from rpg.symmetry import groups
-from rpg.tokens import Layout, Stats, tokenise
+from rpg.evaluation.alignment import groups
+from rpg.evaluation.geometry import Space, ZooPoints, residual
+from rpg.tokenizer.layout import Layout
+from rpg.tokenizer.normalization import Stats, tokenise
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_residual_is_that_of_least_squares() -> None:
 def test_measure_by_hand(space: Space) -> None:
     points_NP = np.zeros((4, 38), np.float32)
     points_NP[:, 0] = [0, 1, 10, 14]
-    zoo = Zoo(Space(space.layout, []), points_NP, np.array([0, 0, 1, 1]), np.array([""] * 4))
+    zoo = ZooPoints(Space(space.layout, []), points_NP, np.array([0, 0, 1, 1]), np.array([""] * 4))
     unit = 38**-0.5
     found = zoo.measure(points_NP[1], but=1)
     assert found["nearest"] == 0
@@ -77,7 +78,7 @@ def test_measure_by_hand(space: Space) -> None:
 def test_runs_are_seeds_and_codes(space: Space) -> None:
     points_NP = np.zeros((3, 38), np.float32)
     points_NP[:, 0] = [0, 1, 5]
-    zoo = Zoo(Space(space.layout, []), points_NP, np.array([0, 0, 0]), np.array(["01", "10", "01"]))
+    zoo = ZooPoints(Space(space.layout, []), points_NP, np.array([0, 0, 0]), np.array(["01", "10", "01"]))
     found = zoo.measure(points_NP[0], but=0)
     assert (found["distance"], found["distance_across"]) == pytest.approx((38**-0.5, 38**-0.5))
     assert zoo.measure(points_NP[1], but=1)["distance_across"] == pytest.approx(38**-0.5)
@@ -86,9 +87,9 @@ def test_runs_are_seeds_and_codes(space: Space) -> None:
 def test_what_there_is_nothing_to_compare_with_is_left_out(space: Space) -> None:
     points_NP = np.zeros((2, 38), np.float32)
     points_NP[:, 0] = [0, 1]
-    one_run = Zoo(Space(space.layout, []), points_NP, np.array([0, 0]), np.array([""] * 2))
+    one_run = ZooPoints(Space(space.layout, []), points_NP, np.array([0, 0]), np.array([""] * 2))
     assert set(one_run.measure(points_NP[0], but=0)) == {"nearest", "distance", "aligned"}
-    alone = Zoo(Space(space.layout, []), points_NP[:1], np.array([0]), np.array([""]))
+    alone = ZooPoints(Space(space.layout, []), points_NP[:1], np.array([0]), np.array([""]))
     assert alone.measure(points_NP[0], but=0) == {}
     assert set(alone.measure(points_NP[1])) == {"nearest", "distance", "aligned", "residual"}
 
@@ -103,7 +104,7 @@ def test_alignment_is_by_seed(space: Space) -> None:
          tensors["2.bias"]]
     )  # fmt: skip
     points_NP = np.stack([first_P, first_P + 0.01, second_P])
-    zoo = Zoo(space, points_NP, np.array([0, 0, 1]), np.array([""] * 3))
+    zoo = ZooPoints(space, points_NP, np.array([0, 0, 1]), np.array([""] * 3))
     moved_NP = zoo.aligned(first_P[index])
     np.testing.assert_array_equal(moved_NP[0], first_P[index])
     np.testing.assert_allclose(moved_NP[1], first_P[index] + 0.01, rtol=1e-6)

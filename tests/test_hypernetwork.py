@@ -4,12 +4,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from rpg.device import device
-from rpg.hypernetwork import Generated, train_hypernetwork
-from rpg.params import load_params
-from rpg.tasks import load_task
-from rpg.tokens import TokenStore
-from rpg.train import load_rpg
+from rpg.config.loading import load_params
+from rpg.tasks.loading import load_task
+from rpg.tokenizer.store import TokenStore
+from rpg.training.hypernetwork import Generated, train_hypernetwork
+from rpg.training.model_file import load_rpg
+from rpg.utils.device import device
 
 
 def test_training_lowers_the_task_loss(tasks: Path, tmp_path: Path) -> None:

@@ -3,10 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-from rpg.geometry import Space, Zoo
-from rpg.mixing import mixtures
-from rpg.symmetry import groups
-from rpg.tokens import Layout
+from rpg.evaluation.alignment import groups
+from rpg.evaluation.geometry import Space, ZooPoints
+from rpg.evaluation.interpolation import mixtures
+from rpg.tokenizer.layout import Layout
 
 torch.manual_seed(0)
 NETWORK = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
@@ -23,13 +23,13 @@ def by_method(*arguments) -> dict[str, list[tuple[int, str | None, np.ndarray]]]
 KINDS = ("mean", "interpolation", "Gaussian")
 
 
-def make_zoo(seeds: list[int], codes: list[str], space: Space = SPACE) -> Zoo:
+def make_zoo(seeds: list[int], codes: list[str], space: Space = SPACE) -> ZooPoints:
     points_NP = np.random.default_rng(0).standard_normal((len(seeds), 38)).astype(np.float32)
-    return Zoo(space, points_NP, np.array(seeds), np.array(codes))
+    return ZooPoints(space, points_NP, np.array(seeds), np.array(codes))
 
 
 def test_methods_are_those_that_the_zoo_allows() -> None:
-    def kinds(zoo: Zoo, code: str | None = None) -> set[str]:
+    def kinds(zoo: ZooPoints, code: str | None = None) -> set[str]:
         return set(by_method(zoo, [(0, code)], [0.5], 0))
 
     within = {f"{kind} within" for kind in KINDS}
@@ -88,7 +88,7 @@ def test_aligned_mean_of_permuted_copies_is_the_network() -> None:
     zoo = make_zoo([0], [""])
     moved_P = zoo.points_NP[0].copy()
     order = SPACE.order(zoo.points_NP[0], np.random.default_rng(5).standard_normal(38))
-    both = Zoo(SPACE, np.stack([moved_P, moved_P[order]]), np.array([0, 1]), np.array(["", ""]))
+    both = ZooPoints(SPACE, np.stack([moved_P, moved_P[order]]), np.array([0, 1]), np.array(["", ""]))
     made = by_method(both, [(0, None)], [], 0)
     assert any(np.allclose(made["mean across, aligned"][0][2], point_P) for point_P in both.points_NP)
     assert not any(np.allclose(made["mean across"][0][2], point_P) for point_P in both.points_NP)

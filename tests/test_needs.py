@@ -5,8 +5,10 @@ import yaml
 from conftest import ROOT
 from miniatures import write_folders
 
-from rpg import needs
-from rpg.params import CommonsenseTask, Experiment, load_params
+from rpg.config.experiment import Experiment
+from rpg.config.loading import load_params
+from rpg.pipeline import prerequisites as needs
+from rpg.tasks.commonsense.config import CommonsenseTask
 
 COMMIT = "0123456789" * 4
 PARAMS = load_params(ROOT / "params.yaml")

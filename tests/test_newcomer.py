@@ -16,7 +16,13 @@ from conftest import ROOT, run_layers
 from promises import REDUCED, broken
 
 from benchmarks.robustness import apply_changes
-from rpg.files import file_entry, read_sealed, read_tensors, write_sealed, write_tensors
+from rpg.utils.files import (
+    file_entry,
+    read_sealed,
+    read_tensors,
+    write_sealed,
+    write_tensors,
+)
 
 pytestmark = pytest.mark.integration
 OUTER = {"VIRTUAL_ENV", "MAKEFLAGS", "MFLAGS", "MAKELEVEL"}

@@ -9,25 +9,25 @@ import pytest
 from conftest import run_layers
 from safetensors.torch import load_file, save_file
 
-from rpg.errors import UserError
-from rpg.files import file_entry, write_sealed
-from rpg.geometry import Zoo
-from rpg.novelty import Novelty, iou, summarise, verdict, vote
-from rpg.params import load_params
+from rpg.config.loading import load_params
+from rpg.evaluation.alignment import permute
+from rpg.evaluation.geometry import ZooPoints
+from rpg.evaluation.novelty import NoveltyAnalysis, iou, summarise, verdict, vote
 from rpg.paths import Paths
-from rpg.symmetry import permute
+from rpg.utils.errors import UserError
+from rpg.utils.files import file_entry, write_sealed
 
 
 @pytest.fixture(scope="module")
-def novelty(finished: Path) -> Novelty:
+def novelty(finished: Path) -> NoveltyAnalysis:
     return open_novelty(finished, "mini")
 
 
-def open_novelty(folder: Path, name: str) -> Novelty:
-    return Novelty(load_params(folder / "params.yaml").experiment(name), Paths(name, folder / "results"), None)
+def open_novelty(folder: Path, name: str) -> NoveltyAnalysis:
+    return NoveltyAnalysis(load_params(folder / "params.yaml").experiment(name), Paths(name, folder / "results"), None)
 
 
-def judged(novelty: Novelty, points: list[np.ndarray]) -> str:
+def judged(novelty: NoveltyAnalysis, points: list[np.ndarray]) -> str:
     """The verdict on samples at these points."""
     samples = list(novelty.judged(novelty.at("RPG", 0, None, point_P) for point_P in points))
     samples_rows, originals = (
@@ -36,11 +36,11 @@ def judged(novelty: Novelty, points: list[np.ndarray]) -> str:
     return verdict(samples_rows, originals)
 
 
-def test_planted_checkpoints_are_replicas(novelty: Novelty) -> None:
+def test_planted_checkpoints_are_replicas(novelty: NoveltyAnalysis) -> None:
     assert judged(novelty, list(novelty.zoo.points_NP)) == "replica"
 
 
-def test_planted_permutations_are_replicas(novelty: Novelty) -> None:
+def test_planted_permutations_are_replicas(novelty: NoveltyAnalysis) -> None:
     """Far away as they are, they answer as a checkpoint does."""
     space, draw = novelty.space, np.random.default_rng(0)
     planted = []
@@ -56,36 +56,36 @@ def test_planted_permutations_are_replicas(novelty: Novelty) -> None:
     assert judged(novelty, planted) == "replica"
 
 
-def test_planted_averages_of_seeds_are_interpolations(novelty: Novelty) -> None:
+def test_planted_averages_of_seeds_are_interpolations(novelty: NoveltyAnalysis) -> None:
     zoo = novelty.zoo
     one_P, other_P, third_P = (zoo.points_NP[zoo.seeds == seed][0] for seed in range(3))
     planted = [(one_P + other_P) / 2, 0.4 * one_P + 0.6 * third_P, (one_P + other_P + third_P) / 3]
     assert judged(novelty, planted) == "interpolation"
 
 
-def test_planted_average_of_permuted_seeds_is_an_interpolation(novelty: Novelty) -> None:
+def test_planted_average_of_permuted_seeds_is_an_interpolation(novelty: NoveltyAnalysis) -> None:
     zoo = novelty.zoo
     one_P, other_P = zoo.points_NP[0], zoo.points_NP[-1]
     assert judged(novelty, [(one_P + other_P[zoo.space.order(other_P, one_P)]) / 2]) == "interpolation"
 
 
-def test_noise_alone_is_far_away_and_inaccurate(novelty: Novelty) -> None:
+def test_noise_alone_is_far_away_and_inaccurate(novelty: NoveltyAnalysis) -> None:
     draw = np.random.default_rng(0)
     assert judged(novelty, [draw.standard_normal(novelty.zoo.points_NP.shape[1]) for _ in range(3)]) == "inaccurate"
 
 
 @pytest.mark.parametrize("level", [0.01, 0.1, 0.5])
-def test_planted_noise_on_a_checkpoint_is_a_replica(novelty: Novelty, level: float) -> None:
+def test_planted_noise_on_a_checkpoint_is_a_replica(novelty: NoveltyAnalysis, level: float) -> None:
     draw = np.random.default_rng(0)
     points_NP = novelty.zoo.points_NP
     assert judged(novelty, list(points_NP + level * draw.standard_normal(points_NP.shape))) == "replica"
 
 
-def test_networks_trained_anew_are_novel(novelty: Novelty) -> None:
+def test_networks_trained_anew_are_novel(novelty: NoveltyAnalysis) -> None:
     """A seed of the zoo, to a zoo of the other seeds."""
     zoo = novelty.zoo
     left_out = zoo.seeds == 2
-    smaller = Zoo(zoo.space, zoo.points_NP[~left_out], zoo.seeds[~left_out], zoo.codes[~left_out])
+    smaller = ZooPoints(zoo.space, zoo.points_NP[~left_out], zoo.seeds[~left_out], zoo.codes[~left_out])
     originals, samples = (
         pd.DataFrame([{**smaller.measure(zoo.points_NP[index], but=but), "test": 97.0} for index, but in which])
         for which in (
@@ -96,7 +96,7 @@ def test_networks_trained_anew_are_novel(novelty: Novelty) -> None:
     assert verdict(samples, originals) == "novel"
 
 
-def test_rows_are_what_the_layer_wrote(novelty: Novelty, finished: Path) -> None:
+def test_rows_are_what_the_layer_wrote(novelty: NoveltyAnalysis, finished: Path) -> None:
     rows = pd.read_csv(finished / "results/mini/novelty.csv")
     counts = rows["networks"].value_counts(sort=False).to_dict()
     assert (counts["original"], counts["RPG"]) == (6, 4)
@@ -142,7 +142,7 @@ def test_layer_again_gives_the_same_bytes(finished: Path) -> None:
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_iou_and_disagreement_by_hand(novelty: Novelty) -> None:
+def test_iou_and_disagreement_by_hand(novelty: NoveltyAnalysis) -> None:
     wrong, other = np.array([1, 1, 0, 0], bool), np.array([0, 1, 1, 0], bool)
     assert iou(wrong, other) == pytest.approx(1 / 3)
     assert iou(wrong, wrong) == 1
@@ -160,7 +160,7 @@ def test_vote_by_hand() -> None:
     assert vote([np.array([0, 2, 1, 3]), np.array([0, 2, 2, 1]), np.array([1, 0, 2, 0])]).tolist() == [0, 2, 2, 0]
 
 
-def test_ensembles_by_hand(novelty: Novelty) -> None:
+def test_ensembles_by_hand(novelty: NoveltyAnalysis) -> None:
     found = novelty.ensembles(between=False)
     assert found["networks"] == 4
     voted = vote([sample.answers for sample in novelty.ours])
@@ -245,7 +245,7 @@ def test_tasks_are_told_apart(tasks: Path) -> None:
         assert row["set"] == novelty.store.task_set(sample.state, sample.code)
 
 
-def test_a_network_at_its_point_is_itself(novelty: Novelty) -> None:
+def test_a_network_at_its_point_is_itself(novelty: NoveltyAnalysis) -> None:
     sample = novelty.samples[0]
     (again,) = novelty.judged(iter([novelty.at("RPG", sample.state, None, sample.point_P)]))
     assert np.mean(again.answers == sample.answers) > 0.995

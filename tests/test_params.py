@@ -5,9 +5,10 @@ import pytest
 import yaml
 from conftest import GIVEN, MINIATURE, ROOT, SCENES, SETTINGS, TASKS
 
-from rpg import codes
-from rpg.errors import UserError
-from rpg.params import FORBIDDEN_KEYS, Experiment, check_params, json_schema, load_params
+from rpg.config.experiment import Experiment
+from rpg.config.loading import FORBIDDEN_KEYS, check_params, json_schema, load_params
+from rpg.utils import task_codes
+from rpg.utils.errors import UserError
 
 
 def tree() -> dict:
@@ -238,7 +239,7 @@ def test_shipped_experiments_with_task_codes() -> None:
         assert [experiment.task.seen, len(experiment.zoo.seeds), experiment.sample.count] == [seen, seeds, 3]
         runs = experiment.runs().values()
         assert len(runs) == seeds * (seen + 20)
-        held = {codes.of_number(number) for number in HELD_OUT}
+        held = {task_codes.of_number(number) for number in HELD_OUT}
         assert sum(run.held_out for run in runs) == 20 * seeds + experiment.task.held_out_pairs
         assert all(run.held_out for run in runs if run.code in held)
 
@@ -250,7 +251,7 @@ def test_held_out_pairs_leave_their_code_seen_in_other_states() -> None:
     pairs = {pair for pair in held if pair[1] in seen}
     assert len(pairs) == 2
     assert {seed for seed, _ in pairs} == {0, 1}
-    assert {code for _, code in held - pairs} == {codes.of_number(314), codes.of_number(482)}
+    assert {code for _, code in held - pairs} == {task_codes.of_number(314), task_codes.of_number(482)}
 
 
 def test_more_seen_codes_and_seeds_leave_the_other_shards_as_they_are() -> None:

@@ -12,14 +12,16 @@ import torch
 from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
-from rpg import conditions
-from rpg.errors import UserError
-from rpg.model.recurrent import Tokens
+from rpg.config.experiment import Experiment
+from rpg.config.loading import load_params
+from rpg.model.recurrent import TokenPositions
 from rpg.model.rpg import RPG
-from rpg.params import Experiment, load_params
-from rpg.plan import GPUS, MOMENTS, Device, measure, plan, plan_of, tell
-from rpg.tokens import Layout
-from rpg.train import Training, train_loss
+from rpg.pipeline.plan import GPUS, MOMENTS, Device, measure, plan, plan_of, tell
+from rpg.tokenizer.layout import Layout
+from rpg.training import conditions
+from rpg.training.train import train_loss
+from rpg.training.trainer import Training
+from rpg.utils.errors import UserError
 
 PARAMS = load_params(ROOT / "params.yaml")
 CPU = Device(1e11, 1e11, 1e10, gpu=False)
@@ -66,7 +68,7 @@ def training_of(experiment: Experiment, layout: Layout) -> Training:
     store: Any = Store(layout)
     asked = experiment.model.conditions
     sizes = {name: values.shape[1] for name, values in conditions.of_checkpoints(asked, store).items()}
-    known = Tokens(layout.positions(), layout.head())
+    known = TokenPositions(layout.positions(), layout.head())
     model = RPG(experiment.model, known, width=layout.width, sizes=sizes, target=experiment.diffusion.target)
     loss = train_loss(store, experiment.train, asked, torch.device("cpu"))
     return Training(experiment.train, model, loss, "train", torch.device("cpu"))

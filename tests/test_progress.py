@@ -1,6 +1,6 @@
 import sys
 
-from rpg.progress import progress
+from rpg.utils.progress import progress
 
 
 def test_log_gets_ten_plain_lines(capsys) -> None:

@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rpg.cli import main
-from rpg.files import read_sealed
+from rpg.config.loading import load_params
 from rpg.model.rpg import RPG
-from rpg.params import load_params
-from rpg.published import load_published
-from rpg.seeds import generator
-from rpg.tokens import TokenStore
-from rpg.train import build, load_rpg, read_config
+from rpg.tokenizer.store import TokenStore
+from rpg.training.model_file import build, load_rpg, read_config
+from rpg.training.published import load_published
+from rpg.utils.files import read_sealed
+from rpg.utils.rng import generator
 
 
 @pytest.fixture

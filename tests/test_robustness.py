@@ -8,8 +8,8 @@ from conftest import ROOT
 from promises import FULL, REDUCED, beaten_between, broken, counts
 
 from benchmarks.robustness import apply_changes, metrics_files, quality, rows_of, write_checkout
-from rpg.files import write_json
-from rpg.params import load_params
+from rpg.config.loading import load_params
+from rpg.utils.files import write_json
 
 
 def entry(rpg: float, worst: float = 90.0, held_out: float = 80.0) -> dict:

@@ -6,12 +6,12 @@ import torch
 from conftest import MINIATURE
 from safetensors.torch import load_file
 
-from rpg.files import sha256
+from rpg.config.loading import load_params
+from rpg.generator.sample import sample_networks, wishes
 from rpg.model import rpg as rpg_module
-from rpg.params import load_params
-from rpg.sample import sample_networks, wishes
-from rpg.tokens import TokenStore
-from rpg.train import load_rpg
+from rpg.tokenizer.store import TokenStore
+from rpg.training.model_file import load_rpg
+from rpg.utils.files import sha256
 
 NETWORK = MINIATURE["task"]["network"]
 

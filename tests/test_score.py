@@ -8,10 +8,10 @@ from conftest import FEW, MINIATURE, run_layers
 from safetensors.torch import load_file
 
 from rpg.cli import main
+from rpg.config.loading import load_params
 from rpg.data import scenes as data_scenes
 from rpg.data.digits import load_digits_images
-from rpg.params import load_params
-from rpg.tasks import load_task
+from rpg.tasks.loading import load_task
 
 NETWORK = MINIATURE["task"]["network"]
 

@@ -13,9 +13,9 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.scm import SCMError
 
-from rpg.errors import UserError
-from rpg.ledger import _repository
-from rpg.params import check_params
+from rpg.config.loading import check_params
+from rpg.pipeline.ledger import _repository
+from rpg.utils.errors import UserError
 
 PASSWORD = "hunter2"
 SOURCES = sorted((ROOT / "rpg").rglob("*.py"))

@@ -1,6 +1,6 @@
 import torch
 
-from rpg.seeds import derive, generator
+from rpg.utils.rng import derive, generator
 
 
 def test_seeds_are_fixed_for_ever() -> None:

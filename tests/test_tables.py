@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT, run_layers
 from promises import FULL, beaten_between, broken, counts
 
-from rpg.literature import PUBLISHED, SOURCES
-from rpg.params import load_params
-from rpg.score import summary
-from rpg.tables import METHODS, beside_published, markdown
+from rpg.config.loading import load_params
+from rpg.evaluation.score import summary
+from rpg.reports.published import PUBLISHED, SOURCES
+from rpg.reports.tables import METHODS, beside_published, markdown
 
 
 def test_summary_by_hand() -> None:

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from rpg.termination import postponed
+from rpg.utils.signals import postponed
 
 
 def test_signals_are_told_and_end_nothing_until_the_block_ends() -> None:

@@ -12,10 +12,14 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rpg.errors import UserError
-from rpg.files import write_sealed
-from rpg.params import Tokens, load_params
-from rpg.tokens import Layout, Stats, TokenStore, create_safetensors, detokenise, tokenise, write_tokens
+from rpg.config.experiment import Tokens
+from rpg.config.loading import load_params
+from rpg.tokenizer.layout import Layout
+from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.tokenizer.store import TokenStore
+from rpg.tokenizer.tokens import create_safetensors, write_tokens
+from rpg.utils.errors import UserError
+from rpg.utils.files import write_sealed
 
 NETWORKS = {
     "resnet18": {},
@@ -182,7 +186,7 @@ def workspace(finished: Path, tmp_path: Path) -> Path:
 
 def change(zoo: Path, edit) -> Path:
     """Edit the last checkpoint and its entry, as if it had been trained so."""
-    from rpg.files import sha256
+    from rpg.utils.files import sha256
 
     tree = json.loads((zoo / "checkpoints.json").read_text())
     entry = tree["checkpoints"][-1]

@@ -17,23 +17,17 @@ from conftest import run_layers, write_params
 from safetensors.torch import load_file
 from together import changed
 
-from rpg.conditions import of_checkpoints
-from rpg.device import device, has_bfloat16
-from rpg.errors import Diverged
+from rpg.config.experiment import Experiment
+from rpg.config.loading import load_params
+from rpg.config.model import Diffusion
 from rpg.model.diffusion import T
-from rpg.params import Diffusion, Experiment, load_params
-from rpg.tokens import TokenStore
-from rpg.train import (
-    Training,
-    build,
-    drawn_tokens,
-    fresh,
-    learning_rate,
-    load_rpg,
-    picked_tokens,
-    train_loss,
-    train_rpg,
-)
+from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import of_checkpoints
+from rpg.training.model_file import build, fresh, load_rpg
+from rpg.training.train import drawn_tokens, picked_tokens, train_loss, train_rpg
+from rpg.training.trainer import Training, learning_rate
+from rpg.utils.device import device, has_bfloat16
+from rpg.utils.errors import Diverged
 
 ARTIFACTS = ("model.safetensors", "config.json", "log.csv")
 

@@ -7,14 +7,14 @@ import torch
 from conftest import TASKS, run_layers, write_tree
 from torch.func import functional_call
 
-from rpg.device import device
-from rpg.hypernetwork import Generated
+from rpg.config.loading import load_params
 from rpg.model.rpg import RPG
-from rpg.params import load_params
-from rpg.tasks import load_task
-from rpg.tokens import TokenStore
-from rpg.train import load_rpg
-from rpg.tune import tune_loss, tune_rpg
+from rpg.tasks.loading import load_task
+from rpg.tokenizer.store import TokenStore
+from rpg.training.hypernetwork import Generated
+from rpg.training.model_file import load_rpg
+from rpg.training.tune import tune_loss, tune_rpg
+from rpg.utils.device import device
 
 
 @pytest.fixture

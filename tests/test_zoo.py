@@ -6,13 +6,14 @@ import pytest
 from conftest import run_layers, write_params
 from safetensors.torch import load_file
 
-from rpg.errors import Diverged
-from rpg.files import sha256
-from rpg.params import AnyZoo, Run, load_params
-from rpg.tasks.classification import Classification
+from rpg.config.loading import load_params
+from rpg.tasks.base import Save
+from rpg.tasks.classification.task import Classification
+from rpg.tasks.config import Run, ZooConfig
 from rpg.tasks.stack import StateDict
-from rpg.tasks.task import Save
-from rpg.zoo import NEXT, train_shard
+from rpg.utils.errors import Diverged
+from rpg.utils.files import sha256
+from rpg.zoo.shards import NEXT, train_shard
 
 TRAIN = Classification.train
 
@@ -65,7 +66,7 @@ def stop_at(seed: int, error: BaseException):
     """`Classification.train` that raises `error` after it has saved a network of `seed`."""
 
     def train(
-        task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
+        task: Classification, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
     ) -> None:
         def and_stop(step: int, state_dicts: list[StateDict]) -> None:
             save(step, state_dicts)
@@ -82,7 +83,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seeds: list[int] = []
 
     def train(
-        task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
+        task: Classification, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
     ) -> None:
         seeds.append(runs[0].seed)
         TRAIN(task, zoo, runs, bases, save)
@@ -164,7 +165,7 @@ def test_seeds_at_once_of_which_one_diverges_are_trained_each_by_itself(
     assert [(entry["seed"], entry["step"]) for entry in tree["checkpoints"]] == [(0, 42), (0, 44), (1, 42), (1, 44)]
 
     def train(
-        task: Classification, zoo: AnyZoo, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
+        task: Classification, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save
     ) -> None:
         if any(run.seed == 1 for run in runs):
             raise Diverged("zoo: seed 0, 1 diverged at step 3")

@@ -11,11 +11,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from rpg.distributed import ALONE, Group, joined
-from rpg.params import Experiment, PaperModel, load_params
-from rpg.seeds import fix_arithmetic
-from rpg.tokens import TokenStore
-from rpg.train import Training, fresh, train_loss
+from rpg.config.experiment import Experiment
+from rpg.config.loading import load_params
+from rpg.config.model import PaperModel
+from rpg.tokenizer.store import TokenStore
+from rpg.training.distributed import ALONE, ProcessGroup, joined
+from rpg.training.model_file import fresh
+from rpg.training.train import train_loss
+from rpg.training.trainer import Training
+from rpg.utils.rng import fix_arithmetic
 
 STEPS, HALF = 12, 6
 PAPER = {
@@ -67,7 +71,7 @@ def case(folder: Path, name: str) -> Experiment:
     return changed(load_params(folder / "params.yaml").experiment("mini"), flavor, **{"steps": STEPS, **changes})
 
 
-def start(folder: Path, name: str, group: Group = ALONE) -> Training:
+def start(folder: Path, name: str, group: ProcessGroup = ALONE) -> Training:
     experiment, store, on = case(folder, name), TokenStore(folder / "results/mini/tokens"), torch.device("cpu")
     torch.manual_seed(0)
     model = fresh(experiment.model, experiment.diffusion, store)
@@ -81,7 +85,7 @@ def steps(training: Training, until: int) -> list[float]:
     return [(group.sum(training.one_step()) / group.processes).item() for _ in range(training.step, until)]
 
 
-def run(folder: Path, names: Sequence[str], group: Group, resumes: str, out: str) -> None:
+def run(folder: Path, names: Sequence[str], group: ProcessGroup, resumes: str, out: str) -> None:
     """Each case from the start, saved half-way, and from the state `<case>-<resumes>`, into files `<case>-<out>`."""
     for name in names:
         training = start(folder, name, group)

@@ -4,11 +4,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rpg.errors import UserError
+from rpg.utils.errors import UserError
 
 if TYPE_CHECKING:
     from rpg.data.images import Images
-    from rpg.data.pictures import PictureSets
 
 # Data set → its classes, known without reading it.
 CLASSES = {
@@ -16,6 +15,8 @@ CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
 
+# Data set → its name in a sentence.
+TITLES = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10"}
 # Data sets that a package brings or the project writes; all others lie in a folder.
 MADE_HERE = ("digits", "scenes", "facts")
 # What the folder of a data set is called, if not as the data set.
@@ -33,18 +34,6 @@ def load_data(name: str, data_root: str | None) -> "Images":
     return load_cifar10(data_folder(name, data_root))
 
 
-def load_pictures(name: str, data_root: str | None, validation: int) -> "PictureSets":
-    """The data set `name` as pictures that are read one by one; `validation` of the training ones are held out."""
-    folder = data_folder(name, data_root)
-    if name == "imagenet":
-        from rpg.data.imagenet import load_imagenet
-
-        return load_imagenet(folder, validation)
-    from rpg.data.cifar10 import load_cifar10_pictures
-
-    return load_cifar10_pictures(folder, validation)
-
-
 def data_folder(name: str, data_root: str | None) -> Path:
     """Where data set `name` lies, below RPG_DATA or else `data_root`; UserError if there is no such folder."""
     root = os.environ.get("RPG_DATA") or data_root
@@ -54,3 +43,14 @@ def data_folder(name: str, data_root: str | None) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder; put {name} there, or set RPG_DATA to the folder that holds it")
     return folder
+
+
+def missing_data(name: str, data_root: str | None) -> list[str]:
+    """One line if data set `name` has to lie in a folder and does not; otherwise none."""
+    if name in MADE_HERE:
+        return []
+    try:
+        data_folder(name, data_root)
+    except UserError as error:
+        return [str(error)]
+    return []

@@ -12,7 +12,7 @@ from rpg.data import CLASSES
 from rpg.data.images import Images, Split, hold_out
 from rpg.data.pictures import MemoryPictures, PictureSets
 from rpg.data.pictures import hold_out as hold_out_pictures
-from rpg.errors import UserError
+from rpg.utils.errors import UserError
 
 VALIDATION_SHARE = 0.1
 NAMES = CLASSES["cifar10"]

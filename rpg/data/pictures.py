@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from rpg.data.images import Split, drawn_evenly
-from rpg.errors import UserError
+from rpg.utils.errors import UserError
 
 # Groups of rows of parquet files whose pictures are mixed in training, and that each process keeps in memory.
 MIXED_GROUPS = 8

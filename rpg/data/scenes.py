@@ -18,8 +18,8 @@ from PIL import Image, ImageFilter
 
 from rpg.data.digits import load_digits_images
 from rpg.data.images import Images
-from rpg.files import atomic, exclusive, read_json, sha256, write_json
-from rpg.seeds import derive
+from rpg.utils.files import atomic, exclusive, read_json, sha256, write_json
+from rpg.utils.rng import derive
 
 TRAIN, VALIDATION, TEST = 1500, 20, 60
 RESOLUTION = 32

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.params import (
+from rpg.config.model import (
     Condition,
     PermutationStateCondition,
     TaskCodeCondition,

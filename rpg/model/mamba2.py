@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rpg.device import compiles
+from rpg.utils.device import compiles
 
 CHUNK = 64
 # Faster than 64 on an H200, and uses less memory (docs/benchmarks.md).

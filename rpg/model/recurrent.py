@@ -10,14 +10,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from rpg.config.model import Condition
 from rpg.model.conditions import Conditions, position_embedding
 from rpg.model.mamba2 import Mamba2
 from rpg.model.recomputing import run
-from rpg.params import Condition
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenPositions:
     """What a recurrent model knows of the L tokens: positions [L, 2] int64 and head [L] bool."""
 
     positions_L2: Tensor
@@ -39,7 +39,7 @@ class PaperRecurrent(nn.Module):
 
     def __init__(
         self,
-        tokens: Tokens,
+        tokens: TokenPositions,
         conditions: Sequence[Condition],
         sizes: Mapping[str, int],
         *,
@@ -81,7 +81,7 @@ class ResidualRecurrent(nn.Module):
 
     def __init__(
         self,
-        tokens: Tokens,
+        tokens: TokenPositions,
         conditions: Sequence[Condition],
         sizes: Mapping[str, int],
         *,

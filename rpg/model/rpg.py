@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from rpg.device import bfloat16
+from rpg.blocks import Precision
+from rpg.config.model import PaperModel, ResidualModel
 from rpg.model import diffusion
 from rpg.model.denoiser import ConvDenoiser, MLPDenoiser, NoDenoiser
-from rpg.model.recurrent import PaperRecurrent, ResidualRecurrent, Tokens
-from rpg.params import PaperModel, Precision, ResidualModel
+from rpg.model.recurrent import PaperRecurrent, ResidualRecurrent, TokenPositions
+from rpg.utils.device import bfloat16
 
 # Tokens of each network that are denoised at once: at the paper's widths what a denoiser has in between is 100 times
 # as large as they are.
@@ -30,7 +31,7 @@ class RPG(nn.Module):
     def __init__(
         self,
         params: PaperModel | ResidualModel,
-        tokens: Tokens,
+        tokens: TokenPositions,
         *,
         width: int,
         sizes: Mapping[str, int],

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from rpg.files import write_json, write_tensors
 from rpg.tasks.stack import StateDict
+from rpg.utils.files import write_json, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from rpg.data.ade20k import check_ade20k
-from rpg.errors import UserError
+from rpg.tasks.segmentation.ade20k import check_ade20k
+from rpg.utils.errors import UserError
 
 
 @pytest.fixture

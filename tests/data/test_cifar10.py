@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from rpg.data import load_data, load_pictures
-from rpg.errors import UserError
+from rpg.utils.errors import UserError
 
 
 def png(pixels: np.ndarray) -> dict[str, object]:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from rpg.data.coco import check_coco
-from rpg.errors import UserError
+from rpg.tasks.detection.coco import check_coco
+from rpg.utils.errors import UserError
 
 
 @pytest.fixture

@@ -7,9 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rpg.data import facts
-from rpg.data.commonsense import PROMPT, SUBTASKS, read_questions
-from rpg.data.facts import Asker, _facts, questions, sentences, tokenizer, world, write_facts
+from rpg.tasks.commonsense import facts
+from rpg.tasks.commonsense.facts import (
+    Asker,
+    _facts,
+    questions,
+    sentences,
+    tokenizer,
+    world,
+    write_facts,
+)
+from rpg.tasks.commonsense.questions import PROMPT, SUBTASKS, read_questions
 
 
 def test_world_is_drawn_once_for_all() -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from miniatures import CLASSES, jpeg, write_folders
 
-from rpg.data import load_pictures
 from rpg.data.pictures import MIXED_GROUPS, ParquetPictures
-from rpg.errors import UserError
+from rpg.tasks.fine_tuning.pictures import load_pictures
+from rpg.utils.errors import UserError
 
 
 def write_parquet(folder: Path, train: int = 24, val: int = 6, rows: int = 2) -> None:

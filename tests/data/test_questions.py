@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from rpg.data.commonsense import SUBTASKS, Question, read_questions
-from rpg.errors import UserError
+from rpg.tasks.commonsense.questions import SUBTASKS, Question, read_questions
+from rpg.utils.errors import UserError
 
 ROW = {
     "instruction": "Please choose the correct answer to the question: Why?\n\nAnswer1: a Answer2: b\n\n"

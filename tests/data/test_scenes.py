@@ -8,9 +8,9 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from rpg.data import scenes
-from rpg.data.ade20k import check_ade20k
-from rpg.data.coco import check_coco
 from rpg.data.scenes import Scene, compose, polygons, run_lengths, write_scenes
+from rpg.tasks.detection.coco import check_coco
+from rpg.tasks.segmentation.ade20k import check_ade20k
 
 
 @pytest.fixture

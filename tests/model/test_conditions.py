@@ -3,6 +3,12 @@ import math
 import pytest
 import torch
 
+from rpg.config.model import (
+    PermutationStateCondition,
+    TaskCodeCondition,
+    UnconditionalCondition,
+    VectorCondition,
+)
 from rpg.model.conditions import (
     KINDS,
     Conditions,
@@ -12,8 +18,7 @@ from rpg.model.conditions import (
     position_embedding,
     time_embedding,
 )
-from rpg.model.recurrent import ResidualRecurrent, Tokens
-from rpg.params import PermutationStateCondition, TaskCodeCondition, UnconditionalCondition, VectorCondition
+from rpg.model.recurrent import ResidualRecurrent, TokenPositions
 
 
 def test_position_embedding_by_hand() -> None:
@@ -48,7 +53,7 @@ STATE, CODE = (
 SIZES = {"width": 8, "blocks": 1, "state_width": 4, "head_width": 8, "expand": 2, "recurrent": "mamba2"}
 SIZES |= {"positions": ["2d", "learned"]}
 HEAD = torch.tensor([False, False, False, True, True])
-TOKENS = Tokens(torch.tensor([[k, 0] for k in range(5)]), HEAD)
+TOKENS = TokenPositions(torch.tensor([[k, 0] for k in range(5)]), HEAD)
 
 
 def test_conditions_are_added_and_all_of_them_must_be_given() -> None:
@@ -114,7 +119,9 @@ class PerToken(torch.nn.Module):
 def test_another_kind_is_one_class_and_may_differ_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "vector", PerToken)
     params = VectorCondition(kind="vector", field="x", hidden=None, reach="all")
-    model = ResidualRecurrent(Tokens(torch.tensor([[0, 0], [1, 0], [0, 1]]), HEAD[:3]), [params], {"x": 3}, **SIZES)
+    model = ResidualRecurrent(
+        TokenPositions(torch.tensor([[0, 0], [1, 0], [0, 1]]), HEAD[:3]), [params], {"x": 3}, **SIZES
+    )
     before = model({"x": torch.tensor([[1.0, 2.0, 3.0]])})
     assert before.shape == (1, 3, 8)
     # The model is causal: what only the last token is told reaches only the last prototype.

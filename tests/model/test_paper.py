@@ -6,15 +6,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import one_hot
 
+from rpg.config.model import PaperModel, PermutationStateCondition, TaskCodeCondition
 from rpg.model.mamba2 import Mamba2
-from rpg.model.recurrent import Tokens
-from rpg.model.reference import from_published
+from rpg.model.published_names import from_published
+from rpg.model.recurrent import TokenPositions
 from rpg.model.rpg import RPG
-from rpg.params import PaperModel, PermutationStateCondition, TaskCodeCondition
 
 D, M, S, C = 16, 12, 3, 10
 POSITIONS = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [2, 1]])
-TOKENS = Tokens(POSITIONS, POSITIONS[:, 1] == 1)
+TOKENS = TokenPositions(POSITIONS, POSITIONS[:, 1] == 1)
 PARAMS = PaperModel(
     flavor="paper",
     conditions=[
@@ -195,7 +195,7 @@ def test_widths_of_the_largest_published_network() -> None:
     with torch.device("meta"):
         model = RPG(
             params,
-            Tokens(POSITIONS.to("meta"), TOKENS.head_L.to("meta")),
+            TokenPositions(POSITIONS.to("meta"), TOKENS.head_L.to("meta")),
             width=16384,
             sizes={"permutation_state": 50, "task_code": C},
             target="epsilon",

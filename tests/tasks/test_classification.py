@@ -2,13 +2,14 @@ import torch
 from conftest import MINIATURE, TASKS
 from torch.optim.swa_utils import update_bn
 
-from rpg.params import Base, ClassificationTask, Run, TaskCodes, Zoo
-from rpg.tasks import load_task
-from rpg.tasks.classification import Classification, _batches, _shift
+from rpg.tasks.classification.config import ClassificationBase, ClassificationTask, ClassificationZoo, TaskCodes
+from rpg.tasks.classification.task import Classification, _batches, _shift
+from rpg.tasks.config import Run
+from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, stack
 
 TASK = ClassificationTask.model_validate(MINIATURE["task"])
-ZOO = Zoo.model_validate(MINIATURE["zoo"])
+ZOO = ClassificationZoo.model_validate(MINIATURE["zoo"])
 TASKS_TASK = TaskCodes.model_validate(TASKS["task"])
 
 
@@ -17,7 +18,7 @@ def runs(seed: int, *codes: str) -> list[Run]:
 
 
 def saves_of(
-    task: Classification, zoo: Zoo, wanted: list[Run], base: StateDict | None = None
+    task: Classification, zoo: ClassificationZoo, wanted: list[Run], base: StateDict | None = None
 ) -> list[tuple[int, list[StateDict]]]:
     saves = []
     task.train(zoo, wanted, [base] * len(wanted), lambda step, state_dicts: saves.append((step, state_dicts)))
@@ -137,7 +138,7 @@ def test_focal_loss_by_hand() -> None:
 
 def test_runs_start_from_the_base_network_but_for_its_head() -> None:
     task = load_task(TASKS_TASK, None)
-    base = task.train_base(Base.model_validate({**TASKS["base"], "steps": 5}), 5)
+    base = task.train_base(ClassificationBase.model_validate({**TASKS["base"], "steps": 5}), 5)
     zoo = ZOO.model_copy(update={"steps": 1, "saves": 1, "save_every": 1, "head_steps": 2, "learning_rate": 0.1})
     ((_, (moved,)),) = saves_of(task, zoo, runs(0, CODES[0]), base)
     learned = [name for name, _ in task.network.named_parameters()]

@@ -10,12 +10,16 @@ import yaml
 from conftest import ADAPTERS, ROOT, SETTINGS, run_layers, write_tree
 
 from rpg.cli import main
-from rpg.data.commonsense import ANSWER, SUBTASKS, read_questions
-from rpg.errors import UserError
-from rpg.files import read_tensors
-from rpg.params import CommonsenseTask, Experiment, Params, Run, load_params
-from rpg.tasks import load_task
-from rpg.tasks.commonsense import AVERAGE, Commonsense
+from rpg.config.experiment import Experiment
+from rpg.config.loading import load_params
+from rpg.config.params import Params
+from rpg.tasks.commonsense.config import CommonsenseTask
+from rpg.tasks.commonsense.questions import ANSWER, SUBTASKS, read_questions
+from rpg.tasks.commonsense.task import AVERAGE, Commonsense
+from rpg.tasks.config import Run
+from rpg.tasks.loading import load_task
+from rpg.utils.errors import UserError
+from rpg.utils.files import read_tensors
 
 
 def task(**changes: object) -> Commonsense:
@@ -121,8 +125,8 @@ def test_zoo_and_samples_are_adapter_folders_and_base_is_a_model(here: Path) -> 
 
 def test_samples_are_canonical(here: Path) -> None:
     """What was tokenised are the zoo's adapters in their one form, each rotated to the one before it."""
-    from rpg.canonical import canonical
-    from rpg.tokens import TokenStore
+    from rpg.tokenizer.canonical import canonical
+    from rpg.tokenizer.store import TokenStore
 
     store = TokenStore(here / "tokens")
     before = None
@@ -196,7 +200,7 @@ def test_reference_is_the_language_model_alone(here: Path) -> None:
 
 
 def test_judging_goes_on_from_the_batches_that_are_kept(here: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("rpg.tasks.commonsense.BATCHES_KEPT", 2)
+    monkeypatch.setattr("rpg.tasks.commonsense.task.BATCHES_KEPT", 2)
     of, whole = task(), task().judge(sample(here), "test")
     generated = of._generated
     calls = []

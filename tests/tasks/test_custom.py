@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rpg.cli import main
-from rpg.errors import UserError
-from rpg.params import check_params, load_params
-from rpg.tasks import custom
-from rpg.tasks.custom import natural
+from rpg.config.loading import check_params, load_params
+from rpg.tasks.custom import task as custom
+from rpg.tasks.custom.task import natural
+from rpg.utils.errors import UserError
 
 LAYERS = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty")
 

@@ -10,9 +10,10 @@ from conftest import ROOT, openmmlab_task
 from mmengine.structures import InstanceData
 from pycocotools.coco import COCO
 
-from rpg.params import Run, RunnerBase, RunnerZoo
-from rpg.tasks.detection import NAMES
-from rpg.tasks.task import Task
+from rpg.tasks.base import Task
+from rpg.tasks.config import Run
+from rpg.tasks.detection.task import NAMES
+from rpg.tasks.openmmlab.config import RunnerBase, RunnerZoo
 
 REAL = next(
     (

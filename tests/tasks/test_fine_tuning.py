@@ -9,11 +9,12 @@ import torch
 from conftest import BASE_LAYERS, MINIATURE, run_layers, write_tree
 from miniatures import CLASSES, write_folders
 
-from rpg.errors import UserError
-from rpg.files import read_tensors, write_tensors
-from rpg.params import FineTuningTask, FineTuningZoo, PretrainedBase, Run
-from rpg.tasks import load_task
-from rpg.tasks.fine_tuning import FineTuning
+from rpg.tasks.config import Run
+from rpg.tasks.fine_tuning.config import FineTuningTask, FineTuningZoo, PretrainedBase
+from rpg.tasks.fine_tuning.task import FineTuning
+from rpg.tasks.loading import load_task
+from rpg.utils.errors import UserError
+from rpg.utils.files import read_tensors, write_tensors
 
 NETWORK = {"name": "test_resnet.r160_in1k", "arguments": {"num_classes": 3}}
 RUN = Run(seed=0, code=None, held_out=False)

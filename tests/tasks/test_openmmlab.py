@@ -6,9 +6,10 @@ import torch
 from conftest import openmmlab_task
 from torchvision.ops import nms, roi_align
 
-from rpg.errors import UserError
-from rpg.params import Run, RunnerBase, RunnerZoo
-from rpg.seeds import fix_arithmetic
+from rpg.tasks.config import Run
+from rpg.tasks.openmmlab.config import RunnerBase, RunnerZoo
+from rpg.utils.errors import UserError
+from rpg.utils.rng import fix_arithmetic
 
 SHIPPED = "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"
 

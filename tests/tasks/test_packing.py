@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from rpg.tasks.packing import IGNORED, LONGEST, Packed, pack
+from rpg.tasks.commonsense.packing import IGNORED, LONGEST, Packed, pack
 
 
 def test_rows_take_the_fewest_tokens() -> None:

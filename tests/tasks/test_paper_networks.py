@@ -9,12 +9,13 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
+from rpg.config.loading import load_params
 from rpg.data.scenes import run_lengths
-from rpg.files import write_json
-from rpg.params import RunnerBase, load_params
-from rpg.seeds import fix_arithmetic
-from rpg.tasks import load_task
-from rpg.tasks.openmmlab import OpenMMLab, without_compiled_operations
+from rpg.tasks.loading import load_task
+from rpg.tasks.openmmlab.config import RunnerBase
+from rpg.tasks.openmmlab.task import OpenMMLab, without_compiled_operations
+from rpg.utils.files import write_json
+from rpg.utils.rng import fix_arithmetic
 
 PARAMS = load_params(ROOT / "params.yaml")
 

@@ -8,9 +8,10 @@ from conftest import openmmlab_task
 from PIL import Image
 from safetensors.torch import load_file
 
-from rpg.errors import UserError
-from rpg.tasks.segmentation import GRID
-from rpg.tokens import Layout, Stats, detokenise, tokenise
+from rpg.tasks.segmentation.task import GRID
+from rpg.tokenizer.layout import Layout
+from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.utils.errors import UserError
 
 
 def labels_of(folder: Path, part: str) -> list[np.ndarray]:

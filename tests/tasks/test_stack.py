@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-import rpg.tasks.networks  # noqa: F401
+import rpg.tasks.classification.networks  # noqa: F401
 from rpg.tasks.stack import Joint, StateDict, _joint, logits, stack, unstack
 
 RESNET = {"layers": [1, 1, 1, 1], "channels": [4, 4, 4, 8], "stem_type": "deep", "stem_width": 4}

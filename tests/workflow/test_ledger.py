@@ -25,9 +25,9 @@ from checkouts import (
 )
 from conftest import GIVEN, MINIATURE, ROOT, TASKS, write_given, write_tree
 
-from rpg.params import load_params
-from rpg.stages import STAGES, dvc_yaml
-from rpg.workflow import CHOICES, OPTIONAL
+from rpg.config.loading import load_params
+from rpg.pipeline.dvc import STAGES, dvc_yaml
+from rpg.pipeline.workflow import CHOICES, OPTIONAL
 
 pytestmark = pytest.mark.integration
 

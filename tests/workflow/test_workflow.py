@@ -29,10 +29,10 @@ from conftest import (
 )
 from snakemake.scheduling.job_scheduler import JobScheduler
 
-import rpg.workflow as ask
+import rpg.pipeline.workflow as ask
 from benchmarks.dag import plan
-from rpg.params import load_params
-from rpg.workflow import RESUMED, code
+from rpg.config.loading import load_params
+from rpg.pipeline.workflow import RESUMED, code
 
 pytestmark = pytest.mark.integration
 # One experiment of each of the paper's benchmarks.

@@ -1,18 +1,84 @@
+# The steps that put experiments together. They read a few small files and take seconds, so on a cluster they run where
+# Snakemake does.
+
+
+rule config:
+    output:
+        pipeline.config_files(config),
+    log:
+        "logs/config.log",
+    benchmark:
+        "logs/config.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=pipeline.SUMMARIES["config"].memory_mb,
+        runtime=pipeline.SUMMARIES["config"].minutes,
+    params:
+        run=config["run"],
+        values=pipeline.resolved(config),
+    shell:
+        "python -m rpg config {params.run:q} >{log:q} 2>&1"
+
+
+rule ablation:
+    input:
+        pipeline.trials,
+    output:
+        ensure("results/{ablation}/ablation.json", non_empty=True),
+    log:
+        "logs/{ablation}/ablation.log",
+    benchmark:
+        "logs/{ablation}/ablation.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=pipeline.SUMMARIES["ablation"].memory_mb,
+        runtime=pipeline.SUMMARIES["ablation"].minutes,
+    params:
+        values=pipeline.ablation,
+    shell:
+        "python -m rpg ablation --experiment {wildcards.ablation:q} >{log:q} 2>&1"
+
+
+rule ablations:
+    input:
+        expand(rules.ablation.output, ablation=pipeline.ablations()),
+        pipeline.source_files(pipeline.SUMMARIES["ablations"].code),
+    output:
+        tables="results/ablations.md",
+        summary="results/ablations.json",
+    log:
+        "logs/ablations.log",
+    benchmark:
+        "logs/ablations.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=pipeline.SUMMARIES["ablations"].memory_mb,
+        runtime=pipeline.SUMMARIES["ablations"].minutes,
+    params:
+        ablations=pipeline.ablations(),
+    shell:
+        "python -m rpg ablations >{log:q} 2>&1"
+
+
 rule tables:
     input:
-        expand(rules.score.output.scores, experiment=ask.experiments(config)),
-        expand(rules.score.output.metrics, experiment=ask.experiments(config)),
-        expand(rules.novelty.output.summary, experiment=ask.experiments(config)),
-        expand(rules.novelty.output.rows, experiment=ask.experiments(config)),
-        expand(rules.ablation.output, ablation=ask.ablations_to_run(config)),
-        ask.seconds(config),
-        code=ask.code("tables"),
+        pipeline.tables_inputs(config),
+        pipeline.config_files(config),
     output:
         tables=report(
             "results/tables.md", caption="../report/tables.rst", category="Tables"
         ),
         cards=expand(
-            "results/{experiment}/README.md", experiment=ask.experiments(config)
+            "results/{experiment}/README.md", experiment=pipeline.experiments(config)
         ),
         metrics="results/metrics.json",
         scores="results/scores.csv",
@@ -23,15 +89,38 @@ rule tables:
         "logs/tables.log",
     benchmark:
         "logs/tables.tsv"
-    # On a cluster it runs where Snakemake does: it reads a few small files and takes seconds.
     localrule: True
     conda:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=pipeline.SUMMARIES["tables"].memory_mb,
+        runtime=pipeline.SUMMARIES["tables"].minutes,
     params:
         run=config["run"],
     shell:
-        "python -m rpg tables --run {params.run:q} >{log:q} 2>&1"
+        "python -m rpg tables {params.run:q} >{log:q} 2>&1"
+
+
+rule report:
+    input:
+        rules.tables.output,
+        pipeline.source_files(pipeline.SUMMARIES["report"].code),
+        template="workflow/report/report.html.j2",
+    output:
+        "results/report.html",
+    log:
+        "logs/report.log",
+    benchmark:
+        "logs/report.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=pipeline.SUMMARIES["report"].memory_mb,
+        runtime=pipeline.SUMMARIES["report"].minutes,
+    params:
+        run=config["run"],
+    shell:
+        "python -m rpg report {params.run:q} >{log:q} 2>&1"

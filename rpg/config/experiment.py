@@ -1,0 +1,187 @@
+"""An experiment: its blocks, and whether they fit each other."""
+
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, create_model, model_validator
+
+from rpg.blocks import Block, Count, Positive
+from rpg.config.model import Diffusion, Model
+from rpg.config.training import Hypernetwork, Train, Tune
+from rpg.stages import OPTIONAL, STAGES, TIMED
+from rpg.tasks.config import BaseConfig, Run, TaskConfig, ZooConfig
+from rpg.tasks.registry import task_blocks
+
+
+class Tokens(Block):
+    """How checkpoints become tokens."""
+
+    width: Annotated[int, Field(ge=4, description="D, weights per token")]
+    canonical: Annotated[
+        bool | None,
+        Field(description="whether low-rank pairs are brought into one form first; of adapters alone"),
+    ] = None
+
+
+class Sample(Block):
+    """How weights are sampled: `count` networks, or as many for each task code, evenly over the permutation states.
+
+    In addition `between` networks that lie between two of these states, drawn at random.
+    """
+
+    seed: Annotated[int, Field(ge=0)]
+    count: Count
+    solver: Literal["ddpm", "ddim", "dpm-solver++"]
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    temperature: Annotated[float, Field(ge=0, description="factor on the noise that a network is made of")]
+    between: Annotated[int, Field(ge=0)]
+    seen: Annotated[
+        int | None,
+        Field(ge=1, description="of the seen task codes, so many are asked for, first those with a held-out pair"),
+    ] = None
+
+
+class Novelty(Block):
+    """What the samples are compared with, to tell whether they are new."""
+
+    seed: Annotated[int, Field(ge=0)]
+    networks: Annotated[int, Field(ge=2, description="of originals and of samples, at most so many are measured")]
+    noise: Annotated[
+        list[Positive],
+        Field(description="levels of the noise on a checkpoint, in standard deviations of a tensor's weights"),
+    ]
+
+
+class Allotment(Block):
+    """Memory and time of one job of a stage on a cluster."""
+
+    memory_gb: Annotated[float, Field(gt=0, description="main memory of the first attempt, without that of GPUs")]
+    hours: Annotated[float, Field(gt=0, description="time limit; a training continues in another job")]
+
+
+if TYPE_CHECKING:
+    StageName = str
+else:
+    StageName = Literal[tuple(STAGES)]
+
+
+class Experiment(Block):
+    """One row of the tables: a task, its zoo, and the RPG that learns from it.
+
+    The stages base, tune and hypernetwork are optional: an experiment has those whose block it has. `experiment_block`
+    gives the class for each kind of task.
+    """
+
+    task: TaskConfig
+    base: BaseConfig | None = None
+    zoo: ZooConfig
+    tokens: Tokens
+    model: Model
+    diffusion: Diffusion
+    train: Train
+    tune: Tune | None = None
+    hypernetwork: Hypernetwork | None = None
+    sample: Sample
+    novelty: Novelty
+    cluster: Annotated[
+        dict[StageName, Allotment] | None,
+        Field(description="stages that take more on a cluster than their rules ask for; no result depends on it"),
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_known(cls, tree: Any) -> Any:
+        task = cls.model_fields["task"].annotation
+        if isinstance(tree, dict) and isinstance(task, type) and issubclass(task, TaskConfig):
+            kind = tree["task"]["kind"]
+            for block in OPTIONAL:
+                if tree.get(block) is not None and block not in task.optional:
+                    raise ValueError(f"{block}: there is no such stage with task.kind {kind}")
+            if task.needs_base and tree.get("base") is None:
+                raise ValueError(f"base: missing; with task.kind {kind} it names the weights that the zoo starts from")
+        return tree
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> "Experiment":
+        kinds = [condition.kind for condition in self.model.conditions]
+        # Whether the checkpoints of a custom zoo are adapters shows when they are read.
+        if self.task.adapters is not None and (self.tokens.canonical is not None) != self.task.adapters:
+            fault = "must be given with" if self.task.adapters else "is for adapters, not for"
+            raise ValueError(f"tokens.canonical: {fault} task.kind {self.task.kind}")
+        if not self.task.has_codes:
+            if "task_code" in kinds:
+                raise ValueError("model.conditions: task_code needs task.kind task_codes")
+            if self.sample.seen:
+                raise ValueError("sample.seen: needs task.kind task_codes")
+        self.task.check_experiment(self)
+        if getattr(self.model, "start", "zero") == "mean" and self.diffusion.target != "x0":
+            raise ValueError("model.start: mean needs diffusion.target x0")
+        if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
+            raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
+        if len(self.zoo.seeds) == 1 and (self.sample.between or (self.tune and self.tune.between)):
+            raise ValueError("between: needs two seeds or more in zoo.seeds")
+        if "permutation_state" not in kinds and (self.sample.between or (self.tune and self.tune.between)):
+            raise ValueError("between: needs the condition permutation_state")
+        return self
+
+    def has(self, condition: str) -> bool:
+        """Whether it has an optional stage, or, for "task_codes", task codes."""
+        return self.task.has_codes if condition == "task_codes" else getattr(self, condition) is not None
+
+    def stages(self) -> list[str]:
+        """The names of its stages, first to last."""
+        return [stage for stage in STAGES if stage not in OPTIONAL or self.has(stage)]
+
+    def timed(self) -> list[str]:
+        """The stages whose seconds are measured, first to last."""
+        return [stage for stage in self.stages() if stage in TIMED]
+
+    def runs(self) -> dict[int, Run]:
+        """Index → run of the zoo. The index of a run depends on nothing that params.yaml may add later."""
+        return self.task.runs(self.zoo)
+
+    def shards(self) -> dict[str, list[Run]]:
+        """Shard name → its runs. A run's shard depends on its index alone, so a new seed leaves other shards alone."""
+        shards: dict[str, list[Run]] = {}
+        for index, run in self.runs().items():
+            first = index - index % self.zoo.runs_per_shard
+            shards.setdefault(f"{first:04d}-{first + self.zoo.runs_per_shard - 1:04d}", []).append(run)
+        return shards
+
+    def recipe(self, runs: list[Run]) -> dict[str, Any]:
+        """What the checkpoints of `runs` depend on: task and zoo block, without the runs of other shards."""
+        # The runs of other shards are not even written down: each of ten thousand shards may ask for its recipe.
+        others = {"task": set(self.task.run_keys), "zoo": set(self.zoo.run_keys)}
+        tree = self.model_dump(include={"task", "zoo"}, exclude=others)
+        tree["zoo"]["runs"] = [{**run.model_dump(), **self.zoo.run_facts(run)} for run in runs]
+        return tree
+
+
+@cache
+def experiment_block(kind: str) -> type[Experiment]:
+    """The class of the experiments with that `task.kind`, whose task, base and zoo blocks have their own classes."""
+    task = task_blocks()[kind]
+    name = "".join(part.capitalize() for part in kind.split("_"))
+    return create_model(
+        f"{name}Experiment",
+        __base__=Experiment,
+        __doc__=Experiment.__doc__,
+        task=(task, ...),
+        base=(task.base_block | None if task.base_block else None, None),  # type: ignore[arg-type]
+        zoo=(task.zoo_block, ...),
+    )
+
+
+def _kind(tree: Any) -> Any:
+    task = tree.get("task") if isinstance(tree, dict) else getattr(tree, "task", None)
+    return task.get("kind") if isinstance(task, dict) else getattr(task, "kind", None)
+
+
+if TYPE_CHECKING:
+    AnyExperiment = Experiment
+else:
+    _union = None
+    for _name in task_blocks():
+        _member = Annotated[experiment_block(_name), Tag(_name)]
+        _union = _member if _union is None else _union | _member
+    AnyExperiment = Annotated[_union, Discriminator(_kind)]

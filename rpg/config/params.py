@@ -1,0 +1,132 @@
+"""The whole of params.yaml: experiments and ablations."""
+
+from typing import Annotated, Any
+
+from pydantic import (
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
+
+from rpg.blocks import PARAMS_FILE, Block, Seeds
+from rpg.config.experiment import AnyExperiment, Experiment
+from rpg.utils.errors import UserError, suggestion
+
+NAME = r"[a-z0-9][a-z0-9_-]*"
+
+
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+
+
+class Ablation(Block):
+    """One table: variants of an experiment, each with another choice or two, each trained from several seeds.
+
+    A variant trained from one seed is an experiment of its own, named `<ablation>/<variant>-<seed>`; what it has in
+    common with the experiment, or with an earlier variant, is made once.
+    """
+
+    question: str
+    experiment: Annotated[str, Field(description="what the variants are variants of")]
+    seeds: Annotated[Seeds, Field(description="train.seed: each trains every variant")]
+    novelty: Annotated[bool, Field(description="whether the table has distances from the zoo")]
+    variants: Annotated[
+        dict[Name, dict[str, Any]],
+        Field(min_length=1, description="what is changed: {model.recurrent: lstm}; null removes a stage"),
+    ]
+
+
+class Params(Block):
+    """The whole of params.yaml."""
+
+    run: Annotated[list[str], Field(min_length=1, description="the experiments that results/tables.md covers")]
+    data_root: Annotated[str | None, Field(description="folder of the data sets; the variable RPG_DATA goes first")]
+    language_model: Annotated[
+        str | None, Field(description="folder of a causal language model for --describe; a lexicon answers without one")
+    ]
+    experiments: dict[Name, AnyExperiment]
+    ablations: dict[Name, Ablation]
+    _trials: dict[str, dict[str, Experiment]] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _experiments_fit(self) -> "Params":
+        for name, experiment in self.experiments.items():
+            try:
+                experiment.task.check_among(name, self.experiments)
+            except ValueError as error:
+                raise ValueError(f"experiments.{name}.{error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _make_trials(self) -> "Params":
+        for name, ablation in self.ablations.items():
+            if name in self.experiments:
+                raise ValueError(f"ablations.{name}: there is an experiment of that name")
+            if ablation.experiment not in self.experiments:
+                known = suggestion(ablation.experiment, list(self.experiments))
+                raise ValueError(f"ablations.{name}.experiment: no experiment '{ablation.experiment}'{known}")
+            base = self.experiments[ablation.experiment]
+            self._trials[name] = {
+                f"{name}/{variant}-{seed}": _changed(
+                    base, {**changes, "train.seed": seed}, f"{name}.variants.{variant}"
+                )
+                for variant, changes in ablation.variants.items()
+                for seed in ablation.seeds
+            }
+        return self
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of that name, or the trial of an ablation; UserError with the known names otherwise."""
+        ablation = name.partition("/")[0]
+        known = self._trials[ablation] if "/" in name and ablation in self._trials else self.experiments
+        if name not in known:
+            raise UserError(f"{PARAMS_FILE}: no experiment '{name}'{suggestion(name, list(known))}")
+        return known[name]
+
+    def ablation(self, name: str) -> Ablation:
+        """The ablation of that name; UserError with the known names otherwise."""
+        if name not in self.ablations:
+            raise UserError(f"{PARAMS_FILE}: no ablation '{name}'{suggestion(name, list(self.ablations))}")
+        return self.ablations[name]
+
+    def trials(self, ablation: str) -> dict[str, Experiment]:
+        """The experiments that an ablation is made of, by name, variant after variant."""
+        return self._trials[ablation]
+
+    def covering(self, run: list[str], where: str) -> "Params":
+        """The same with another `run`; UserError, which begins with `where`, if it names what is not there."""
+        known = [*self.experiments, *self.ablations]
+        for name in run:
+            if name not in known:
+                raise UserError(f"{where}: run: no experiment '{name}'{suggestion(name, known)}")
+        if not set(run) & self.experiments.keys():
+            raise UserError(f"{where}: run: must name an experiment, not ablations alone")
+        if len(set(run)) != len(run):
+            raise UserError(f"{where}: run: an experiment stands there twice")
+        return self.model_copy(update={"run": run})
+
+    def experiments_to_run(self) -> list[str]:
+        """The experiments in `run:`."""
+        return [name for name in self.run if name in self.experiments]
+
+    def ablations_to_run(self) -> list[str]:
+        """The ablations in `run:`."""
+        return [name for name in self.run if name in self.ablations]
+
+
+def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:
+    """`experiment` with other values at some keys, `model.recurrent`; ValueError if there is no such key or value."""
+    tree = experiment.model_dump()
+    for key, value in changes.items():
+        *blocks, last = key.split(".")
+        node = tree
+        for block in blocks:
+            node = node.get(block) if isinstance(node, dict) else None  # type: ignore[assignment]
+        if not isinstance(node, dict) or last not in node:
+            raise ValueError(f"ablations.{where}: no key '{key}' in that experiment")
+        node[last] = value
+    try:
+        return type(experiment).model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ValueError(f"ablations.{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error

@@ -1,0 +1,1 @@
+"""`rpg demo`: a page that generates networks."""

@@ -1,0 +1,139 @@
+"""The page that `rpg demo` opens, run by Streamlit: streamlit run rpg/demo/page.py -- digits-tasks"""
+
+import sys
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from rpg.generator.generate import GeneratedNetwork, Generator, task_code
+from rpg.tasks.classification.task import Classification
+from rpg.tasks.loading import load_task
+from rpg.utils.device import device
+from rpg.utils.errors import UserError
+from rpg.utils.rng import fix_arithmetic
+
+PAD = st.components.v2.component(
+    "rpg_pad",
+    html='<canvas aria-label="drawing pad"></canvas><br><button>clear</button>',
+    css="canvas { touch-action: none; cursor: crosshair }",
+    js=Path(__file__).with_name("pad.js").read_text(encoding="utf-8"),
+)
+WAYS = ("Classes", "In words", "Code")
+
+
+@st.cache_resource
+def opened(experiment: str) -> tuple[Generator, Classification]:
+    """The trained RPG and its task, kept between reruns of the page."""
+    generator = Generator(experiment)
+    return generator, cast(Classification, load_task(generator.experiment.task, generator.params.data_root))
+
+
+def classes_of(generator: Generator) -> tuple[str, ...]:
+    """The names of the classes; `rpg demo` serves experiments with task codes alone."""
+    names = generator.experiment.task.classes
+    assert names
+    return names
+
+
+def ask(generator: Generator) -> None:
+    """What the visitor wants, and, on request, a new network in the session."""
+    names = classes_of(generator)
+    way = st.radio("Say what it shall recognise", WAYS, horizontal=True)
+    classes = st.multiselect("Classes", names, default=[names[3], names[8]]) if way == "Classes" else None
+    sentence = (
+        st.text_input("In words", "even numbers" if names[0] == "0" else "animals") if way == "In words" else None
+    )
+    code = st.text_input("One 0 or 1 per class", "0001000010") if way == "Code" else None
+    seed = st.number_input("Seed", 0, 2**31, 0)
+    states = ["any", *range(len(generator.store.seeds))]
+    state = st.selectbox("Permutation state", states) if len(states) > 2 else "any"
+    if st.button("Generate", type="primary"):
+        try:
+            chosen = task_code(generator.params, generator.experiment, classes, code, sentence)
+            wanted = None if state == "any" else (int(state),)
+            st.session_state.network = generator.networks(1, chosen, wanted, int(seed))[0]
+        except UserError as error:
+            st.session_state.pop("network", None)
+            st.error(str(error))
+
+
+def show_scores(network: GeneratedNetwork, task: Classification, generator: Generator) -> None:
+    """Accuracy and confusion table on the test split, and the weights to download."""
+    assert network.code
+    labels, names = task.data.test.labels, classes_of(generator)
+    answers = task.answers([network.state_dict], task.inputs("test"))[0].bool()
+    right = answers == task.targets("test", network.code).bool()
+    yes = [name for name, bit in zip(names, network.code, strict=True) if bit == "1"]
+    st.subheader(f"A network that tells {', '.join(yes)} from the rest")
+    facts = st.columns(3)
+    facts[0].metric("test accuracy", f"{100 * right.double().mean():.1f} %")
+    facts[1].metric("task code", network.code)
+    facts[2].metric("in the zoo", generator.standing(network.code))
+    rows = {
+        name: {
+            "shall be": "yes" if bit == "1" else "no",
+            "says yes": int((answers & (labels == index)).sum()),
+            "says no": int((~answers & (labels == index)).sum()),
+        }
+        for index, (name, bit) in enumerate(zip(names, network.code, strict=True))
+    }
+    st.table(pd.DataFrame.from_dict(rows, orient="index"))
+    st.download_button("Download weights", save(network.state_dict), f"{network.code}.safetensors")
+
+
+def try_out(network: GeneratedNetwork, task: Classification) -> None:
+    """Show the network one image, of the test split or drawn."""
+    st.subheader("Try it")
+    images = task.data.test.images
+    channels, height, width = images.shape[1:]
+    white = int(images.max())
+    pick, draw = st.columns(2)
+    with pick:
+        index = int(st.number_input("Test image", 0, len(images) - 1, 0))
+        st.image(_picture(images[index], white), width=160)
+        _answer(network, task, images[index])
+    if channels == 1:
+        with draw:
+            st.write("Or draw one")
+            drawn = PAD(
+                key="pad",
+                data={"rows": height, "columns": width, "white": white},
+                default={"pixels": []},
+                on_pixels_change=lambda: None,
+            )
+            if any(drawn.pixels):
+                _answer(network, task, torch.tensor(drawn.pixels).to(torch.uint8).view(1, height, width))
+
+
+def _answer(network: GeneratedNetwork, task: Classification, image: Tensor) -> None:
+    inputs = task.data.inputs(image.unsqueeze(0).to(device()), task.params.resolution)
+    said = "yes" if int(task.answers([network.state_dict], inputs)) else "no"
+    st.markdown(f"The network says **{said}**")
+
+
+def _picture(image: Tensor, white: int) -> np.ndarray:
+    return (image.permute(1, 2, 0).squeeze(-1).float() / white).numpy()
+
+
+def main(experiment: str) -> None:
+    """The whole page, from top to bottom."""
+    st.set_page_config(page_title="Ask for a network")
+    st.title("Ask for a network")
+    # Streamlit runs the page in a thread of its own.
+    fix_arithmetic(1)
+    generator, task = opened(experiment)
+    seen = len({checkpoint["code"] for checkpoint in generator.store.checkpoints})
+    st.write(f"`{experiment}`: RPG has learned from networks for {seen} of 1022 tasks. Ask for any.")
+    ask(generator)
+    if "network" in st.session_state:
+        show_scores(st.session_state.network, task, generator)
+        try_out(st.session_state.network, task)
+
+
+main(sys.argv[1])

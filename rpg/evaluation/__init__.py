@@ -1,0 +1,1 @@
+"""Scores, baselines and distances in weight space."""

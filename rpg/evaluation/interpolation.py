@@ -1,0 +1,54 @@
+"""What can be made of a zoo without learning anything: noise, means, interpolations, Gaussians, as many as RPG samples.
+
+Each network is made for the permutation state and task code of one of RPG's samples, from checkpoints of that code:
+those of the same seed (`within`), or one of each seed (`across`), as they are or with their units in the order of the
+first one's (`aligned`).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rpg.evaluation.geometry import ZooPoints
+from rpg.utils.rng import derive
+
+
+def mixtures(
+    zoo: ZooPoints, wishes: Sequence[tuple[int, str | None]], noise: Sequence[float], seed: int
+) -> Iterator[tuple[str, int, str | None, np.ndarray]]:
+    """Method, permutation state, task code and point [P] of each network that the zoo has the checkpoints for.
+
+    For each of `wishes` (state, code) one of every method. `noise`: levels, in standard deviations of each tensor's
+    weights.
+    """
+    for k, (state, code) in enumerate(wishes):
+        of_code = np.flatnonzero(zoo.codes == (code or ""))
+        within = of_code[zoo.seeds[of_code] == state]
+        draw = np.random.default_rng(derive(seed, "mixing", k))
+        across = np.array([draw.choice(of_code[zoo.seeds[of_code] == one]) for one in np.unique(zoo.seeds[of_code])])
+        if len(within):
+            for level in noise:
+                point_P = zoo.points_NP[draw.choice(within)]
+                yield f"noise {level}", state, code, point_P + level * draw.standard_normal(len(point_P))
+        for reach, chosen, aligned in (
+            ("within", within, False),
+            ("across", across, False),
+            ("across, aligned", across, True),
+        ):
+            if len(chosen) > 1 and not (aligned and not zoo.space.groups):
+                first, *others = draw.permutation(chosen)
+                points = [zoo.points_NP[first]]
+                for other in others:
+                    point_P = zoo.points_NP[other]
+                    points.append(point_P[zoo.space.order(point_P, points[0])] if aligned else point_P)
+                for method, point_P in _mix(np.stack(points), draw):
+                    yield f"{method} {reach}", int(zoo.seeds[first]), code, point_P
+
+
+def _mix(points_NP: np.ndarray, draw: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and point of each way to make one network of the N at `points_NP`."""
+    yield "mean", points_NP[: draw.integers(2, len(points_NP) + 1)].mean(0)
+    share = draw.uniform(0.25, 0.75)
+    yield "interpolation", (1 - share) * points_NP[0] + share * points_NP[1]
+    noise_P = draw.standard_normal(points_NP.shape[1])
+    yield "Gaussian", points_NP.mean(0) + points_NP.std(0, ddof=1) * noise_P

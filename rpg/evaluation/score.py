@@ -1,0 +1,252 @@
+"""Score originals and samples on the test split, by the same code: `rpg score --experiment digits-vit`.
+
+Writes scores.json, every network's score, answers.safetensors, what originals and samples answer on the test split, and
+metrics.json, their summary over all originals and all samples (test split; the standard deviation is the sample's,
+n - 1). With task codes, seen and held-out codes apart, and beside them the baselines: those of rpg.baselines, the
+majority class, the RPG before it was tuned and the hypernetwork. `rpg score --experiment digits-vit --weights FILE`
+prints the score of any state dict.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+
+from rpg.config.experiment import Experiment
+from rpg.evaluation.baselines import formulas
+from rpg.evaluation.results import Scores
+from rpg.generator.manifest import Samples
+from rpg.paths import Paths
+from rpg.tasks.loading import load_task
+from rpg.tasks.stack import StateDict, unstack
+from rpg.tokenizer.store import TokenStore
+from rpg.utils.errors import UserError, one_line
+from rpg.utils.files import (
+    check_unchanged,
+    file_entry,
+    read_metadata,
+    read_sealed,
+    read_tensors,
+    vouched,
+    write_json,
+    write_sealed,
+    write_tensors,
+)
+from rpg.utils.progress import progress
+from rpg.zoo.manifest import read_zoo
+
+SPLITS = ("validation", "test")
+# Sets of networks, as the manifest of the samples has them → what the tables call them: by what RPG knew of their task,
+# or, where there is but one, all that are of one permutation state, and those between two.
+SETS = {
+    "seen": "seen",
+    "held_out_pairs": "held-out pairs",
+    "held_out": "held-out",
+    "all": "all",
+    "between": "between states",
+}
+# What a network is called in scores.json beside its scores, and its weights.
+Network = tuple[dict[str, Any], StateDict]
+
+
+def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
+    """Score every checkpoint of the zoo and every sample; both on validation, for choices, and on test, for tables."""
+    task = load_task(experiment.task, data_root)
+    kept, answers = paths.kept("score"), dict[str, torch.Tensor]()
+    checkpoints, _ = read_zoo(paths.folder("zoo"))
+    manifest = read_samples(paths.folder("sample"), len({entry["seed"] for entry in checkpoints}))
+    for entry in manifest:
+        check_unchanged(paths.folder("sample"), entry["file"], entry["sha256"], "sampled", "`rpg sample`")
+    if ("code" in manifest[0]) != ("code" in checkpoints[0]):
+        raise UserError(
+            f"{paths.folder('sample')}: task codes in the samples or in the zoo alone; run `rpg sample` again"
+        )
+
+    def score(networks: Iterator[Network], count: int) -> list[dict[str, Any]]:
+        found = []
+        shown = progress(networks, "score", total=count)
+        while part := list(islice(shown, task.together)):
+            facts, state_dicts = zip(*part, strict=True)
+            codes = [fact.get("code") for fact in facts]
+            # Other metrics are for the tables alone, so of the test split.
+            judged = {
+                split: task.judge_all(state_dicts, split, codes, kept, main_only=split != "test") for split in SPLITS
+            }
+            for fact, *of_splits in zip(facts, *judged.values(), strict=True):
+                if "sha256" in fact:
+                    answers[fact["sha256"]] = of_splits[-1].answers.to(torch.int32)
+                scores = dict(zip(judged, (one.scores for one in of_splits), strict=True))
+                main = {split: of[task.metric] for split, of in scores.items()}
+                others = {name: score for name, score in scores["test"].items() if name != task.metric}
+                found.append({**fact, **main, **({"others": others} if others else {})})
+        return found
+
+    facts = ("file", "sha256", "seed", "step", "code", "held_out", "model", "set", "state", "between")
+    originals, samples = (
+        score(
+            (
+                ({key: entry[key] for key in facts if key in entry}, read_tensors(path))
+                for entry, path in ((entry, folder / entry["file"]) for entry in entries)
+            ),
+            len(entries),
+        )
+        for folder, entries in ((paths.folder("zoo"), checkpoints), (paths.folder("sample"), manifest))
+    )
+    references = task.references()
+    found = {name: score(iter([({}, state_dict)]), 1) for name, state_dict in references.items()}
+    kinds = {"original": originals}
+    for sample in samples:
+        kinds.setdefault(sample.pop("model"), []).append(sample)
+    if "code" in checkpoints[0]:
+        store = TokenStore(paths.folder("tokens"))
+        runs = list(dict.fromkeys((sample["state"], sample["code"]) for sample in kinds["rpg"]))
+        for name, formula in formulas(store).items():
+            networks = (
+                (
+                    {"state": state, "code": code},
+                    unstack(store.detokenise(formula(state, code).unsqueeze(0), torch.tensor([state])))[0],
+                )
+                for state, code in runs
+            )
+            kinds[name] = score(networks, len(runs))
+        kinds["majority_class"] = [
+            {"state": state, "code": code, **{split: task.majority(code, split) for split in SPLITS}}
+            for state, code in runs
+        ]
+        _name_sets(kinds, store)
+    else:
+        for original in originals:
+            original["set"] = "all"
+    of_all = {"metric": task.metric, "parameters": task.parameters}
+    write_json(paths.file("score.metrics"), {**of_all, **_metrics(kinds, found)})
+    write_tensors(paths.file("score.answers"), answers)
+    files = {"files": [file_entry(paths.file("score.metrics")), file_entry(paths.file("score.answers"))]}
+    write_sealed(paths.file("score.scores"), {**of_all, **kinds, **({"references": found} if found else {}), **files})
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
+    """SHA-256 of an original or a sample → its score, and its answers [n], on the test split, as they were scored.
+
+    UserError if they are missing or were changed.
+    """
+    command = f"rpg score --experiment {paths.experiment}"
+    tree = read_sealed(paths.file("score.scores"), command, Scores)
+    answers = read_tensors(vouched(paths.file("score.answers"), paths.file("score.scores"), command))
+    return {
+        entry["sha256"]: (entry["test"], answers[entry["sha256"]].long().flatten())
+        for kind in ("original", "rpg", "untuned", "hypernetwork")
+        for entry in tree.get(kind, [])
+        if entry["sha256"] in answers
+    }
+
+
+def read_samples(folder: Path, states: int) -> list[dict[str, Any]]:
+    """What the manifest in `folder` says of each sample of a zoo with so many states; UserError if it can't."""
+    manifest = folder / "manifest.json"
+    entries = read_sealed(manifest, "rpg sample", Samples)["samples"]
+    for entry in entries:
+        if max([entry["state"], *entry.get("between", [])]) >= states:
+            raise UserError(f"{manifest}: {entry['file']} is of no state of the zoo; run `rpg sample` again")
+    return entries
+
+
+def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> None:
+    """Give each network that was not sampled its `set` (`TokenStore.task_set`).
+
+    An original that no sample was asked for has no set: the sets compare the same tasks.
+    """
+    asked = {(sample["state"], sample["code"]) for sample in kinds["rpg"]}
+    for network in chain.from_iterable(kinds.values()):
+        if "set" not in network:
+            pair = (network["state"] if "state" in network else store.seeds.index(network["seed"]), network["code"])
+            network["set"] = store.task_set(*pair) if pair in asked else None
+
+
+def _metrics(kinds: dict[str, list[dict[str, Any]]], references: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """metrics.json: summaries on the test split, with task codes also of each set and of the baselines."""
+
+    def of(networks: list[dict[str, Any]]) -> dict[str, float | int]:
+        runs = [run(network) for network in networks]
+        return summary([network["test"] for network in networks], runs)
+
+    def by_set(kind: str) -> dict[str, Any]:
+        sets = dict.fromkeys(network["set"] for network in kinds[kind] if network["set"])
+        return {name: of([network for network in kinds[kind] if network["set"] == name]) for name in sets}
+
+    # `between` has its own entry; so have the sets of tasks, or else there is but one, `all`, which is called `rpg`.
+    sets = by_set("rpg")
+    own = [network for network in kinds["rpg"] if network["set"] != "between"]
+    tree: dict[str, Any] = {"original": of(kinds["original"]), "rpg": of(own)}
+    tree |= {name: found for name, found in sets.items() if name != "all"}
+    if "code" in kinds["rpg"][0]:
+        tree["original_by_set"] = by_set("original")
+        tree["baselines"] = {kind: by_set(kind) for kind in kinds if kind not in ("original", "rpg")}
+    tree |= {name: of(networks) for name, networks in references.items()}
+    others = kinds["original"][0].get("others", {})
+    if others:
+        tree["others"] = {
+            name: {
+                kind: summary([network["others"][name] for network in networks], [run(network) for network in networks])
+                for kind, networks in {"original": kinds["original"], "rpg": own, **references}.items()
+            }
+            for name in others
+        }
+    return tree
+
+
+def run(network: dict[str, Any]) -> str:
+    """What a network belongs to, of what scores.json says of it: its task, or its training run, or those it mixes."""
+    return str(network.get("code") or network.get("between") or network.get("seed", network.get("state")))
+
+
+def summary(values: Sequence[float], groups: Sequence[Any] | None = None) -> dict[str, Any]:
+    """mean, std, min, best and n of `values`, higher being better, and the mean's 95 % `interval`.
+
+    The interval is the percentile bootstrap's. With `groups`, one for each value, whole groups are drawn, since the
+    saves of one training run, or the networks of one task, do not count as independent. std is 0 for a single value.
+    """
+    array = np.array(values)
+    labels = (
+        np.arange(len(array)) if groups is None or len(set(groups)) == 1 else np.unique(groups, return_inverse=True)[1]
+    )
+    sums, counts = np.bincount(labels, weights=array), np.bincount(labels)
+    interval = [array.mean()] * 2
+    if len(sums) > 1:
+
+        def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
+            return sums.sum(axis) / counts.sum(axis)
+
+        draws = {"n_resamples": 2000, "rng": np.random.default_rng(0)}
+        found = bootstrap((sums, counts), mean, paired=True, method="percentile", vectorized=True, **draws)
+        interval = [found.confidence_interval.low, found.confidence_interval.high]
+    return {
+        "mean": round(float(array.mean()), 4),
+        "std": round(float(array.std(ddof=1)), 4) if len(array) > 1 else 0.0,
+        "interval": [round(float(bound), 4) for bound in interval],
+        "min": round(float(array.min()), 4),
+        "best": round(float(array.max()), 4),
+        "n": len(array),
+    }
+
+
+def score_file(experiment: Experiment, weights: Path, code: str | None, data_root: str | None) -> str:
+    """One line: the score of the state dict in `weights` on the test split, in the task of `code` if there are tasks.
+
+    Raises UserError if the weights do not fit, or if neither the caller nor the file names the task.
+    """
+    task = load_task(experiment.task, data_root)
+    state_dict = read_tensors(weights)
+    # A file that `rpg generate` wrote knows its task.
+    code = code or read_metadata(weights, "task_code")
+    if code is None and experiment.task.has_codes:
+        raise UserError(f"{weights}: for which task? add --classes or --code")
+    for name, tensor in state_dict.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")
+    return one_line(f"{weights}: {task.metric} {task.score(state_dict, 'test', code):.2f}")

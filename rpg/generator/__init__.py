@@ -1,0 +1,1 @@
+"""New networks from a trained RPG."""

@@ -1,0 +1,30 @@
+"""What samples/manifest.json says of the sampled networks."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from rpg.utils.artifacts import LEFT_OUT, Code, Form, Set, Vouched, all_have_codes
+
+
+class Sampled(Vouched):
+    """A sampled network."""
+
+    model: str
+    set: Set
+    state: Annotated[int, Field(ge=0)]
+    code: Code = LEFT_OUT
+    between: list[int] = Field(default_factory=list)
+
+
+class Samples(Form):
+    """samples/manifest.json."""
+
+    samples: Annotated[list[Sampled], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _of_rpg(self) -> "Samples":
+        if not any(sample.model == "rpg" for sample in self.samples):
+            raise ValueError("samples: none of model 'rpg'")
+        all_have_codes(self.samples)
+        return self

@@ -1,0 +1,1 @@
+"""The glue to Snakemake and DVC, plans and prerequisites."""

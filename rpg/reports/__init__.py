@@ -1,0 +1,1 @@
+"""Tables, model cards, figures and the HTML report."""

@@ -1,0 +1,73 @@
+"""Put variants of an experiment beside each other: `rpg ablation --experiment recurrent-model`.
+
+Writes results/<ablation>/ablation.json, a summary of every variant over all of its training seeds.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rpg.config.params import Params
+from rpg.evaluation.novelty import apart, verdict
+from rpg.evaluation.results import ParameterCount, Scores
+from rpg.evaluation.score import SETS, run, summary
+from rpg.paths import Paths, ablation_file, paths_of
+from rpg.utils.files import read_sealed, vouched, write_sealed
+
+
+def summarise(params: Params, name: str, results: Path) -> None:
+    """Write ablation.json of one ablation; UserError if a trial is missing."""
+    ablation = params.ablation(name)
+    # A list: JSON keeps no order of keys.
+    variants = []
+    for variant, changes in ablation.variants.items():
+        trials = [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in ablation.seeds]
+        variants.append({"variant": variant, "changes": changes, **_variant(trials, ablation.novelty)})
+    write_sealed(ablation_file(name, results), {"variants": variants})
+
+
+def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
+    """The summary of one variant: its samples, and the originals, by set of tasks, over all trainings."""
+    rows = []
+    for trial, paths in enumerate(trials):
+        scored = read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
+        for kind in ("original", "rpg"):
+            for network in scored[kind]:
+                # What belongs together in one training does not in two.
+                facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run(network)}"}
+                rows.append({**facts, "test": network["test"]})
+    scores = pd.DataFrame(rows)
+    # One task has one set of originals.
+    known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
+    tree: dict[str, Any] = {
+        "parameters": read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount)["parameters"],
+        "sets": {},
+    }
+    for name in (name for name in SETS if (scores["set"] == name).any()):
+        samples = scores[(scores["set"] == name) & (scores["kind"] == "rpg")]
+        originals = known if name == "between" else known[known["set"] == name]
+        tree["sets"][name] = {
+            "rpg": summary(samples["test"].tolist(), samples["run"].tolist()),
+            "original": summary(originals["test"].tolist(), originals["run"].tolist()),
+            "by_seed": [round(float(value), 4) for value in samples.groupby("trial")["test"].mean()],
+        }
+    if novelty:
+        files = [
+            vouched(
+                paths.file("novelty.rows"),
+                paths.file("novelty.summary"),
+                f"rpg novelty --experiment {paths.experiment}",
+            )
+            for paths in trials
+        ]
+        measured = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+        originals = measured[measured["networks"] == "original"]
+        for name, entry in tree["sets"].items():
+            samples = measured[(measured["networks"] == "RPG") & (measured["set"] == name)]
+            entry["novelty"] = {
+                "verdict": verdict(samples, originals),
+                "rpg": round(float(samples["aligned"].median()), 4),
+                "original": round(apart(originals), 4),
+            }
+    return tree

@@ -1,0 +1,24 @@
+"""Write the tables of all ablations in params.yaml: `rpg ablations`, to results/ablations.md and ablations.json."""
+
+from pathlib import Path
+
+from rpg.config.params import Params
+from rpg.reports.tables import ablations
+from rpg.utils.files import write_json, write_text
+
+HEADING = """# Ablations
+
+What becomes of RPG when one choice is another. Percent on the test split, over all networks sampled from all trainings
+of a variant; ± is the standard deviation, brackets hold the mean's 95 % bootstrap interval, for which whole training
+runs of the zoo, or whole tasks, are drawn for each training of RPG. It leaves out how much the trainings of RPG differ:
+*by seed* has the mean of each. *Distance* and *verdict* are as in results/tables.md, of samples and of originals to
+other training runs (to each other, where there is one run); at most twenty samples of each training are measured.
+Everything that is not named is as in the experiment that is varied.
+"""
+
+
+def write_tables(params: Params, results: Path) -> None:
+    """Write ablations.md and ablations.json; UserError if an ablation is missing."""
+    text, trees = ablations(params, list(params.ablations), results)
+    write_text(results / "ablations.md", HEADING + text)
+    write_json(results / "ablations.json", trees)

@@ -1,0 +1,260 @@
+"""Put everything that the layers wrote on one page: `rpg report`, to results/report.html, which needs no other file."""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import networkx as nx
+import numpy as np
+import pandas as pd
+import pydot
+from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
+
+from rpg.config.params import Params
+from rpg.evaluation.score import read_samples
+from rpg.paths import TABLES, Paths
+from rpg.pipeline.ledger import snakemake
+from rpg.reports import figures
+from rpg.reports.artifacts import ExperimentResults
+from rpg.reports.tables import labelled, measured
+from rpg.tasks.loading import load_task
+from rpg.tokenizer.store import TokenStore, read_checkpoint
+from rpg.utils.errors import UserError
+from rpg.utils.files import read_json, read_tensors, vouched, write_text
+from rpg.zoo.manifest import read_zoo
+
+TEMPLATE = Path("workflow/report/report.html.j2")
+LOGS = Path("logs")
+# Points of the projection of one experiment, at most; all of a large zoo would not fit in memory.
+POINTS = 300
+# Pixels of a heat map each way, at most.
+PIXELS = 64
+# Images of a strip of pictures.
+SCENES = 6
+
+
+@dataclass
+class Plot:
+    """A figure as the page shows it."""
+
+    image: str
+    caption: str
+
+
+@dataclass
+class Section:
+    """A part of the page; `tables` are HTML."""
+
+    title: str
+    intro: str = ""
+    plots: list[Plot] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        return self.title.lower().replace(" ", "-")
+
+
+def write_report(params: Params, results: Path) -> None:
+    """Write report.html from the tables, scores, models and samples of all experiments in `run:`.
+
+    Raises UserError if one of them is missing.
+    """
+    metrics = read_json(results / "metrics.json", "rpg tables", ExperimentResults)["experiments"]
+    sections = [
+        Section("Tables", tables=[_html(results / "tables.md", "rpg tables")]),
+        *_ablations(results),
+        Section(
+            "Accuracy and distance",
+            "Right and up is better: far from every checkpoint of the zoo, and as accurate. One point for each way to "
+            "make networks; bars are 95 % bootstrap intervals of the mean. The dashed line joins what no other method "
+            "beats in both, whatever its tasks, RPG left out: a star beyond it is what only RPG can do. Less than "
+            "0.01 is drawn as 0.01.",
+            [
+                _shown(figures.accuracy_and_distance([(label, of) for label, _, of in measured(entry)], name), name)
+                for name, entry in metrics.items()
+            ],
+        ),
+        *_pictures(params, results),
+        Section(
+            "Samples beside their nearest original",
+            "The largest tensor of the first sample, and of the checkpoint that is nearest to it, in one colour scale. "
+            "A difference without a pattern and much paler than the weights is a replica.",
+            [_shown(_heat_map(name, results), name) for name in metrics],
+        ),
+        Section(
+            "Zoo and samples in one plane",
+            "The two directions in which the zoo's checkpoints, every tensor normalised, differ most, and the samples "
+            "in the same plane. Saves of one training run lie on each other. A sample on a checkpoint is near it in "
+            "this plane, and may be far in others: the distances in the tables count all of them.",
+            [_shown(_projection(name, results), name) for name in metrics],
+        ),
+        Section(
+            "Training loss",
+            "The loss of RPG on the tokens of the zoo, and of the layers that learn after it.",
+            [_shown(figures.losses(_losses(params, results)), "loss of every training")],
+        ),
+        Section(
+            "Rules",
+            "What Snakemake runs; an arrow goes from what is made to what is made of it.",
+            [_shown(figures.rule_graph(_rules()), "the graph of the rules")],
+        ),
+        Section(
+            "Run times",
+            "Seconds and megabytes of each job, as Snakemake measured them, the longest first. They differ from run to "
+            "run.",
+            tables=[_html(results / "seconds.md", "rpg tables"), _jobs(params)],
+        ),
+    ]
+    try:
+        text = TEMPLATE.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{TEMPLATE}: cannot be read; run rpg in the folder that holds params.yaml") from error
+    page = jinja2.Template(text, autoescape=True, undefined=jinja2.StrictUndefined)
+    write_text(results / "report.html", page.render(sections=sections))
+
+
+def _html(path: Path, command: str) -> str:
+    """A Markdown file as HTML, without its title; its headings one level lower than the page's sections."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: missing; run `{command}` first") from error
+    return MarkdownIt("commonmark").enable("table").render(text.partition("\n")[2].replace("\n#", "\n##"))
+
+
+def _shown(figure: Figure, caption: str) -> Plot:
+    return Plot(figures.as_image(figure), caption)
+
+
+def _ablations(results: Path) -> Iterator[Section]:
+    if (results / "ablations.md").is_file():
+        yield Section("Ablations", tables=[_html(results / "ablations.md", "rpg ablations")])
+
+
+def _pictures(params: Params, results: Path) -> Iterator[Section]:
+    """What networks of segmentation and detection find, if there are such experiments."""
+    plots = []
+    for name in params.experiments_to_run():
+        paths, block = Paths(name, results), params.experiment(name).task
+        if block.has_pictures:
+            task = load_task(block, params.data_root)
+            checkpoints, _ = read_zoo(paths.folder("zoo"))
+            files = {
+                "original": paths.folder("zoo") / checkpoints[-1]["file"],
+                "sample": paths.folder("sample") / _samples(paths)[0]["file"],
+            }
+            found = {kind: task.pictures(read_tensors(path), SCENES) for kind, path in files.items()}
+            shown = ", ".join(f"{kind} {path.name}" for kind, path in files.items())
+            plots.append(_shown(figures.strip(found), f"{name}: {shown}"))
+    if plots:
+        yield Section(
+            "What networks see",
+            "Validation images; below each what is on it, what a trained network found and what a sample found. One "
+            "colour for each class, and its name.",
+            plots,
+        )
+
+
+def _samples(paths: Paths) -> list[dict[str, Any]]:
+    """What the manifest says of each of the experiment's samples."""
+    return read_samples(paths.folder("sample"), len({entry["seed"] for entry in read_zoo(paths.folder("zoo"))[0]}))
+
+
+def _heat_map(name: str, results: Path) -> Figure:
+    """The largest tensor of an experiment's first sample and of the original that is nearest to it."""
+    paths = Paths(name, results)
+    store = TokenStore(paths.folder("tokens"))
+    rows_file = vouched(paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}")
+    rows = pd.read_csv(rows_file, dtype={"nearest": str, "file": str})
+    ours = rows[rows["networks"] == "RPG"].iloc[0]
+    names = [tensor.name for tensor in store.layout.tensors]
+    sample, original = (
+        read_checkpoint(path, names)
+        for path in (paths.folder("sample") / ours["file"], paths.folder("zoo") / ours["nearest"])
+    )
+    largest = max(store.layout.tokenised, key=lambda tensor: math.prod(tensor.shape))
+    first, second = (
+        state_dict[largest.name].flatten(1)[:PIXELS, :PIXELS].numpy()
+        if len(largest.shape) > 1
+        else state_dict[largest.name].reshape(1, -1).numpy()
+        for state_dict in (sample, original)
+    )
+    return figures.heat_maps(first, second, f"{name}: {largest.name}, {ours['file']} and {ours['nearest']}")
+
+
+def _projection(name: str, results: Path) -> Figure:
+    """The checkpoints that RPG learned from and its samples, in the plane of the former."""
+    paths = Paths(name, results)
+    store = TokenStore(paths.folder("tokens"))
+    weights_LD = ~store.layout.padding()
+    names = [tensor.name for tensor in store.layout.tensors]
+    draw = random.Random(0)
+    picks = sorted(draw.sample(range(len(store)), min(POINTS, len(store))))
+    originals = np.stack([store[index][weights_LD].numpy() for index in picks])
+    by_label: dict[str, list[dict[str, Any]]] = {}
+    for entry in _samples(paths):
+        if entry["model"] == "rpg":
+            by_label.setdefault(labelled("RPG", entry["set"]), []).append(entry)
+
+    def point(entry: dict[str, Any]) -> np.ndarray:
+        state_dict = read_checkpoint(paths.folder("sample") / entry["file"], names)
+        return store.tokenise(state_dict, entry["state"])[weights_LD].numpy()
+
+    points = {
+        label: np.stack([point(entry) for entry in draw.sample(entries, min(POINTS // len(by_label), len(entries)))])
+        for label, entries in by_label.items()
+    }
+    return figures.projection(originals, points, name)
+
+
+def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
+    found = {}
+    for name in params.experiments_to_run():
+        paths, trained = Paths(name, results), params.experiment(name).timed()
+        for layer, folder in (
+            ("train", paths.folder("train")),
+            ("tune", paths.folder("tune")),
+            ("hypernetwork", paths.folder("hypernetwork")),
+        ):
+            if layer in trained:
+                found[name if layer == "train" else f"{name}, {layer}"] = pd.read_csv(
+                    vouched(folder / "log.csv", folder / "config.json", f"rpg {layer} --experiment {name}")
+                )
+    return found
+
+
+def _rules() -> nx.DiGraph:
+    """The rules on the way to the tables, as Snakemake sees them."""
+    (dot,) = pydot.graph_from_dot_data(snakemake("--rulegraph", "--nolock", "--", str(TABLES))) or []
+    names = {node.get_name(): str(node.get("label")).strip('"') for node in dot.get_nodes() if node.get("label")}
+    graph = nx.DiGraph()
+    graph.add_nodes_from(names.values())
+    ends = [(str(edge.get_source()), str(edge.get_destination())) for edge in dot.get_edges()]
+    graph.add_edges_from((names[source], names[destination]) for source, destination in ends)
+    return graph
+
+
+def _jobs(params: Params) -> str:
+    """The jobs' own seconds and memory as an HTML table, the longest first."""
+    rows = []
+    for name in params.experiments_to_run():
+        for path in sorted((LOGS / name).glob("*.tsv")):
+            measured = pd.read_csv(path, sep="\t").iloc[-1]
+            rows.append(
+                {
+                    "experiment": name,
+                    "job": path.stem,
+                    "seconds": f"{float(measured['s']):.1f}",
+                    "largest memory in MB": f"{float(measured['max_rss']):.0f}" if measured["max_rss"] != "NA" else "-",
+                }
+            )
+    if not rows:
+        return "<p>No job was run by Snakemake here.</p>"
+    rows.sort(key=lambda row: -float(row["seconds"]))
+    return str(pd.DataFrame(rows).to_html(index=False, border=0))

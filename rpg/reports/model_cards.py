@@ -1,0 +1,115 @@
+"""Model cards, in Hugging Face's format, for the samples of an experiment; `rpg tables` writes them.
+
+One stands beside each experiment's samples, as results/<experiment>/README.md.
+"""
+
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from rpg.config.experiment import Experiment
+from rpg.evaluation.score import SETS
+
+METRICS = {"top1": "top-1 accuracy"}
+CARD = """---
+{front}
+---
+
+# {name}: {network} networks for {data}, sampled by RPG
+
+The {n} state dicts in `samples/` were not trained. They were sampled by RPG (recurrent diffusion for parameter
+generation, [arXiv 2501.11587](https://arxiv.org/abs/2501.11587)), which had learned from {checkpoints} checkpoints of
+{runs} training runs of the same network{tuned}. `samples/manifest.json` lists them with
+their hashes, and what each was asked for.
+
+## Use
+
+```python
+{use}
+```
+
+{answer}
+
+## Scores
+
+The {metric} in percent on the test split, {split}, over all
+networks: mean with its 95 % bootstrap interval, smallest and largest.
+
+{scores}
+
+## Are they new?
+
+{novelty}
+
+## Limits
+
+Made to study weight generation, on a task that needs no generated network. A sample inherits what its zoo's networks
+get wrong. To make the same files: `snakemake --cores all results/{name}/samples/manifest.json`.
+"""
+VERDICTS = {
+    "replica": "nearer to a checkpoint of the zoo than another training run would be, in all or in part copies of one",
+    "interpolation": "for the most part combinations of checkpoints of the zoo",
+    "inaccurate": "far from every checkpoint of the zoo, and less accurate than they are",
+    "novel": "about as far from the checkpoints as these are from each other, no combination of them, and accurate",
+    "none": "not to be judged: the zoo has one checkpoint alone",
+}
+
+
+def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
+    """The card of an experiment, from its entry in metrics.json."""
+    task = experiment.task
+    text = task.card(name, adapters=experiment.tokens.canonical is not None)
+    kind, metric = task.pipeline_tag, task.card_metric
+    sets = {key: entry["rpg" if key == "all" else key] for key in SETS if key in entry["novelty"]["rpg"]}
+    front = ModelCardData(
+        license="apache-2.0",
+        library_name=text.library,
+        pipeline_tag=kind,
+        tags=["rpg", "weight-generation"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type=kind,
+                dataset_type=task.dataset,
+                dataset_name=f"{task.dataset_title}, {SETS[key]}",
+                # Results of one configuration would be merged.
+                dataset_config=key,
+                dataset_split="test",
+                metric_type=metric,
+                metric_name=f"mean {METRICS.get(entry['metric'], entry['metric'])} of all samples",
+                metric_value=of["mean"],
+            )
+            for key, of in sets.items()
+        ],
+    )
+    rows = ["| networks | mean | interval | min | best | n |", "|:--|--:|--:|--:|--:|--:|"]
+    rows += [_row("originals", entry["original"]), *(_row(f"samples, {SETS[key]}", of) for key, of in sets.items())]
+    verdicts = [
+        f"- {SETS[key]}: **{of['verdict']}**, that is, {VERDICTS[of['verdict']]}."
+        for key in SETS
+        if (of := entry["novelty"]["rpg"].get(key))
+    ]
+    learned = [run for run in experiment.runs().values() if not run.held_out]
+    return CARD.format(
+        front=front.to_yaml().strip(),
+        name=name,
+        network=text.network,
+        data=task.dataset_title,
+        n=sum(of["n"] for of in sets.values()),
+        # How many checkpoints a given zoo has is known from its scores alone; none of them is held out.
+        checkpoints=entry["original"]["n"] if experiment.zoo.saves is None else len(learned) * experiment.zoo.saves,
+        runs=len(learned),
+        tuned=", and was then tuned on training images" if experiment.tune else "",
+        use=text.use,
+        answer=text.answer,
+        split=text.split,
+        metric=METRICS.get(entry["metric"], entry["metric"]),
+        scores="\n".join(rows),
+        novelty="By the rule that results/tables.md states, the samples are\n\n" + "\n".join(verdicts),
+    )
+
+
+def _row(label: str, of: dict[str, Any]) -> str:
+    low, high = of["interval"]
+    cells = [label, f"{of['mean']:.2f}", f"{low:.2f} to {high:.2f}", f"{of['min']:.2f}", f"{of['best']:.2f}", of["n"]]
+    return "| " + " | ".join(map(str, cells)) + " |"

@@ -1,0 +1,176 @@
+"""Classification with timm networks that are trained here: `task.kind` classification and task_codes."""
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rpg.blocks import Block, Count, Positive, Seeds, Share
+from rpg.data import CLASSES, TITLES, missing_data
+from rpg.tasks.config import BaseConfig, CardText, Run, TaskConfig, ZooConfig
+from rpg.utils import task_codes
+
+if TYPE_CHECKING:
+    from rpg.tasks.classification.task import Classification
+
+
+class TimmNetwork(Block):
+    """A source network as `timm.create_model(name, **arguments)`."""
+
+    # A colon would make timm fetch a network from a hub.
+    name: Annotated[str, Field(pattern=r"^[\w.]+$")]
+    arguments: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _from_scratch(self) -> "TimmNetwork":
+        for key in self.arguments:
+            if key == "checkpoint_path" or key.startswith("pretrained"):
+                raise ValueError(f"arguments: {key} would load weights; the zoo's networks start from their seed")
+        return self
+
+
+class ClassificationBase(BaseConfig):
+    """Training of the base networks, which tell all classes apart; the zoo's runs start from them with a new head.
+
+    One seed makes one base network for the whole zoo. As many seeds as the zoo has give each of the zoo's seeds a base
+    network of its own, and so an initialization of its own. Without this block each run starts from random weights of
+    its own seed.
+    """
+
+    seeds: Seeds
+    steps: Count
+    batch: Count
+    learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    shift: Annotated[int, Field(ge=0, description="random translation of a training image, in pixels each way")]
+
+
+class ClassificationZoo(ZooConfig):
+    """Training of the source networks (AdamW, one cycle, then a constant rate) and the checkpoints that are kept.
+
+    Each seed trains for `steps` steps along a one-cycle schedule up to `learning_rate`. It goes on at
+    `final_learning_rate` and saves `saves` checkpoints, one every `save_every` steps. With task codes there is one such
+    run for each seed and code. `together` runs train at once, which is faster and takes more memory.
+    """
+
+    seeds: Seeds
+    runs_per_shard: Count
+    together: Count
+    steps: Count
+    head_steps: Annotated[int, Field(ge=0, description="first steps, in which only the head learns")]
+    focal_gamma: Annotated[float, Field(ge=0, description="exponent of the focal loss; 0 is cross-entropy")]
+    batch: Count
+    learning_rate: Positive
+    final_learning_rate: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    label_smoothing: Share
+    shift: Annotated[int, Field(ge=0, description="random translation of a training image, in pixels each way")]
+    saves: Count
+    save_every: Count
+
+    def runs_at_once(self) -> int:
+        return self.together
+
+
+class _TimmClassification(TaskConfig):
+    """What the two kinds of tasks share."""
+
+    zoo_block: ClassVar = ClassificationZoo
+    pipeline_tag: ClassVar = "image-classification"
+    card_metric: ClassVar = "accuracy"
+
+    data: Literal["digits", "cifar10"]
+    resolution: Annotated[int, Field(ge=1, description="images are resized to this many pixels each way")]
+    network: TimmNetwork
+
+    @property
+    def dataset(self) -> str:
+        return self.data
+
+    @property
+    def dataset_title(self) -> str:
+        return TITLES[self.data]
+
+    def code(self) -> list[str]:
+        files = [f"rpg/data/{self.data}.py", "rpg/data/__init__.py", "rpg/data/images.py"]
+        extra = {"digits": "rpg/data/digits.safetensors", "cifar10": "rpg/data/pictures.py"}
+        return [*files, extra[self.data]]
+
+    def load(self, data_root: str | None) -> "Classification":
+        from rpg.tasks.classification.task import Classification
+
+        return Classification(self, data_root)  # type: ignore[arg-type]
+
+    def missing(self, experiment: Any, data_root: str | None, stages: Any) -> list[str]:
+        return missing_data(self.data, data_root)
+
+    def card(self, name: str, adapters: bool) -> CardText:
+        from rpg.tasks.classification.card import card
+
+        return card(self)  # type: ignore[arg-type]
+
+
+class ClassificationTask(_TimmClassification):
+    """Image classification with a timm network; the metric is top-1 accuracy in percent."""
+
+    optional: ClassVar = frozenset({"tune"})
+
+    kind: Literal["classification"]
+
+
+class TaskCodes(_TimmClassification):
+    """One binary task per code: tell the classes whose bit is 1 from the rest; top-1 accuracy in percent.
+
+    A code is a whole number. Its ten binary digits are the bits; the first digit belongs to class 0. The zoo trains
+    networks for `seen` codes, which the seed `draw` chooses, and for the `held_out` codes, which only the scores use.
+    """
+
+    base_block: ClassVar = ClassificationBase
+    optional: ClassVar = frozenset({"base", "tune", "hypernetwork"})
+    run_keys: ClassVar = frozenset({"seen", "draw", "held_out", "held_out_pairs"})
+
+    kind: Literal["task_codes"]
+    seen: Annotated[int, Field(ge=2, description="codes that RPG learns from")]
+    draw: Annotated[int, Field(ge=0, description="seed that draws the seen codes")]
+    held_out: Annotated[list[Annotated[int, Field(ge=1, le=1022)]], Field(min_length=1)]
+    held_out_pairs: Annotated[
+        int, Field(ge=0, description="seen codes whose run of one seed is held out, too; needs several seeds")
+    ]
+
+    @model_validator(mode="after")
+    def _codes_fit(self) -> "TaskCodes":
+        if len(set(self.held_out)) != len(self.held_out):
+            raise ValueError("held_out: a code stands there twice")
+        self.seen_codes()
+        if self.held_out_pairs > self.seen:
+            raise ValueError(f"held_out_pairs: only {self.seen} codes are seen")
+        return self
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return CLASSES[self.data]
+
+    def held_out_codes(self) -> list[str]:
+        """The held-out codes as text, in the order of `held_out`."""
+        return [task_codes.of_number(number) for number in self.held_out]
+
+    def seen_codes(self) -> list[str]:
+        """The seen codes as text, in the order of their draw."""
+        return task_codes.draw_seen(self.seen, self.draw, self.held_out_codes())
+
+    def runs(self, zoo: ZooConfig) -> dict[int, Run]:
+        held, seen = self.held_out_codes(), self.seen_codes()
+        # The k-th of the first seen codes lacks the run of the k-th seed, counted round.
+        pairs = {(zoo.seeds[k % len(zoo.seeds)], seen[k]) for k in range(self.held_out_pairs)}
+        return {
+            seed * 2**task_codes.CLASSES + index: Run(
+                seed=seed, code=code, held_out=code in held or (seed, code) in pairs
+            )
+            for seed in sorted(zoo.seeds)
+            for index, code in enumerate([*held, *seen])
+        }
+
+    def check_experiment(self, experiment: Any) -> None:
+        if not experiment.sample.seen or experiment.sample.seen > self.seen:
+            raise ValueError(f"sample.seen: must be given, from 1 to {self.seen}, with task codes")
+        if self.held_out_pairs and len(experiment.zoo.seeds) == 1:
+            raise ValueError("task.held_out_pairs: needs two seeds or more in zoo.seeds")

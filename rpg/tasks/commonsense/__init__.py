@@ -1,0 +1,1 @@
+"""Commonsense questions to a language model with an adapter."""

@@ -1,0 +1,31 @@
+"""The model card's text about adapters of a language model."""
+
+from typing import TYPE_CHECKING
+
+from rpg.tasks.config import CardText
+
+if TYPE_CHECKING:
+    from rpg.tasks.commonsense.config import CommonsenseTask
+
+NAMES = {"dora": "DoRA", "lora": "LoRA"}
+# The code runs in the folder of params.yaml, where the language model may be one of this project's own.
+USE = """from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained({model})
+network = PeftModel.from_pretrained(model, "results/{name}/samples/0000")
+tokenizer = AutoTokenizer.from_pretrained({model})"""
+
+
+def card(task: "CommonsenseTask", name: str) -> CardText:
+    """What the card of experiment `name` says of the adapters of `task`."""
+    commit = f', revision="{task.revision}"' if task.revision else ""
+    return CardText(
+        network=f"{NAMES[task.adapter.kind]} adapter (r = {task.adapter.rank})",
+        library="peft",
+        use=USE.format(name=name, model=f'"{task.model}"{commit}'),
+        answer=(
+            "Run it in the folder of `params.yaml`; `rpg.tasks.commonsense.questions` has the prompt that it is used"
+            " to."
+        ),
+    )

@@ -1,0 +1,55 @@
+"""The questions of an experiment as tasks of lm-evaluation-harness, for a cross-check: `rpg export --out harness`.
+
+The harness scores by likelihood: its `acc` is what scores.json calls "(likelihood)".
+"""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from rpg.config.experiment import Experiment
+from rpg.tasks.commonsense.config import CommonsenseTask
+from rpg.tasks.commonsense.questions import ANSWER
+from rpg.tasks.commonsense.task import Commonsense
+from rpg.utils.errors import UserError
+from rpg.utils.files import write_text
+
+
+def write_harness(name: str, experiment: Experiment, data_root: str | None, out: Path) -> None:
+    """Write <out>/rpg_<subtask>.yaml and .jsonl for each subtask and print the harness's command for a sample.
+
+    Raises UserError if the experiment has no commonsense questions, or if their files are missing.
+    """
+    if not isinstance(experiment.task, CommonsenseTask):
+        raise UserError(f"params.yaml: experiments.{name}: has no commonsense questions to export")
+    tasks = []
+    for subtask, questions in Commonsense(experiment.task, data_root).questions["test"].items():
+        task = f"rpg_{subtask.lower().replace('-', '_')}"
+        tasks.append(task)
+        # The harness puts a blank between a prompt and a choice, and strips none from the prompt.
+        rows = [
+            {
+                "prompt": question.prompt + ANSWER.rstrip(),
+                "choices": list(question.choices),
+                "label": question.answer,
+            }
+            for question in questions
+        ]
+        file = out / f"{task}.jsonl"
+        write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+        config = {
+            "task": task,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(file.resolve())}},
+            "test_split": "test",
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{prompt}}",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "label",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        }
+        write_text(out / f"{task}.yaml", yaml.safe_dump(config, sort_keys=False))
+    commit = f",revision={experiment.task.revision}" if experiment.task.revision else ""
+    model = f"pretrained={experiment.task.model}{commit},peft=results/{name}/samples/0000"
+    print(f"lm_eval --model hf --model_args {model} --include_path {out} --tasks {','.join(tasks)}")

@@ -1,0 +1,116 @@
+"""The eight commonsense benchmarks as LLM-Adapters (Hu et al. 2023) and DoRA (Liu et al. 2024) have them on disk.
+
+`dataset/<subtask>/test.json` and, anywhere, files to train on: JSON lists of objects with the text fields instruction,
+input, output and answer. An instruction ends in the names of its choices, "Answer format: answer1/answer2/answer3".
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rpg.utils.errors import UserError
+
+# Folder of a subtask → its usual name, in the order of the published tables.
+SUBTASKS = {
+    "boolq": "BoolQ",
+    "piqa": "PIQA",
+    "social_i_qa": "SIQA",
+    "hellaswag": "HellaSwag",
+    "winogrande": "WinoGrande",
+    "ARC-Easy": "ARC-e",
+    "ARC-Challenge": "ARC-c",
+    "openbookqa": "OBQA",
+}
+# What a score by likelihood is called; one of generated answers is called as the subtask.
+LIKELIHOOD = "{} (likelihood)"
+FIELDS = ("instruction", "input", "output", "answer")
+# What an answer can be called: the published extraction takes the first of these that stands in an output.
+NAMES = {"true": r"true|false", "false": r"true|false"} | {
+    f"{stem}1": "|".join(f"{stem}{k}" for k in range(1, most + 1))
+    for stem, most in (("solution", 2), ("answer", 5), ("ending", 4), ("option", 2))
+}
+FORMAT = re.compile(r"Answer format: (\S+)\s*$")
+# The published evaluation's, blanks included: adapters are as used to them as to the words.
+PROMPT = """\
+Below is an instruction that describes a task. Write a response that appropriately completes the request. 
+
+                ### Instruction:
+                {instruction}
+
+                ### Response:
+                """
+PROMPT_WITH_INPUT = """\
+Below is an instruction that describes a task, paired with an input that provides further context. Write a response \
+that appropriately completes the request.
+
+                ### Instruction:
+                {instruction}
+
+                ### Input:
+                {input}
+
+                ### Response:
+                """
+ANSWER = "the correct answer is "
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, `choices` being the names of its possible answers, `answer` the index of the right one."""
+
+    instruction: str
+    input: str
+    output: str
+    choices: tuple[str, ...]
+    answer: int
+
+    @property
+    def prompt(self) -> str:
+        """What a language model goes on from."""
+        template = PROMPT_WITH_INPUT if self.input else PROMPT
+        return template.format(instruction=self.instruction, input=self.input)
+
+    def extract(self, text: str) -> int:
+        """Which choice a model's answer names first, as the published evaluation finds it; -1 if none."""
+        found = re.search(NAMES[self.choices[0]], text)
+        return self.choices.index(found[0]) if found and found[0] in self.choices else -1
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The questions in a JSON list, or in a file of one JSON object per line; UserError names the first at fault."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; the folders are those of LLM-Adapters") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    found: list[tuple[str, Any]] = []
+    line = 1
+    try:
+        if text.lstrip().startswith("["):
+            found = [(f"question {index}", tree) for index, tree in enumerate(json.loads(text), 1)]
+        else:
+            for line, row in enumerate(text.splitlines(), 1):
+                if row.strip():
+                    found.append((f"line {line}", json.loads(row)))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {line + error.lineno - 1}: not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not a list of questions") from error
+    if not found:
+        raise UserError(f"{path}: holds no question")
+    return [_question(tree, f"{path}: {where}") for where, tree in found]
+
+
+def _question(tree: Any, where: str) -> Question:
+    if not isinstance(tree, dict) or not all(isinstance(tree.get(field), str) for field in FIELDS):
+        raise UserError(f"{where}: must have the text fields {', '.join(FIELDS)}")
+    named = FORMAT.search(tree["instruction"])
+    choices = tuple(named[1].split("/")) if named else ()
+    if not choices or choices[0] not in NAMES or len(set(choices)) < 2:
+        raise UserError(f"{where}: its instruction must end as in 'Answer format: answer1/answer2/answer3'")
+    if tree["answer"] not in choices:
+        raise UserError(f"{where}: the answer '{tree['answer'][:40]}' is not among {'/'.join(choices)}")
+    return Question(tree["instruction"], tree["input"], tree["output"], choices, choices.index(tree["answer"]))

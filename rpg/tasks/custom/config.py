@@ -1,0 +1,153 @@
+"""Networks of your own: `task.kind` custom."""
+
+import ast
+import hashlib
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from rpg.blocks import Count
+from rpg.tasks.config import CardText, Run, TaskConfig, ZooConfig
+
+if TYPE_CHECKING:
+    from rpg.tasks.custom.task import Custom
+
+ImportPath = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$")]
+
+
+class GivenZoo(ZooConfig):
+    """Networks that were trained elsewhere: the checkpoints of several training runs.
+
+    A run is a folder of checkpoints, in the natural order of their names, or a single checkpoint: a .safetensors, .pth,
+    .pt or .bin file of a state dict, or an adapter's folder. Its place in the list is its permutation state.
+    """
+
+    trained_here: ClassVar = False
+    run_keys: ClassVar = frozenset({"runs"})
+
+    # Snakemake takes text in braces for a wildcard.
+    runs: Annotated[
+        list[Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+$")]],
+        Field(min_length=1, description="for each run a folder of checkpoints, or a single checkpoint"),
+    ]
+    runs_per_shard: Count
+
+    @property
+    def seeds(self) -> list[int]:
+        """A number for each run."""
+        return list(range(len(self.runs)))
+
+    @property
+    def saves(self) -> None:
+        """Only the folders tell."""
+
+    @model_validator(mode="after")
+    def _runs_differ(self) -> "GivenZoo":
+        folders = [Path(run) for run in self.runs]
+        if len(set(folders)) != len(folders):
+            raise ValueError("runs: a folder stands there twice")
+        return self
+
+    def run_facts(self, run: Run) -> dict[str, Any]:
+        return {"folder": self.runs[run.seed]}
+
+
+class CustomTask(TaskConfig):
+    """Networks, or peft adapters, of your own that were trained elsewhere, scored by a function of your own.
+
+    Functions are written as `package.module:function`; Python looks in the folder of params.yaml first.
+    """
+
+    zoo_block: ClassVar = GivenZoo
+    adapters: ClassVar = None
+
+    kind: Literal["custom"]
+    build: Annotated[ImportPath, Field(description="build() returns the torch.nn.Module that the checkpoints fit")]
+    score: Annotated[
+        ImportPath,
+        Field(
+            description="score(network, split) returns a percentage or (answers, targets); split: validation or test"
+        ),
+    ]
+    metric: Annotated[str, Field(pattern=r"^\w[\w .-]*$", description="the score's name in the tables")]
+
+    @property
+    def dataset(self) -> str:
+        return self.kind
+
+    @property
+    def dataset_title(self) -> str:
+        return "data of their own"
+
+    def code(self) -> list[str]:
+        return ["rpg/tasks/adapters.py"]
+
+    def load(self, data_root: str | None) -> "Custom":
+        from rpg.tasks.custom.task import Custom
+
+        return Custom(self)
+
+    def reads(self, stage: str, experiment: Any) -> dict[str, list[Path]]:
+        """The user's own modules, and for the zoo the checkpoints."""
+        named = (self.build,) if stage == "sample" else (self.build, self.score)
+        found = {_slug(*named): given_modules(*named)}
+        if stage == "zoo":
+            # The names in a row would be too long for the name of a stage.
+            digest = hashlib.sha256("\n".join(experiment.zoo.runs).encode()).hexdigest()
+            found[f"runs-{digest[:8]}"] = [Path(run) for run in experiment.zoo.runs]
+        return found
+
+    def shard_reads(self, zoo: ZooConfig, runs: Collection[Run]) -> list[Path]:
+        return [file for run in runs for file in _files(Path(zoo.run_facts(run)["folder"]))]
+
+    def missing(self, experiment: Any, data_root: str | None, stages: Collection[str]) -> list[str]:
+        runs = experiment.zoo.runs if "zoo" in stages else []
+        return [f"{run}: no such checkpoints; zoo.runs names them" for run in runs if not Path(run).exists()]
+
+    def card(self, name: str, adapters: bool) -> CardText:
+        from rpg.tasks.custom.card import card
+
+        return card(self, name, adapters)
+
+
+def _slug(*names: str) -> str:
+    return "-".join(dict.fromkeys(re.sub(r"\W+", "-", name).strip("-") for name in names))
+
+
+def _files(run: Path) -> list[Path]:
+    """All files of a run's folder, or the single file; none if it is missing, which `rpg zoo` reports."""
+    return sorted(path for path in (run, *run.rglob("*")) if path.is_file())
+
+
+def given_modules(*functions: str) -> list[Path]:
+    """The files of a user's functions, module:function, and of their imports, as far as they lie in this folder."""
+    left, found = [function.partition(":")[0] for function in functions], dict[Path, None]()
+    while left:
+        names = [name for name in left.pop().split(".") if name]
+        # A package's own module runs before its other modules.
+        for stem in (Path(*names[:count]) for count in range(1, len(names) + 1)):
+            for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+                # The stages list this package's own files themselves.
+                if path not in found and path.is_file() and path.parts[0] != "rpg":
+                    found[path] = None
+                    left += _imported(path)
+    return sorted(found)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """The names that a file imports and that may be modules; none if the file is not Python."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = path.parts[: -node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names if alias.name != "*")

@@ -1,0 +1,256 @@
+"""Networks of your own: checkpoints that were trained elsewhere, and two functions of yours that build and score them.
+
+    build() -> torch.nn.Module                  the network that the weights belong to; for adapters a PeftModel
+    score(network, split) -> float              in percent, higher being better; `split` is "validation" or "test"
+    score(network, split) -> answers, targets   or both as [n] whole numbers, of which the accuracy is taken
+
+The functions run with the network in evaluation mode, without gradients, torch's generator starting alike each time.
+"""
+
+import importlib
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rpg.blocks import PARAMS_FILE
+from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, put_adapter, write_adapter
+from rpg.tasks.base import Judgement, Save, Task
+from rpg.tasks.config import BaseConfig, Run, ZooConfig
+from rpg.tasks.custom.config import CustomTask, GivenZoo
+from rpg.tasks.stack import StateDict, misfit
+from rpg.utils.device import device
+from rpg.utils.errors import UserError
+from rpg.utils.files import read_json, read_tensors
+from rpg.utils.rng import derive
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# What an adapter's weights count by, besides their shapes.
+SCALES = ("peft_type", "r", "lora_alpha", "use_rslora")
+
+
+class Custom(Task):
+    """Reads checkpoints where others train, and scores networks by a function of the user's."""
+
+    def __init__(self, params: CustomTask) -> None:
+        self.params = params
+        self.metrics = (params.metric,)
+        self._targets: dict[str, Tensor] = {}
+
+    @cached_property
+    def _build(self) -> Callable[[], Any]:
+        return _function("build", self.params.build)
+
+    @cached_property
+    def _score(self) -> Callable[[nn.Module, str], Any]:
+        return _function("score", self.params.score)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        network = self._call("build", self._build)
+        if not isinstance(network, nn.Module):
+            raise self._fault("build", f"must give a torch.nn.Module, not {type(network).__name__}")
+        return network.to(device()).eval()
+
+    @property
+    def adapters(self) -> bool:
+        """Whether the weights are an adapter's."""
+        network = self.network
+        # Whoever has made a PeftModel has imported peft.
+        peft = sys.modules.get("peft")
+        return peft is not None and isinstance(network, peft.PeftModel)
+
+    @property
+    def own(self) -> StateDict:
+        """The weights that `network` has now, in its order."""
+        return adapter_state(self.network) if self.adapters else self.network.state_dict()
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel() for tensor in self.own.values()) if self.adapters else super().parameters
+
+    def skeleton(self, base: BaseConfig | None) -> StateDict:
+        return {name: tensor.to("meta") for name, tensor in self.own.items()}
+
+    def check(self) -> None:
+        assert callable(self._score)
+        if not self.own:
+            raise self._fault("build", "the network has no weights")
+
+    def train_base(self, base: BaseConfig, seed: int) -> StateDict:
+        raise NotImplementedError("a task whose networks are trained elsewhere")
+
+    def train(self, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
+        """Read the checkpoints of the one of `runs`; `save` is called with their places among each other.
+
+        Raises UserError that names the checkpoint which does not fit, is not finite or can't be read.
+        """
+        assert isinstance(zoo, GivenZoo)
+        (run,) = runs
+        for index, path in enumerate(self.checkpoints(Path(zoo.runs[run.seed]))):
+            save(index, [self._read(path)])
+
+    def checkpoints(self, run: Path) -> list[Path]:
+        """The checkpoints that a run consists of; UserError if it is not there or has none."""
+        if self._is_checkpoint(run):
+            return [run]
+        if not run.exists():
+            raise UserError(f"{PARAMS_FILE}: zoo.runs: no folder '{run}'; a path starts at the folder of {PARAMS_FILE}")
+        found = [path for path in run.iterdir() if self._is_checkpoint(path)] if run.is_dir() else []
+        if not found:
+            kind = f"adapter (a folder with {CONFIG})" if self.adapters else f"checkpoint ({' '.join(SUFFIXES)})"
+            raise UserError(f"{run}: no {kind} in it; take it out of zoo.runs, or put its checkpoints there")
+        return sorted(found, key=lambda path: natural(path.name))
+
+    def saves(self, zoo: ZooConfig, run: Run) -> int:
+        return len(self.checkpoints(Path(zoo.run_facts(run)["folder"])))
+
+    def _is_checkpoint(self, path: Path) -> bool:
+        return (path / CONFIG).is_file() if self.adapters else path.suffix in SUFFIXES and path.is_file()
+
+    def _read(self, path: Path) -> StateDict:
+        file = path
+        if self.adapters:
+            self._check_config(path / CONFIG)
+            file = path / WEIGHTS
+            if not file.is_file() and (path / "adapter_model.bin").is_file():
+                file = path / "adapter_model.bin"
+        state_dict, own = read_tensors(file), self.own
+        if why := misfit(state_dict, own):
+            parallel = all(name.startswith("module.") for name in state_dict)
+            hint = "; save `model.module.state_dict()`" if parallel else ""
+            raise UserError(f"{file}: does not fit what {self.params.build} builds: {why}{hint}")
+        for name, tensor in state_dict.items():
+            if not torch.isfinite(tensor).all():
+                raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; take this checkpoint out of the folder")
+        # Copies, since tensors that share their memory can't be written.
+        return {name: state_dict[name].clone() for name in own}
+
+    def _check_config(self, path: Path) -> None:
+        found, own = read_json(path, "PeftModel.save_pretrained"), self._config.to_dict()
+        for key in SCALES:
+            if key in found and key in own and found[key] != getattr(own[key], "value", own[key]):
+                raise UserError(f"{path}: {key} is {found[key]}, that of {self.params.build} {own[key]}")
+
+    @property
+    def _config(self) -> Any:
+        network: Any = self.network
+        return network.peft_config[network.active_adapter]
+
+    def write(self, stem: Path, state_dict: StateDict) -> Path:
+        """A file, or, of an adapter, a folder that `PeftModel.from_pretrained` opens."""
+        return write_adapter(stem, self._config, state_dict) if self.adapters else super().write(stem, state_dict)
+
+    def judge(
+        self,
+        state_dict: StateDict,
+        split: str,
+        code: str | None = None,
+        kept: Path | None = None,
+        main_only: bool = False,
+    ) -> Judgement:
+        if why := misfit(state_dict, self.own):
+            raise UserError(f"the weights do not fit what {self.params.build} builds: {why}")
+        if self.adapters:
+            put_adapter(self.network, state_dict)
+        else:
+            self.network.load_state_dict(state_dict)
+        network = self.network.eval()
+        answers, percent = self._found(self._call("score", lambda: self._score(network, split)), split)
+        return Judgement({self.metric: percent}, answers)
+
+    def _found(self, found: Any, split: str) -> tuple[Tensor, float]:
+        """Answers [n], none of a plain number, and the percentage, of what the score function has returned."""
+        if isinstance(found, (tuple, list)) and len(found) == 2:
+            try:
+                answers, targets = (torch.as_tensor(values).cpu() for values in found)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise self._fault("score", f"answers and targets are no numbers ({_line(error)})") from error
+            whole = not any(values.is_floating_point() or values.is_complex() for values in (answers, targets))
+            if not whole or answers.dim() != 1 or answers.shape != targets.shape or not len(answers):
+                kinds = " and ".join(f"{values.dtype} {list(values.shape)}" for values in (answers, targets))
+                raise self._fault("score", f"answers and targets must be whole numbers [n], both, not {kinds}")
+            known = self._targets.setdefault(split, targets.long())
+            if not torch.equal(known, targets.long()):
+                raise self._fault("score", f"the targets of {split} differ from call to call; do not shuffle them")
+            return answers.long(), 100 * float((answers == targets).double().mean())
+        try:
+            percent = float(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise self._fault("score", f"must give a percentage or (answers, targets), not {_line(found)}") from error
+        if not 0 <= percent <= 100:
+            raise self._fault("score", f"must give a percentage, from 0 to 100, not {percent}")
+        return torch.zeros(0, dtype=torch.int64), percent
+
+    def targets(self, split: str, code: str | None = None) -> Tensor:
+        if split not in self._targets:
+            # They come with a network's answers, whatever its weights are; with a mere percentage come none.
+            self.judge(self.own, split)
+        return self._targets.setdefault(split, torch.zeros(0, dtype=torch.int64))
+
+    def _call(self, key: str, function: Callable[[], Any]) -> Any:
+        """What a function of the user's returns, which must move no generator of torch's; UserError if it raises."""
+        try:
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(derive("custom", key))
+                return function()
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._fault(key, f"raises {_line(error)}{_where(error)}") from error
+
+    def _fault(self, key: str, what: str) -> UserError:
+        return _fault(key, getattr(self.params, key), what)
+
+
+def natural(name: str) -> tuple[list[int | str], str]:
+    """A key to sort names by in which numbers count as such: epoch-9 comes before epoch-10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+
+def _function(key: str, path: str) -> Callable[..., Any]:
+    """The function that `path`, module:function, names; UserError if it can't be imported."""
+    module, _, name = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        imported = importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        lacking = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
+        why = f"there is no module {module} in {here}" if lacking else f"importing it raises {_line(error)}"
+        raise _fault(key, path, f"{why}{'' if lacking else _where(error)}") from error
+    function = getattr(imported, name, None)
+    if not callable(function):
+        raise _fault(key, path, f"{module} has no function {name}")
+    return function
+
+
+def _fault(key: str, path: str, what: str) -> UserError:
+    return UserError(f"{PARAMS_FILE}: task.{key} '{path}': {what}")
+
+
+def _line(value: Any) -> str:
+    kind = f"{type(value).__name__}: " if isinstance(value, BaseException) else ""
+    return f"{kind}{' '.join(str(value).split())[:200]}"
+
+
+def _where(error: BaseException) -> str:
+    """The place in the user's own files that an exception came from."""
+    here = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(Path.cwd()) and not Path(frame.filename).is_relative_to(_PACKAGE)
+    ]
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}, line {error.lineno})"
+    return f" ({Path(here[-1].filename).relative_to(Path.cwd())}, line {here[-1].lineno})" if here else ""
+
+
+_PACKAGE = Path(__file__).parent.parent

@@ -1,0 +1,1 @@
+"""Image classification with timm networks that were trained elsewhere."""

@@ -1,0 +1,22 @@
+"""The model card's text about fine-tuned classifiers."""
+
+from typing import TYPE_CHECKING
+
+from rpg.tasks.classification.card import TIMM, timm_call
+from rpg.tasks.config import CardText
+
+if TYPE_CHECKING:
+    from rpg.tasks.fine_tuning.config import FineTuningTask
+
+
+def card(task: "FineTuningTask") -> CardText:
+    """What the card says of the networks of `task`."""
+    return CardText(
+        network=task.network.name,
+        library="timm",
+        use=TIMM.format(registered="", call=timm_call(task.network.name, task.network.arguments)),
+        answer=(
+            "Images go through `timm.data.create_transform` with `resolve_data_config({}, model=network,"
+            " use_test_size=True)`; the answer is the class."
+        ),
+    )

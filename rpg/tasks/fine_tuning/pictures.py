@@ -1,0 +1,19 @@
+"""Data sets whose pictures are read one by one."""
+
+from rpg.data import data_folder
+from rpg.data.pictures import PictureSets
+
+
+def load_pictures(name: str, data_root: str | None, validation: int) -> PictureSets:
+    """Data set `name`; `validation` of its training pictures are the validation split.
+
+    Raises UserError if its folder is missing or has another layout.
+    """
+    folder = data_folder(name, data_root)
+    if name == "imagenet":
+        from rpg.tasks.fine_tuning.imagenet import load_imagenet
+
+        return load_imagenet(folder, validation)
+    from rpg.data.cifar10 import load_cifar10_pictures
+
+    return load_cifar10_pictures(folder, validation)

@@ -1,0 +1,103 @@
+"""What segmentation and detection share: a config of OpenMMLab's toolboxes, and changes to it."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from rpg.blocks import Count, Seeds
+from rpg.data import missing_data
+from rpg.tasks.config import BaseConfig, CardText, ReportSection, TaskConfig, ZooConfig
+
+Overrides = Annotated[
+    dict[str, Any], Field(description="changes to the config by dotted key: {optim_wrapper.optimizer.lr: 0.001}")
+]
+
+
+class RunnerBase(BaseConfig):
+    """Training of the base networks by mmengine's Runner, as the task's config says.
+
+    One seed makes one base network for the whole zoo. As many seeds as the zoo has give each of the zoo's seeds a base
+    network of its own.
+    """
+
+    seeds: Seeds
+    steps: Count
+    overrides: Overrides
+
+
+class RunnerZoo(ZooConfig):
+    """Training of the source networks by mmengine's Runner, as the task's config says, and the checkpoints kept.
+
+    Each seed trains for `steps` steps. It then saves `saves` checkpoints, one every `save_every` steps.
+    """
+
+    seeds: Seeds
+    runs_per_shard: Count
+    steps: Annotated[int, Field(ge=0)]
+    saves: Count
+    save_every: Count
+    overrides: Overrides
+
+
+class OpenMMLabTask(TaskConfig):
+    """The keys that segmentation and detection share."""
+
+    base_block: ClassVar = RunnerBase
+    zoo_block: ClassVar = RunnerZoo
+    optional: ClassVar = frozenset({"base"})
+    has_pictures: ClassVar = True
+    # Hugging Face's name of the library.
+    library: ClassVar[str]
+    # The data sets' names in a sentence.
+    titles: ClassVar[dict[str, str]]
+
+    config: Annotated[
+        str,
+        Field(description="a file, or a config of the toolbox: mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"),
+    ]
+    overrides: Overrides
+    validation: Annotated[
+        int, Field(ge=1, description="last images of the training folder, held out as the validation split")
+    ]
+
+    @property
+    def dataset(self) -> str:
+        return str(self.data)  # type: ignore[attr-defined]
+
+    @property
+    def dataset_title(self) -> str:
+        return {"scenes": "scenes of scikit-learn's digits", **self.titles}[self.dataset]
+
+    def code(self) -> list[str]:
+        shared = ["rpg/tasks/openmmlab/task.py", "rpg/tasks/openmmlab/vitdet.py", "rpg/data/__init__.py"]
+        scenes = ["rpg/data/scenes.py", "rpg/data/digits.py", "rpg/data/digits.safetensors", "rpg/data/images.py"]
+        return [*shared, *(scenes if self.dataset == "scenes" else [])]
+
+    @property
+    def config_file(self) -> Path | None:
+        """The config's file; None for one that the toolbox ships, which is as fixed as the toolbox's version."""
+        return None if "::" in self.config else Path(self.config)
+
+    def check_files(self) -> str | None:
+        file = self.config_file
+        return f"task.config: no file '{file}'" if file and not file.is_file() else None
+
+    def reads(self, stage: str, experiment: Any) -> dict[str, list[Path]]:
+        file = self.config_file
+        return {Path(self.config).stem: [file]} if file else {}
+
+    def missing(self, experiment: Any, data_root: str | None, stages: Collection[str]) -> list[str]:
+        return missing_data(self.dataset, data_root)
+
+    def card(self, name: str, adapters: bool) -> CardText:
+        from rpg.tasks.openmmlab.card import card
+
+        return card(self, name)
+
+    @classmethod
+    def report_section(cls, experiments: Mapping[str, Any]) -> ReportSection | None:
+        from rpg.tasks.openmmlab.report import section
+
+        return section(experiments)

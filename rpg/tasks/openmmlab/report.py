@@ -1,0 +1,30 @@
+"""The section of results/tables.md about the other metrics of segmentation and detection: the paper's Table 2."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rpg.tasks.config import ReportSection
+
+TEXT = """
+## Segmentation and detection, by every metric
+
+Of mmsegmentation's IoUMetric and mmdetection's CocoMetric, in percent on the test split. mIoU and mAcc are means over
+classes, aAcc is the share of correct pixels; mAP is the mean of average precision over IoU from 0.5 to 0.95, of boxes
+(bbox) and of masks (segm), AP50 and AP75 are that at one IoU, *small* and *medium* that of objects under 32² and 96²
+pixels.
+
+"""
+_AP = ("AP50", "AP75", "AP small", "AP medium", "AP large")
+# The metrics besides the main one, in the order of the table.
+METRICS = ("mAcc", "aAcc", *(f"bbox {ap}" for ap in _AP), *(f"segm {ap}" for ap in ("mAP", *_AP)))
+
+
+def section(experiments: Mapping[str, Any]) -> ReportSection | None:
+    """One row for each network and metric; None without networks that are measured in several ways."""
+    rows = []
+    for name, entry in experiments.items():
+        # In the order of the task: JSON keeps none.
+        known = [metric for metric in METRICS if metric in entry.get("others", {})]
+        kinds = {entry["metric"]: entry, **{metric: entry["others"][metric] for metric in known}} if known else {}
+        rows += [({"network": name, "metric": metric}, of) for metric, of in kinds.items()]
+    return ReportSection(TEXT, rows) if rows else None

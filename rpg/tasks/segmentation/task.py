@@ -1,0 +1,85 @@
+"""Semantic segmentation with mmsegmentation, scored by its IoUMetric: ADE20K (Zhou et al. 2017), or scenes like it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rpg.data.scenes import write_scenes
+from rpg.tasks.base import Region
+from rpg.tasks.openmmlab.task import SCENES, OpenMMLab, quiet
+from rpg.tasks.segmentation.ade20k import check_ade20k
+
+# Of each image the answers at GRID × GRID pixels are kept, to compare networks by; the metric takes all pixels.
+GRID = 16
+UNLABELLED = 255
+# Labels are looked into before a training, in the first images.
+LOOKED_AT = 20
+
+
+class Segmentation(OpenMMLab):
+    """mIoU, mAcc and aAcc (means of intersection over union and of recall over classes; correct pixels)."""
+
+    scope = "mmseg"
+    metrics = ("mIoU", "mAcc", "aAcc")
+
+    def register(self) -> None:
+        from mmseg.utils import register_all_modules
+
+        import rpg.tasks.openmmlab.vitdet  # noqa: F401
+
+        register_all_modules(init_default_scope=False)
+
+    def write_scenes(self) -> Path:
+        return write_scenes("ade20k", SCENES)
+
+    def check_folder(self, folder: Path) -> None:
+        check_ade20k(folder)
+
+    def of_training(self, dataset: Any) -> dict[str, Any]:
+        return {"data_prefix": dataset.data_prefix}
+
+    def check(self) -> None:
+        super().check()
+        dataset = self._dataset("validation")
+        classes = len(dataset.metainfo["classes"])
+        with quiet():
+            samples = [dataset[index]["data_samples"] for index in range(min(LOOKED_AT, len(dataset)))]
+        for sample in samples:
+            labels = sample.gt_sem_seg.data
+            largest = int(torch.where(labels == UNLABELLED, 0, labels).max())
+            if largest >= classes:
+                raise self._refused(f"{sample.seg_map_path} has label {largest}, but the data set {classes} classes")
+
+    @property
+    def example(self) -> Tensor:
+        batches, _ = self.loaded("validation")
+        batch = next(iter(batches))
+        return self.network.data_preprocessor(batch)["inputs"][:2]  # type: ignore[operator]
+
+    def answer(self, sample: Any) -> np.ndarray:
+        return _grid(sample.pred_sem_seg.data)[_grid(sample.gt_sem_seg.data) != UNLABELLED]
+
+    def target(self, sample: Any) -> np.ndarray:
+        labels = _grid(sample.gt_sem_seg.data)
+        return labels[labels != UNLABELLED]
+
+    def percent(self, found: dict[str, float], split: str) -> dict[str, float]:
+        return found
+
+    def regions(self, sample: Any, names: Sequence[str]) -> tuple[list[Region], list[Region]]:
+        found = [
+            [Region(int(index), names[index], labels == index) for index in np.unique(labels) if index != UNLABELLED]
+            for labels in (sample.gt_sem_seg.data[0].cpu().numpy(), sample.pred_sem_seg.data[0].cpu().numpy())
+        ]
+        return found[0], found[1]
+
+
+def _grid(labels_1HW: Tensor) -> np.ndarray:
+    """[GRID²] the labels at the centres of GRID × GRID equal parts of an image."""
+    labels_HW = labels_1HW[0].cpu().numpy()
+    rows, columns = (((np.arange(GRID) + 0.5) * length / GRID).astype(int) for length in labels_HW.shape)
+    return labels_HW[np.ix_(rows, columns)].ravel()

@@ -1,0 +1,114 @@
+"""The layout: which rows of the tokens hold which tensor of a state dict."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rpg.utils.errors import UserError
+
+
+@dataclass(frozen=True)
+class TensorLayout:
+    """Where one tensor of a state dict stands: `tokens` rows from row `first` on, or nowhere if `tokens` is 0."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    first: int
+    tokens: int
+
+    @property
+    def is_variance(self) -> bool:
+        return self.name.rpartition(".")[2] == "running_var"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tensor ↔ token map of one architecture, in state-dict order."""
+
+    width: int
+    tensors: tuple[TensorLayout, ...]
+    # Whether low-rank pairs are brought into one form before they become tokens.
+    canonical: bool = False
+
+    @classmethod
+    def of(cls, state_dict: dict[str, Tensor], width: int, canonical: bool = False) -> "Layout":
+        """The layout of `state_dict` with tokens of `width` weights."""
+        tensors, first = [], 0
+        for name, tensor in state_dict.items():
+            skipped = name.endswith("num_batches_tracked") or tensor.numel() <= 1 or not tensor.is_floating_point()
+            tokens = 0 if skipped else math.ceil(tensor.numel() / width)
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            tensors.append(TensorLayout(name, tuple(tensor.shape), dtype, first, tokens))
+            first += tokens
+        if first == 0:
+            raise UserError(
+                "no tensor of the checkpoint can become tokens; is it a state dict of floating point weights?"
+            )
+        return cls(width, tuple(tensors), canonical)
+
+    @classmethod
+    def from_json(cls, tree: dict) -> "Layout":
+        names = [field.name for field in fields(TensorLayout)]
+        entries = [{name: entry[name] for name in names} for entry in tree["tensors"]]
+        tensors = (TensorLayout(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
+        return cls(tree["width"], tuple(tensors), tree.get("canonical", False))
+
+    @property
+    def length(self) -> int:
+        """L, tokens per checkpoint."""
+        return sum(tensor.tokens for tensor in self.tensors)
+
+    @property
+    def tokenised(self) -> tuple[TensorLayout, ...]:
+        """The K tensors that become tokens."""
+        return tuple(tensor for tensor in self.tensors if tensor.tokens)
+
+    @property
+    def skipped(self) -> tuple[TensorLayout, ...]:
+        """The tensors that are copied through: counters, single numbers, integers."""
+        return tuple(tensor for tensor in self.tensors if not tensor.tokens)
+
+    def positions(self) -> Tensor:
+        """[L, 2] int64: the token's index inside its tensor, and the tensor's index among the K tokenised ones."""
+        rows = [(i, k) for k, tensor in enumerate(self.tokenised) for i in range(tensor.tokens)]
+        return torch.tensor(rows)
+
+    def head(self) -> Tensor:
+        """[L] bool: True for the tokens of the last module of the state dict, a classifier's weight and bias."""
+        module = self.tokenised[-1].name.rpartition(".")[0]
+        head_L = torch.zeros(self.length, dtype=torch.bool)
+        for tensor in self.tokenised:
+            if tensor.name.rpartition(".")[0] == module:
+                head_L[tensor.first : tensor.first + tensor.tokens] = True
+        return head_L
+
+    def padding(self) -> Tensor:
+        """[L, D] bool: True where a token holds no weight."""
+        padding_LD = torch.zeros(self.length, self.width, dtype=torch.bool)
+        for tensor in self.tokenised:
+            padding_LD[tensor.first : tensor.first + tensor.tokens].view(-1)[math.prod(tensor.shape) :] = True
+        return padding_LD
+
+    def check(self, state_dict: dict[str, Tensor], file: Path | str, remedy: str) -> None:
+        """UserError naming `file`, tensor and `remedy` if `state_dict` has another structure, or a NaN or Inf."""
+        expected = {tensor.name: tensor for tensor in self.tensors}
+        for name in state_dict:
+            if name not in expected:
+                raise UserError(f"{file}: tensor '{name}' is not in the zoo's other checkpoints")
+        for name, tensor in expected.items():
+            if name not in state_dict:
+                raise UserError(f"{file}: tensor '{name}' is missing; the zoo's other checkpoints have it")
+            found = state_dict[name]
+            if tuple(found.shape) != tensor.shape:
+                raise UserError(f"{file}: tensor '{name}' has shape {list(found.shape)}, not {list(tensor.shape)}")
+            dtype = str(found.dtype).removeprefix("torch.")
+            if dtype != tensor.dtype:
+                raise UserError(f"{file}: tensor '{name}' is {dtype}, not {tensor.dtype} as in the other checkpoints")
+            if tensor.is_variance and (found < 0).any():
+                raise UserError(f"{file}: tensor '{name}' holds a negative variance; {remedy}")
+            if found.is_floating_point() and not torch.isfinite(found).all():
+                raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; {remedy}")

@@ -1,0 +1,61 @@
+"""What tokens/layout.json says of the tokens."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from rpg.utils.artifacts import Form, Vouched, all_have_codes
+from rpg.zoo.manifest import Checkpoint
+
+
+class TensorForm(Form):
+    """Where a tensor stands among the tokens."""
+
+    name: str
+    shape: list[Annotated[int, Field(ge=0)]]
+    dtype: Literal[
+        "float16", "bfloat16", "float32", "float64", "bool", "uint8", "int8", "int16", "int32", "int64"
+    ]  # fmt: skip
+    first: int
+    tokens: Annotated[int, Field(ge=0)]
+
+
+class LayoutForm(Form):
+    """Tensors and tokens of one architecture."""
+
+    width: Annotated[int, Field(ge=1)]
+    tensors: list[TensorForm]
+    canonical: bool = False
+
+    @model_validator(mode="after")
+    def _in_a_row(self) -> "LayoutForm":
+        first = 0
+        for tensor in self.tensors:
+            weights = 1
+            for length in tensor.shape:
+                weights *= length
+            if tensor.first != first or (tensor.tokens and (weights < 2 or tensor.tokens != -(-weights // self.width))):
+                raise ValueError(f"tensors: '{tensor.name}' does not follow the one before it")
+            first += tensor.tokens
+        if not first:
+            raise ValueError("tensors: none has a token")
+        return self
+
+
+class TokenLayout(Form):
+    """tokens/layout.json."""
+
+    layout: LayoutForm
+    checkpoints: Annotated[list[Checkpoint], Field(min_length=1)]
+    held_out: list[Checkpoint]
+    seeds: list[int]
+    files: list[Vouched]
+
+    @model_validator(mode="after")
+    def _states(self) -> "TokenLayout":
+        if self.seeds != sorted({checkpoint.seed for checkpoint in self.checkpoints}):
+            raise ValueError("seeds: not those of the checkpoints")
+        if any(checkpoint.seed not in self.seeds for checkpoint in self.held_out):
+            raise ValueError("held_out: a checkpoint of no known seed")
+        all_have_codes([*self.checkpoints, *self.held_out])
+        return self

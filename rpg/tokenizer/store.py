@@ -1,0 +1,122 @@
+"""The token store: the tokens of a zoo on disk, with their layout and statistics."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from rpg.tokenizer.canonical import canonical
+from rpg.tokenizer.layout import Layout
+from rpg.tokenizer.manifest import TokenLayout
+from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.utils.errors import UserError
+from rpg.utils.files import (
+    check_unchanged,
+    read_sealed,
+    read_tensors,
+    sha256,
+)
+
+
+class TokenStore:
+    """The tokens of a zoo on disk, memory-mapped: reading a checkpoint's tokens loads that checkpoint's alone.
+
+    `checkpoints` are the N that became tokens, `held_out` those that did not, `seeds` the seeds of both: the index of
+    a checkpoint's seed is its permutation state. Sampling needs layout and statistics only, so tokens.safetensors is
+    opened when the first token is read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`; UserError if layout.json or stats.safetensors is missing or was changed."""
+        self.folder = folder
+        tree = read_sealed(folder / "layout.json", "rpg tokens", TokenLayout)
+        self._files: dict[str, str] = {entry["file"]: entry["sha256"] for entry in tree["files"]}
+        self.sha256 = sha256(folder / "layout.json")
+        self.layout = Layout.from_json(tree["layout"])
+        self.checkpoints: list[dict[str, Any]] = tree["checkpoints"]
+        self.held_out: list[dict[str, Any]] = tree["held_out"]
+        self.seeds: list[int] = tree["seeds"]
+        self._lasts: dict[int, dict[str, Tensor]] = {}
+        self._check("stats.safetensors")
+        tensors = read_tensors(folder / "stats.safetensors")
+        try:
+            self.stats = Stats(**{name: tensors[f"stats.{name}"] for name in ("mean", "std", "scale", "floor")})
+            # [S, *shape] each: what the last checkpoint of each state has where tokens hold nothing.
+            self.skipped = {tensor.name: tensors[f"skipped.{tensor.name}"] for tensor in self.layout.skipped}
+        except KeyError as error:
+            raise UserError(f"{folder / 'stats.safetensors'}: no tensor {error}; run `rpg tokens` again") from error
+        counts = {values.shape for values in vars(self.stats).values()}
+        states = {tensor.name: (len(self.seeds), *tensor.shape) for tensor in self.layout.skipped}
+        if counts != {(len(self.layout.tokenised),)} or any(
+            values.shape != states[name] for name, values in self.skipped.items()
+        ):
+            raise UserError(f"{folder / 'stats.safetensors'}: not of layout.json beside it; run `rpg tokens` again")
+
+    def _check(self, name: str) -> None:
+        check_unchanged(self.folder, name, self._files.get(name, ""), "tokenised", "`rpg tokens`")
+
+    @cached_property
+    def _slice(self) -> Any:
+        self._check("tokens.safetensors")
+        path = self.folder / "tokens.safetensors"
+        found = safe_open(path, "pt").get_slice("tokens")
+        if found.get_shape() != [len(self), self.layout.length, self.layout.width]:
+            raise UserError(f"{path}: not of layout.json beside it; run `rpg tokens` again")
+        return found
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Tokens [L, D] of checkpoint `index`; UserError if tokens.safetensors is missing or was changed."""
+        return self._slice[index]
+
+    def state(self, checkpoint: dict[str, Any]) -> int:
+        """The permutation state of a checkpoint: which of the zoo's seeds it came from."""
+        return self.seeds.index(checkpoint["seed"])
+
+    def task_set(self, state: int, code: str | None) -> str:
+        """What RPG has met of a state and a task code: `seen`, `held_out` (the code) or `held_out_pairs` (the pair).
+
+        Where there is but one task, without a code, `all`.
+        """
+        if code is None:
+            return "all"
+        if code not in self._learned:
+            return "held_out"
+        return "seen" if state in self._learned[code] else "held_out_pairs"
+
+    @cached_property
+    def _learned(self) -> dict[str, set[int]]:
+        learned: dict[str, set[int]] = {}
+        for checkpoint in self.checkpoints:
+            learned.setdefault(checkpoint["code"], set()).add(self.state(checkpoint))
+        return learned
+
+    def tokenise(self, state_dict: dict[str, Tensor], state: int) -> Tensor:
+        """Tokens [L, D] of a network of the permutation state `state`, in the form that the zoo was tokenised in."""
+        if self.layout.canonical:
+            state_dict = canonical(state_dict, self._last(state))
+        return tokenise(state_dict, self.layout, self.stats)
+
+    def _last(self, state: int) -> dict[str, Tensor]:
+        """The last checkpoint of a state, as its tokens have it: the reference of the state's low-rank pairs."""
+        if state not in self._lasts:
+            index = max(index for index, entry in enumerate(self.checkpoints) if self.state(entry) == state)
+            tokens_BLD, states_B = self[index].unsqueeze(0), torch.tensor([state])
+            self._lasts[state] = {name: of[0] for name, of in self.detokenise(tokens_BLD, states_B).items()}
+        return self._lasts[state]
+
+    def detokenise(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
+        """Tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the permutation states `states_B`."""
+        skipped = {name: values[states_B.to(values.device)] for name, values in self.skipped.items()}
+        return detokenise(tokens_BLD, self.layout, self.stats, skipped)
+
+
+def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:
+    """The state dict in `path`, in the order of `names`; safetensors itself keeps no order."""
+    tensors = read_tensors(path)
+    return {name: tensors[name] for name in [*names, *tensors] if name in tensors}

@@ -1,0 +1,1 @@
+"""Training of RPG and of the hypernetwork."""

@@ -1,0 +1,105 @@
+"""What conditions the checkpoints of a zoo meet, and what a caller asks for, as the numbers that the model takes."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from rpg.config.model import Condition
+from rpg.model.conditions import condition_name
+from rpg.tokenizer.store import TokenStore
+from rpg.utils import task_codes
+from rpg.utils.errors import UserError
+
+Values = dict[str, Tensor]
+# Name of a condition of the kind `vector` → its numbers.
+Vectors = Mapping[str, Sequence[float]]
+# Permutation states that a network shall have equal shares of; one alone is that training run of the zoo.
+States = tuple[int, ...]
+
+
+def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values:
+    """Name → [N, C]: the values of all checkpoints in `store`; UserError if one lacks the field of a vector."""
+
+    def values(condition: Condition, checkpoint: dict) -> list[float]:
+        if condition.kind == "permutation_state":
+            state = store.state(checkpoint)
+            return [float(other == state) for other in range(len(store.seeds))]
+        if condition.kind == "unconditional":
+            return [0.0]
+        if condition.kind == "task_code":
+            return task_codes.bits(checkpoint["code"])
+        found = checkpoint.get(condition.field)
+        numbers: list = found if isinstance(found, list) else [found]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            known = ", ".join(key for key, value in checkpoint.items() if isinstance(value, (int, float, list)))
+            raise UserError(
+                f"params.yaml: model.conditions: {checkpoint['file']} has no number '{condition.field}'; known: {known}"
+            )
+        return [float(number) for number in numbers]
+
+    return {
+        condition_name(condition): torch.tensor([values(condition, checkpoint) for checkpoint in store.checkpoints])
+        for condition in conditions
+    }
+
+
+def dropped(conditions: Sequence[Condition], values: Values, draw: torch.Generator) -> Values:
+    """`values` with the state of some networks not told: the mean of all states in its place (state dropout)."""
+    for condition in conditions:
+        if condition.kind == "permutation_state" and condition.dropout:
+            states_BS = values["permutation_state"]
+            hidden_B = torch.rand(len(states_BS), generator=draw) < condition.dropout
+            untold = torch.full_like(states_BS, 1 / states_BS.shape[1])
+            return {**values, "permutation_state": torch.where(hidden_B.unsqueeze(1), untold, states_BS)}
+    return values
+
+
+def between(values: Values, draw: torch.Generator) -> Values:
+    """`values` with each network's permutation state mixed with another one, the share of it drawn from 0 to 1."""
+    states_BS = values["permutation_state"]
+    step_B = torch.randint(1, states_BS.shape[1], (len(states_BS),), generator=draw)
+    share_B1 = torch.rand(len(states_BS), 1, generator=draw).to(states_BS)
+    others_BS = torch.stack([row.roll(step) for row, step in zip(states_BS, step_B.tolist(), strict=True)])
+    return {**values, "permutation_state": (1 - share_B1) * states_BS + share_B1 * others_BS}
+
+
+def asked(
+    conditions: Sequence[Condition],
+    store: TokenStore,
+    wishes: Sequence[tuple[States | None, str | None]],
+    draws: Sequence[torch.Generator],
+    vectors: Vectors | None = None,
+) -> Values:
+    """Name → [B, C] for B networks, each with its wish: permutation states, a task code, either or both.
+
+    `vectors` are wished for all of them. What is not wished for is that of a checkpoint drawn at random. UserError if
+    there is no such state or vector, or if a code is wished for and the model knows none.
+    """
+    names = [condition_name(condition) for condition in conditions]
+    known = of_checkpoints(conditions, store)
+    picks = [int(torch.randint(len(store), (), generator=draw)) for draw in draws]
+    values = {name: tensor[picks] for name, tensor in known.items()}
+    for row, (states, code) in enumerate(wishes):
+        if states is not None:
+            if "permutation_state" not in names:
+                raise UserError("the model has no permutation states to choose from; leave --state out")
+            for state in states:
+                if not 0 <= state < len(store.seeds):
+                    raise UserError(f"state {state}: the zoo has states 0 to {len(store.seeds) - 1}, one per seed")
+            if len(set(states)) < len(states):
+                raise UserError(f"states {', '.join(map(str, states))}: one stands there twice")
+            values["permutation_state"][row] = 0
+            values["permutation_state"][row, list(states)] = 1 / len(states)
+        if code is not None:
+            if "task_code" not in names:
+                raise UserError("the model was not trained on task codes; leave the code, classes or description out")
+            values["task_code"][row] = torch.tensor(task_codes.bits(code))
+    for name, numbers in (vectors or {}).items():
+        fields = [condition.field for condition in conditions if condition.kind == "vector"]
+        if name not in fields:
+            raise UserError(f"--vector {name}: the model has no such vector; known: {', '.join(fields) or 'none'}")
+        if len(numbers) != values[name].shape[1]:
+            raise UserError(f"--vector {name}: must have {values[name].shape[1]} numbers, not {len(numbers)}")
+        values[name][:] = torch.tensor(numbers)
+    return values

@@ -1,0 +1,174 @@
+"""Several processes that train one model: `rpg train --experiment NAME --processes 4` on one machine; on two nodes
+
+    srun --nodes 2 torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
+        -m rpg train --experiment NAME
+
+with the folder of params.yaml on a disk that all nodes share. Weights are whole on each process (DDP), or split over
+all (FSDP2). What is written is whole, and the same for any number of processes.
+"""
+
+import logging
+import os
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, distributed, nn
+
+from rpg.utils.device import claim
+from rpg.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from rpg.model.rpg import RPG
+
+# Others wait while the first process writes a state, or for another run that holds the folder.
+PATIENCE = timedelta(hours=2)
+# Seconds in which torchrun ends the other processes when one has failed.
+GRACE = 5
+
+
+@dataclass(frozen=True)
+class ProcessGroup:
+    """The processes of one training, and which of them this one is."""
+
+    rank: int
+    processes: int
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and tells."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of the processes' `tensor`, on each."""
+        if self.processes > 1:
+            tensor = tensor.clone()
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.processes > 1:
+            distributed.barrier()
+
+    def spread(self, model: "RPG", sharded: bool, on: torch.device) -> nn.Module:
+        """`model`, to be called in its place, whose gradients are means over the processes."""
+        if self.processes == 1:
+            return model
+        if not sharded:
+            return nn.parallel.DistributedDataParallel(
+                model,
+                device_ids=[on] if on.type == "cuda" else None,
+                # BatchNorm's are the same everywhere, as its batch is that of all processes.
+                broadcast_buffers=False,
+                gradient_as_bucket_view=True,
+            )
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh(on.type, (self.processes,))
+        for part in [*model.units(), model]:
+            fully_shard(part, mesh=mesh)
+        return model
+
+
+ALONE = ProcessGroup(0, 1)
+
+
+def launched() -> bool:
+    """Whether torchrun started this process."""
+    return "RANK" in os.environ
+
+
+def report_first() -> None:
+    """Wait, if this is not the first process: that tells what befell all, and torchrun ends the others."""
+    if launched() and os.environ["RANK"] != "0":
+        time.sleep(GRACE)
+
+
+@contextmanager
+def joined(on: torch.device) -> Iterator[ProcessGroup]:
+    """The group of processes that torchrun started; without it, this process alone."""
+    if not launched():
+        yield ALONE
+        return
+    if on.type == "cuda":
+        distributed.init_process_group("nccl", timeout=PATIENCE, device_id=on)
+    else:
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+    # The gradient of a convolution whose kernels are one row high; to DistributedDataParallel its layout looks odd.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+    try:
+        yield ProcessGroup(distributed.get_rank(), distributed.get_world_size())
+    except RuntimeError:
+        # Where another process has ended, so has the connection to it; it tells why, and torchrun ends this one.
+        time.sleep(GRACE)
+        raise
+    # The first writes what it has. And gloo's threads hang if they are ended while they drop a tensor.
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def whole(tensor: Tensor) -> dict[str, Tensor]:
+    """All of a tensor, which may be split over the processes and may have 8 bits: name of a part → tensor."""
+    full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    parts = {f".{part}": getattr(full, part) for part in ("codes", "scale")} if hasattr(full, "codes") else {"": full}
+    # torch has waited for the parts of no tensor but its own.
+    return {part: values.wait() if hasattr(values, "wait") else values for part, values in parts.items()}
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def fill(tensor: Tensor, values: Tensor) -> None:
+    """Set `tensor`, or what this process holds of it, from all of its values."""
+    if mesh := getattr(tensor, "device_mesh", None):
+        # FSDP splits rows as torch.chunk does.
+        rows = -(-len(values) // mesh.size())
+        first = min(mesh.get_local_rank() * rows, len(values))
+        values = values[first : min(first + rows, len(values))]
+    with torch.no_grad():
+        local(tensor).copy_(values)
+
+
+def launch(processes: int, arguments: list[str]) -> None:
+    """Run `python -m rpg <arguments>` in so many processes of this machine, and end with their exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    if launched():
+        raise UserError("--processes: torchrun has started them; leave it out")
+    if gpus := torch.cuda.device_count():
+        if gpus < processes:
+            raise UserError(f"--processes {processes}: there are {gpus} GPUs, and each process takes one")
+        claim(processes)
+    # What went wrong is told by the process where it did.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "rpg", *arguments)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise UserError(f"process {rank} of {processes} was ended by signal {-failure.exitcode}") from None
+        sys.exit(failure.exitcode)

@@ -1,0 +1,99 @@
+"""Train RPG's network on the task loss alone, for comparison: `rpg hypernetwork --experiment digits-tasks`.
+
+Writes hypernetwork/model.safetensors (EMA weights), hypernetwork/config.json and hypernetwork/log.csv. What it makes in
+one step from noise is never compared with a checkpoint; only layout and statistics of the tokens are used. No gradient
+tells it what BatchNorm should have counted, so that is taken from training images, in training and when it is sampled.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rpg.config.experiment import Experiment
+from rpg.config.model import Condition, ResidualModel
+from rpg.config.training import Hypernetwork, Tune
+from rpg.model.diffusion import T
+from rpg.model.rpg import RPG
+from rpg.tasks.base import DifferentiableTask
+from rpg.tasks.loading import load_differentiable
+from rpg.tokenizer.store import TokenStore
+from rpg.training import conditions
+from rpg.training.model_file import build
+from rpg.training.trainer import Loss, Training, run_training
+from rpg.utils.device import device
+from rpg.utils.rng import derive
+
+
+class Generated:
+    """Networks that a model generates for (state, code) pairs of the zoo, as a differentiable loss of their tasks."""
+
+    def __init__(
+        self,
+        task: DifferentiableTask,
+        store: TokenStore,
+        asked: Sequence[Condition],
+        params: Hypernetwork | Tune,
+        on: torch.device,
+    ) -> None:
+        self.task, self.store, self.params, self.on = task, store, params, on
+        self.values = conditions.of_checkpoints(asked, store)
+        self.states_N = torch.tensor([store.state(checkpoint) for checkpoint in store.checkpoints])
+        self.codes = [checkpoint.get("code") for checkpoint in store.checkpoints]
+
+    def draw(self, count: int, draw: torch.Generator) -> tuple[list[int], conditions.Values]:
+        """`count` random checkpoints of the zoo, and the values of their conditions."""
+        picks = torch.randint(len(self.store), (count,), generator=draw).tolist()
+        return picks, {name: value[picks].to(self.on) for name, value in self.values.items()}
+
+    def from_noise(self, model: RPG, prototypes_BLW: Tensor, draw: torch.Generator) -> Tensor:
+        """Tokens [B, L, D] in one step from pure noise."""
+        count = len(prototypes_BLW)
+        x_BLD = torch.randn(count, model.length, model.width, generator=draw).to(self.on)
+        return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW)
+
+    def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator, recounted: bool = False) -> Tensor:
+        """Mean loss of the networks in `tokens_BLD` in the tasks of the checkpoints `picks`.
+
+        With BatchNorm's statistics from the tokens or, if `recounted`, from the images.
+        """
+        weights = self.store.detokenise(tokens_BLD.float(), self.states_N[picks])
+        on_device = {name: tensor.to(self.on) for name, tensor in weights.items()}
+        codes = [self.codes[pick] for pick in picks]
+        return self.task.losses(on_device, codes, self.params.images, draw, recounted).mean()
+
+
+def hypernetwork_loss(generated: Generated) -> Loss:
+    """The task loss of networks in one step from noise."""
+
+    def loss(model: RPG, draw: torch.Generator) -> Tensor:
+        picks, values = generated.draw(generated.params.networks, draw)
+        tokens_BLD = generated.from_noise(model, model.recurrent(values), draw)
+        return generated.loss(tokens_BLD, picks, draw, recounted=True)
+
+    return Loss(lambda draw: draw, loss)
+
+
+def train_hypernetwork(
+    experiment: Experiment, tokens: Path, folder: Path, seconds: Path, data_root: str | None
+) -> None:
+    """Train from scratch, with the codes in the token store `tokens`, and write the model into `folder`.
+
+    Raises UserError if the loss stops being finite.
+    """
+    params, on = experiment.hypernetwork, device()
+    # The zoo's mean is more than it is to know.
+    plain = experiment.model
+    if isinstance(plain, ResidualModel):
+        plain = plain.model_copy(update={"start": "zero"})
+    assert params
+    store = TokenStore(tokens)
+    torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
+    model = build(plain, experiment.diffusion, store)
+    generated = Generated(
+        load_differentiable(experiment.task, data_root), store, experiment.model.conditions, params, on
+    )
+    training = Training(params, model, hypernetwork_loss(generated), "hypernetwork", on)
+    blocks = experiment.model_dump(include={"task", "model", "diffusion", "hypernetwork"})
+    run_training(training, folder, seconds, plain, experiment.diffusion, store, [blocks, store.sha256])

@@ -1,0 +1,146 @@
+"""A trained RPG on disk: model.safetensors, config.json and log.csv."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import (
+    Field,
+)
+from torch import Tensor
+
+from rpg.blocks import Block
+from rpg.config.model import Diffusion, Model
+from rpg.model.recurrent import TokenPositions
+from rpg.model.rpg import RPG
+from rpg.tokenizer.store import TokenStore
+from rpg.training import conditions
+from rpg.utils.errors import UserError
+from rpg.utils.files import (
+    check_unchanged,
+    file_entry,
+    read_sealed,
+    read_tensors,
+    write_sealed,
+    write_tensors,
+    write_text,
+)
+
+
+class File(Block):
+    """A file that another one vouches for."""
+
+    file: Annotated[str, Field(description="path beside the file that names it")]
+    sha256: str
+
+
+class ModelConfig(Block):
+    """rpg/config.json: what rebuilds a trained RPG without params.yaml."""
+
+    model: Model
+    diffusion: Diffusion
+    width: Annotated[int, Field(description="D")]
+    length: Annotated[int, Field(description="L")]
+    parameters: int
+    tokens: Annotated[str, Field(description="SHA-256 of the layout.json of the tokens it was trained on")]
+    files: Annotated[list[File], Field(description="what was written beside it")]
+
+
+def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
+    """A new RPG for the tokens in `store`; UserError if the model's widths do not fit together."""
+    layout = store.layout
+    sizes = {name: values.shape[1] for name, values in conditions.of_checkpoints(model.conditions, store).items()}
+    try:
+        return RPG(
+            model,
+            TokenPositions(layout.positions(), layout.head()),
+            width=layout.width,
+            sizes=sizes,
+            target=diffusion.target,
+        )
+    except ValueError as error:
+        raise UserError(f"params.yaml: model: {error}") from error
+
+
+def fresh(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
+    """As `build`, with what a model starts from taken from the tokens; what is to be trained starts so."""
+    rpg = build(model, diffusion, store)
+    if rpg.mean is not None and rpg.spread is not None:
+        # Two passes, since a zoo need not fit into memory.
+        total_LD = torch.zeros(rpg.mean.shape, dtype=torch.float64)
+        for index in range(len(store)):
+            total_LD += store[index].nan_to_num(0.0)
+        rpg.mean.copy_(total_LD / len(store))
+        squares_L = torch.zeros(len(rpg.mean), dtype=torch.float64)
+        for index in range(len(store)):
+            squares_L += (store[index] - rpg.mean).double().square().nansum(1)
+        weights_L = len(store) * (~store.layout.padding()).sum(1)
+        for tensor in store.layout.tokenised:
+            rows = slice(tensor.first, tensor.first + tensor.tokens)
+            rpg.spread[rows] = (squares_L[rows].sum() / weights_L[rows].sum()).sqrt().float()
+    return rpg
+
+
+def write_model(
+    folder: Path,
+    state_dict: dict[str, Tensor],
+    parameters: int,
+    log: str,
+    model: Model,
+    diffusion: Diffusion,
+    store: TokenStore,
+) -> None:
+    """Write a trained RPG, its log and, last, config.json, which says what it was built from and vouches for both."""
+    write_tensors(folder / "model.safetensors", state_dict)
+    write_text(folder / "log.csv", log)
+    config = ModelConfig(
+        model=model,
+        diffusion=diffusion,
+        width=store.layout.width,
+        length=store.layout.length,
+        parameters=parameters,
+        tokens=store.sha256,
+        files=[File(**file_entry(folder / name)) for name in ("log.csv", "model.safetensors")],
+    )
+    write_sealed(folder / "config.json", config.model_dump())
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """config.json in `folder`; UserError if it is missing or not whole."""
+    path = folder / "config.json"
+    try:
+        return ModelConfig.model_validate_json(json.dumps(read_sealed(path, maker(folder))))
+    except ValueError as error:
+        raise UserError(f"{path}: not written by this version; run `{maker(folder)}` again") from error
+
+
+def maker(folder: Path) -> str:
+    """The command that writes the model in `folder`."""
+    return "rpg train" if folder.name == "rpg" else f"rpg {folder.name}"
+
+
+def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
+    """The trained RPG in `folder`, ready to sample; UserError if it is missing or was trained on other tokens."""
+    config = read_config(folder)
+    if config.tokens != store.sha256:
+        raise UserError(f"{folder}: trained on tokens of another zoo; run `{maker(folder)}` again")
+    path = folder / "model.safetensors"
+    expected = {entry.file: entry.sha256 for entry in config.files}
+    check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
+    # No width and no number of blocks can be more than the bytes of the weights; what is would never end being built.
+    if _largest(config.model.model_dump()) > path.stat().st_size:
+        raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again")
+    model = build(config.model, config.diffusion, store)
+    try:
+        model.load_state_dict(read_tensors(path))
+    except RuntimeError as error:
+        raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again") from error
+    return model.to(on).eval()
+
+
+def _largest(tree: Any) -> float:
+    """The largest number in a tree."""
+    if isinstance(tree, dict | list | tuple):
+        return max((_largest(value) for value in (tree.values() if isinstance(tree, dict) else tree)), default=0)
+    return tree if isinstance(tree, int | float) else 0

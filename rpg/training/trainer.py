@@ -1,0 +1,313 @@
+"""One training, whatever its loss: optimizer, EMA, log, state to resume from, and divergence.
+
+While a training runs, <folder>/state/ holds what a stopped run resumes from, with any number of processes. On a CPU a
+single process ends in the same bytes as a run that was never stopped. On SIGTERM or Ctrl-C it saves its state and ends
+with exit code 143 or 130.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from rpg.config.model import Diffusion, Model
+from rpg.config.training import Optimization
+from rpg.model.rpg import RPG
+from rpg.tokenizer.store import TokenStore
+from rpg.training.distributed import ALONE, ProcessGroup, fill, local, whole
+from rpg.training.model_file import write_model
+from rpg.utils.device import bfloat16, worth_compiling
+from rpg.utils.errors import Diverged, UserError
+from rpg.utils.files import (
+    exclusive,
+    read_tensors,
+    write_sealed,
+    write_tensors,
+)
+from rpg.utils.progress import progress
+from rpg.utils.rng import generator
+from rpg.utils.signals import postponed
+
+LOG_EVERY = 10
+
+
+# Steps that are drawn at once, each in a thread, where a GPU computes: one thread draws as long as a step takes.
+AHEAD = 3
+
+
+LOG_HEADER = "step,loss,learning_rate\n"
+
+
+# A loss that is so many times the first one, or 1, has diverged, though it may still be a number.
+BOUND = 1000
+
+
+def learning_rate(params: Optimization, step: int) -> float:
+    """Linear warm-up over the share `warmup` of the steps, then cosine down to zero; `step` counts from 1."""
+    warmup = params.warmup * params.steps
+    if step < warmup:
+        return params.learning_rate * step / warmup
+    return params.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (params.steps - warmup)))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The loss `of` a model for what a step draws.
+
+    `draw` makes that of the step's random numbers, on the CPU; where a GPU computes, in the meantime for the next step.
+    """
+
+    draw: Callable[[torch.Generator], Any]
+    of: Callable[[RPG, Any], Tensor]
+
+
+class Training:
+    """A model, its EMA and its optimizer, at one step of training; `save` and `resume` carry all of it across a kill.
+
+    `layer` is the name under which the random numbers of each step are drawn. The processes of `group` take each step
+    together; each has all of the model, or, if it is `sharded`, a part of it.
+    """
+
+    def __init__(
+        self,
+        params: Optimization,
+        model: RPG,
+        loss: Loss,
+        layer: str,
+        on: torch.device,
+        group: ProcessGroup = ALONE,
+        sharded: bool = False,
+    ) -> None:
+        self.params, self.loss, self.layer, self.on, self.group = params, loss, layer, on, group
+        self.model = model.to(on).train()
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        if params.checkpointing:
+            model.recompute()
+        if worth_compiling(on, model.width) and not (params.checkpointing or sharded):
+            for part in model.units():
+                part.compile()
+        self.network = group.spread(model, sharded, on)
+        self.averages = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        if params.ema:
+            self.averages = {name: tensor.clone() for name, tensor in self.averages.items()}
+        self.optimizer = _optimizer(params, model)
+        self.step, self.seconds, self.log = 0, 0.0, LOG_HEADER
+        # A thread, as torch computes outside of Python's lock; a signal to end would reach a process as well.
+        self._drawing = ThreadPoolExecutor(AHEAD) if on.type == "cuda" else None
+        self._ahead: dict[int, Future[Any]] = {}
+
+    def _draw(self, step: int) -> Any:
+        return self.loss.draw(generator(self.params.seed, self.layer, step))
+
+    def _drawn(self) -> Any:
+        """What this step draws."""
+        if self._drawing is None:
+            return self._draw(self.step)
+        for step in range(self.step, self.step + AHEAD + 1):
+            if step not in self._ahead:
+                self._ahead[step] = self._drawing.submit(self._draw, step)
+        return self._ahead.pop(self.step).result()
+
+    def one_step(self) -> Tensor:
+        """Take one optimizer step; returns the loss, on the device. Its random numbers depend on the step alone."""
+        self.step += 1
+        rate = learning_rate(self.params, self.step)
+        for group in self.optimizer.param_groups:
+            # torchao's takes nothing but a tensor.
+            group["lr"] = torch.tensor(rate) if isinstance(group["lr"], Tensor) else rate
+        with bfloat16(self.params.precision == "bfloat16", self.on):
+            # DistributedDataParallel is called as the model that it wraps.
+            loss = self.loss.of(self.network, self._drawn())  # type: ignore[arg-type]
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
+        self.optimizer.step()
+        if self.params.ema:
+            averages = [local(tensor) for tensor in self.averages.values()]
+            weights = [local(parameter.detach()) for parameter in self.model.parameters()]
+            if self.step == 1:
+                torch._foreach_copy_(averages, weights)
+            else:
+                get_ema_multi_avg_fn(self.params.ema)(averages, weights, self.step)
+        return loss.detach()
+
+    def finite(self) -> bool:
+        """Whether every weight of all processes is a number."""
+        parts = [local(parameter.detach()) for parameter in self.model.parameters()]
+        wrong = sum((~part.isfinite()).sum() for part in parts)
+        return not self.group.sum(torch.as_tensor(wrong, device=self.on))
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The model's state dict with the averages of the weights, whole; empty in all processes but the first."""
+        state = self.model.state_dict()
+        return self._whole((name, self.averages.get(name, tensor)) for name, tensor in state.items())
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write everything that the next step depends on; `fingerprint` says what it was trained on."""
+        tensors = self._whole(self._state())
+        if self.group.first:
+            facts = {"fingerprint": fingerprint, "step": self.step, "seconds": self.seconds, "log": self.log}
+            tensors["facts"] = torch.frombuffer(bytearray(json.dumps(facts).encode()), dtype=torch.uint8)
+            write_tensors(path, tensors)
+
+    def _state(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.model.state_dict().items():
+            yield f"model.{name}", tensor
+        if self.params.ema:
+            for name, tensor in self.averages.items():
+                yield f"average.{name}", tensor
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            for slot, tensor in slots.items():
+                yield f"optimizer.{index}.{slot}", tensor
+
+    def _whole(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, tensor in tensors:
+            # All processes put it together, and the first keeps it.
+            parts = whole(tensor)
+            if self.group.first:
+                found |= {f"{name}{part}": values.detach().cpu() for part, values in parts.items()}
+        return found
+
+    def resume(self, path: Path, fingerprint: str) -> bool:
+        """Go on from `path`, if it was saved by a training of the same fingerprint; False if it was not."""
+        try:
+            tensors = read_tensors(path)
+            facts = json.loads(bytes(tensors.pop("facts").tolist()))
+        except (UserError, KeyError, ValueError):
+            # Writing is atomic, so only a damaged disk or a hand can do this; the training can always start over.
+            if self.group.first:
+                print(f"{path}: not a whole state; starting over", flush=True)
+            return False
+        if facts["fingerprint"] != fingerprint:
+            return False
+        for name, tensor in self.model.state_dict().items():
+            fill(tensor, tensors[f"model.{name}"])
+        if self.params.ema:
+            for name, tensor in self.averages.items():
+                fill(tensor, tensors[f"average.{name}"])
+        slots = {
+            index: {
+                "step": tensors[f"optimizer.{index}.step"].clone(),
+                "exp_avg": self._moments(parameter, tensors, f"optimizer.{index}.exp_avg"),
+                "exp_avg_sq": self._moments(parameter, tensors, f"optimizer.{index}.exp_avg_sq"),
+            }
+            for index, parameter in enumerate(self.model.parameters())
+        }
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
+        self.step, self.seconds, self.log = facts["step"], facts["seconds"], facts["log"]
+        return True
+
+    def _moments(self, parameter: Tensor, tensors: dict[str, Tensor], name: str) -> Tensor:
+        if self.params.optimizer == "adamw":
+            moments = torch.zeros_like(parameter.detach())
+            fill(moments, tensors[name])
+            return moments
+        from rpg.training.adamw8bit import eight_bits
+
+        signed = name.endswith("exp_avg")
+        moments = self.optimizer._new_buffer(parameter.detach(), signed)  # type: ignore[attr-defined]
+        fill(moments, eight_bits(tensors, name, signed))
+        return moments
+
+
+def _optimizer(params: Optimization, model: RPG) -> torch.optim.Optimizer:
+    beta_1, beta_2 = params.betas
+    options: dict[str, Any] = {"betas": (beta_1, beta_2), "weight_decay": params.weight_decay}
+    if params.optimizer == "adamw8bit":
+        from rpg.training.adamw8bit import AdamW8bit
+
+        return AdamW8bit(model.parameters(), params.learning_rate, **options)
+    return torch.optim.AdamW(model.parameters(), params.learning_rate, fused=True, **options)
+
+
+def run_training(
+    training: Training,
+    folder: Path,
+    seconds: Path,
+    model: Model,
+    diffusion: Diffusion,
+    store: TokenStore,
+    learns_from: list[Any],
+) -> None:
+    """Take all steps, from where a killed run stopped, and write the model into `folder`, the time to `seconds`.
+
+    `model` and `diffusion` are the blocks that the model was built from. A state that is there to resume is of this
+    training if `learns_from`, what decides its bytes, is the same.
+    """
+    layer, group = training.layer, training.group
+    with exclusive(folder) if group.first else nullcontext():
+        group.wait()
+        fingerprint = hashlib.sha256(json.dumps(learns_from, sort_keys=True).encode()).hexdigest()
+        state = folder / "state" / "state.safetensors"
+        if group.first:
+            # Written last, so its absence says that the folder is not whole.
+            (folder / "config.json").unlink(missing_ok=True)
+        resumed = state.is_file() and training.resume(state, fingerprint)
+        if group.sum(torch.tensor(training.step, device=training.on)) != group.processes * training.step:
+            raise UserError(f"{state}: not the same for all processes; {folder} must be a folder that they share")
+        if resumed and group.first:
+            print(f"{layer}: going on from step {training.step}", flush=True)
+        _run(training, state, fingerprint)
+        tensors = training.averaged()
+        if not group.first:
+            return
+        write_model(folder, tensors, training.parameters, training.log, model, diffusion, store)
+        write_sealed(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
+        shutil.rmtree(state.parent, ignore_errors=True)
+
+
+def _run(training: Training, state: Path, fingerprint: str) -> None:
+    """Take the steps that are left, logging and saving on the way."""
+    steps, started, before = training.params.steps, time.perf_counter(), training.seconds
+    total, layer, group = torch.zeros((), device=training.on), training.layer, training.group
+    left: Iterable[int] = range(training.step + 1, steps + 1)
+    with postponed() as signalled:
+        for step in progress(left, layer, done=training.step, total=steps) if group.first else left:
+            total += training.one_step()
+            if step % LOG_EVERY and step != steps:
+                continue
+            # Read only here: a number read from the GPU at every step would make it wait.
+            loss = group.sum(total).item() / group.processes / ((step - 1) % LOG_EVERY + 1)
+            total.zero_()
+            training.log += f"{step},{loss:.6g},{learning_rate(training.params, step):.6g}\n"
+            training.seconds = before + time.perf_counter() - started
+            first = float(training.log.split("\n", 2)[1].split(",")[1])
+            # All processes stop at one step, whichever of them was signalled.
+            stop = step != steps and bool(group.sum(torch.tensor(signalled(), device=training.on)))
+            due = stop or step == steps or step % training.params.state_every == 0
+            if not math.isfinite(loss) or loss > BOUND * max(first, 1):
+                raise Diverged(_diverged(layer, step, f"the loss is {loss:.6g}", training.log, state))
+            if due and not training.finite():
+                raise Diverged(_diverged(layer, step, "weights are NaN or Inf", training.log, state))
+            if due and step != steps:
+                training.save(state, fingerprint)
+            if stop:
+                if group.first:
+                    print(f"{layer}: stopped at step {step}, which the same command goes on from", flush=True)
+                sys.exit(128 + (signalled() or signal.SIGTERM))
+
+
+def _diverged(layer: str, step: int, what: str, log: str, state: Path) -> str:
+    """What befell a training, where, and what to change."""
+    _, *lines = log.splitlines()
+    good = [line.split(",") for line in lines[:-1]]
+    before = f", after a loss of {good[-1][1]} at step {good[-1][0]}" if good else ""
+    kept = f"; the state before it is in {state}" if state.is_file() else ""
+    return (
+        f"{layer}: diverged, {what} at step {step}{before}{kept};"
+        f" lower {layer}.learning_rate or {layer}.gradient_clip, or raise {layer}.warmup, in params.yaml"
+    )

@@ -1,0 +1,1 @@
+"""The zoo: base networks, source networks and their checkpoints."""

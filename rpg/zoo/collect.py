@@ -1,0 +1,61 @@
+"""Collect the checkpoints of a zoo's shards: `rpg collect --experiment digits-resnet`.
+
+Writes zoo/checkpoints.json, which lists them all, and removes the shards whose seeds params.yaml no longer names.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rpg.config.experiment import Experiment
+from rpg.utils.errors import UserError
+from rpg.utils.files import exclusive, read_sealed, write_sealed
+from rpg.zoo.manifest import Shard, check_checkpoint, fingerprint
+
+
+def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
+    """Write zoo/checkpoints.json: the checkpoints of all runs, by seed, code and step, and their tensors' names.
+
+    Raises UserError if a shard was trained by another recipe than params.yaml gives, from another base network than
+    the one in `base`, lacks a run, or a checkpoint is missing or was changed after it was trained.
+    """
+    shards = experiment.shards()
+    start = fingerprint(experiment, base)
+    with exclusive(zoo):
+        checkpoints, names = [], []
+        for shard, runs in shards.items():
+            path = zoo / shard / "manifest.json"
+            manifest = read_sealed(path, f"rpg zoo --shard {shard}", Shard)
+            _check_recipe(path, manifest["recipe"], experiment.recipe(runs))
+            if manifest["base"] != start:
+                raise UserError(f"{path}: trained from another base network; delete {path.parent} and train it again")
+            names = manifest["tensors"]
+            checkpoints += [{**entry, "file": f"{shard}/{entry['file']}"} for entry in manifest["checkpoints"]]
+            found = {(entry["seed"], entry.get("code")) for entry in manifest["checkpoints"]}
+            for run in runs:
+                if (run.seed, run.code) not in found:
+                    raise UserError(f"{path}: no checkpoint of {run}; delete it and run `rpg zoo` again")
+        for entry in checkpoints:
+            check_checkpoint(zoo, entry)
+        for folder in zoo.iterdir():
+            if folder.is_dir() and folder.name not in shards:
+                with exclusive(folder):
+                    shutil.rmtree(folder)
+        checkpoints.sort(key=lambda entry: (entry["seed"], entry.get("code", ""), entry["step"]))
+        write_sealed(zoo / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
+
+
+def _check_recipe(path: Path, trained: Any, wanted: Any) -> None:
+    for block, keys in wanted.items():
+        for key, value in keys.items():
+            found = trained.get(block, {}).get(key)
+            if found != value:
+                raise UserError(
+                    f"{path}: trained with {block}.{key} {_short(found)}, params.yaml says {_short(value)};"
+                    f" delete {path.parent} and train it again"
+                )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 100 else f"{text[:97]}..."

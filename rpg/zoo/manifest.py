@@ -1,0 +1,105 @@
+"""What the zoo's files say: the manifests of base networks, shards and checkpoints."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rpg.config.experiment import Experiment
+from rpg.utils.artifacts import Files
+from rpg.utils.files import (
+    check_unchanged,
+    read_sealed,
+    read_tensors,
+    sha256,
+)
+
+if TYPE_CHECKING:
+    from rpg.tasks.stack import StateDict
+
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from rpg.utils.artifacts import LEFT_OUT, Code, Form, Vouched, all_have_codes
+
+
+class Checkpoint(Vouched):
+    """A trained source network."""
+
+    seed: Annotated[int, Field(ge=0)]
+    step: int
+    held_out: bool
+    code: Code = LEFT_OUT
+
+
+class Checkpoints(Form):
+    """zoo/checkpoints.json."""
+
+    checkpoints: Annotated[list[Checkpoint], Field(min_length=1)]
+    tensors: list[str]
+
+    @model_validator(mode="after")
+    def _alike(self) -> "Checkpoints":
+        all_have_codes(self.checkpoints)
+        return self
+
+
+class Shard(Checkpoints):
+    """zoo/<shard>/manifest.json."""
+
+    recipe: dict[str, dict[str, Any]]
+    base: str | None
+
+
+class Trained(Form):
+    """The networks of one seed that a shard at work has trained."""
+
+    checkpoints: Annotated[list[Checkpoint], Field(min_length=1)]
+    tensors: list[str]
+    diverged: dict[str, int]
+
+
+class Finished(Form):
+    """zoo/<shard>/finished.json."""
+
+    finished: list[Trained]
+    recipe: dict[str, dict[str, Any]]
+    base: str | None
+
+
+def read_base(experiment: Experiment, folder: Path, seed: int) -> "StateDict | None":
+    """The weights in `folder` that the runs of the zoo's `seed` start from; None if they start from random ones.
+
+    Raises UserError if they are missing or were changed.
+    """
+    if not experiment.base:
+        return None
+    # One for each of the base's seeds, in their order.
+    entries = read_sealed(folder / "manifest.json", "rpg base", Files)["files"]
+    entry = entries[experiment.zoo.seeds.index(seed) % len(entries)]
+    check_unchanged(folder, entry["file"], entry["sha256"], "trained", "`rpg base`")
+    return read_tensors(folder / entry["file"])
+
+
+def fingerprint(experiment: Experiment, folder: Path) -> str | None:
+    """The SHA-256 of what vouches for the base networks in `folder`; None if the experiment has none."""
+    if not experiment.base:
+        return None
+    read_sealed(folder / "manifest.json", "rpg base", Files)
+    return sha256(folder / "manifest.json")
+
+
+def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The checkpoints that `collect_zoo` listed, by seed, code and step, and the names of their tensors in order.
+
+    Raises UserError if one of them is missing or was changed after it was trained.
+    """
+    tree = read_sealed(zoo / "checkpoints.json", "rpg collect", Checkpoints)
+    for entry in tree["checkpoints"]:
+        check_checkpoint(zoo, entry)
+    return tree["checkpoints"], tree["tensors"]
+
+
+def check_checkpoint(zoo: Path, entry: dict[str, Any]) -> None:
+    """UserError unless the checkpoint file of `entry` holds what it held when it was trained."""
+    shard = Path(entry["file"]).parent
+    check_unchanged(zoo, entry["file"], entry["sha256"], "trained", f"`rpg zoo --shard {shard}`")
