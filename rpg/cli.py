@@ -121,7 +121,7 @@ def zoo(
 
 
 @app.command(rich_help_panel=STAGES)
-def collect(name: Name) -> None:
+def collect(name: Name, threads: Threads = 1) -> None:
     """List the checkpoints of all shards. Remove shards that params.yaml no longer names."""
     _, experiment, paths = _open(name)
     from rpg.zoo.collect import collect_zoo
@@ -143,7 +143,8 @@ def train(
     name: Name,
     threads: Threads = 1,
     processes: Annotated[
-        int, typer.Option(min=0, max=1024, help="Processes, each on a GPU of its own. 0 means 1.")
+        int,
+        typer.Option(min=0, max=1024, envvar="RPG_PROCESSES", help="Processes, each on a GPU of its own. 0 means 1."),
     ] = 1,
 ) -> None:
     """Train RPG on the tokens. A stopped training resumes, with any number of processes."""

@@ -40,8 +40,6 @@ class Stage:
     priority: int = 0
     # Whether a GPU speeds it up.
     gpu: bool = False
-    # Whether the verb takes the number of threads.
-    threads: bool = True
     # An optional stage belongs to the experiments that have its block.
     optional: bool = False
     # A resumable stage continues where a job of it was stopped.
@@ -137,7 +135,6 @@ STAGES = {
             memory_mb=1000,
             minutes=30,
             priority=60,
-            threads=False,
             ledger_stage="zoo",
         ),
         Stage(

@@ -128,7 +128,7 @@ def values(stage: str) -> Callable[[Wildcards], dict[str, Any]]:
 
     def chosen(wildcards: Wildcards) -> dict[str, Any]:
         experiment = _params().experiment(wildcards.experiment)
-        if "{shard}" not in next(iter(STAGES[stage].writes.values())):
+        if not _has_shards(stage):
             return experiment.model_dump(include=set(STAGES[stage].blocks))
         shards = _shards(wildcards.experiment)
         if wildcards.shard not in shards:
@@ -178,22 +178,23 @@ def outputs(stage: str) -> dict[str, str]:
     return {name: f"{RESULTS}/{{experiment}}/{path}" for name, path in STAGES[stage].writes.items()}
 
 
-def wildcard_path(stage: str, folder: str, suffix: str) -> str:
+def job_path(stage: str, folder: str, suffix: str) -> str:
     """A path for each job of a stage, "logs/{experiment}/zoo-{shard}.log"."""
-    shard = "-{shard}" if "{shard}" in next(iter(STAGES[stage].writes.values())) else ""
+    shard = "-{shard}" if _has_shards(stage) else ""
     return f"{folder}/{{experiment}}/{stage}{shard}{suffix}"
 
 
-def command(stage: str) -> str:
-    """The rule's `shell:`, one verb of rpg."""
-    options = ["--experiment {wildcards.experiment:q}"]
-    if "{shard}" in next(iter(STAGES[stage].writes.values())):
-        options.append("--shard {wildcards.shard:q}")
-    if STAGES[stage].threads:
-        options.append("--threads {threads}")
-    if stage == "train":
-        options.append("--processes {resources.gpu}")
-    return f"python -m rpg {stage} {' '.join(options)} >{{log:q}} 2>&1"
+def shard_option(stage: str) -> Callable[[Wildcards], str]:
+    """For the rule's `params:`, the option of the verb that names the job's shard; empty without shards."""
+
+    def option(wildcards: Wildcards) -> str:
+        return f" --shard {wildcards.shard}" if _has_shards(stage) else ""
+
+    return option
+
+
+def _has_shards(stage: str) -> bool:
+    return "{shard}" in next(iter(STAGES[stage].writes.values()))
 
 
 def artifacts(config: Config, *names: str) -> list[str]:

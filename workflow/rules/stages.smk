@@ -1,4 +1,5 @@
-# One rule for each stage of an experiment; rpg/stages.py says what it reads and writes.
+# One rule for each stage of an experiment; rpg/stages.py says what it reads and writes. Snakemake reads `shell` when a
+# job starts, so it must not name the loop's variable.
 for stage in pipeline.STAGES.values():
 
     rule:
@@ -12,9 +13,9 @@ for stage in pipeline.STAGES.values():
                 for name, path in pipeline.outputs(stage.name).items()
             },
         log:
-            pipeline.wildcard_path(stage.name, "logs", ".log"),
+            pipeline.job_path(stage.name, "logs", ".log"),
         benchmark:
-            pipeline.wildcard_path(stage.name, "logs", ".tsv")
+            pipeline.job_path(stage.name, "logs", ".tsv")
         priority: stage.priority
         conda:
             "../../environment.yml"
@@ -25,5 +26,7 @@ for stage in pipeline.STAGES.values():
             gpu=0,
         params:
             values=pipeline.values(stage.name),
+            shard=pipeline.shard_option(stage.name),
         shell:
-            pipeline.command(stage.name)
+            "env RPG_PROCESSES={resources.gpu} python -m rpg {rule} --experiment {wildcards.experiment:q}"
+            "{params.shard} --threads {threads} >{log:q} 2>&1"
