@@ -16,6 +16,7 @@ import yaml
 
 from benchmarks.common import ROOT, copy_workflow, report
 from rpg.config.loading import load_params
+from rpg.config.presets import resolve
 from rpg.utils.device import has_bfloat16
 
 # Environment under which the numerical libraries choose the instructions of an older processor. oneDNN and MKL take
@@ -78,7 +79,7 @@ def write_checkout(
     `rounded` says whether trainings use bfloat16 where the processor has units for it.
     """
     copy_workflow(checkout)
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = resolve(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
     if changes:
         apply_changes(tree, yaml.safe_load(changes.read_text()))
     if not rounded:

@@ -7,6 +7,7 @@ from miniatures import write_folders
 
 from rpg.config.experiment import Experiment
 from rpg.config.loading import load_params
+from rpg.config.presets import resolve
 from rpg.pipeline import prerequisites as needs
 from rpg.tasks.commonsense.config import CommonsenseTask
 
@@ -88,7 +89,7 @@ def test_files_of_weights_are_looked_for(tmp_path: Path) -> None:
 def test_every_network_of_timm_has_weights_to_be_had(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(needs, "on_hub", lambda repository, revision: asked.append(repository) or True)
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())["experiments"]
+    tree = resolve(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")["experiments"]
     names = [name for name, block in tree.items() if block["task"]["kind"] == "fine_tuning"]
     assert len(names) == 10
     for name in names:

@@ -16,6 +16,7 @@ from conftest import ROOT, run_layers
 from promises import REDUCED, broken
 
 from benchmarks.robustness import apply_changes
+from rpg.config.presets import resolve
 from rpg.utils.files import (
     file_entry,
     read_sealed,
@@ -47,7 +48,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("newcomer") / "a clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     params = folder / "params.yaml"
-    tree = yaml.safe_load(params.read_text())
+    tree = resolve(yaml.safe_load(params.read_text()), params)
     apply_changes(tree, CHANGES)
     params.write_text(yaml.safe_dump({**tree, "run": list(CHANGES)}, sort_keys=False))
     print(f"\n`make tables` of a reduced run, tests/reduced.yaml: {', '.join(CHANGES)}", flush=True)

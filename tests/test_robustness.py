@@ -9,6 +9,7 @@ from promises import FULL, REDUCED, beaten_between, broken, counts
 
 from benchmarks.robustness import apply_changes, metrics_files, quality, rows_of, write_checkout
 from rpg.config.loading import load_params
+from rpg.config.presets import resolve
 from rpg.utils.files import write_json
 
 
@@ -93,7 +94,7 @@ def test_every_shipped_experiment_has_bounds() -> None:
 
 
 def test_changes_go_into_params(tmp_path: Path) -> None:
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree = resolve(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
     apply_changes(tree, {"digits-tasks": {"train.steps": 7, "task.network.name": "x", "hypernetwork": None}})
     experiment = tree["experiments"]["digits-tasks"]
     assert (experiment["train"]["steps"], experiment["task"]["network"]["name"]) == (7, "x")

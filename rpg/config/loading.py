@@ -19,6 +19,7 @@ from pydantic import (
 
 from rpg.blocks import PARAMS_FILE
 from rpg.config.params import Params
+from rpg.config.presets import merged, origin
 from rpg.utils.errors import UserError
 
 # DVC leaves keys of these names out of its run-cache, so it would bring back old results after a change to one.
@@ -82,11 +83,14 @@ def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: the top level must be a mapping with the keys {', '.join(Params.model_fields)}")
     _refuse_unusual(tree, path)
+    resolved = merged(tree, path)
+    if _written_out(resolved, {}) > MOST_WRITTEN_OUT:
+        raise UserError(f"{path}: experiments: they inherit too much by `extends`; remove some of it")
     try:
         # Through JSON: pydantic's strict mode then takes YAML's own types and nothing else.
-        params = Params.model_validate_json(json.dumps(tree))
+        params = Params.model_validate_json(json.dumps(resolved))
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: {_first_fault(error, tree)}") from error
+        raise UserError(f"{path}: {_first_fault(error, resolved, tree)}") from error
     return params.covering(params.run, str(path))
 
 
@@ -122,13 +126,14 @@ def _refuse_unusual(tree: Any, path: Path, where: str = "") -> None:
             raise UserError(f"{path}: {where}{key}: {text} can't stand here; write a finite number, or text in quotes")
 
 
-def _first_fault(error: Exception, tree: dict[str, Any]) -> str:
+def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any]) -> str:
+    """The first fault of the `resolved` experiments, in words; `tree` is what the file holds."""
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())
     faults = error.errors()
     fault = faults[0]
     where: list[str] = []
-    node: Any = tree
+    node: Any = resolved
     for step in fault["loc"]:
         # pydantic names the flavor of a union as one more step; it is no key of the file.
         if isinstance(node, dict) and step not in node and step != fault["loc"][-1]:
@@ -138,8 +143,10 @@ def _first_fault(error: Exception, tree: dict[str, Any]) -> str:
         below = isinstance(node, dict) or (isinstance(node, list) and isinstance(step, int) and step < len(node))
         node = (node.get(step) if isinstance(node, dict) else node[step]) if below else None
     key = ".".join(where)
+    parent = origin(tree, where[1], where[2:]) if where[:1] == ["experiments"] and len(where) > 2 else None
+    source = f" (from {parent})" if parent else ""
     if fault["type"] == "extra_forbidden":
-        return f"{key}: unknown key"
+        return f"{key}: unknown key{source}"
     if fault["type"] == "missing":
         unknown = [str(other["loc"][-1]) for other in faults if other["type"] == "extra_forbidden"]
         meant = difflib.get_close_matches(where[-1], unknown, 1)
@@ -147,4 +154,4 @@ def _first_fault(error: Exception, tree: dict[str, Any]) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "json_invalid":
         return f"cannot be read ({message})"
-    return f"{key}: {message[0].lower()}{message[1:]}, not {json.dumps(fault['input'])[:60]}"
+    return f"{key}: {message[0].lower()}{message[1:]}, not {json.dumps(fault['input'])[:60]}{source}"

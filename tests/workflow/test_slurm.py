@@ -19,6 +19,8 @@ from checkouts import RULES, make_checkout, snakemake
 from cluster import cluster, install, slurm, wait_for
 from conftest import MINIATURE, ROOT, run_layers, write_tree
 
+from rpg.config.presets import resolve
+
 PROFILE = "workflow/profiles/slurm"
 # The cluster keeps no accounts, and jobs take seconds.
 OPTIONS = ("--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2")
@@ -60,7 +62,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def shrunk() -> dict[str, dict]:
     """`digits-resnet` and `digits-vit` with two shards each, few steps and nothing that they can do without."""
-    known = yaml.safe_load((ROOT / "params.yaml").read_text())["experiments"]
+    known = resolve(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")["experiments"]
     found = {name: known[name] for name in ("digits-resnet", "digits-vit")}
     for experiment in found.values():
         experiment["zoo"] |= {"seeds": [0, 1], "runs_per_shard": 1, "steps": 40, "saves": 2, "save_every": 2}

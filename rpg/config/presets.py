@@ -1,0 +1,141 @@
+"""Presets of params.yaml: `extends` names the presets and experiments whose keys an experiment inherits.
+
+This module works on plain dicts, as YAML gives them, and knows no key of an experiment but `extends`. rpg.config
+validates the experiments that it returns.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rpg.utils.errors import UserError, suggestion
+
+
+def resolve(tree: dict[str, Any], path: Path | str) -> dict[str, Any]:
+    """Return `merged`, with copies of all mappings and lists: a change of one experiment leaves the others as is."""
+    return _copied(merged(tree, path))
+
+
+def merged(tree: dict[str, Any], path: Path | str) -> dict[str, Any]:
+    """Return `tree` without `presets` and `extends`, every experiment with what it inherits.
+
+    Raises UserError, whose line begins with `path`, if a preset is no mapping, if a preset and an experiment have the
+    same name, or if `extends` names an unknown parent, names a parent twice, makes a cycle or is no name or list of
+    names. Every other fault is left to the validation of the experiments.
+    """
+    presets, experiments = tree.get("presets", {}), tree.get("experiments")
+    rest = {key: value for key, value in tree.items() if key != "presets"}
+    if not isinstance(presets, dict):
+        raise UserError(f"{path}: presets: must be a mapping, not {_short(presets)}; write `presets: {{}}`")
+    if not isinstance(experiments, dict):
+        return rest
+    for name in presets:
+        if name in experiments:
+            raise UserError(f"{path}: presets.{name}: an experiment has the same name; rename one of them")
+    family = _Family(path, presets, experiments)
+    for name in presets:
+        family.merge(name)
+    found = {name: family.merge(name) if isinstance(own, dict) else own for name, own in experiments.items()}
+    return {**rest, "experiments": found}
+
+
+def origin(tree: dict[str, Any], name: str, keys: Sequence[str]) -> str | None:
+    """Return the preset or experiment that gives `name` its value at `keys`, as `preset mamba-mlp`.
+
+    None if the value is the experiment's own, or does not exist. `tree` is one that `merged` accepts.
+    """
+    presets = tree.get("presets", {})
+    known = {**tree["experiments"], **presets}
+    waiting, seen = [name], set()
+    while waiting:
+        # The last parent goes first: its keys replace those of the parents before it.
+        if (one := waiting.pop()) not in seen and isinstance(known.get(one), dict):
+            if _has(known[one], keys):
+                return None if one == name else f"{'preset' if one in presets else 'experiment'} {one}"
+            seen.add(one)
+            waiting += _names(known[one])
+    return None
+
+
+@dataclass
+class _Family:
+    """Presets and experiments; `done` holds those that are merged with their parents."""
+
+    path: Path | str
+    presets: dict[str, Any]
+    experiments: dict[str, Any]
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def merge(self, name: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return the keys of `name` over those of its parents; `children` are the names whose `extends` led here."""
+        if name not in self.done:
+            where, own, chain = self._where(name), self._own(name), (*children, name)
+            whole: dict[str, Any] = {}
+            for parent in self._parents(name):
+                if parent in chain:
+                    cycle = " → ".join([*chain[chain.index(parent) :], parent])
+                    raise UserError(f"{where}.extends: cycle {cycle}; remove one of these parents")
+                whole = _merge(whole, self.merge(parent, chain))
+            self.done[name] = _merge(whole, {key: value for key, value in own.items() if key != "extends"})
+        return self.done[name]
+
+    def _where(self, name: str) -> str:
+        return f"{self.path}: {'presets' if name in self.presets else 'experiments'}.{name}"
+
+    def _own(self, name: str) -> dict[str, Any]:
+        node = self.presets[name] if name in self.presets else self.experiments[name]
+        if not isinstance(node, dict):
+            raise UserError(f"{self._where(name)}: must be a mapping of blocks, not {_short(node)}; write {name}: {{}}")
+        return node
+
+    def _parents(self, name: str) -> list[str]:
+        where, names = f"{self._where(name)}.extends", _names(self._own(name))
+        if not isinstance(names, list) or not all(isinstance(parent, str) for parent in names):
+            raise UserError(f"{where}: must be a name or a list of names, not {_short(names)}; write `extends: [a, b]`")
+        kind, known = "preset", self.presets
+        if name in self.experiments:
+            kind, known = "preset or experiment", {**self.presets, **self.experiments}
+        for parent in names:
+            if names.count(parent) > 1:
+                raise UserError(f"{where}: '{parent}' stands twice; remove one")
+            if parent not in known and parent in self.experiments:
+                raise UserError(f"{where}: '{parent}' is an experiment; a preset extends presets only")
+            if parent not in known:
+                raise UserError(f"{where}: no {kind} '{parent}'{suggestion(parent, known)}")
+        return names
+
+
+def _merge(inherited: Any, own: Any) -> Any:
+    """`own` over `inherited`: mappings merge key by key, any other value replaces the inherited one."""
+    if not (isinstance(inherited, dict) and isinstance(own, dict)):
+        return own
+    return {**inherited, **{key: _merge(inherited.get(key), value) for key, value in own.items()}}
+
+
+def _copied(node: Any) -> Any:
+    # copy.deepcopy would let two experiments share the copy of what both inherit.
+    if isinstance(node, dict):
+        return {key: _copied(value) for key, value in node.items()}
+    return [_copied(value) for value in node] if isinstance(node, list) else node
+
+
+def _names(node: dict[str, Any]) -> Any:
+    given = node.get("extends", [])
+    return [given] if isinstance(given, str) else given
+
+
+def _has(node: Any, keys: Sequence[str]) -> bool:
+    for key in keys:
+        if not isinstance(node, dict):
+            # A list is inherited as a whole.
+            return isinstance(node, list)
+        if key not in node:
+            return False
+        node = node[key]
+    return True
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, default=str)[:60]
