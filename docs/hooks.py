@@ -75,9 +75,7 @@ def _click_verbs(group: Any, prefix: str) -> Iterator[tuple[str, str, list[list[
         rows = [
             [
                 ", ".join([*option.opts, *option.secondary_opts]),
-                "" if getattr(option, "is_flag", False) else _choices(getattr(option.type, "choices", None))
-                or option.metavar
-                or option.type.name.upper(),
+                _value(option),
                 "required" if option.required else _default(option.default),
                 getattr(option, "help", None) or "",
             ]
@@ -89,9 +87,21 @@ def _click_verbs(group: Any, prefix: str) -> Iterator[tuple[str, str, list[list[
             yield from _click_verbs(command, f"{prefix}{name} ")
 
 
+def _value(option: Any) -> str:
+    """The placeholder of an option's value; empty for a flag."""
+    if getattr(option, "is_flag", False):
+        return ""
+    if option.metavar:
+        return str(option.metavar)
+    # Typer has a copy of click of its own, whose parameters have no `type`.
+    return option.display_type(None).strip("<>") if hasattr(option, "display_type") else option.type.name
+
+
 def verb_section(name: str, text: str, options: list[list[str]]) -> str:
     """The Markdown section of one verb."""
-    usage = " ".join(["rpg", name, *(f"{row[0].split(',')[0]} {row[1]}".strip() for row in options if row[2] == "required")])
+    usage = " ".join(
+        ["rpg", name, *(f"{row[0].split(',')[0]} {row[1]}".strip() for row in options if row[2] == "required")]
+    )
     # A Typer docstring may wrap its lines; two line breaks are a paragraph.
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     sentences = "\n\n".join(_sentence(part) for part in paragraphs if part)
@@ -156,7 +166,7 @@ def _type(value: dict[str, Any]) -> str:
     if "enum" in value:
         return _choices(value["enum"], "`", ", ")
     if value.get("type") == "array":
-        return f"list of {_type(value['items'])}" if value.get("items") else "list"
+        return f"list ({_type(value['items'])})" if value.get("items") else "list"
     if value.get("type") == "object":
         inner = [*value.get("patternProperties", {}).values(), value.get("additionalProperties")]
         blocks = [_type(block) for block in inner if isinstance(block, dict) and block]
@@ -167,7 +177,13 @@ def _type(value: dict[str, Any]) -> str:
 
 def _meaning(value: dict[str, Any]) -> str:
     """A key's description and its bounds."""
-    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<", "multipleOf": "multiple of"}
+    signs = {
+        "minimum": "≥",
+        "exclusiveMinimum": ">",
+        "maximum": "≤",
+        "exclusiveMaximum": "<",
+        "multipleOf": "multiple of",
+    }
     bounds = ", ".join(f"{sign} {value[key]}" for key, sign in signs.items() if key in value)
     text = value.get("description", "")
     return f"{text} ({bounds})" if text and bounds else text or bounds
@@ -181,7 +197,7 @@ def _default(value: Any) -> str:
     """A default as a table shows it; empty for none."""
     if value is None or value is False or value in ("", [], ()) or callable(value) or value is argparse.SUPPRESS:
         return ""
-    return f"`{value}`"
+    return f"`{getattr(value, 'value', value)}`"
 
 
 def _sentence(text: str) -> str:
