@@ -4,7 +4,7 @@ VENV := .venv
 SHELL := /bin/bash
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: tables test test-integration test-long lint audit
+.PHONY: tables test test-integration test-long lint audit docs
 tables: $(VENV)/.installed
 	snakemake --cores all results/tables.md
 
@@ -29,11 +29,19 @@ lint: $(VENV)/.installed
 	mypy
 
 # Fails where a package can't be looked up: what was not audited is not free of faults.
-audit: requirements/audit.txt | $(UV)
-	$(UV) venv --quiet --allow-existing .uv/audit
-	$(UV) pip sync --quiet --python .uv/audit --require-hashes requirements/audit.txt
+audit: .uv/audit/.installed
 	.uv/audit/bin/pip-audit --strict --require-hashes --disable-pip --desc off \
 		$(foreach lock,dev cuda build,-r requirements/$(lock).txt)
+
+# The documentation site, in build/site. docs/hooks.py reads the command line from rpg/cli.py.
+docs: .uv/docs/.installed
+	PYTHONPATH=. .uv/docs/bin/zensical build --strict --clean
+
+# A tool in an environment of its own.
+.uv/%/.installed: requirements/%.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python '>=3.11,<3.13' .uv/$*
+	$(UV) pip sync --quiet --python .uv/$* --require-hashes requirements/$*.txt
+	touch $@
 
 $(VENV)/.installed: requirements/dev.txt requirements/build.txt pyproject.toml | $(UV)
 	$(UV) venv --quiet --allow-existing --python '>=3.11,<3.13' $(VENV)

@@ -27,9 +27,7 @@ SHAPES = {"ViT-Tiny": (4, 808, 8192, 8192), "ViT-Base": (2, 5378, 12288, 16384)}
 def compare_mamba(rounds: int, out: Path) -> list[dict[str, Any]]:
     """Print and write time, memory and difference of forward and backward passes, in turn."""
     if not torch.cuda.is_available() or mamba2._kernel() is None:
-        sys.exit(
-            "python -m benchmarks mamba: error: needs a GPU and mamba-ssm; see 'Install something else' in README.md"
-        )
+        sys.exit("python -m benchmarks mamba: error: needs a GPU and mamba-ssm; see docs/start/install.md")
     return report([row for shape in SHAPES for rounded in (True, False) for row in _of(shape, rounded, rounds)], out)
 
 

@@ -8,10 +8,15 @@ lock() { # FILE, then what goes into it
     uv pip compile --config-file requirements/uv.toml --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
         pyproject.toml --no-emit-package=opencv-python --output-file "$file" "$@"
 }
-for group in build audit installer; do
+alone() { # GROUP, then what constrains it: a lock without the packages of rpg
+    local group=$1; shift
     uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 \
         --group "$group" --output-file "requirements/$group.txt" "$@"
+}
+for group in build audit installer; do
+    alone "$group" "$@"
 done
 lock core.txt "$@"
 lock dev.txt --group dev --constraint requirements/core.txt "$@"
 lock cuda.txt --extra cuda --constraint requirements/dev.txt "$@"
+alone docs --constraint requirements/core.txt "$@"

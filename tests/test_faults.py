@@ -1,4 +1,4 @@
-"""What docs/faults.md promises of each layer: after any fault the next run ends in the right bytes, or in one line."""
+"""The promises of docs/reliability.md: after any fault the next run ends in the right bytes, or in one line."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Hostile input of every kind leads to a result or to one line; docs/fuzz.md says how many cases there are of each."""
+"""Hostile input of every kind leads to a result or to one line; docs/reliability.md has the number of cases of each."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""The whole main job in a clean clone, every command of the README, and the promises made there.
+"""The whole main job in a clean clone, every command of the README and of the guides, and the promises made there.
 
 The clone gets a .venv of its own from `make`; uv's cache makes that quick where the packages were installed before.
 """
@@ -16,12 +16,13 @@ from conftest import ROOT
 from promises import FULL, beaten_between, broken, counts
 
 pytestmark = pytest.mark.long
-README = (ROOT / "README.md").read_text()
+# Pages whose `bash` blocks run after the README's, in this order. Blocks marked `sh` are not run.
+GUIDES = ("docs/start/generate.md", "docs/start/run.md", "docs/guides/dvc.md")
 
 
-def blocks(language: str) -> list[str]:
-    """The README's code blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a language on a page of the repository."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
 
 
 def bash(command: str, folder: Path, *, activate: bool = True) -> str:
@@ -61,26 +62,28 @@ def test_tables_are_as_good_as_promised(clone: Path) -> None:
 
 
 def test_readme_s_other_commands_run(clone: Path) -> None:
-    """Every bash block but the two `make` commands, in order, then the Python block and the score of its network."""
-    first, *rest = blocks("bash")
+    """Every bash block but the two `make` commands, then the guides', then the Python blocks and their scores."""
+    first, *rest = blocks("README.md", "bash")
     assert "make tables" in first
+    rest += [block for page in GUIDES for block in blocks(page, "bash")]
     # The zoo of one's own has a clone of its own.
     outputs = [bash(IDENTITY + block, clone) for block in rest if "own_zoo" not in block]
     pushed = next(output for output in outputs if "the remote has them" in output)
     assert re.search(r"^tables +current$", pushed, re.M)
-    assert "experiments.digits-vit.sample.steps" in next(output for output in outputs if "one-step" in output)
+    # The key stands in params.yaml and in the resolved configuration, which DVC tracks.
+    assert "sample.steps" in next(output for output in outputs if "one-step" in output)
     assert bash("git status --short params.yaml dvc.yaml", clone) == ""
     assert "Nothing to be done" in bash("make tables", clone, activate=False)
     assert (clone / "results/report.html").stat().st_size > 100_000
     score = float(re.search(r"w\.safetensors: top1 ([\d.]+)", outputs[0]).group(1))
-    (clone / "use.py").write_text(blocks("python")[0] + MEASURE)
+    (clone / "use.py").write_text(blocks("README.md", "python")[0] + MEASURE)
     measured = float(bash("python use.py", clone))
     assert measured == pytest.approx(score, abs=0.01)
     # A network for {3, 8}, from the command line and from Python.
     assert float(re.search(r"eights\.safetensors: top1 ([\d.]+)", "".join(outputs)).group(1)) > 90
-    (clone / "ask.py").write_text(blocks("python")[1])
+    (clone / "ask.py").write_text(blocks("README.md", "python")[1])
     bash("python ask.py", clone)
-    (clone / "adapt.py").write_text(blocks("python")[2] + ASK)
+    (clone / "adapt.py").write_text(blocks("docs/start/generate.md", "python")[0] + ASK)
     scored = json.loads((clone / "results/facts-dora-r4/scores.json").read_text())["rpg"][0]
     accuracy = float(bash("python adapt.py", clone).split()[-1])
     assert accuracy == pytest.approx(scored["others"]["WinoGrande"])
@@ -126,7 +129,7 @@ def test_own_zoo_from_a_clean_clone(tmp_path: Path) -> None:
     """Thirty checkpoints of plain PyTorch's, and networks like them, by the README's commands alone."""
     folder = tmp_path / "a clone"
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    (commands,) = [block for block in blocks("bash") if "own_zoo" in block]
+    (commands,) = [block for block in blocks("README.md", "bash") if "own_zoo" in block]
     # The installation that runs the tests, with the clone's code.
     here = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={shlex.quote(str(folder))}\n"
     printed = bash(here + commands, folder, activate=False)
@@ -136,7 +139,7 @@ def test_own_zoo_from_a_clean_clone(tmp_path: Path) -> None:
     assert metrics["rpg"]["mean"] >= 0.97 * metrics["original"]["mean"]
     assert metrics["rpg"]["min"] >= 0.95 * metrics["original"]["mean"]
     score = float(re.search(r"mine\.safetensors: accuracy ([\d.]+)", printed).group(1))
-    (use,) = [block for block in blocks("python") if "own_zoo" in block]
+    (use,) = blocks("docs/guides/own-zoo.md", "python")
     (folder / "use.py").write_text(use)
     assert 100 * float(re.search(r"0\.\d+", bash(f"{here}python use.py", folder, activate=False)).group()) == (
         pytest.approx(score, abs=0.01)

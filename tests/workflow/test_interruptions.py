@@ -1,4 +1,4 @@
-"""Faults of whole runs, through Snakemake and DVC: docs/faults.md has them in a table."""
+"""Faults of whole runs, through Snakemake and DVC: docs/reliability.md has them in a table."""
 
 import functools
 import os
