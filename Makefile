@@ -13,8 +13,8 @@ test: $(VENV)/.installed
 
 # The newcomer's run uses all cores, and its output is shown; then everything else, two files at a time.
 test-integration: $(VENV)/.installed
-	pytest -m "integration and not long" --capture no tests/test_newcomer.py; newcomer=$$?; \
-	pytest -m "integration and not long" -n 2 --dist loadfile --durations 20 --ignore tests/test_newcomer.py && \
+	pytest -m "integration and not long" --capture no tests/integration/test_newcomer.py; newcomer=$$?; \
+	pytest -m "integration and not long" -n 2 --dist loadfile --durations 20 --ignore tests/integration/test_newcomer.py && \
 	exit $$newcomer
 
 # The whole main job, every command of the README, networks of the paper's size, SLURM, faults, more cases of fuzz.

@@ -8,7 +8,8 @@ from conftest import run_layers, write_params
 from rpg.config.loading import load_params
 from rpg.utils.errors import UserError
 from rpg.utils.files import write_sealed
-from rpg.zoo.collect import collect_zoo, read_zoo
+from rpg.zoo.collect import collect_zoo
+from rpg.zoo.manifest import read_zoo
 
 
 @pytest.fixture

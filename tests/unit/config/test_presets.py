@@ -12,7 +12,7 @@ from rpg.config.loading import check_params, load_params
 from rpg.config.presets import merged, origin, resolve
 from rpg.utils.errors import UserError
 
-FROZEN = ROOT / "tests/frozen_configs.json"
+FROZEN = ROOT / "tests/unit/config/frozen_configs.json"
 
 
 def resolved(presets: object, **experiments: object) -> dict:
@@ -35,7 +35,7 @@ def extended(preset: dict, **own: object) -> dict:
 
 
 def test_shipped_experiments_are_the_frozen_ones() -> None:
-    """A change of params.yaml that is meant changes tests/frozen_configs.json, too."""
+    """A change of params.yaml that is meant changes tests/unit/config/frozen_configs.json, too."""
     params = load_params(ROOT / "params.yaml")
     found = {name: experiment.model_dump() for name, experiment in params.experiments.items()}
     frozen = json.loads(FROZEN.read_text())

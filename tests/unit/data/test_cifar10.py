@@ -70,7 +70,7 @@ def test_other_columns_are_named(root: Path) -> None:
         load_data("cifar10", None)
 
 
-REAL = Path(os.environ.get("RPG_DATA") or Path(__file__).parents[3] / "shared/data")
+REAL = Path(os.environ.get("RPG_DATA") or ROOT.parent / "shared/data")
 
 
 @pytest.mark.long

@@ -52,7 +52,8 @@ from rpg.training.model_file import load_rpg
 from rpg.training.published import import_weights
 from rpg.utils.errors import UserError
 from rpg.utils.files import file_entry, read_tensors, sealed, sha256, write_sealed
-from rpg.zoo.collect import collect_zoo, read_zoo
+from rpg.zoo.collect import collect_zoo
+from rpg.zoo.manifest import read_zoo
 
 ABLATION = {
     "question": "Is it better?",
