@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from rpg import __version__
@@ -27,7 +26,6 @@ OPTIONS: dict[str, Any] = {
     "rich_markup_mode": None,
     "add_completion": False,
     "pretty_exceptions_enable": False,
-    "no_args_is_help": True,
     "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
 }
 app = typer.Typer(
@@ -430,25 +428,26 @@ def push() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: bad input is one line and exit code 2."""
+    """Entry point: returns after a success; bad input is one line and exit code 2."""
     # Importing makes hundreds of thousands of objects that stay. Looking through them after every 700 new ones, as
     # Python does by itself, is a fifth of the time until a stage starts.
     gc.set_threshold(100_000)
     # At its end Python would look for garbage among all of them, and free one after the other: half a second to two,
     # for memory that is the kernel's a moment later.
     atexit.register(gc.freeze)
+    command = typer.main.get_command(app)
     try:
-        code = app(args=None if argv is None else list(argv), prog_name="rpg", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help() if error.ctx else "")
-        sys.exit(2)
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        sys.exit(_refuse(f"{error.format_message()} See `{context.command_path if context else 'rpg'} --help`."))
+        with command.make_context("rpg", list(sys.argv[1:] if argv is None else argv)) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        if stop.exit_code:
+            sys.exit(stop.exit_code)
+    except typer.TyperException as error:
+        where = getattr(error, "ctx", None)
+        sys.exit(_refuse(f"{error.format_message().rstrip('.')}. See `{where.command_path if where else 'rpg'} --help`."))
     except UserError as error:
         sys.exit(_refuse(str(error)))
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of a pipe has left (`rpg schema | head`).

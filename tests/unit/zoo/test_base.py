@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -6,7 +5,7 @@ import torch
 from conftest import TASKS
 from safetensors.torch import load_file
 
-from rpg.config.experiment import Experiment
+from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
 from rpg.utils.errors import UserError
 from rpg.utils.files import sha256
@@ -31,9 +30,7 @@ def test_each_seed_of_the_zoo_has_its_own(tasks: Path, experiment: Experiment) -
 
 
 def test_one_for_all_seeds(tmp_path: Path) -> None:
-    experiment = Experiment.model_validate_json(
-        json.dumps({**TASKS, "base": {**TASKS["base"], "seeds": [5], "steps": 3}})
-    )
+    experiment = parse_experiment({**TASKS, "base": {**TASKS["base"], "seeds": [5], "steps": 3}})
     train_base(experiment, tmp_path, None)
     first, second = (read_base(experiment, tmp_path, seed) for seed in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
