@@ -443,8 +443,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if stop.exit_code:
             sys.exit(stop.exit_code)
     except typer.TyperException as error:
-        where = getattr(error, "ctx", None)
-        sys.exit(_refuse(f"{error.format_message().rstrip('.')}. See `{where.command_path if where else 'rpg'} --help`."))
+        where, what = getattr(error, "ctx", None), error.format_message()
+        end = "" if what.endswith((".", "?")) else "."
+        sys.exit(_refuse(f"{what}{end} See `{where.command_path if where else 'rpg'} --help`."))
     except UserError as error:
         sys.exit(_refuse(str(error)))
     except KeyboardInterrupt:

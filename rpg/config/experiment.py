@@ -3,7 +3,8 @@
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, create_model, model_validator
+import pydantic
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from rpg.blocks import Block, Count, Positive
 from rpg.config.model import Diffusion, Model
@@ -163,7 +164,7 @@ def experiment_block(kind: str) -> type[Experiment]:
     """The class of the experiments with that `task.kind`, whose task, base and zoo blocks have their own classes."""
     task = task_blocks()[kind]
     name = "".join(part.capitalize() for part in kind.split("_"))
-    return create_model(
+    return pydantic.create_model(
         f"{name}Experiment",
         __base__=Experiment,
         __doc__=Experiment.__doc__,

@@ -215,10 +215,10 @@ def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
 
 
 def task_sections(experiments: dict[str, Any]) -> str:
-    """The sections that the benchmarks add, each once."""
+    """The sections that the benchmarks add, each once, in the order of the experiments."""
     sections = []
-    for block in task_blocks().values():
-        section = block.report_section(experiments)
+    for kind in dict.fromkeys(entry["task"] for entry in experiments.values()):
+        section = task_blocks()[kind].report_section(experiments)
         if section and section not in sections:
             sections.append(section)
     return "".join(
