@@ -297,7 +297,7 @@ def export(name: Name, out: Annotated[Path, typer.Option(help="Output folder.")]
     params, experiment, _ = _open(name)
     from rpg.tasks.commonsense.export import write_harness
 
-    write_harness(name, experiment, params.data_root, out)
+    write_harness(name, experiment.task, params.data_root, out)
 
 
 @app.command(rich_help_panel=NETWORKS)
@@ -352,10 +352,12 @@ def tables(run: Names = None) -> None:
 @app.command(rich_help_panel=RESULTS)
 def report(run: Names = None) -> None:
     """Write results/report.html, all tables and figures on one page."""
+    from rpg.paths import TABLES
+    from rpg.pipeline.ledger import snakemake
     from rpg.reports.html import write_report
     from rpg.utils.files import RESULTS
 
-    write_report(_covering(run), RESULTS)
+    write_report(_covering(run), RESULTS, lambda: snakemake("--rulegraph", "--nolock", "--", str(TABLES)))
 
 
 @app.command(rich_help_panel=PLANS)

@@ -166,7 +166,11 @@ def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any
         unknown = [str(other["loc"][-1]) for other in faults if other["type"] == "extra_forbidden"]
         meant = difflib.get_close_matches(where[-1], unknown, 1)
         return f"{key}: missing" + (f"; is '{meant[0]}' meant?" if meant else "")
-    if fault["type"] in ("union_tag_invalid", "union_tag_not_found") and where[:1] == ["experiments"] and len(where) == 2:
+    if (
+        fault["type"] in ("union_tag_invalid", "union_tag_not_found")
+        and where[:1] == ["experiments"]
+        and len(where) == 2
+    ):
         return f"{key}.task.kind: {_unknown_kind(node)}"
     message = message_of(fault)
     if fault["type"] == "json_invalid":

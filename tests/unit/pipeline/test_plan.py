@@ -104,7 +104,11 @@ def test_memory_and_operations_are_within_15_percent_of_what_is_measured(name: s
     experiment, layout = sized(name)
     planned = plan_of(name, experiment, layout, (8, 0), CPU)
     # What is freed goes back to the kernel at once, instead of into a heap that may have holes.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}"}
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}",
+    }
     script = f"import test_plan; test_plan.measure_really({name!r})"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout.splitlines()[-1])

@@ -165,7 +165,10 @@ def test_scores_are_means_over_subtasks_by_both_protocols(here: Path) -> None:
     likelihoods = [found.scores[f"{name} (likelihood)"] for name in ("BoolQ", "SIQA")]
     assert found.scores[f"{AVERAGE} (likelihood)"] == pytest.approx(sum(likelihoods) / 2)
     assert len(found.answers) == len(adapters_task().targets("test")) == 96
-    assert list(adapters_task().judge(sampled_adapter(here), "validation").scores) == [AVERAGE, f"{AVERAGE} (likelihood)"]
+    assert list(adapters_task().judge(sampled_adapter(here), "validation").scores) == [
+        AVERAGE,
+        f"{AVERAGE} (likelihood)",
+    ]
     # Novelty asks for the answers and one score, which take half the time.
     main = adapters_task().judge(sampled_adapter(here), "test", main_only=True)
     assert main.scores == {name: found.scores[name] for name in (AVERAGE, "BoolQ", "SIQA")}
@@ -208,7 +211,10 @@ def test_judging_goes_on_from_the_batches_that_are_kept(here: Path, tmp_path: Pa
     assert calls == [20, 20, 20, 20, 20, 20, 16]
     assert again.scores == whole.scores
     # Another adapter's answers are its own.
-    assert adapters_task().judge(sampled_adapter(here, 1), "test", kept=tmp_path).scores == adapters_task().judge(sampled_adapter(here, 1), "test").scores
+    assert (
+        adapters_task().judge(sampled_adapter(here, 1), "test", kept=tmp_path).scores
+        == adapters_task().judge(sampled_adapter(here, 1), "test").scores
+    )
     # What the layers kept is gone when they are done.
     assert not any((here / "kept").rglob("*.json"))
 
