@@ -1,4 +1,4 @@
-"""Put everything that the layers wrote on one page: `rpg report`, to results/report.html, which needs no other file."""
+"""Put everything that the stages wrote on one page: `rpg report`, to results/report.html, which needs no other file."""
 
 import math
 import random
@@ -95,7 +95,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
         ),
         Section(
             "Training loss",
-            "The loss of RPG on the tokens of the zoo, and of the layers that learn after it.",
+            "The loss of RPG on the tokens of the zoo, and of the stages that learn after it.",
             [_shown(figures.losses(_losses(params, results)), "loss of every training")],
         ),
         Section(
@@ -216,14 +216,14 @@ def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
     found = {}
     for name in params.experiments_to_run():
         paths, trained = Paths(name, results), params.experiment(name).timed()
-        for layer, folder in (
+        for stage, folder in (
             ("train", paths.folder("train")),
             ("tune", paths.folder("tune")),
             ("hypernetwork", paths.folder("hypernetwork")),
         ):
-            if layer in trained:
-                found[name if layer == "train" else f"{name}, {layer}"] = pd.read_csv(
-                    vouched(folder / "log.csv", folder / "config.json", f"rpg {layer} --experiment {name}")
+            if stage in trained:
+                found[name if stage == "train" else f"{name}, {stage}"] = pd.read_csv(
+                    vouched(folder / "log.csv", folder / "config.json", f"rpg {stage} --experiment {name}")
                 )
     return found
 
