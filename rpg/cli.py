@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rpg.paths import Paths
 
 OPTIONS: dict[str, Any] = {
-    "rich_markup_mode": None,
+    "rich_markup_mode": "rich",
     "add_completion": False,
     "pretty_exceptions_enable": False,
     "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -35,9 +35,10 @@ ledger = typer.Typer(help="Keep DVC's records of every artifact and table.", **O
 STAGES, NETWORKS, RESULTS, PLANS = "Stages", "Networks", "Results", "Plans and records"
 app.add_typer(ledger, name="ledger", rich_help_panel=PLANS)
 
-Name = Annotated[str, typer.Option("--experiment", help="Name of an experiment in params.yaml.")]
+Name = Annotated[str, typer.Option("--experiment", metavar="NAME", help="Name of an experiment in params.yaml.")]
 Threads = Annotated[
-    int, typer.Option(min=1, max=1024, help="CPU threads. Another number of threads may change the last bits.")
+    int,
+    typer.Option(min=1, max=1024, metavar="N", help="CPU threads. Another number of threads may change the last bits."),
 ]
 Names = Annotated[
     list[str] | None,
@@ -94,7 +95,10 @@ def _covering(run: list[str] | None) -> "Params":
 
 @app.command(rich_help_panel=STAGES)
 def base(name: Name, threads: Threads = 1) -> None:
-    """Train the base networks that the zoo's runs start from, if the experiment has them."""
+    """Train the base networks of an experiment that has a base block.
+
+    The runs of the zoo start from them.
+    """
     params, experiment, paths = _open(name, threads, "base")
     from rpg.zoo.base import train_base
 
@@ -172,7 +176,10 @@ def import_weights(
 
 @app.command(rich_help_panel=STAGES)
 def tune(name: Name, threads: Threads = 1) -> None:
-    """Fine-tune RPG on the task loss, if the experiment has a tune block. A stopped run resumes."""
+    """Fine-tune RPG on the task loss. A stopped run resumes.
+
+    The experiment must have a tune block.
+    """
     params, experiment, paths = _open(name, threads, "tune")
     from rpg.training.tune import tune_rpg
 
@@ -182,7 +189,10 @@ def tune(name: Name, threads: Threads = 1) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def hypernetwork(name: Name, threads: Threads = 1) -> None:
-    """Train a hypernetwork on the task loss alone, if the experiment has a hypernetwork block."""
+    """Train a hypernetwork on the task loss alone.
+
+    The experiment must have a hypernetwork block.
+    """
     params, experiment, paths = _open(name, threads, "hypernetwork")
     from rpg.training.hypernetwork import train_hypernetwork
 
@@ -220,7 +230,7 @@ def score(
 
 @app.command(rich_help_panel=STAGES)
 def novelty(name: Name, threads: Threads = 1) -> None:
-    """Measure how far the samples are from the zoo, and compare them with what needs no RPG."""
+    """Measure the distance of samples and baselines from the zoo."""
     params, experiment, paths = _open(name, threads)
     from rpg.evaluation.novelty import measure_novelty
 
@@ -272,7 +282,7 @@ def generate(
     ] = None,
     threads: Threads = 1,
 ) -> None:
-    """Generate networks, for a task or any, in a permutation state or any."""
+    """Generate networks for a task, in a permutation state, or any."""
     vectors, states = dict(map(_vector, vector or [])), _states(state)
     _open(name, threads)
     from rpg.generator.generate import generate_files
@@ -293,7 +303,7 @@ def generate(
 
 @app.command(rich_help_panel=NETWORKS)
 def export(name: Name, out: Annotated[Path, typer.Option(help="Output folder.")]) -> None:
-    """Write an experiment's questions as tasks of lm-evaluation-harness."""
+    """Write the questions as tasks of lm-evaluation-harness."""
     params, experiment, _ = _open(name)
     from rpg.tasks.commonsense.export import write_harness
 
@@ -306,7 +316,7 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine.")] = 8501,
     browser: Annotated[bool, typer.Option(help="Open a browser, or only serve the page.")] = True,
 ) -> None:
-    """Serve a local web page that generates networks and tries them out."""
+    """Serve a web page that generates networks and tries them."""
     from rpg.demo.serve import demo
 
     demo(name, port, browser)
@@ -314,7 +324,10 @@ def demo(
 
 @app.command(rich_help_panel=RESULTS)
 def config(run: Names = None) -> None:
-    """Write the resolved configuration of experiments to results/<experiment>/config.yaml."""
+    """Write the resolved configuration of experiments.
+
+    The file is results/<experiment>/config.yaml.
+    """
     from rpg.config.resolved import write_configs
 
     write_configs(_covering(run))
@@ -342,7 +355,7 @@ def ablations() -> None:
 
 @app.command(rich_help_panel=RESULTS)
 def tables(run: Names = None) -> None:
-    """Write results/tables.md, metrics.json, scores.csv and seconds.json."""
+    """Write results/tables.md and the files behind it."""
     from rpg.reports.tables import write_tables
     from rpg.utils.files import RESULTS
 
@@ -350,8 +363,17 @@ def tables(run: Names = None) -> None:
 
 
 @app.command(rich_help_panel=RESULTS)
+def show() -> None:
+    """Print the main table of results/tables.md."""
+    from rpg.paths import TABLES
+    from rpg.reports.main_table import main_table
+
+    print(main_table(TABLES))
+
+
+@app.command(rich_help_panel=RESULTS)
 def report(run: Names = None) -> None:
-    """Write results/report.html, all tables and figures on one page."""
+    """Write results/report.html: all tables and figures."""
     from rpg.paths import TABLES
     from rpg.pipeline.ledger import snakemake
     from rpg.reports.html import write_report
@@ -362,7 +384,9 @@ def report(run: Names = None) -> None:
 
 @app.command(rich_help_panel=PLANS)
 def plan(
-    name: Annotated[str | None, typer.Option("--experiment", help="Name of an experiment in params.yaml.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--experiment", metavar="NAME", help="Name of an experiment in params.yaml.")
+    ] = None,
     whole: Annotated[bool, typer.Option("--all", help="Plan all experiments.")] = False,
     device: Annotated[
         str, typer.Option(help="h100, h200, b200, a100, l40s, rtx4090, or cpu for this machine.")
@@ -445,9 +469,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if stop.exit_code:
             sys.exit(stop.exit_code)
     except typer.TyperException as error:
-        where, what = getattr(error, "ctx", None), error.format_message()
-        end = "" if what.endswith((".", "?")) else "."
-        sys.exit(_refuse(f"{what}{end} See `{where.command_path if where else 'rpg'} --help`."))
+        where: typer.Context | None = getattr(error, "ctx", None)
+        message = error.format_message().rstrip(".")
+        see = " See" if message.endswith("?") else "; see"
+        sys.exit(_refuse(f"{message}{see} `{where.command_path if where else 'rpg'} --help`"))
     except UserError as error:
         sys.exit(_refuse(str(error)))
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from rpg.config.experiment import Experiment
 from rpg.config.params import Params
 from rpg.paths import RESULTS, TABLES, Paths, ablation_file
 from rpg.pipeline.workflow import code, more_reads, task_label
-from rpg.stages import OPTIONAL, STAGES, SUMMARIES, Stage, covered_by
+from rpg.stages import OPTIONAL, STAGES, SUMMARIES, TASK_CODES, Stage, covered_by
 
 HEADER = """\
 # The ledger: one stage per stage of the pipeline and experiment, each of which calls Snakemake for its rules.
@@ -61,7 +61,8 @@ def stage_names(params: Params, experiment: str) -> dict[str, str]:
     for name, stages in ledger_stages():
         if name in chosen.stages():
             more = [task_label(chosen.task)] if any(stage.task_code for stage in stages) else []
-            more += [why for stage in stages for why in more_reads(stage.name, chosen, ITEM)]
+            # The label already says that there are task codes.
+            more += [why for stage in stages for why in more_reads(stage.name, chosen, ITEM) if why != TASK_CODES]
             parts = dict.fromkeys([name, *(why.replace("_", "-") for why in more)])
             names[name] = f"{'-'.join(parts)}@{experiment}"
     return names

@@ -21,6 +21,7 @@ from rpg.config.loading import load_params
 from rpg.config.params import Params
 from rpg.paths import RESULTS, Paths, ablation_file, paths_of
 from rpg.pipeline.prerequisites import missing
+from rpg.pipeline.terminal import show_jobs
 from rpg.stages import ALWAYS, READS_DATA, STAGES, SUMMARIES, artifact
 from rpg.tasks.config import Run, TaskConfig
 from rpg.utils.errors import UserError
@@ -358,6 +359,7 @@ def start(workflow: Any) -> None:
     ]
     if lines:
         raise WorkflowError("\n".join(dict.fromkeys(lines)))
+    show_jobs(workflow)
     if workflow.local_exec:
         # Jobs that run here start when they can. Snakemake 9's limit of jobs per second starts a timer with every job,
         # each of which has all jobs looked at once a second until the end: a tenth of a core (snakemake/snakemake

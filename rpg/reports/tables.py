@@ -18,6 +18,7 @@ from rpg.reports.artifacts import AblationResult
 from rpg.reports.model_cards import card
 from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.stages import STAGES
+from rpg.tasks.config import ReportSection
 from rpg.tasks.registry import task_blocks
 from rpg.utils.artifacts import Seconds
 from rpg.utils.files import read_json, read_sealed, vouched, write_json, write_text
@@ -215,8 +216,8 @@ def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
 
 
 def task_sections(experiments: dict[str, Any]) -> str:
-    """The sections that the benchmarks add, each once, in the order of the experiments."""
-    sections = []
+    """The sections that the benchmarks of these experiments add, each once, in the order of the experiments."""
+    sections: list[ReportSection] = []
     for kind in dict.fromkeys(entry["task"] for entry in experiments.values()):
         section = task_blocks()[kind].report_section(experiments)
         if section and section not in sections:

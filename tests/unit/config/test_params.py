@@ -7,6 +7,7 @@ from conftest import ADAPTERS, GIVEN, MINIATURE, ROOT, SCENES, SETTINGS, TASKS
 
 from rpg.config.experiment import parse_experiment
 from rpg.config.loading import FORBIDDEN_KEYS, check_params, json_schema, load_params
+from rpg.tasks.registry import task_blocks
 from rpg.utils import task_codes
 from rpg.utils.errors import UserError
 
@@ -312,7 +313,7 @@ def test_stages_of_task_codes_need_them(block: str) -> None:
     assert line == "model.conditions: task_code needs task.kind task_codes"
 
 
-KINDS = "classification, commonsense, custom, detection, fine_tuning, segmentation, task_codes"
+KINDS = ", ".join(task_blocks())
 
 
 @pytest.mark.parametrize(

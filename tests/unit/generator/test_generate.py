@@ -150,15 +150,15 @@ def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, mo
         (["--state", "1,1"], "states 1, 1: one stands there twice"),
         (
             ["--count", "0"],
-            "Invalid value for '--count': Input should be greater than or equal to 1. See `rpg generate --help`.",
+            "Invalid value for '--count': Input should be greater than or equal to 1; see `rpg generate --help`",
         ),
         (
             ["--steps", "1001"],
-            "Invalid value for '--steps': Input should be less than or equal to 1000. See `rpg generate --help`.",
+            "Invalid value for '--steps': Input should be less than or equal to 1000; see `rpg generate --help`",
         ),
         (
             ["--seed", "-1"],
-            "Invalid value for '--seed': Input should be greater than or equal to 0. See `rpg generate --help`.",
+            "Invalid value for '--seed': Input should be greater than or equal to 0; see `rpg generate --help`",
         ),
         (["--vector", "validation_top1=99"], "--vector validation_top1: the model has no such vector; known: none"),
         (

@@ -8,7 +8,6 @@ from conftest import ADAPTERS, GIVEN, MINIATURE, ROOT, SCENES, TASKS, write_give
 from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
 from rpg.tasks.config import Run
-from rpg.tasks.registry import task_blocks
 from rpg.utils import task_codes
 
 TREES = {tree["task"]["kind"]: tree for tree in (MINIATURE, TASKS, SCENES, ADAPTERS, GIVEN)}
@@ -21,10 +20,6 @@ TREES["detection"] = {
 
 def experiment(kind: str) -> Experiment:
     return parse_experiment(TREES[kind])
-
-
-def test_there_is_one_of_each_kind() -> None:
-    assert TREES.keys() == task_blocks().keys()
 
 
 @pytest.mark.parametrize(

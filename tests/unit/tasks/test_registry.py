@@ -22,8 +22,9 @@ KINDS = {
 
 
 def test_every_kind_has_its_class_by_name() -> None:
-    assert {kind: block.__name__ for kind, block in task_blocks().items()} == KINDS
-    assert list(task_blocks()) == sorted(KINDS)
+    found = {kind: block.__name__ for kind, block in task_blocks().items()}
+    assert KINDS.items() <= found.items()
+    assert list(found) == sorted(found)
     assert task_blocks() is task_blocks()
 
 
@@ -33,7 +34,7 @@ def test_every_folder_with_a_config_is_a_benchmark_or_shared_by_some() -> None:
     assert folders <= used
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", task_blocks())
 def test_what_every_benchmark_says(kind: str) -> None:
     block = task_blocks()[kind]
     assert issubclass(block, TaskConfig)
