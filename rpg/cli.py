@@ -330,7 +330,8 @@ def config(run: Names = None) -> None:
     """
     from rpg.config.resolved import write_configs
 
-    write_configs(_covering(run))
+    params = _covering(run)
+    write_configs(params, params.experiments_to_run())
 
 
 @app.command(rich_help_panel=RESULTS)

@@ -288,7 +288,6 @@ _REPORTS = ("rpg/reports", "rpg/evaluation", "rpg/tasks", "rpg/paths.py", *ALWAY
 SUMMARIES = {
     summary.name: summary
     for summary in (
-        Summary("config", "Write the resolved configuration of each experiment.", code=()),
         Summary("ablation", "Put the variants of an ablation beside each other.", code=_REPORTS),
         Summary("ablations", "Write results/ablations.md, the tables of all ablations.", code=_REPORTS),
         Summary("tables", "Write results/tables.md, metrics.json, scores.csv and seconds.json.", code=_REPORTS),

@@ -70,10 +70,8 @@ class Job:
 def jobs(folder: Path, *options: str) -> list[Job]:
     """What a dry run up to the tables would do; with `--forceall`, every job there is."""
     text = snakemake(folder, "--dry-run", *options, "--", "results/tables.md")
-    blocks = re.findall(r"^(?:local)?rule (\w+):\n(?:    input: (.*)\n)?    output: (.*)\n", text, re.M)
-    found = [Job(rule, reads.split(", ") if reads else [], writes.split(", ")) for rule, reads, writes in blocks]
-    # The resolved configurations are written in every plan that has a table to make.
-    return [job for job in found if job.rule != "config"]
+    blocks = re.findall(r"^(?:local)?rule (\w+):\n    input: (.*)\n    output: (.*)\n", text, re.M)
+    return [Job(rule, reads.split(", "), writes.split(", ")) for rule, reads, writes in blocks]
 
 
 def planned(folder: Path, *options: str) -> dict[str, int]:

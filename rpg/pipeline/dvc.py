@@ -145,7 +145,7 @@ def _config(params: Params) -> dict[str, Any]:
     names = [*covered(params), *lenders(params)]
     files = [str(Paths(name).config) for name in names]
     return {
-        "desc": SUMMARIES["config"].description,
+        "desc": "Write the resolved configuration of each experiment.",
         "cmd": f"python -m rpg config {' '.join(names)}",
         # Code that reads params.yaml is no dependency: the files show whether it reads other values.
         "deps": ["params.yaml"],
@@ -182,7 +182,7 @@ def dvc_yaml(params: Params) -> str:
             "python -m rpg ledger write --check",
             # The artifacts may come from the run-cache, behind Snakemake's back.
             "python -m rpg ledger adopt",
-            f"snakemake --cores all --allowed-rules tables config --forcerun tables -- {TABLES}",
+            f"snakemake --cores all --allowed-rules tables --forcerun tables -- {TABLES}",
         ],
         "params": ["run"],
         "deps": [*map(str, read), *SUMMARIES["tables"].code],

@@ -108,7 +108,6 @@ def adopt() -> None:
         for name in covered(params)
         for path in (Paths(name).file("score.scores"), Paths(name).file("novelty.summary"))
     ]
-    made += [Paths(name).config for name in params.experiments_to_run()]
     _tell_snakemake(*made, *(ablation_file(name) for name in params.ablations_to_run()))
 
 

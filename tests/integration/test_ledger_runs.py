@@ -78,9 +78,10 @@ def status(folder: Path) -> dict[str, str]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Every artifact and table but measured times."""
+    """Every artifact and table but measured times, and the configuration, which the plain commands do not write."""
     results = folder / "results"
-    files = [path for path in results.rglob("*") if path.is_file() and "seconds" not in str(path.relative_to(results))]
+    files = [path for path in results.rglob("*") if path.is_file() and path.name != "config.yaml"]
+    files = [path for path in files if "seconds" not in str(path.relative_to(results))]
     return {path.relative_to(results): path.read_bytes() for path in files}
 
 

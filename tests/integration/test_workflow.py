@@ -64,7 +64,7 @@ def test_run_then_nothing_to_do_then_only_the_new_shard(checkout: Path, finished
     """The whole miniature through Snakemake. What each key makes stale is in test_ledger.py."""
     snakemake(checkout, "--cores", "2", "results/tables.md")
     names = sorted(path.relative_to(finished) for path in (finished / "results").rglob("*") if path.is_file())
-    assert len(names) == 35
+    assert len(names) == 34
     for name in names:
         if "seconds" not in str(name):
             # The same bytes as the plain commands, which `finished` ran.
@@ -105,7 +105,7 @@ def test_paper_is_planned_without_data_and_then_told_what_is_missing(tmp_path: P
         f"{tmp_path}/coco: no such data folder",
         f"{tmp_path}/commonsense: no such data folder",
         "params.yaml: base.revision: must be the commit of 'timm/convnext_large.fb_in22k_ft_in1k'",
-        "params.yaml: tpipeline.revision: must be the commit of 'huggyllama/llama-7b'",
+        "params.yaml: task.revision: must be the commit of 'huggyllama/llama-7b'",
     ):
         assert len([line for line in told.splitlines() if line.startswith(missing)]) == 1, missing
     assert "Traceback" not in told
@@ -224,7 +224,7 @@ def test_missing_config_is_one_line_of_snakemake(checkout: Path) -> None:
     scenes = {**SCENES, "task": {**SCENES["task"], "config": "workflow/configs/scenes-uppernet.py"}}
     write_tree(checkout, scenes=scenes)
     text = run_in(checkout, "snakemake", "-n", ok=False)
-    assert "experiments.scenes.tpipeline.config: no file 'workflow/configs/scenes-uppernet.py'" in text
+    assert "experiments.scenes.task.config: no file 'workflow/configs/scenes-uppernet.py'" in text
     assert "Traceback" not in text
 
 
@@ -311,7 +311,7 @@ def test_rules_call_one_command_and_say_what_they_need() -> None:
     rules = [rule for text in texts for rule in re.split(r"^(?:    )?rule\b", text, flags=re.M)[1:]]
     verbs = [re.findall(r"python -m rpg (\{?\w+\}?)", rule) for rule in rules]
     # One rule for all stages of an experiment, whose verb has the rule's name.
-    assert sorted(verbs) == [["ablation"], ["ablations"], ["config"], ["report"], ["tables"], ["{rule}"]]
+    assert sorted(verbs) == [["ablation"], ["ablations"], ["report"], ["tables"], ["{rule}"]]
     for rule in rules:
         for directive in ("output:", "params:", "log:", "benchmark:", "threads:", "mem_mb=", "runtime=", "shell:"):
             assert directive in rule, (rule, directive)
@@ -367,7 +367,7 @@ def test_profile_for_slurm_says_what_every_job_takes_and_where(checkout: Path) -
     text = snakemake(checkout, "--profile", "workflow/profiles/slurm", "--dry-run", "results/tables.md")
     found = re.findall(r"^rule (\w+):\n.*?resources: (.*?)$", text, re.M | re.S)
     resources = {rule: dict(item.split("=", 1) for item in text.split(", ")) for rule, text in found}
-    assert resources.keys() == {*RULES, *OPTIONAL, "config"} - LOCAL_RULES
+    assert resources.keys() == {*RULES, *OPTIONAL}
     for rule in resources.keys() - LOCAL_RULES:
         asked = resources[rule]
         assert asked.keys() >= {"mem_mb", "runtime", "slurm_partition"}, rule
