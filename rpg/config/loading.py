@@ -127,12 +127,6 @@ def _refuse_unusual(tree: Any, path: Path, where: str = "") -> None:
             raise UserError(f"{path}: {where}{key}: {text} can't stand here; write a finite number, or text in quotes")
 
 
-def _without_kind(location: tuple[str | int, ...]) -> list[str | int]:
-    """pydantic's location of a fault, without the `task.kind` that it puts below the name of an experiment."""
-    steps = list(location)
-    return steps[:2] + steps[3:] if steps[:1] == ["experiments"] and steps[2:3] != ["[key]"] else steps
-
-
 def _unknown_kind(experiment: Any) -> str:
     """What is wrong with the `task.kind` of an experiment, which no benchmark has."""
     task = experiment.get("task") if isinstance(experiment, dict) else None
@@ -149,9 +143,10 @@ def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any
     fault = faults[0]
     where: list[str] = []
     node: Any = resolved
-    for step in _without_kind(fault["loc"]):
-        # pydantic names the flavor of a union as one more step; it is no key of the file.
-        if isinstance(node, dict) and step not in node and step != fault["loc"][-1]:
+    for step in fault["loc"]:
+        # pydantic names the kind of a union as one more step; it is no key of the file.
+        absent = step == "[key]" or (fault["type"] == "missing" and step == fault["loc"][-1])
+        if isinstance(node, dict) and step not in node and not absent:
             continue
         where.append(str(step))
         # Of a name that is refused pydantic says `[key]`, in place of what stands below it.

@@ -133,7 +133,10 @@ def test_channels_that_the_skips_do_not_fit_are_refused(channels: list[int]) -> 
         "kernel": 7,
         "prototype_projection": False,
     }
-    assert "channels" in fault(lambda t: mini(t).update(model=model))
+    line = fault(lambda t: mini(t).update(model=model))
+    faults = {4: f"list should have at least 5 items after validation, not 4, not {channels}"}
+    text = faults.get(len(channels), "must start with 1, read the same backwards and be odd in number")
+    assert line == f"experiments.mini.model.channels: {text}"
 
 
 def test_a_seed_twice_is_refused() -> None:

@@ -29,9 +29,9 @@ def test_it_is_the_experiment_again(name: str) -> None:
     assert list(tree) == list(type(experiment).model_fields)
 
 
-def test_one_file_for_each_experiment_in_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_for_each_named_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_configs(params())
+    write_configs(params(), ["mini"])
     (path,) = (file for file in tmp_path.rglob("*") if file.is_file())
     assert path == tmp_path / "results/mini/config.yaml"
     assert path.read_text() == resolved_yaml("mini", params().experiment("mini"))
@@ -42,10 +42,10 @@ def test_one_file_for_each_experiment_in_run(tmp_path: Path, monkeypatch: pytest
 def test_a_file_that_would_not_change_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "results/mini/config.yaml"
-    write_configs(params())
+    write_configs(params(), ["mini"])
     first = path.stat().st_ino
-    write_configs(params())
+    write_configs(params(), ["mini"])
     assert path.stat().st_ino == first
-    write_configs(params(tokens={"width": 32}))
+    write_configs(params(tokens={"width": 32}), ["mini"])
     assert path.stat().st_ino != first
     assert yaml.safe_load(path.read_text())["tokens"] == {"width": 32, "canonical": None}
