@@ -307,7 +307,7 @@ def export(name: Name, out: Annotated[Path, typer.Option(help="Output folder.")]
     params, experiment, _ = _open(name)
     from rpg.tasks.commonsense.export import write_harness
 
-    write_harness(name, experiment, params.data_root, out)
+    write_harness(name, experiment.task, params.data_root, out)
 
 
 @app.command(rich_help_panel=NETWORKS)
@@ -375,10 +375,12 @@ def show() -> None:
 @app.command(rich_help_panel=RESULTS)
 def report(run: Names = None) -> None:
     """Write results/report.html: all tables and figures."""
+    from rpg.paths import TABLES
+    from rpg.pipeline.ledger import snakemake
     from rpg.reports.html import write_report
     from rpg.utils.files import RESULTS
 
-    write_report(_covering(run), RESULTS)
+    write_report(_covering(run), RESULTS, lambda: snakemake("--rulegraph", "--nolock", "--", str(TABLES)))
 
 
 @app.command(rich_help_panel=PLANS)
@@ -453,24 +455,28 @@ def push() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: bad input is one line and exit code 2."""
+    """Entry point: returns after a success; bad input is one line and exit code 2."""
     # Importing makes hundreds of thousands of objects that stay. Looking through them after every 700 new ones, as
     # Python does by itself, is a fifth of the time until a stage starts.
     gc.set_threshold(100_000)
     # At its end Python would look for garbage among all of them, and free one after the other: half a second to two,
     # for memory that is the kernel's a moment later.
     atexit.register(gc.freeze)
+    command = typer.main.get_command(app)
     try:
-        code = app(args=None if argv is None else list(argv), prog_name="rpg", standalone_mode=False)
-        if code:
-            sys.exit(code)
+        with command.make_context("rpg", list(sys.argv[1:] if argv is None else argv)) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        if stop.exit_code:
+            sys.exit(stop.exit_code)
     except typer.TyperException as error:
-        context: typer.Context | None = getattr(error, "ctx", None)
+        where: typer.Context | None = getattr(error, "ctx", None)
         message = error.format_message().rstrip(".")
-        sys.exit(_refuse(f"{message}; see `{context.command_path if context else 'rpg'} --help`"))
+        see = " See" if message.endswith("?") else "; see"
+        sys.exit(_refuse(f"{message}{see} `{where.command_path if where else 'rpg'} --help`"))
     except UserError as error:
         sys.exit(_refuse(str(error)))
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of a pipe has left (`rpg schema | head`).

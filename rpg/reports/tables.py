@@ -95,7 +95,7 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
         scored = read_json(vouched(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics)
         novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult)
         del novelty["files"]
-        # Scored on every task where the score layer did, else as measured beside the zoo.
+        # Scored on every task where the score stage did, else as measured beside the zoo.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
         return {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
 
@@ -138,8 +138,8 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
     experiments = {
         name: {
             "seconds": {
-                layer: read_sealed(Paths(name, results).file(f"{layer}.seconds"), f"rpg {layer}", Seconds)["seconds"]
-                for layer in params.experiment(name).timed()
+                stage: read_sealed(Paths(name, results).file(f"{stage}.seconds"), f"rpg {stage}", Seconds)["seconds"]
+                for stage in params.experiment(name).timed()
             }
         }
         for name in params.experiments_to_run()
@@ -418,8 +418,8 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
         {
             "network": name,
             **{
-                column: f"{entry['seconds'][layer]:.3f}" if layer in entry["seconds"] else ""
-                for layer, column in ((name, stage.seconds_column) for name, stage in STAGES.items())
+                column: f"{entry['seconds'][stage]:.3f}" if stage in entry["seconds"] else ""
+                for stage, column in ((step.name, step.seconds_column) for step in STAGES.values())
                 if column
             },
         }
