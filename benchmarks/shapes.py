@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.published import Published
 from rpg.config.experiment import Experiment
 from rpg.config.loading import load_params
-from rpg.model.recurrent import TokenPositions
+from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.training import conditions
 from rpg.training.train import train_loss

@@ -135,7 +135,7 @@ def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any
     where: list[str] = []
     node: Any = resolved
     for step in fault["loc"]:
-        # pydantic names the flavor of a union as one more step; it is no key of the file.
+        # pydantic names the kind of a union as one more step; it is no key of the file.
         if isinstance(node, dict) and step not in node and step != fault["loc"][-1]:
             continue
         where.append(str(step))
