@@ -1,11 +1,8 @@
 """The `model` and `diffusion` blocks: conditions, backbone, denoiser and prediction target, chosen independently."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from rpg.blocks import Block, Count
 
@@ -168,3 +165,14 @@ class Diffusion(Block):
     """The forward process (T = 1000 steps, β linear from 1e-4 to 0.02, as published) and what the network predicts."""
 
     target: Literal["epsilon", "x0", "v"]
+
+
+def _keys_of_kinds(union: Any) -> dict[str, frozenset[str]]:
+    blocks: tuple[type[Block], ...] = get_args(get_args(union)[0])
+    return {
+        kind: frozenset(block.model_fields) for block in blocks for kind in get_args(block.model_fields["kind"].annotation)
+    }
+
+
+# Blocks of an experiment whose keys depend on their kind: path of the block → kind → its keys.
+KINDS = {("model", "backbone"): _keys_of_kinds(Backbone), ("model", "denoiser"): _keys_of_kinds(Denoiser)}
