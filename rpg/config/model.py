@@ -169,10 +169,12 @@ class Diffusion(Block):
 
 def _keys_of_kinds(union: Any) -> dict[str, frozenset[str]]:
     blocks: tuple[type[Block], ...] = get_args(get_args(union)[0])
-    return {
-        kind: frozenset(block.model_fields) for block in blocks for kind in get_args(block.model_fields["kind"].annotation)
-    }
+    kinds = {block: get_args(block.model_fields["kind"].annotation) for block in blocks}
+    return {kind: frozenset(block.model_fields) for block in blocks for kind in kinds[block]}
 
 
 # Blocks of an experiment whose keys depend on their kind: path of the block → kind → its keys.
-KINDS = {("model", "backbone"): _keys_of_kinds(Backbone), ("model", "denoiser"): _keys_of_kinds(Denoiser)}
+KINDS: dict[tuple[str, ...], dict[str, frozenset[str]]] = {
+    ("model", "backbone"): _keys_of_kinds(Backbone),
+    ("model", "denoiser"): _keys_of_kinds(Denoiser),
+}

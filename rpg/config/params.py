@@ -115,7 +115,7 @@ class Params(Block):
 
 
 def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:
-    """`experiment` with other values at some keys, `model.backbone.kind`; ValueError if there is no such key or value."""
+    """`experiment` with other values at some dotted keys; ValueError if there is no such key or value."""
     tree = experiment.model_dump()
     for key, value in changes.items():
         *blocks, last = key.split(".")

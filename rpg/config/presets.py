@@ -111,7 +111,7 @@ class _Family:
 def _merge(inherited: Any, own: Any, where: tuple[str, ...] = ()) -> Any:
     """`own` over `inherited`: mappings merge key by key, any other value replaces the inherited one.
 
-    A block of KINDS with another `kind` does not inherit the keys that only the inherited kind has. `where` is the path.
+    A block of KINDS, at the path `where`, does not inherit the keys that only the kind of the inherited block has.
     """
     if not (isinstance(inherited, dict) and isinstance(own, dict)):
         return own

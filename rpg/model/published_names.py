@@ -40,7 +40,10 @@ def name_here(published: str) -> str | None:
 
 
 def from_published(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict for an `RPG` of the published architecture from a published one; ValueError names a tensor without a counterpart."""
+    """State dict of the published architecture here, from a published one.
+
+    ValueError names a tensor without a counterpart.
+    """
     names = {name: name_here(name) for name in published}
     # Published positions carry a batch dimension, [1, L, M].
     return {

@@ -50,7 +50,7 @@ def import_weights(experiment: Experiment, weights: Path, tokens: Path, folder: 
 
 
 def load_published(model: RPG, published: dict[str, Tensor]) -> None:
-    """Give a `model` of the published architecture the published weights; ValueError names the first one that does not fit."""
+    """Give the published weights to a `model` of their architecture; ValueError names the first that does not fit."""
     state, own = from_published(published), model.state_dict()
     names = {name_here(name): name for name in published}
     code = state.get(f"{_CODE}.weight")

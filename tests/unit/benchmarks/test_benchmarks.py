@@ -21,8 +21,8 @@ from benchmarks.published import Files, Published, batches, training
 from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
 from rpg.config.model import ConvolutionDenoiserConfig, Model, PaperBackboneConfig, PermutationStateCondition
 from rpg.model import diffusion
-from rpg.model.published_names import from_published
 from rpg.model.backbones import TokenPositions
+from rpg.model.published_names import from_published
 from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
 
@@ -143,7 +143,8 @@ def test_baseline_reads_the_zoo_s_files_and_learns(finished: Path) -> None:
 
 def test_shapes_are_the_paper_s_and_both_step_on_them() -> None:
     full = experiment_of(SHAPES["vit_base"], "paper")
-    assert (full.tokens.width, full.model.backbone.width, full.train.batch, full.train.diffusion_batch) == (16384, 12288, 2, 512)
+    assert (full.tokens.width, full.model.backbone.width) == (16384, 12288)
+    assert (full.train.batch, full.train.diffusion_batch) == (2, 512)
     shape = shrunk(SHAPES["vit_tiny"], 128)
     zoo = Zoo(shape)
     published = PublishedSteps(shape, zoo)

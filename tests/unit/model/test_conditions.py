@@ -14,7 +14,6 @@ from rpg.model.conditions import (
     condition_name,
 )
 
-
 STATE, CODE = (
     PermutationStateCondition(kind="permutation_state", reach="all", dropout=0.0),
     TaskCodeCondition(kind="task_code", hidden=None, reach="all"),

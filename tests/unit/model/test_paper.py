@@ -13,9 +13,9 @@ from rpg.config.model import (
     PermutationStateCondition,
     TaskCodeCondition,
 )
+from rpg.model.backbones import TokenPositions
 from rpg.model.mamba2 import Mamba2
 from rpg.model.published_names import from_published
-from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 
 D, M, S, C = 16, 12, 3, 10

@@ -73,7 +73,7 @@ def test_every_kind_of_params_has_a_network() -> None:
 @pytest.mark.parametrize(("backbone", "denoiser"), PAIRS)
 def test_every_pair_takes_a_step_and_samples(backbone: str, denoiser: str) -> None:
     model = model_of(backbone, denoiser)
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer = torch.optim.Adam(model.parameters(), 0.001)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     losses = []
     for _ in range(2):

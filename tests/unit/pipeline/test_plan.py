@@ -181,9 +181,7 @@ def test_wider_tokens_need_no_wider_recurrent_model() -> None:
     experiment, _ = sized("paper")
     narrow = with_backbone(experiment, prototype_projection=True)
     wide = Layout.of({"weight": torch.empty(WEIGHTS, device="meta")}, 8192)
-    counts = [
-        measure(chosen, wide, 1, (10, 1), autocast=False).parameters for chosen in (experiment, narrow)
-    ]
+    counts = [measure(chosen, wide, 1, (10, 1), autocast=False).parameters for chosen in (experiment, narrow)]
     # Of the second Mamba2 block; the denoiser's own width is the token's.
     assert counts[0] - counts[1] > 100e6
 
