@@ -49,8 +49,8 @@ def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
         (folder / "params.yaml").write_text(yaml.dump(tree, Dumper=_Plain))
         began = time.perf_counter()
         command = ["snakemake", "-n", "--quiet", "rules", "--", "results/tables.md"]
-        with (folder / "told").open("w+") as told:
-            process = subprocess.Popen(command, cwd=folder, stdout=told, stderr=subprocess.STDOUT)
+        with (folder / "output").open("w+") as output:
+            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
             # What a child's usage says counts the memory of the process that it was forked from.
             peak = 0
             while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -58,8 +58,8 @@ def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
                 time.sleep(0.05)
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - began
-            told.seek(0)
-            text = told.read()
+            output.seek(0)
+            text = output.read()
     assert status == 0, text
     jobs = int(next(line for line in text.splitlines() if line.startswith("total")).split()[1])
     processor = usage.ru_utime + usage.ru_stime

@@ -18,7 +18,7 @@ from rpg.config.experiment import Experiment
 from rpg.config.loading import load_params
 from rpg.paths import paths_of
 from rpg.tokenizer.store import TokenStore
-from rpg.training import conditions
+from rpg.training.conditions import checkpoint_values
 from rpg.training.model_file import build, fresh
 from rpg.training.train import drawn_tokens, train_loss
 from rpg.training.trainer import Training
@@ -88,5 +88,5 @@ def trained_loss(experiment: Experiment, store: TokenStore) -> float:
     model = build(experiment.model, experiment.diffusion, store)
     model.load_state_dict(training.averaged())
     with torch.no_grad():
-        prototypes_NLW = model.eval().recurrent(conditions.of_checkpoints(experiment.model.conditions, store))
+        prototypes_NLW = model.eval().recurrent(checkpoint_values(experiment.model.conditions, store))
         return model.loss(tokens_NLD.flatten(0, 1)[picks], prototypes_NLW, picks, t, noise).item()

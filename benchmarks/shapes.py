@@ -11,7 +11,7 @@ from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
 from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
-from rpg.training import conditions
+from rpg.training.conditions import Values, checkpoint_values
 from rpg.training.train import train_loss
 from rpg.training.trainer import Training
 from rpg.utils.device import device
@@ -112,9 +112,9 @@ def our_training(experiment: Experiment, zoo: Any) -> Training:
     return Training(experiment.train, model, loss, "train", on)
 
 
-def states(zoo: Any, experiment: Experiment, count: int) -> conditions.Values:
+def states(zoo: Any, experiment: Experiment, count: int) -> Values:
     """The conditions of the zoo's first networks."""
-    values = conditions.of_checkpoints(experiment.model.conditions, zoo)
+    values = checkpoint_values(experiment.model.conditions, zoo)
     return {name: value[:count].to(device()) for name, value in values.items()}
 
 

@@ -28,7 +28,7 @@ WAYS = ("Classes", "In words", "Code")
 
 
 @st.cache_resource
-def opened(experiment: str) -> tuple[Generator, Classification]:
+def load_generator(experiment: str) -> tuple[Generator, Classification]:
     """The trained RPG and its task, kept between reruns of the page."""
     generator = Generator(experiment)
     return generator, cast(Classification, load_task(generator.experiment.task, generator.params.data_root))
@@ -41,7 +41,7 @@ def classes_of(generator: Generator) -> tuple[str, ...]:
     return names
 
 
-def ask(generator: Generator) -> None:
+def request_network(generator: Generator) -> None:
     """What the visitor wants, and, on request, a new network in the session."""
     names = classes_of(generator)
     way = st.radio("Say what it shall recognise", WAYS, horizontal=True)
@@ -74,7 +74,7 @@ def show_scores(network: GeneratedNetwork, task: Classification, generator: Gene
     facts = st.columns(3)
     facts[0].metric("test accuracy", f"{100 * right.double().mean():.1f} %")
     facts[1].metric("task code", network.code)
-    facts[2].metric("in the zoo", generator.standing(network.code))
+    facts[2].metric("in the zoo", generator.zoo_membership(network.code))
     rows = {
         name: {
             "shall be": "yes" if bit == "1" else "no",
@@ -127,10 +127,10 @@ def main(experiment: str) -> None:
     st.title("Ask for a network")
     # Streamlit runs the page in a thread of its own.
     fix_arithmetic(1)
-    generator, task = opened(experiment)
+    generator, task = load_generator(experiment)
     seen = len({checkpoint["code"] for checkpoint in generator.store.checkpoints})
     st.write(f"`{experiment}`: RPG has learned from networks for {seen} of 1022 tasks. Ask for any.")
-    ask(generator)
+    request_network(generator)
     if "network" in st.session_state:
         show_scores(st.session_state.network, task, generator)
         try_out(st.session_state.network, task)

@@ -14,14 +14,14 @@ from rpg.utils.rng import derive
 
 
 def mixtures(
-    zoo: ZooPoints, wishes: Sequence[tuple[int, str | None]], noise: Sequence[float], seed: int
+    zoo: ZooPoints, requests: Sequence[tuple[int, str | None]], noise: Sequence[float], seed: int
 ) -> Iterator[tuple[str, int, str | None, np.ndarray]]:
     """Method, permutation state, task code and point [P] of each network that the zoo has the checkpoints for.
 
-    For each of `wishes` (state, code) one of every method. `noise`: levels, in standard deviations of each tensor's
+    For each of `requests` (state, code) one of every method. `noise`: levels, in standard deviations of each tensor's
     weights.
     """
-    for k, (state, code) in enumerate(wishes):
+    for k, (state, code) in enumerate(requests):
         of_code = np.flatnonzero(zoo.codes == (code or ""))
         within = of_code[zoo.seeds[of_code] == state]
         draw = np.random.default_rng(derive(seed, "mixing", k))

@@ -160,12 +160,12 @@ class NoveltyAnalysis:
         return self.judged(self._others())
 
     def _others(self) -> Iterator[tuple[MeasuredNetwork, StateDict]]:
-        wishes = [(sample.state, sample.code) for sample in self.ours if not sample.between]
-        for kind, state, code, point_P in mixtures(self.zoo, wishes, self.params.noise, self.params.seed):
+        requests = [(sample.state, sample.code) for sample in self.ours if not sample.between]
+        for kind, state, code, point_P in mixtures(self.zoo, requests, self.params.noise, self.params.seed):
             yield self.at(kind, state, code, point_P)
         if self.experiment.task.has_codes:
             for kind, formula in formulas(self.store).items():
-                for state, code in dict.fromkeys(wishes):
+                for state, code in dict.fromkeys(requests):
                     yield self.at(kind, state, code, self.space.point(formula(state, code or "")))
 
     def row(self, network: MeasuredNetwork) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame) -> str:
 
     Where there is only one run, u is the originals' distance to each other; without that there is no verdict.
     """
-    d, r, u = networks["aligned"].median(), networks["residual"].median(), apart(originals)
+    d, r, u = networks["aligned"].median(), networks["residual"].median(), run_distance(originals)
     if np.isnan(u):
         return "none"
     if d < COPY * u:
@@ -260,7 +260,7 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame) -> str:
     return "novel" if networks["test"].mean() >= ACCURATE * originals["test"].mean() else "inaccurate"
 
 
-def apart(originals: pd.DataFrame) -> float:
+def run_distance(originals: pd.DataFrame) -> float:
     """The originals' median aligned distance to other training runs, or, where there is one, to each other."""
     across = originals.get("aligned_across", pd.Series(dtype=float))
     return float((across if across.notna().any() else originals["aligned"]).median())

@@ -172,7 +172,7 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]], references: dict[str, list[
     """metrics.json: summaries on the test split, with task codes also of each set and of the baselines."""
 
     def of(networks: list[dict[str, Any]]) -> dict[str, float | int]:
-        runs = [run(network) for network in networks]
+        runs = [run_label(network) for network in networks]
         return summary([network["test"] for network in networks], runs)
 
     def by_set(kind: str) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]], references: dict[str, list[
     if others:
         tree["others"] = {
             name: {
-                kind: summary([network["others"][name] for network in networks], [run(network) for network in networks])
+                kind: summary([network["others"][name] for network in networks], [run_label(network) for network in networks])
                 for kind, networks in {"original": kinds["original"], "rpg": own, **references}.items()
             }
             for name in others
@@ -200,7 +200,7 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]], references: dict[str, list[
     return tree
 
 
-def run(network: dict[str, Any]) -> str:
+def run_label(network: dict[str, Any]) -> str:
     """What a network belongs to, of what scores.json says of it: its task, or its training run, or those it mixes."""
     return str(network.get("code") or network.get("between") or network.get("seed", network.get("state")))
 

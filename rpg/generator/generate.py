@@ -68,23 +68,23 @@ class Generator:
             raise UserError(f"--steps {steps}: must be between 1 and {T}")
         chosen = self.experiment.sample
         update = {"seed": chosen.seed if seed is None else seed, "steps": chosen.steps if steps is None else steps}
-        wishes = [(states, code)] * count
+        requests = [(states, code)] * count
         found = sample_networks(
             self.model,
             self.conditions,
             self.store,
             chosen.model_copy(update=update),
-            wishes,
+            requests,
             vectors,
             precision=self.experiment.train.precision,
         )
         return [GeneratedNetwork(*network) for network in found]
 
-    def standing(self, code: str) -> str:
+    def zoo_membership(self, code: str) -> str:
         """Whether the zoo has learned, held out or never met the task of `code`."""
-        for standing, checkpoints in (("seen", self.store.checkpoints), ("held out", self.store.held_out)):
+        for membership, checkpoints in (("seen", self.store.checkpoints), ("held out", self.store.held_out)):
             if any(checkpoint["code"] == code for checkpoint in checkpoints):
-                return standing
+                return membership
         return "not in the zoo"
 
 
@@ -205,5 +205,5 @@ def generate_files(
             write_tensors(path, network.state_dict, {"task_code": network.code} if network.code else None)
         facts = [" and ".join(f"state {state}" for state in network.states)]
         if network.code:
-            facts = [f"code {network.code} ({generator.standing(network.code)})", *facts]
+            facts = [f"code {network.code} ({generator.zoo_membership(network.code)})", *facts]
         print(one_line(f"{path}: {', '.join(facts)}"))

@@ -22,7 +22,7 @@ from rpg.paths import Paths
 from rpg.tasks.loading import load_differentiable, load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
-from rpg.training import conditions
+from rpg.training.conditions import States, Vectors, condition_values
 from rpg.training.model_file import load_rpg, read_config
 from rpg.utils.device import device, worth_compiling
 from rpg.utils.files import clear, exclusive, file_entry, write_sealed
@@ -34,18 +34,18 @@ TOGETHER = 8
 # Calls of the denoiser, of all tokens of a network, from which they are worth torch's compiler.
 COMPILED = 50
 # What the caller asks of one network: permutation states and task code; None leaves it to chance.
-Wish = tuple[conditions.States | None, str | None]
+Request = tuple[States | None, str | None]
 # A state dict, with the states and the code that it was made for.
-Network = tuple[StateDict, conditions.States, str | None]
+Network = tuple[StateDict, States, str | None]
 
 
 def sample_networks(
     model: RPG,
-    asked: Sequence[Condition],
+    conditions: Sequence[Condition],
     store: TokenStore,
     params: Sample,
-    wishes: Sequence[Wish],
-    vectors: conditions.Vectors | None = None,
+    requests: Sequence[Request],
+    vectors: Vectors | None = None,
     first: int = 0,
     precision: Precision = "float32",
 ) -> Iterator[Network]:
@@ -55,13 +55,13 @@ def sample_networks(
     The noise of the k-th depends on `params.seed` and `first + k` alone. `precision` is that of products on a GPU.
     Raises UserError if a wish can't be met.
     """
-    if len(wishes) * params.steps >= COMPILED and worth_compiling(device(), model.width):
+    if len(requests) * params.steps >= COMPILED and worth_compiling(device(), model.width):
         model.denoiser.compile()
-    for start in range(0, len(wishes), TOGETHER):
-        part = wishes[start : start + TOGETHER]
+    for start in range(0, len(requests), TOGETHER):
+        part = requests[start : start + TOGETHER]
         keys = [first + start + k for k in range(len(part))]
         draws = [generator(params.seed, "sample", key) for key in keys]
-        values = conditions.asked(asked, store, part, [generator(params.seed, "wish", key) for key in keys], vectors)
+        values = condition_values(conditions, store, part, [generator(params.seed, "wish", key) for key in keys], vectors)
         tokens_BLD = model.sample(
             values,
             solver=params.solver,
@@ -80,10 +80,10 @@ def sample_networks(
         yield from zip(unstack(weights), states, codes, strict=True)
 
 
-def wishes(store: TokenStore, params: Sample, states: bool) -> list[Wish]:
+def sample_requests(store: TokenStore, params: Sample, states: bool) -> list[Request]:
     """What the stage samples: `count` networks, or `count` for each task code, evenly over the permutation states.
 
-    And `between` networks between two states each. If the model has no `states`, none is asked for.
+    And `between` networks between two states each. If the model has no `states`, none is pairs_of_states for.
     """
     count = len(store.seeds)
     seen = dict.fromkeys(checkpoint.get("code") for checkpoint in store.checkpoints)
@@ -97,9 +97,9 @@ def wishes(store: TokenStore, params: Sample, states: bool) -> list[Wish]:
     codes = [*held_out, *seen]
     pairs = list(combinations(range(count), 2))
     random.Random(params.seed).shuffle(pairs)
-    asked: list[conditions.States] = [(k % count,) for k in range(params.count)]
-    asked += [pairs[k % len(pairs)] for k in range(params.between)]
-    return [(chosen if states else None, code) for code in codes for chosen in asked]
+    pairs_of_states: list[States] = [(k % count,) for k in range(params.count)]
+    pairs_of_states += [pairs[k % len(pairs)] for k in range(params.between)]
+    return [(chosen if states else None, code) for code in codes for chosen in pairs_of_states]
 
 
 @dataclass(frozen=True)
@@ -137,12 +137,12 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
         store = TokenStore(paths.folder("tokens"))
         clear(paths.folder("sample"))
         samples, spent = [], dict.fromkeys(sources, 0.0)
-        wanted = wishes(store, params, any(one.kind == "permutation_state" for one in experiment.model.conditions))
+        wanted = sample_requests(store, params, any(one.kind == "permutation_state" for one in experiment.model.conditions))
         for name, source in sources.items():
-            model, asked = load_rpg(source.folder, store, device()), read_config(source.folder).model.conditions
+            model, conditions = load_rpg(source.folder, store, device()), read_config(source.folder).model.conditions
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = wanted if name == "rpg" else list(dict.fromkeys(wanted))
-            networks = sample_networks(model, asked, store, chosen, own, precision=experiment.train.precision)
+            networks = sample_networks(model, conditions, store, chosen, own, precision=experiment.train.precision)
             if source.finish:
                 networks = _finished(networks, source.finish, task.together)
             started = time.perf_counter()

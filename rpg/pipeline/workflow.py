@@ -286,7 +286,7 @@ def _growth(attempt: int) -> float:
 def prepare(config: Config) -> None:
     """Before Snakemake looks at the results: mend times that it would take for more than they are."""
     outdate_tables_without_scores(config)
-    mend_future_times()
+    reset_future_times()
 
 
 def outdate_tables_without_scores(config: Config) -> None:
@@ -308,7 +308,7 @@ def outdate_tables_without_scores(config: Config) -> None:
             Path(".snakemake/metadata", base64.b64encode(bytes(path)).decode()).unlink(missing_ok=True)
 
 
-def mend_future_times() -> None:
+def reset_future_times() -> None:
     """Give what the layers read and is of a time to come, as after a clock was set back, the present time.
 
     Content counts here and not time, but Snakemake stops where an output is older than its input.

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from rpg.config.params import Params
-from rpg.evaluation.novelty import apart, verdict
+from rpg.evaluation.novelty import run_distance, verdict
 from rpg.evaluation.results import ParameterCount, Scores
-from rpg.evaluation.score import SETS, run, summary
+from rpg.evaluation.score import SETS, run_label, summary
 from rpg.paths import Paths, ablation_file, paths_of
 from rpg.utils.files import read_sealed, vouched, write_sealed
 
@@ -35,7 +35,7 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
         for kind in ("original", "rpg"):
             for network in scored[kind]:
                 # What belongs together in one training does not in two.
-                facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run(network)}"}
+                facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run_label(network)}"}
                 rows.append({**facts, "test": network["test"]})
     scores = pd.DataFrame(rows)
     # One task has one set of originals.
@@ -68,6 +68,6 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
             entry["novelty"] = {
                 "verdict": verdict(samples, originals),
                 "rpg": round(float(samples["aligned"].median()), 4),
-                "original": round(apart(originals), 4),
+                "original": round(run_distance(originals), 4),
             }
     return tree

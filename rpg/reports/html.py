@@ -20,7 +20,7 @@ from rpg.evaluation.score import read_samples
 from rpg.paths import Paths
 from rpg.reports import figures
 from rpg.reports.artifacts import ExperimentResults
-from rpg.reports.tables import labelled, measured
+from rpg.reports.tables import label_set, measured_methods
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
@@ -75,7 +75,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
             "beats in both, whatever its tasks, RPG left out: a star beyond it is what only RPG can do. Less than "
             "0.01 is drawn as 0.01.",
             [
-                _shown(figures.accuracy_and_distance([(label, of) for label, _, of in measured(entry)], name), name)
+                _shown(figures.accuracy_and_distance([(label, of) for label, _, of in measured_methods(entry)], name), name)
                 for name, entry in metrics.items()
             ],
         ),
@@ -199,7 +199,7 @@ def _projection(name: str, results: Path) -> Figure:
     by_label: dict[str, list[dict[str, Any]]] = {}
     for entry in _samples(paths):
         if entry["model"] == "rpg":
-            by_label.setdefault(labelled("RPG", entry["set"]), []).append(entry)
+            by_label.setdefault(label_set("RPG", entry["set"]), []).append(entry)
 
     def point(entry: dict[str, Any]) -> np.ndarray:
         state_dict = read_checkpoint(paths.folder("sample") / entry["file"], names)

@@ -107,7 +107,7 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
     rows = [
         {
             "experiment": name,
-            "networks": labelled(networks, "between" if "between" in entry else "all"),
+            "networks": label_set(networks, "between" if "between" in entry else "all"),
             **{key: entry[key] for key in ("file", "validation", "test")},
         }
         for name in params.experiments_to_run()
@@ -155,12 +155,12 @@ def markdown(tree: dict[str, Any]) -> str:
             "network": name,
             "metric": entry["metric"],
             "parameters": f"{entry['parameters']:,}",
-            **beside_originals(entry),
+            **original_and_rpg_columns(entry),
         }
         for experiment, entry in experiments.items()
         for name, entry in [
             (experiment, entry),
-            *([(labelled(experiment, "between"), {**entry, "rpg": entry["between"]})] if "between" in entry else []),
+            *([(label_set(experiment, "between"), {**entry, "rpg": entry["between"]})] if "between" in entry else []),
         ]
     ]
     names = sorted({entry["metric"] for entry in experiments.values()})
@@ -169,13 +169,13 @@ def markdown(tree: dict[str, Any]) -> str:
         + table(rows)
         + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if "held_out" in entry)
         + task_sections(experiments)
-        + beside_published(experiments)
-        + are_they_new(experiments)
+        + published_section(experiments)
+        + novelty_section(experiments)
         + "".join(zoo_baselines(name, entry) for name, entry in experiments.items())
     )
 
 
-def beside_originals(of: dict[str, Any]) -> dict[str, Any]:
+def original_and_rpg_columns(of: dict[str, Any]) -> dict[str, Any]:
     """The columns of the paper's tables, from the summaries of `original` and of `rpg`."""
     original, rpg = of["original"], of["rpg"]
     return {
@@ -223,12 +223,12 @@ def task_sections(experiments: dict[str, Any]) -> str:
         if section and section not in sections:
             sections.append(section)
     return "".join(
-        section.text + table([{**columns, **beside_originals(of)} for columns, of in section.rows])
+        section.text + table([{**columns, **original_and_rpg_columns(of)} for columns, of in section.rows])
         for section in sections
     )
 
 
-def beside_published(experiments: dict[str, Any]) -> str:
+def published_section(experiments: dict[str, Any]) -> str:
     """The section of the paper's own experiments: what was measured here, and what was published of them."""
     rows = []
     for name, entry in experiments.items():
@@ -261,7 +261,7 @@ def _published(name: str, metric: str, method: str, numbers: tuple[float | None,
     return {"network": name, "metric": metric, "method": method, **cells, "note": note}
 
 
-def are_they_new(experiments: dict[str, Any]) -> str:
+def novelty_section(experiments: dict[str, Any]) -> str:
     """The section with a verdict on the samples of each experiment, and of each set of its tasks."""
     rows = []
     for name, entry in experiments.items():
@@ -272,13 +272,13 @@ def are_they_new(experiments: dict[str, Any]) -> str:
             of = novelty["rpg"][key]
             rows.append(
                 {
-                    "samples": labelled(name, key),
+                    "samples": label_set(name, key),
                     "n": of["n"],
                     "verdict": of["verdict"],
-                    "distance: sample / original": beside("aligned", 4, of["median"], zoo),
-                    "residual: sample / original": beside("residual", 4, of["median"], zoo),
-                    "IoU: sample / original": beside("iou", 2, of["median"], zoo),
-                    "disagreement: sample / original": beside("disagreement", 1, of["median"], zoo),
+                    "distance: sample / original": join_medians("aligned", 4, of["median"], zoo),
+                    "residual: sample / original": join_medians("residual", 4, of["median"], zoo),
+                    "IoU: sample / original": join_medians("iou", 2, of["median"], zoo),
+                    "disagreement: sample / original": join_medians("disagreement", 1, of["median"], zoo),
                     "ensemble: samples / originals": ensemble(of.get("ensemble", {})),
                 }
             )
@@ -286,7 +286,7 @@ def are_they_new(experiments: dict[str, Any]) -> str:
     return NOVELTY.format(**{**rule, "accurate": f"{rule['accurate']:.0%}"}) + table(rows)
 
 
-def labelled(name: str, key: str) -> str:
+def label_set(name: str, key: str) -> str:
     """A name with the set of networks that is meant."""
     return name if key == "all" else f"{name}, {SETS[key]}"
 
@@ -296,16 +296,16 @@ def ensemble(of: dict[str, Any]) -> str:
     return f"{of['rpg']:.1f} / {of['original']:.1f}" if of else "-"
 
 
-def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
+def join_medians(column: str, digits: int, *medians: dict[str, float]) -> str:
     """A column's medians, one after the other; a dash where there is none."""
     return " / ".join(f"{of[column]:.{digits}f}" if of.get(column) is not None else "-" for of in medians)
 
 
 # A way to make networks as the tables call it, the set of networks (`SETS`), and what was measured of them.
-Measured = tuple[str, str, dict[str, Any]]
+MeasuredMethod = tuple[str, str, dict[str, Any]]
 
 
-def measured(entry: dict[str, Any]) -> list[Measured]:
+def measured_methods(entry: dict[str, Any]) -> list[MeasuredMethod]:
     """Every way to make networks of an experiment's zoo, set by set; originals first."""
     novelty = entry["novelty"]
     methods = {"rpg": novelty["rpg"], **novelty["baselines"]}
@@ -315,7 +315,7 @@ def measured(entry: dict[str, Any]) -> list[Measured]:
     return [
         ("originals", "all", novelty["original"]),
         *(
-            (labelled(str(METHODS.get(kind, kind)), key), key, methods[kind][key])
+            (label_set(str(METHODS.get(kind, kind)), key), key, methods[kind][key])
             for kind in kinds
             for key in SETS
             if key in methods[kind]
@@ -323,7 +323,7 @@ def measured(entry: dict[str, Any]) -> list[Measured]:
     ]
 
 
-def beaten_by(key: str, of: dict[str, Any], networks: list[Measured]) -> int:
+def beaten_by(key: str, of: dict[str, Any], networks: list[MeasuredMethod]) -> int:
     """How many ways without RPG make networks of the set `key` both as accurate as those of `of` and as far away."""
     # Where there is but one task, all networks are for it, those between its training runs, too.
     return sum(
@@ -337,7 +337,7 @@ def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
     """The section with what else can be made of an experiment's zoo, accuracy beside distance."""
     if "distance" not in entry["novelty"]["zoo"]:
         return ALONE.format(name=name)
-    novelty, networks = entry["novelty"], measured(entry)
+    novelty, networks = entry["novelty"], measured_methods(entry)
     rows = [
         {
             "networks": label,
@@ -361,7 +361,7 @@ def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
         for key in (key for key in SETS if key in entry["sets"]):
             scored = entry["sets"][key]
             row = {
-                "variant": labelled(entry["variant"], key),
+                "variant": label_set(entry["variant"], key),
                 "RPG parameters": f"{entry['parameters']:,}",
                 "original mean ± std": mean(scored["original"]),
                 "original n": scored["original"]["n"],
@@ -425,4 +425,4 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
         }
         for name, entry in times["experiments"].items()
     ]
-    write_text(into / "seconds.md", "# Measured times\n\n" + table(rows))
+    write_text(into / "seconds.md", "# MeasuredMethod times\n\n" + table(rows))

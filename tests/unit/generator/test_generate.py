@@ -105,7 +105,7 @@ def test_what_is_left_out_is_drawn_from_the_zoo(inside: Path) -> None:
     assert codes <= {checkpoint["code"] for checkpoint in generator.store.checkpoints}
     assert {network.code for network in generator.networks(3, HELD_OUT, None)} == {HELD_OUT}
     assert {network.states for network in generator.networks(3, None, (1,))} == {(1,)}
-    assert [generator.standing(code) for code in (HELD_OUT, "1010101010")] == ["held out", "not in the zoo"]
+    assert [generator.zoo_membership(code) for code in (HELD_OUT, "1010101010")] == ["held out", "not in the zoo"]
 
 
 def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, monkeypatch, capsys) -> None:
