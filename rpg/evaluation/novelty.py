@@ -182,7 +182,7 @@ class NoveltyAnalysis:
             # What belongs together: the networks of one task, or, where there is but one, of one seed.
             "run": network.code or str(network.between or network.state),
             "test": network.score,
-            **self.zoo.measure(network.point_P, but=network.index, align=main),
+            **self.zoo.measure(network.point_P, own_index=network.index, align=main),
         }
         row["from_zoo"] = row.get("aligned", row.get("distance"))
         row["nearest"] = self.store.checkpoints[row["nearest"]]["file"] if "nearest" in row else ""

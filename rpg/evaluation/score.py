@@ -192,7 +192,9 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]], references: dict[str, list[
     if others:
         tree["others"] = {
             name: {
-                kind: summary([network["others"][name] for network in networks], [run_label(network) for network in networks])
+                kind: summary(
+                    [network["others"][name] for network in networks], [run_label(network) for network in networks]
+                )
                 for kind, networks in {"original": kinds["original"], "rpg": own, **references}.items()
             }
             for name in others

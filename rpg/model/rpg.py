@@ -51,7 +51,7 @@ class RPG(nn.Module):
         self.denoiser: Denoiser = DENOISERS[denoiser.kind](denoiser, width, self.recurrent.prototype_width)
 
     def recompute(self) -> None:
-        """Switch to activation checkpointing: keep few activations and compute the others again in the backward pass."""
+        """Switch to activation checkpointing: the backward pass computes most activations again."""
         for module in self.modules():
             if hasattr(module, "again"):
                 module.again = True  # type: ignore[assignment]

@@ -75,7 +75,9 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
             "beats in both, whatever its tasks, RPG left out: a star beyond it is what only RPG can do. Less than "
             "0.01 is drawn as 0.01.",
             [
-                _shown(figures.accuracy_and_distance([(label, of) for label, _, of in measured_methods(entry)], name), name)
+                _shown(
+                    figures.accuracy_and_distance([(label, of) for label, _, of in measured_methods(entry)], name), name
+                )
                 for name, entry in metrics.items()
             ],
         ),

@@ -19,7 +19,7 @@ class AdamW8bit(optim.AdamW8bit):
             return super().step(closure)
 
     def _new_buffer(self, p: Tensor, signed: bool) -> Tensor:
-        # torchao decides in each process. If a tensor does not divide evenly, one process could take 8 bits and another 32.
+        # torchao decides in each process. For a tensor of uneven shards one could take 8 bits and another 32.
         if isinstance(p, DTensor) and len(p) % p.device_mesh.size():
             return torch.zeros_like(p)
         return super()._new_buffer(p, signed)

@@ -45,7 +45,7 @@ def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Val
 
 
 def drop_states(conditions: Sequence[Condition], values: Values, draw: torch.Generator) -> Values:
-    """`values` with the state of some networks not values_with_dropout: the mean of all states in its place (state dropout)."""
+    """Replace the permutation state of random networks by the mean of all states (state dropout)."""
     for condition in conditions:
         if condition.kind == "permutation_state" and condition.dropout:
             states_BS = values["permutation_state"]

@@ -88,7 +88,7 @@ def launched() -> bool:
 
 
 def report_first() -> None:
-    """Wait unless this is the first process, so that only the first prints the error before torchrun ends the others."""
+    """Wait unless this is the first process: the first prints the error, and torchrun ends the others."""
     if launched() and os.environ["RANK"] != "0":
         time.sleep(GRACE)
 
@@ -103,7 +103,7 @@ def joined(on: torch.device) -> Iterator[ProcessGroup]:
         distributed.init_process_group("nccl", timeout=PATIENCE, device_id=on)
     else:
         distributed.init_process_group("gloo", timeout=PATIENCE)
-    # DistributedDataParallel warns of the gradient's layout for a convolution with kernels one row high. It is harmless.
+    # A harmless warning of DistributedDataParallel about the gradient of a convolution with kernels one row high.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         yield ProcessGroup(distributed.get_rank(), distributed.get_world_size())
@@ -117,7 +117,7 @@ def joined(on: torch.device) -> Iterator[ProcessGroup]:
 
 
 def whole(tensor: Tensor) -> dict[str, Tensor]:
-    """Return the whole of a tensor, sharded or not, as part name → tensor: codes and scale for 8 bits, else one part."""
+    """Gather a tensor from its shards: part name → tensor, with two parts (codes and scale) for 8 bits."""
     full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     parts = {f".{part}": getattr(full, part) for part in ("codes", "scale")} if hasattr(full, "codes") else {"": full}
     # torch waits only for its own tensors, not for the parts of torchao's.
@@ -143,7 +143,7 @@ def fill(tensor: Tensor, values: Tensor) -> None:
 def launch(processes: int, arguments: list[str]) -> None:
     """Run `python -m rpg <arguments>` in `processes` processes of this machine, and exit with their exit code.
 
-    Raises UserError if torchrun already started this process, if there are too few GPUs, or if a signal ended a process.
+    Raises UserError if torchrun started this process, if there are too few GPUs, or if a signal ended a process.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -153,7 +153,9 @@ def launch(processes: int, arguments: list[str]) -> None:
         raise UserError("--processes: torchrun has already started the processes; leave the option out")
     if gpus := torch.cuda.device_count():
         if gpus < processes:
-            raise UserError(f"--processes {processes}: each process takes a GPU, and there are {gpus}; take at most {gpus}")
+            raise UserError(
+                f"--processes {processes}: each process takes a GPU, and there are {gpus}; take fewer"
+            )
         claim(processes)
     # The failed process itself prints its error.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

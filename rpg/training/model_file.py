@@ -126,7 +126,7 @@ def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     path = folder / "model.safetensors"
     expected = {entry.file: entry.sha256 for entry in config.files}
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
-    # No width and no number of blocks exceeds the weights' bytes. Building a model with a larger number might never end.
+    # No valid width or number of blocks exceeds the weights' bytes. A model with larger numbers might never be built.
     if _largest(config.model.model_dump()) > path.stat().st_size:
         raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again")
     model = build(config.model, config.diffusion, store)

@@ -56,8 +56,8 @@ def load_published(model: RPG, published: dict[str, Tensor]) -> None:
     names = {name_here(name): name for name in published}
     code = state.get(f"{_CODE}.weight")
     if code is not None and code.shape[-1] == 1 and f"{_CODE}.weight" not in own and _STATES in state:
-        # Models published without task codes have a condition that is always the single number 0. Its bias reaches every
-        # token in every state, so the states' embeddings take the bias.
+        # Models published without task codes have a condition that is always the number 0. Its bias reaches every token
+        # in every state, so the states' embeddings take the bias.
         state[_STATES] = state[_STATES] + state.pop(f"{_CODE}.bias")
         del state[f"{_CODE}.weight"]
     states = [len(weights[_STATES]) if _STATES in weights else 0 for weights in (state, own)]

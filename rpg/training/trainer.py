@@ -50,7 +50,7 @@ BOUND = 1000
 
 
 def learning_rate(params: Optimization, step: int) -> float:
-    """Return the learning rate at `step` (from 1): linear warm-up for the share `warmup` of the steps, then cosine to 0."""
+    """Return the rate at `step` (from 1): linear warm-up for the share `warmup` of the steps, then cosine to zero."""
     warmup = params.warmup * params.steps
     if step < warmup:
         return params.learning_rate * step / warmup
@@ -59,13 +59,13 @@ def learning_rate(params: Optimization, step: int) -> float:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss in two parts: `draw` draws a step's inputs, `of` computes the loss of a model for these inputs.
+    """A loss in two parts: `draw` draws a step's inputs, `compute` computes the loss of a model for these inputs.
 
     `draw` runs on the CPU. While a GPU computes a step, threads call `draw` for the next steps.
     """
 
     draw: Callable[[torch.Generator], Any]
-    of: Callable[[RPG, Any], Tensor]
+    compute: Callable[[RPG, Any], Tensor]
 
 
 class Training:
@@ -116,7 +116,7 @@ class Training:
         return self._ahead.pop(self.step).result()
 
     def one_step(self) -> Tensor:
-        """Take one optimizer step; return the loss, on the device. Random numbers depend on seed, stage and step alone."""
+        """Take one optimizer step; return the loss, on the device. Random numbers depend on seed, stage and step."""
         self.step += 1
         rate = learning_rate(self.params, self.step)
         for group in self.optimizer.param_groups:
@@ -124,7 +124,7 @@ class Training:
             group["lr"] = torch.tensor(rate) if isinstance(group["lr"], Tensor) else rate
         with bfloat16(self.params.precision == "bfloat16", self.on):
             # DistributedDataParallel accepts the arguments of the model inside.
-            loss = self.loss.of(self.network, self._drawn())  # type: ignore[arg-type]
+            loss = self.loss.compute(self.network, self._drawn())  # type: ignore[arg-type]
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
@@ -150,7 +150,7 @@ class Training:
         return self._whole((name, self.averages.get(name, tensor)) for name, tensor in state.items())
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write all tensors that the next step depends on; `fingerprint` identifies params and tokens of the training."""
+        """Write all tensors that the next step needs; `fingerprint` identifies the training's params and tokens."""
         tensors = self._whole(self._state())
         if self.group.first:
             facts = {"fingerprint": fingerprint, "step": self.step, "seconds": self.seconds, "log": self.log}
@@ -182,7 +182,7 @@ class Training:
             tensors = read_tensors(path)
             facts = json.loads(bytes(tensors.pop("facts").tolist()))
         except (UserError, KeyError, ValueError):
-            # Writing is atomic, so only a damaged disk or a manual edit leaves such a file. The training can always start over.
+            # Writing is atomic, so only a damaged disk or a manual edit leaves such a file. Starting over is always safe.
             if self.group.first:
                 print(f"{path}: not a whole state; starting over", flush=True)
             return False

@@ -28,7 +28,7 @@ from rpg.utils.device import device
 def tune_loss(generated: Generated, params: Tune) -> Loss:
     """Return the task loss of networks from noise and from their own noised tokens, plus the diffusion loss.
 
-    All three terms take the same (state, code) pairs. In the first two, a share of the networks lies between two states.
+    All three terms take the same (state, code) pairs. In the first two, some of the networks lie between two states.
     """
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:

@@ -87,7 +87,7 @@ def test_networks_trained_anew_are_novel(novelty: NoveltyAnalysis) -> None:
     left_out = zoo.seeds == 2
     smaller = ZooPoints(zoo.space, zoo.points_NP[~left_out], zoo.seeds[~left_out], zoo.codes[~left_out])
     originals, samples = (
-        pd.DataFrame([{**smaller.measure(zoo.points_NP[index], but=but), "test": 97.0} for index, but in which])
+        pd.DataFrame([{**smaller.measure(zoo.points_NP[index], own_index=but), "test": 97.0} for index, but in which])
         for which in (
             [(index, place) for place, index in enumerate(np.flatnonzero(~left_out))],
             [(index, None) for index in np.flatnonzero(left_out)],

@@ -11,7 +11,14 @@ from promises import FULL, beaten_between, broken, counts
 from rpg.config.loading import load_params
 from rpg.evaluation.score import summary
 from rpg.reports.published import PUBLISHED, SOURCES
-from rpg.reports.tables import METHODS, markdown, original_and_rpg_columns, published_section, task_sections, unseen_tasks
+from rpg.reports.tables import (
+    METHODS,
+    markdown,
+    original_and_rpg_columns,
+    published_section,
+    task_sections,
+    unseen_tasks,
+)
 
 # The experiments with samples between states.
 BETWEEN = ("digits-vit", "digits-convnext")

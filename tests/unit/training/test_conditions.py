@@ -54,7 +54,9 @@ def test_wish_is_met_and_the_rest_is_that_of_one_checkpoint(store: TokenStore) -
 
 def test_vector_that_is_wished_for(store: TokenStore) -> None:
     draws = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    values = condition_values([STATE, ACCURACY], store, [((0,), None), ((1,), None)], draws, {"validation_top1": [98.5]})
+    values = condition_values(
+        [STATE, ACCURACY], store, [((0,), None), ((1,), None)], draws, {"validation_top1": [98.5]}
+    )
     assert values["validation_top1"].tolist() == [[98.5], [98.5]]
     assert values["permutation_state"].tolist() == [[1, 0], [0, 1]]
     with pytest.raises(UserError, match="--vector validation_top1: must have 1 numbers, not 2"):
@@ -73,7 +75,7 @@ def test_wish_for_what_the_model_does_not_know(store: TokenStore) -> None:
         condition_values([CODE], store, [((0,), None)], draw)
     with pytest.raises(UserError, match="states 0 to 1"):
         condition_values([STATE], store, [((2,), None)], draw)
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="one is given twice; give each state once"):
         condition_values([STATE], store, [((1, 1), None)], draw)
 
 
