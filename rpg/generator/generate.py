@@ -122,7 +122,8 @@ def task_code(
     sentence: str | None,
 ) -> str | None:
     """Return the task code from classes, code or sentence, or None; UserError for several of them or an invalid one."""
-    given = [option for option, value in (("classes", classes), ("code", code), ("describe", sentence)) if value is not None]
+    options = {"classes": classes, "code": code, "describe": sentence}
+    given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} may contradict each other: give one of them")
     if not given:

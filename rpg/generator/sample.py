@@ -61,9 +61,9 @@ def sample_networks(
         part = requests[start : start + TOGETHER]
         keys = [first + start + k for k in range(len(part))]
         draws = [generator(params.seed, "sample", key) for key in keys]
-        values = condition_values(
-            conditions, store, part, [generator(params.seed, "wish", key) for key in keys], vectors
-        )
+        # The tag "wish" is part of a seed, so it must not change.
+        request_draws = [generator(params.seed, "wish", key) for key in keys]
+        values = condition_values(conditions, store, part, request_draws, vectors)
         tokens_BLD = model.sample(
             values,
             solver=params.solver,
@@ -83,9 +83,10 @@ def sample_networks(
 
 
 def sample_requests(store: TokenStore, params: Sample, states: bool) -> list[Request]:
-    """What the stage samples: `count` networks, or `count` for each task code, evenly over the permutation states.
+    """Return the stage's requests: `count` networks per task code, if any, evenly over the permutation states.
 
-    And `between` networks between two states each. If the model has no `states`, none is pairs_of_states for.
+    Each code also has `between` networks between two states each. Without permutation states (`states` False), the
+    requests leave them out.
     """
     count = len(store.seeds)
     seen = dict.fromkeys(checkpoint.get("code") for checkpoint in store.checkpoints)
@@ -99,9 +100,9 @@ def sample_requests(store: TokenStore, params: Sample, states: bool) -> list[Req
     codes = [*held_out, *seen]
     pairs = list(combinations(range(count), 2))
     random.Random(params.seed).shuffle(pairs)
-    pairs_of_states: list[States] = [(k % count,) for k in range(params.count)]
-    pairs_of_states += [pairs[k % len(pairs)] for k in range(params.between)]
-    return [(chosen if states else None, code) for code in codes for chosen in pairs_of_states]
+    requested_states: list[States] = [(k % count,) for k in range(params.count)]
+    requested_states += [pairs[k % len(pairs)] for k in range(params.between)]
+    return [(chosen if states else None, code) for code in codes for chosen in requested_states]
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,8 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
         store = TokenStore(paths.folder("tokens"))
         clear(paths.folder("sample"))
         samples, spent = [], dict.fromkeys(sources, 0.0)
-        wanted = sample_requests(
-            store, params, any(one.kind == "permutation_state" for one in experiment.model.conditions)
-        )
+        has_states = any(one.kind == "permutation_state" for one in experiment.model.conditions)
+        requests = sample_requests(store, params, has_states)
         for name, source in sources.items():
             model, conditions = load_rpg(source.folder, store, device()), read_config(source.folder).model.conditions
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
