@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from rpg.evaluation.alignment import groups
+from rpg.evaluation.alignment import find_groups
 from rpg.evaluation.geometry import Space, ZooPoints, residual
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenise
@@ -14,7 +14,7 @@ def space() -> Space:
     """Of a small network with 6 hidden units, whose tensors end within a token."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
-    return Space(Layout.of(network.state_dict(), 5), groups(network, torch.randn(4, 3)))
+    return Space(Layout.of(network.state_dict(), 5), find_groups(network, torch.randn(4, 3)))
 
 
 def random_points(space: Space, count: int, seed: int = 0) -> np.ndarray:
