@@ -338,10 +338,10 @@ def config(run: Names = None) -> None:
 def ablation(name: Annotated[str, typer.Option("--experiment", help="Name of an ablation in params.yaml.")]) -> None:
     """Put the variants of an ablation beside each other."""
     from rpg.config.loading import load_params
-    from rpg.reports.ablation import summarise
+    from rpg.reports.ablation import summarize
     from rpg.utils.files import RESULTS
 
-    summarise(load_params(), name, RESULTS)
+    summarize(load_params(), name, RESULTS)
 
 
 @app.command(rich_help_panel=RESULTS)

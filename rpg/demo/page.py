@@ -47,7 +47,9 @@ def request_network(generator: Generator) -> None:
     task_input = st.radio("Choose the classes that the network recognizes", TASK_INPUTS, horizontal=True)
     classes = st.multiselect("Classes", names, default=[names[3], names[8]]) if task_input == "Classes" else None
     sentence = (
-        st.text_input("In words", "even numbers" if names[0] == "0" else "animals") if task_input == "In words" else None
+        st.text_input("In words", "even numbers" if names[0] == "0" else "animals")
+        if task_input == "In words"
+        else None
     )
     code = st.text_input("One 0 or 1 per class", "0001000010") if task_input == "Code" else None
     seed = st.number_input("Seed", 0, 2**31, 0)

@@ -36,4 +36,6 @@ def demo(experiment: str, port: int, browser: bool) -> None:
     command = [sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", experiment]
     with contextlib.suppress(KeyboardInterrupt):
         if subprocess.run(command, check=False).returncode > 0:
-            raise UserError(f"Streamlit could not serve the page, see above; if port {port} is taken, add --port with another")
+            raise UserError(
+                f"Streamlit could not serve the page, see above; if port {port} is taken, add --port with another"
+            )

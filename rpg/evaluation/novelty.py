@@ -41,10 +41,11 @@ from rpg.utils.files import check_unchanged, file_entry, write_sealed, write_tex
 from rpg.utils.progress import progress
 from rpg.zoo.manifest import read_zoo
 
-# Thresholds as shares of the distance between training runs. A mean of two checkpoints is at least half of this distance
-# away from each, so a network nearer than COPY is a copy of one. A newly trained network would not be nearer than NEAR.
+# Thresholds as shares of the distance between training runs. A mean of two checkpoints is at least half of this
+# distance away from each, so a network nearer than COPY is a copy of one. A newly trained network would not be nearer
+# than NEAR.
 COPY, NEAR = 0.25, 0.75
-# A combination of checkpoints explains a network if the residual is under this share of the distance to the nearest one.
+# A combination of checkpoints explains a network if the residual is under this share of the distance to the nearest.
 COMBINED = 0.5
 ACCURATE = 0.99
 TAUS = (0.5, 1.0, 2.0, 4.0)
@@ -137,7 +138,9 @@ class NoveltyAnalysis:
         facts = {"file": entry["file"], "index": index, "between": between}
         return MeasuredNetwork(kind, code, state, point_P, task_set, answers.numpy(), score, **facts)
 
-    def network_at(self, kind: str, state: int, code: str | None, point_P: np.ndarray) -> tuple[MeasuredNetwork, StateDict]:
+    def network_at(
+        self, kind: str, state: int, code: str | None, point_P: np.ndarray
+    ) -> tuple[MeasuredNetwork, StateDict]:
         """Return the network at a point, without score and answers, and its weights."""
         weights = self.store.detokenise(self.space.tokens(point_P).unsqueeze(0), torch.tensor([state]))
         return MeasuredNetwork(kind, code, state, point_P, self.store.task_set(state, code)), unstack(weights)[0]

@@ -151,7 +151,7 @@ def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
 
 
 def read_samples(folder: Path, states: int) -> list[dict[str, Any]]:
-    """Read the manifest's entries of all samples in `folder`; UserError if damaged, or if a state is not below `states`."""
+    """Read the manifest's entries in `folder`; UserError if damaged, or if a state is not below `states`."""
     manifest = folder / "manifest.json"
     entries = read_sealed(manifest, "rpg sample", Samples)["samples"]
     for entry in entries:

@@ -133,7 +133,7 @@ def likeliest(scores: Sequence[float]) -> str:
 
 
 def class_scores(folder: Path, sentence: str, names: Sequence[str]) -> list[float]:
-    """Return log p(yes) - log p(no) per class: whether `sentence` means the class, by the language model in `folder`."""
+    """Ask the language model in `folder` if `sentence` means each class; return log p(yes) - log p(no) per class."""
     import torch
 
     tokenizer, model = _language_model(folder)
@@ -154,9 +154,7 @@ def _language_model(folder: Path) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
-        raise UserError(
-            "--describe with a language model needs transformers; install requirements/core.txt"
-        ) from error
+        raise UserError("--describe with a language model needs transformers; install requirements/core.txt") from error
     if not (folder / "config.json").is_file():
         raise UserError(f"params.yaml: language_model: {folder} holds no Hugging Face model; null uses the lexicon")
     disable_progress_bar()

@@ -1,6 +1,6 @@
-"""Model cards, in Hugging Face's format, for the samples of an experiment; `rpg tables` writes them.
+"""Model cards in Hugging Face's format for the samples of an experiment.
 
-One stands beside each experiment's samples, as results/<experiment>/README.md.
+`rpg tables` writes each card to results/<experiment>/README.md.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ VERDICTS = {
 
 
 def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
-    """The card of an experiment, from its entry in metrics.json."""
+    """Return the card of an experiment from the experiment's entry in metrics.json."""
     task = experiment.task
     text = task.card(name, adapters=experiment.tokens.canonical is not None)
     kind, metric = task.pipeline_tag, task.card_metric
@@ -72,7 +72,7 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
                 task_type=kind,
                 dataset_type=task.dataset,
                 dataset_name=f"{task.dataset_title}, {SETS[key]}",
-                # Results of one configuration would be merged.
+                # Each set needs its own configuration, because Hugging Face merges results of the same one.
                 dataset_config=key,
                 dataset_split="test",
                 metric_type=metric,
@@ -96,7 +96,7 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         network=text.network,
         data=task.dataset_title,
         n=sum(of["n"] for of in sets.values()),
-        # How many checkpoints a given zoo has is known from its scores alone; none of them is held out.
+        # Only the scores tell the number of checkpoints of a given zoo, which has no held-out ones.
         checkpoints=entry["original"]["n"] if experiment.zoo.saves is None else len(learned) * experiment.zoo.saves,
         runs=len(learned),
         tuned=", and was then tuned on training images" if experiment.tune else "",

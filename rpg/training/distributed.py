@@ -153,9 +153,7 @@ def launch(processes: int, arguments: list[str]) -> None:
         raise UserError("--processes: torchrun has already started the processes; leave the option out")
     if gpus := torch.cuda.device_count():
         if gpus < processes:
-            raise UserError(
-                f"--processes {processes}: each process takes a GPU, and there are {gpus}; take fewer"
-            )
+            raise UserError(f"--processes {processes}: each process takes a GPU, and there are {gpus}; take fewer")
         claim(processes)
     # The failed process itself prints its error.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

@@ -182,7 +182,7 @@ class Training:
             tensors = read_tensors(path)
             facts = json.loads(bytes(tensors.pop("facts").tolist()))
         except (UserError, KeyError, ValueError):
-            # Writing is atomic, so only a damaged disk or a manual edit leaves such a file. Starting over is always safe.
+            # Writing is atomic, so only a damaged disk or a manual edit leaves such a file. Starting over is safe.
             if self.group.first:
                 print(f"{path}: not a whole state; starting over", flush=True)
             return False

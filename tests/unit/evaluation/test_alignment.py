@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import nn
 
-from rpg.evaluation.alignment import as_arrays, distance, groups, match, permute
+from rpg.evaluation.alignment import as_arrays, distance, find_groups, match, permute
 
 # Small ones of three families, with more channels than a permutation could hit by chance.
 NETWORKS = {
