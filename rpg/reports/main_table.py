@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from rpg.utils.errors import UserError
 
-# Column of results/tables.md → column in the terminal. A row must fit into 100 characters, so some columns are omitted.
+# Column of results/tables.md → column in the terminal. Rows must fit into 100 characters, so some columns are missing.
 COLUMNS = {
     "network": "network",
     "metric": "metric",
