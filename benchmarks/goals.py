@@ -131,24 +131,24 @@ def _training(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sampling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = []
+    goals = []
     for name in dict.fromkeys(row["experiment"] for row in rows):
         published, slow, own = [row for row in rows if row["experiment"] == name]
         for row, goal in ((published, "≥ 10×"), (slow, "≥ 10×")):
             accuracy = f"; {own['accuracy']:.2f} %" + (f", {row['accuracy']:.2f} %" if row["accuracy"] else "")
             measured = f"{row['ratio']:.1f}× ({row['smallest']:.1f} to {row['largest']:.1f}){accuracy}"
             what = f"sampling, {name}: {own['sampler'].removeprefix('ours, ')} beside {row['sampler']}"
-            found.append({"what": what, "goal": goal, "measured": measured, "met": _yes(row["ratio"] >= 10)})
-    return found
+            goals.append({"what": what, "goal": goal, "measured": measured, "met": _yes(row["ratio"] >= 10)})
+    return goals
 
 
 def _zoos(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = []
+    goals = []
     for alone, joint in zip(rows[::2], rows[1::2], strict=True):
         measured = (
             f"{joint['ratio']:.2f}× ({joint['smallest']:.2f} to {joint['largest']:.2f}); "
             f"{joint['accuracy']:.2f} %, alone {alone['accuracy']:.2f} %"
         )
         what = f"zoo, {alone['experiment']}, {joint['networks']}"
-        found.append({"what": what, "goal": "≥ 3×", "measured": measured, "met": _yes(joint["ratio"] >= 3)})
-    return found
+        goals.append({"what": what, "goal": "≥ 3×", "measured": measured, "met": _yes(joint["ratio"] >= 3)})
+    return goals

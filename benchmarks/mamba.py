@@ -62,19 +62,19 @@ def _of(shape: str, rounded: bool, rounds: int) -> list[dict[str, Any]]:
 
     rows = []
     for what in ("scan", "block"):
-        found, gigabytes, ways = {}, {}, {}
+        gradients, gigabytes, functions = {}, {}, {}
         for name, way in WAYS.items():
 
             def passes(way: Callable[[], AbstractContextManager[Any]] = way, what: str = what) -> Tensor:
                 with way():
                     return gradient(what)
 
-            found[name] = passes()
+            gradients[name] = passes()
             torch.cuda.reset_peak_memory_stats()
             passes()
             gigabytes[name] = torch.cuda.max_memory_allocated() / 1e9
-            ways[name] = passes
-        seconds = in_turn(ways, rounds)
+            functions[name] = passes
+        seconds = in_turn(functions, rounds)
         kernel = "mamba-ssm's kernel"
         rows += [
             {
@@ -85,7 +85,9 @@ def _of(shape: str, rounded: bool, rounds: int) -> list[dict[str, Any]]:
                 "ms": 1000 * statistics.median(taken_by),
                 **ratio(taken_by, seconds[kernel]),
                 "GB": gigabytes[name],
-                "difference of the gradient": float((found[name] - found[kernel]).norm() / found[kernel].norm()),
+                "difference of the gradient": float(
+                    (gradients[name] - gradients[kernel]).norm() / gradients[kernel].norm()
+                ),
             }
             for name, taken_by in seconds.items()
         ]

@@ -173,13 +173,13 @@ def quality(entry: Mapping[str, Any]) -> dict[str, float]:
     for kind in SETS:
         if kind in entry:
             measures[kind] = entry[kind]["mean"] / entry.get("original_by_set", {}).get(kind, original)["mean"]
-            for rival, of in sorted(entry.get("baselines", {}).items()):
-                if kind in of:
-                    measures[f"{kind} above {rival}"] = entry[kind]["mean"] - of[kind]["mean"]
-    for metric, of in entry.get("others", {}).items():
+            for rival, scores in sorted(entry.get("baselines", {}).items()):
+                if kind in scores:
+                    measures[f"{kind} above {rival}"] = entry[kind]["mean"] - scores[kind]["mean"]
+    for metric, scores in entry.get("others", {}).items():
         if metric in OTHERS:
-            measures[f"originals, {metric}"] = of["original"]["mean"]
-            measures[f"rpg, {metric}"] = of["rpg"]["mean"] / of["original"]["mean"]
+            measures[f"originals, {metric}"] = scores["original"]["mean"]
+            measures[f"rpg, {metric}"] = scores["rpg"]["mean"] / scores["original"]["mean"]
     if "base_model" in entry:
         measures["originals above base_model"] = original["mean"] - entry["base_model"]["mean"]
         likelihood = entry["others"][LIKELIHOOD]

@@ -278,10 +278,10 @@ def generate(
         typer.Option(metavar="STATE[,STATE...]", help="Permutation state, or several to mix. Default: random."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise. Default: that of params.yaml.")
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise. Default: sample.seed of params.yaml.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Steps of the sampler. Default: those of params.yaml.")
+        int | None, typer.Option(min=1, max=1000, help="Steps of the sampler. Default: sample.steps of params.yaml.")
     ] = None,
     threads: Threads = 1,
 ) -> None:
@@ -435,7 +435,7 @@ def status() -> None:
 
 @ledger.command()
 def pull() -> None:
-    """Fetch the artifacts of dvc.lock, check every byte, and tell Snakemake that they are finished."""
+    """Fetch the artifacts of dvc.lock, check every byte, and mark them as finished in Snakemake."""
     from rpg.pipeline.ledger import pull
 
     pull()
@@ -443,7 +443,7 @@ def pull() -> None:
 
 @ledger.command()
 def adopt() -> None:
-    """Tell Snakemake that the artifacts match dvc.lock. `dvc repro` calls this command."""
+    """Mark the artifacts of dvc.lock as finished in Snakemake. `dvc repro` calls this command."""
     from rpg.pipeline.ledger import adopt
 
     adopt()

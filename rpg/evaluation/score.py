@@ -84,7 +84,7 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
                 if "sha256" in fact:
                     answers[fact["sha256"]] = of_splits[-1].answers.to(torch.int32)
                 scores = dict(zip(judged, (one.scores for one in of_splits), strict=True))
-                main = {split: of[task.metric] for split, of in scores.items()}
+                main = {split: by_metric[task.metric] for split, by_metric in scores.items()}
                 others = {name: score for name, score in scores["test"].items() if name != task.metric}
                 entries.append({**fact, **main, **({"others": others} if others else {})})
         return entries

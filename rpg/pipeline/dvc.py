@@ -224,7 +224,7 @@ def dvc_yaml(params: Params) -> str:
                     "x": {str(RESULTS / "novelty.csv"): "distance"},
                     "y": {str(RESULTS / "novelty.csv"): "test"},
                     "template": "workflow/report/novelty.json",
-                    "title": "Accuracy of networks beside their distance from the zoo",
+                    "title": "Accuracy of networks over their distance from the zoo",
                 }
             },
         ],

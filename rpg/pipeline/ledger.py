@@ -54,9 +54,9 @@ def status() -> None:
         # In a clone the tables are current although the artifacts are missing.
         whole = name != "tables" or set(lines.values()) == {CURRENT}
         if line == CURRENT and whole and any(owner == name for owner, _ in unfinished):
-            line = "current, but Snakemake does not know it; `rpg ledger pull` tells it"
+            line = "current, but not recorded in Snakemake; run `rpg ledger pull`"
         elif line != CURRENT and not unfinished and _is_whole(name):
-            line = f"finished, but not recorded; `rpg ledger push` does that ({line})"
+            line = f"finished, but not recorded in dvc.lock; run `rpg ledger push` ({line})"
         print(f"{name:{max(map(len, lines))}}  {line}")
     for artifact in damaged.values():
         print(f"{artifact}: the copy in DVC's cache is damaged; `rpg ledger pull` drops it and fetches it again")
@@ -93,7 +93,7 @@ def pull() -> None:
         # The artifacts are correct; the commit adds missing or dropped copies to the cache.
         repo.commit(force=True, relink=False)
     _tell_snakemake(TABLES)
-    print("every artifact is that of dvc.lock, and Snakemake has nothing to do")
+    print("every artifact matches dvc.lock, and Snakemake has nothing to do")
 
 
 def adopt() -> None:
@@ -117,7 +117,7 @@ def adopt() -> None:
 def _need_current(lines: dict[str, str]) -> None:
     for name, line in lines.items():
         if line != CURRENT:
-            raise UserError(f"{name}: {line}; Snakemake was told nothing")
+            raise UserError(f"{name}: {line}; Snakemake's records did not change")
 
 
 def push() -> None:
@@ -336,7 +336,7 @@ def _repository(**options: Any) -> Iterator["Repo"]:
     from dvc.scm import SCMError
 
     params = load_params()
-    # DVC compares the values in these files with those of dvc.lock.
+    # DVC compares the values in these files with the values in dvc.lock.
     write_configs(params, [*covered(params), *lenders(params)])
     with tempfile.TemporaryDirectory() as empty_cache:
         try:

@@ -272,18 +272,18 @@ def describe(params: Params, names: list[str], device: str, processes: int = 1) 
     return "\n".join([*heads, "", table, *([""] if lines else []), *lines])
 
 
-def _row(of: Plan) -> dict[str, str]:
+def _row(costs: Plan) -> dict[str, str]:
     return {
-        "experiment": of.experiment,
-        "weights of a checkpoint": f"{of.checkpoint:,}",
-        "tokens L × D": f"{of.length} × {of.width}",
-        "RPG parameters": f"{of.parameters:,}",
-        "processes": str(of.processes),
-        "TFLOP per step": f"{of.flops / 1e12:.3g}",
-        **{f"{part} GB": f"{getattr(of, part) / GB:.3g}" for part in PARTS},
-        "memory GB": f"{of.memory / GB:.3g}",
-        "disk GB": f"{of.disk / GB:.3g}",
-        "hours": f"{of.hours:.2g}",
+        "experiment": costs.experiment,
+        "weights of a checkpoint": f"{costs.checkpoint:,}",
+        "tokens L × D": f"{costs.length} × {costs.width}",
+        "RPG parameters": f"{costs.parameters:,}",
+        "processes": str(costs.processes),
+        "TFLOP per step": f"{costs.flops / 1e12:.3g}",
+        **{f"{part} GB": f"{getattr(costs, part) / GB:.3g}" for part in PARTS},
+        "memory GB": f"{costs.memory / GB:.3g}",
+        "disk GB": f"{costs.disk / GB:.3g}",
+        "hours": f"{costs.hours:.2g}",
     }
 
 

@@ -38,7 +38,7 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
                 facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run_label(network)}"}
                 rows.append({**facts, "test": network["test"]})
     scores = pd.DataFrame(rows)
-    # All trials share the originals, so those of the first trial suffice.
+    # All trials share the originals, so the first trial's suffice.
     known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
     tree: dict[str, Any] = {
         "parameters": read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount)["parameters"],

@@ -71,14 +71,14 @@ def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: 
     figure = Figure(figsize=(7.4, 3.6))
     axes = figure.subplots()
     shown: set[str] = set()
-    for name, of in methods:
+    for name, measures in methods:
         kind = group(name)
         color, marker = GROUPS[kind]
-        low, high = of["interval"]
+        low, high = measures["interval"]
         axes.errorbar(
-            max(of["distance"], 1e-2),
-            of["mean"],
-            yerr=[[max(0.0, of["mean"] - low)], [max(0.0, high - of["mean"])]],
+            max(measures["distance"], 1e-2),
+            measures["mean"],
+            yerr=[[max(0.0, measures["mean"] - low)], [max(0.0, high - measures["mean"])]],
             color=color,
             marker=marker,
             markersize=13 if marker == "*" else 7,
@@ -88,7 +88,9 @@ def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: 
             zorder=3 if marker == "*" else 2,
         )
         shown.add(kind)
-    others = [(max(of["distance"], 1e-2), of["mean"]) for name, of in methods if not name.startswith("RPG")]
+    others = [
+        (max(measures["distance"], 1e-2), measures["mean"]) for name, measures in methods if not name.startswith("RPG")
+    ]
     front = pareto(others)
     axes.plot(*zip(*front, strict=True), color=GRAY, linewidth=1, linestyle="--", drawstyle="steps-pre", zorder=1)
     axes.set_xscale("log")

@@ -76,7 +76,10 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
             "Distances under 0.01 are drawn at 0.01.",
             [
                 _plot(
-                    figures.accuracy_and_distance([(label, of) for label, _, of in measured_methods(entry)], name), name
+                    figures.accuracy_and_distance(
+                        [(label, measures) for label, _, measures in measured_methods(entry)], name
+                    ),
+                    name,
                 )
                 for name, entry in metrics.items()
             ],

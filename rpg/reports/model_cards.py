@@ -77,17 +77,20 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
                 dataset_split="test",
                 metric_type=metric,
                 metric_name=f"mean {METRICS.get(entry['metric'], entry['metric'])} of all samples",
-                metric_value=of["mean"],
+                metric_value=scores["mean"],
             )
-            for key, of in sets.items()
+            for key, scores in sets.items()
         ],
     )
     rows = ["| networks | mean | interval | min | best | n |", "|:--|--:|--:|--:|--:|--:|"]
-    rows += [_row("originals", entry["original"]), *(_row(f"samples, {SETS[key]}", of) for key, of in sets.items())]
+    rows += [
+        _row("originals", entry["original"]),
+        *(_row(f"samples, {SETS[key]}", scores) for key, scores in sets.items()),
+    ]
     verdicts = [
-        f"- {SETS[key]}: **{of['verdict']}**, that is, {VERDICTS[of['verdict']]}."
+        f"- {SETS[key]}: **{scores['verdict']}**, that is, {VERDICTS[scores['verdict']]}."
         for key in SETS
-        if (of := entry["novelty"]["rpg"].get(key))
+        if (scores := entry["novelty"]["rpg"].get(key))
     ]
     learned = [run for run in experiment.runs().values() if not run.held_out]
     return CARD.format(
@@ -95,7 +98,7 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         name=name,
         network=text.network,
         data=task.dataset_title,
-        n=sum(of["n"] for of in sets.values()),
+        n=sum(scores["n"] for scores in sets.values()),
         # Only the scores tell the number of checkpoints of a given zoo, which has no held-out ones.
         checkpoints=entry["original"]["n"] if experiment.zoo.saves is None else len(learned) * experiment.zoo.saves,
         runs=len(learned),
@@ -109,7 +112,14 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
     )
 
 
-def _row(label: str, of: dict[str, Any]) -> str:
-    low, high = of["interval"]
-    cells = [label, f"{of['mean']:.2f}", f"{low:.2f} to {high:.2f}", f"{of['min']:.2f}", f"{of['best']:.2f}", of["n"]]
+def _row(label: str, scores: dict[str, Any]) -> str:
+    low, high = scores["interval"]
+    cells = [
+        label,
+        f"{scores['mean']:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        f"{scores['min']:.2f}",
+        f"{scores['best']:.2f}",
+        scores["n"],
+    ]
     return "| " + " | ".join(map(str, cells)) + " |"

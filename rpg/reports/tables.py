@@ -300,7 +300,7 @@ def ensemble(accuracies: dict[str, Any]) -> str:
 
 def join_medians(column: str, digits: int, *medians: dict[str, float]) -> str:
     """Format one column of several medians, separated by " / ", with a dash for a missing median."""
-    return " / ".join(f"{of[column]:.{digits}f}" if of.get(column) is not None else "-" for of in medians)
+    return " / ".join(f"{values[column]:.{digits}f}" if values.get(column) is not None else "-" for values in medians)
 
 
 # A method's name in the tables, the set of networks (a key of `SETS`), and the measures of these networks.
@@ -328,7 +328,7 @@ def measured_methods(entry: dict[str, Any]) -> list[MeasuredMethod]:
 def beaten_by(key: str, measures: dict[str, Any], networks: list[MeasuredMethod]) -> int:
     """Count methods without RPG that are at least as accurate and as far from the zoo, on the set `key`.
 
-    `measures` are those of the compared method.
+    `measures` belong to the compared method.
     """
     # Without task codes all networks are for one task, also those between its training runs.
     return sum(

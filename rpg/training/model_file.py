@@ -128,12 +128,12 @@ def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
     # No valid width or number of blocks exceeds the weights' bytes. A model with larger numbers might never be built.
     if _largest(config.model.model_dump()) > path.stat().st_size:
-        raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again")
+        raise UserError(f"{path}: does not fit config.json in the same folder; run `{maker(folder)}` again")
     model = build(config.model, config.diffusion, store)
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
-        raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again") from error
+        raise UserError(f"{path}: does not fit config.json in the same folder; run `{maker(folder)}` again") from error
     return model.to(on).eval()
 
 

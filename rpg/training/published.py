@@ -91,5 +91,5 @@ def _check_gate(model: RPG, gate_1L1: Tensor | None) -> None:
     if not torch.equal(here_L, published_L):
         raise ValueError(
             f"the task code reaches {int(published_L.sum())} of its {len(published_L)} tokens, those at the end, and"
-            f" {int(here_L.sum())} of {len(here_L)} in the experiment's model: no `reach` is that of these weights"
+            f" {int(here_L.sum())} of {len(here_L)} in the experiment's model: no `reach` fits these weights"
         )

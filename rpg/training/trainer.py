@@ -107,7 +107,7 @@ class Training:
         return self.loss.draw(generator(self.params.seed, self.stage, step))
 
     def _drawn(self) -> Any:
-        """Return this step's inputs, and start to draw those of the next steps."""
+        """Return this step's inputs, and start to draw the next steps' inputs."""
         if self._drawing is None:
             return self._draw(self.step)
         for step in range(self.step, self.step + AHEAD + 1):

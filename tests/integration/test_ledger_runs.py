@@ -115,7 +115,7 @@ def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp
     before = contents(other)
     refused = "stale because of experiments.mini.novelty.networks"
     assert f"novelty-classification-digits@mini: {refused}; nothing was fetched" in ledger(other, "pull", ok=False)
-    assert f"mini: {refused}; Snakemake was told nothing" in ledger(other, "adopt", ok=False)
+    assert f"mini: {refused}; Snakemake's records did not change" in ledger(other, "adopt", ok=False)
     assert "is not up to date; run `snakemake" in ledger(other, "push", ok=False)
     assert set(planned(other)) == set(REACHED["novelty", "networks", 5])
     assert contents(other) == before
@@ -202,7 +202,7 @@ def test_what_snakemake_made_is_recorded_by_push(pushed: Path, tmp_path: Path) -
     assert "is not up to date" in ledger(pushed, "push", ok=False)
     snakemake(pushed, "--cores", "2", "results/tables.md")
     for words in status(pushed).values():
-        assert words.startswith("finished, but not recorded; `rpg ledger push` does that (stale because of ")
+        assert words.startswith("finished, but not recorded in dvc.lock; run `rpg ledger push` (stale because of ")
     ledger(pushed, "push")
     assert_all_current(pushed)
     commit(pushed)

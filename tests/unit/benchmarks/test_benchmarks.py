@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchmarks.common import in_turn, ratio
 from benchmarks.jobs import compare_jobs
-from benchmarks.stages import measure_stages
 from benchmarks.memory import measure
 from benchmarks.published import Files, Published, batches, training
 from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
+from benchmarks.stages import measure_stages
 from rpg.config.model import ConvolutionDenoiserConfig, Model, PaperBackboneConfig, PermutationStateCondition
 from rpg.model import diffusion
 from rpg.model.backbones import TokenPositions

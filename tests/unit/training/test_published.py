@@ -167,5 +167,5 @@ def test_a_task_code_that_reaches_the_last_tokens_alone_needs_a_reach_like_it(ta
     for reach, found in (("head", count), ("all", store.layout.length)):
         with pytest.raises(ValueError, match=rf"reaches 8 of its .* tokens, those at the end, and {found} of"):
             load_published(made(reach), {**weights, "to_condition_gate": gate})
-    with pytest.raises(ValueError, match="no `reach` is that of these weights"):
+    with pytest.raises(ValueError, match="no `reach` fits these weights"):
         load_published(made("head"), weights)
