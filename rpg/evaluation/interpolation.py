@@ -1,7 +1,7 @@
 """Baselines without training: noise, means, interpolations and Gaussians of a zoo's checkpoints.
 
 Each network has the permutation state and task code of one of RPG's samples. The baselines mix checkpoints of this
-code: checkpoints of the same seed (`within`), or one of each seed (`across`), as they are or with their units aligned to the
+code: all of the same seed (`within`), or one of each seed (`across`), as they are or with their units aligned to the
 first checkpoint (`aligned`).
 """
 
