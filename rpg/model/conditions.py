@@ -37,7 +37,7 @@ class PermutationState(nn.Module):
         self.embedding = nn.Embedding(states, width * (length if params.reach == "each" else 1))
 
     def forward(self, values_BS: Tensor) -> Tensor:
-        """[B, 1 or L, M]."""
+        """Return the condition vectors [B, 1, M], or [B, L, M] with one per token."""
         return (values_BS.to(self.embedding.weight) @ self.embedding.weight).unflatten(1, (-1, self.width))
 
 
@@ -64,7 +64,7 @@ class Vector(nn.Module):
             self.layers = nn.Sequential(nn.Linear(values, params.hidden), nn.SiLU(), nn.Linear(params.hidden, outputs))
 
     def forward(self, values_BC: Tensor) -> Tensor:
-        """[B, 1 or L, M]."""
+        """Return the condition vectors [B, 1, M], or [B, L, M] with one per token."""
         embedded = self.layers(values_BC.to(next(self.parameters()))).unflatten(1, (-1, self.width))
         return functional.layer_norm(embedded, embedded.shape[-1:]) if self.normalized else embedded
 
@@ -83,7 +83,7 @@ class Unconditional(nn.Module):
         self.vector = nn.Parameter(torch.randn(width))
 
     def forward(self, values_B1: Tensor) -> Tensor:
-        """[B, 1, M]."""
+        """Return the same vector for all networks, [B, 1, M]."""
         return self.vector.expand(len(values_B1), 1, -1)
 
 

@@ -36,7 +36,7 @@ class Job:
 
     @property
     def weight(self) -> float:
-        """Seconds that such a job takes in the default run on two cores of a laptop."""
+        """The seconds of such a job in the default run (`Stage.seconds`)."""
         return STAGES[self.rule].seconds if self.rule in STAGES else FEW_SECONDS
 
 

@@ -83,7 +83,7 @@ ALONE = ProcessGroup(0, 1)
 
 
 def launched() -> bool:
-    """Whether torchrun started this process."""
+    """Return whether torchrun started this process."""
     return "RANK" in os.environ
 
 
