@@ -111,7 +111,7 @@ class _Family:
 def _merge(inherited: Any, own: Any, where: tuple[str, ...] = ()) -> Any:
     """`own` over `inherited`: mappings merge key by key, any other value replaces the inherited one.
 
-    A block of KEYS_OF_KINDS, at the path `where`, does not inherit the keys that only the kind of the inherited block has.
+    A block whose path `where` is in KEYS_OF_KINDS does not inherit the keys that only the inherited kind has.
     """
     if not (isinstance(inherited, dict) and isinstance(own, dict)):
         return own

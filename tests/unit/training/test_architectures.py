@@ -1,4 +1,4 @@
-"""config.json beside a model, and models whose backbone and denoiser no preset combines."""
+"""Models whose backbone and denoiser no preset combines, from params.yaml to samples, and models of an older form."""
 
 import json
 import shutil
