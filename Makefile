@@ -7,6 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: tables test test-integration test-long lint audit docs
 tables: $(VENV)/.installed
 	snakemake --cores all results/tables.md
+	python -m rpg show
 
 test: $(VENV)/.installed
 	pytest -n 2 --dist loadfile

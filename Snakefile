@@ -1,13 +1,12 @@
-from snakemake.utils import min_version, validate
+from snakemake.utils import min_version
 
 import rpg.pipeline.workflow as pipeline
 
 min_version("9.0")
 
 
-# Not `configfile:`; rpg.config.loading is the only reader of params.yaml.
+# Not `configfile:`; rpg.config.loading is the only reader of params.yaml, and refuses what its schema refuses.
 config.update(pipeline.load_config(config))
-validate(config, "workflow/schemas/params.schema.json")
 pipeline.prepare(config)
 shell.prefix(pipeline.COMMAND_PREFIX)
 

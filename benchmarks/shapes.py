@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.published import Published
-from rpg.config.experiment import Experiment
+from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
 from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
@@ -92,7 +92,7 @@ def experiment_of(shape: Shape, network: str) -> Experiment:
         tree["model"]["backbone"]["width"] = shape.recurrent
     tree["tokens"]["width"] = shape.width
     tree["train"] |= {"batch": shape.batch, "diffusion_batch": shape.diffusion_batch}
-    return Experiment.model_validate(tree)
+    return parse_experiment(tree)
 
 
 def our_model(experiment: Experiment, zoo: Zoo) -> RPG:

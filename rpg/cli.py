@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from rpg import __version__
@@ -24,10 +23,9 @@ if TYPE_CHECKING:
     from rpg.paths import Paths
 
 OPTIONS: dict[str, Any] = {
-    "rich_markup_mode": None,
+    "rich_markup_mode": "rich",
     "add_completion": False,
     "pretty_exceptions_enable": False,
-    "no_args_is_help": True,
     "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
 }
 app = typer.Typer(
@@ -37,9 +35,10 @@ ledger = typer.Typer(help="Keep DVC's records of every artifact and table.", **O
 STAGES, NETWORKS, RESULTS, PLANS = "Stages", "Networks", "Results", "Plans and records"
 app.add_typer(ledger, name="ledger", rich_help_panel=PLANS)
 
-Name = Annotated[str, typer.Option("--experiment", help="Name of an experiment in params.yaml.")]
+Name = Annotated[str, typer.Option("--experiment", metavar="NAME", help="Name of an experiment in params.yaml.")]
 Threads = Annotated[
-    int, typer.Option(min=1, max=1024, help="CPU threads. Another number of threads may change the last bits.")
+    int,
+    typer.Option(min=1, max=1024, metavar="N", help="CPU threads. Another number of threads may change the last bits."),
 ]
 Names = Annotated[
     list[str] | None,
@@ -96,7 +95,10 @@ def _covering(run: list[str] | None) -> "Params":
 
 @app.command(rich_help_panel=STAGES)
 def base(name: Name, threads: Threads = 1) -> None:
-    """Train the base networks that the zoo's runs start from, if the experiment has them."""
+    """Train the base networks of an experiment that has a base block.
+
+    The runs of the zoo start from them.
+    """
     params, experiment, paths = _open(name, threads, "base")
     from rpg.zoo.base import train_base
 
@@ -174,7 +176,10 @@ def import_weights(
 
 @app.command(rich_help_panel=STAGES)
 def tune(name: Name, threads: Threads = 1) -> None:
-    """Fine-tune RPG on the task loss, if the experiment has a tune block. A stopped run resumes."""
+    """Fine-tune RPG on the task loss. A stopped run resumes.
+
+    The experiment must have a tune block.
+    """
     params, experiment, paths = _open(name, threads, "tune")
     from rpg.training.tune import tune_rpg
 
@@ -184,7 +189,10 @@ def tune(name: Name, threads: Threads = 1) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def hypernetwork(name: Name, threads: Threads = 1) -> None:
-    """Train a hypernetwork on the task loss alone, if the experiment has a hypernetwork block."""
+    """Train a hypernetwork on the task loss alone.
+
+    The experiment must have a hypernetwork block.
+    """
     params, experiment, paths = _open(name, threads, "hypernetwork")
     from rpg.training.hypernetwork import train_hypernetwork
 
@@ -222,7 +230,7 @@ def score(
 
 @app.command(rich_help_panel=STAGES)
 def novelty(name: Name, threads: Threads = 1) -> None:
-    """Measure how far the samples are from the zoo, and compare them with what needs no RPG."""
+    """Measure the distance of samples and baselines from the zoo."""
     params, experiment, paths = _open(name, threads)
     from rpg.evaluation.novelty import measure_novelty
 
@@ -274,7 +282,7 @@ def generate(
     ] = None,
     threads: Threads = 1,
 ) -> None:
-    """Generate networks, for a task or any, in a permutation state or any."""
+    """Generate networks for a task, in a permutation state, or any."""
     vectors, states = dict(map(_vector, vector or [])), _states(state)
     _open(name, threads)
     from rpg.generator.generate import generate_files
@@ -295,11 +303,11 @@ def generate(
 
 @app.command(rich_help_panel=NETWORKS)
 def export(name: Name, out: Annotated[Path, typer.Option(help="Output folder.")]) -> None:
-    """Write an experiment's questions as tasks of lm-evaluation-harness."""
+    """Write the questions as tasks of lm-evaluation-harness."""
     params, experiment, _ = _open(name)
     from rpg.tasks.commonsense.export import write_harness
 
-    write_harness(name, experiment, params.data_root, out)
+    write_harness(name, experiment.task, params.data_root, out)
 
 
 @app.command(rich_help_panel=NETWORKS)
@@ -308,7 +316,7 @@ def demo(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine.")] = 8501,
     browser: Annotated[bool, typer.Option(help="Open a browser, or only serve the page.")] = True,
 ) -> None:
-    """Serve a local web page that generates networks and tries them out."""
+    """Serve a web page that generates networks and tries them."""
     from rpg.demo.serve import demo
 
     demo(name, port, browser)
@@ -316,10 +324,14 @@ def demo(
 
 @app.command(rich_help_panel=RESULTS)
 def config(run: Names = None) -> None:
-    """Write the resolved configuration of experiments to results/<experiment>/config.yaml."""
+    """Write the resolved configuration of experiments.
+
+    The file is results/<experiment>/config.yaml.
+    """
     from rpg.config.resolved import write_configs
 
-    write_configs(_covering(run))
+    params = _covering(run)
+    write_configs(params, params.experiments_to_run())
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -344,7 +356,7 @@ def ablations() -> None:
 
 @app.command(rich_help_panel=RESULTS)
 def tables(run: Names = None) -> None:
-    """Write results/tables.md, metrics.json, scores.csv and seconds.json."""
+    """Write results/tables.md and the files behind it."""
     from rpg.reports.tables import write_tables
     from rpg.utils.files import RESULTS
 
@@ -352,17 +364,30 @@ def tables(run: Names = None) -> None:
 
 
 @app.command(rich_help_panel=RESULTS)
+def show() -> None:
+    """Print the main table of results/tables.md."""
+    from rpg.paths import TABLES
+    from rpg.reports.main_table import main_table
+
+    print(main_table(TABLES))
+
+
+@app.command(rich_help_panel=RESULTS)
 def report(run: Names = None) -> None:
-    """Write results/report.html, all tables and figures on one page."""
+    """Write results/report.html: all tables and figures."""
+    from rpg.paths import TABLES
+    from rpg.pipeline.ledger import snakemake
     from rpg.reports.html import write_report
     from rpg.utils.files import RESULTS
 
-    write_report(_covering(run), RESULTS)
+    write_report(_covering(run), RESULTS, lambda: snakemake("--rulegraph", "--nolock", "--", str(TABLES)))
 
 
 @app.command(rich_help_panel=PLANS)
 def plan(
-    name: Annotated[str | None, typer.Option("--experiment", help="Name of an experiment in params.yaml.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--experiment", metavar="NAME", help="Name of an experiment in params.yaml.")
+    ] = None,
     whole: Annotated[bool, typer.Option("--all", help="Plan all experiments.")] = False,
     device: Annotated[
         str, typer.Option(help="h100, h200, b200, a100, l40s, rtx4090, or cpu for this machine.")
@@ -430,25 +455,28 @@ def push() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: bad input is one line and exit code 2."""
+    """Entry point: returns after a success; bad input is one line and exit code 2."""
     # Importing makes hundreds of thousands of objects that stay. Looking through them after every 700 new ones, as
     # Python does by itself, is a fifth of the time until a stage starts.
     gc.set_threshold(100_000)
     # At its end Python would look for garbage among all of them, and free one after the other: half a second to two,
     # for memory that is the kernel's a moment later.
     atexit.register(gc.freeze)
+    command = typer.main.get_command(app)
     try:
-        code = app(args=None if argv is None else list(argv), prog_name="rpg", standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.ctx.get_help() if error.ctx else "")
-        sys.exit(2)
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        sys.exit(_refuse(f"{error.format_message()} See `{context.command_path if context else 'rpg'} --help`."))
+        with command.make_context("rpg", list(sys.argv[1:] if argv is None else argv)) as context:
+            command.invoke(context)
+    except typer.Exit as stop:
+        if stop.exit_code:
+            sys.exit(stop.exit_code)
+    except typer.TyperException as error:
+        where: typer.Context | None = getattr(error, "ctx", None)
+        message = error.format_message().rstrip(".")
+        see = " See" if message.endswith("?") else "; see"
+        sys.exit(_refuse(f"{message}{see} `{where.command_path if where else 'rpg'} --help`"))
     except UserError as error:
         sys.exit(_refuse(str(error)))
-    except (KeyboardInterrupt, click.Abort):
+    except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of a pipe has left (`rpg schema | head`).

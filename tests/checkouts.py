@@ -13,13 +13,13 @@ import yaml
 from conftest import ROOT, write_params
 
 from benchmarks.common import copy_workflow
+from rpg.stages import OPTIONAL, STAGES, covered_by
 
-RULES = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
-# The layers that an experiment may lack, as the miniature does.
-OPTIONAL_RULES = ("base", "tune", "hypernetwork")
-# Those that no table needs, unless `run` names an ablation.
+# The rules of an experiment without optional stages, as the miniature is.
+RULES = (*(stage for stage in STAGES if stage not in OPTIONAL), "tables")
+# The rules that no table needs, unless `run` names an ablation.
 OTHER_RULES = ("ablation", "ablations", "report")
-# One key of each block → the rules below it. Read top down, this is the order of the layers.
+# One key of each block → the rules below it. Read top down, this is the order of the stages.
 REACHED = {
     ("task", "resolution", 9): RULES,
     ("zoo", "weight_decay", 0.0): RULES,
@@ -115,6 +115,7 @@ def stages(folder: Path) -> dict[str, dict[str, Any]]:
         text = yaml.safe_dump(stage.get("do", stage))
         for item in stage.get("foreach", [None]):
             resolved = yaml.safe_load(text.replace("${item}", str(item)))
+            resolved["params"] = [key for entry in resolved.get("params", []) for key in _keys(entry)]
             outs = [*resolved["outs"], *resolved.pop("metrics", [])]
             resolved["committed"] = [
                 path
@@ -126,6 +127,19 @@ def stages(folder: Path) -> dict[str, dict[str, Any]]:
             resolved["outs"] = [path for out in outs for path in ([out] if isinstance(out, str) else out)]
             found[f"{name}@{item}" if item else name] = resolved
     return found
+
+
+def _keys(entry: Any) -> list[str]:
+    """The keys that an entry of `params` tracks, as params.yaml has them."""
+    if isinstance(entry, str):
+        return [entry]
+    ((file, keys),) = entry.items()
+    return [f"experiments.{Path(file).parent.relative_to('results')}.{key}" for key in keys]
+
+
+def stage_of(name: str) -> str:
+    """The stage of the pipeline that a stage of dvc.yaml is, `zoo` of `zoo-classification-digits@mini`."""
+    return name.partition("@")[0].partition("-")[0]
 
 
 def under(path: str, folder: str) -> bool:
@@ -152,6 +166,5 @@ def stale_stages(folder: Path) -> set[str]:
 
 
 def as_stages(rules: set[str]) -> set[str]:
-    """The stages of the miniature that stand for these rules."""
-    layers = {"zoo" if rule == "collect" else rule for rule in rules}
-    return {layer if layer == "tables" else f"{layer}@mini" for layer in layers}
+    """The stages of dvc.yaml that stand for these rules."""
+    return {covered_by(rule) if rule in STAGES else rule for rule in rules}

@@ -1,6 +1,6 @@
 """SLURM on this machine, from Debian's packages and without systemd: one node, with two GPUs that are none.
 
-`python tests/workflow/cluster.py FOLDER` starts it and stops it at Ctrl-C; meanwhile `sbatch` and a Snakemake with
+`python tests/cluster.py FOLDER` starts it and stops it at Ctrl-C; meanwhile `sbatch` and a Snakemake with
 `--profile workflow/profiles/slurm` find it.
 """
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import fuzzing  # noqa: F401 - its profiles can be named on the command line
 import pytest
@@ -14,12 +15,17 @@ from rpg.config.loading import load_params
 from rpg.data import scenes as data_scenes
 from rpg.model.rpg import RPG
 from rpg.tasks.base import Task
+from rpg.tasks.commonsense.config import CommonsenseTask
 from rpg.tasks.detection.config import DetectionTask
 from rpg.tasks.loading import load_task
 from rpg.tasks.segmentation.config import SegmentationTask
 from rpg.tokenizer.store import TokenStore
 from rpg.training.model_file import build
+from rpg.utils.files import read_tensors
 from rpg.utils.rng import fix_arithmetic
+
+if TYPE_CHECKING:
+    from rpg.tasks.commonsense.task import Commonsense
 
 ROOT = Path(__file__).parent.parent
 
@@ -303,6 +309,16 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tree(folder, adapters=ADAPTERS)
     run_layers(folder, *BASE_LAYERS, experiment="adapters")
     return folder
+
+
+def adapters_task(**changes: object) -> "Commonsense":
+    """The task of `ADAPTERS`, with other params."""
+    return cast("Commonsense", load_task(CommonsenseTask.model_validate({**ADAPTERS["task"], **changes}), None))
+
+
+def sampled_adapter(folder: Path, index: int = 0) -> dict[str, Tensor]:
+    """A sample of the experiment in `folder`, results/adapters."""
+    return read_tensors(folder / f"samples/{index:04d}/adapter_model.safetensors")
 
 
 # A zoo that was trained elsewhere, of two runs, and the module that builds and scores its networks.

@@ -1,4 +1,6 @@
-"""Every layer of the miniature with task codes on a full disk and on a read-only one: run by tests/test_faults.py.
+"""Every stage of the miniature with task codes on a full disk and on a read-only one.
+
+tests/integration/test_faults.py runs it:
 
     unshare --user --map-root-user --mount python tests/small_disk.py FINISHED
 

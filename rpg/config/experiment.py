@@ -3,7 +3,8 @@
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, create_model, model_validator
+import pydantic
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from rpg.blocks import Block, Count, Positive
 from rpg.config.model import Diffusion, Model
@@ -93,7 +94,7 @@ class Experiment(Block):
     def _stages_known(cls, tree: Any) -> Any:
         task = cls.model_fields["task"].annotation
         if isinstance(tree, dict) and isinstance(task, type) and issubclass(task, TaskConfig):
-            kind = tree["task"]["kind"]
+            kind = _kind(tree)
             for block in OPTIONAL:
                 if tree.get(block) is not None and block not in task.optional:
                     raise ValueError(f"{block}: there is no such stage with task.kind {kind}")
@@ -118,10 +119,11 @@ class Experiment(Block):
             raise ValueError("model.start: mean needs diffusion.target x0")
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
-        if len(self.zoo.seeds) == 1 and (self.sample.between or (self.tune and self.tune.between)):
-            raise ValueError("between: needs two seeds or more in zoo.seeds")
-        if "permutation_state" not in kinds and (self.sample.between or (self.tune and self.tune.between)):
-            raise ValueError("between: needs the condition permutation_state")
+        between = "sample" if self.sample.between else "tune" if self.tune and self.tune.between else None
+        if between and len(self.zoo.seeds) == 1:
+            raise ValueError(f"{between}.between: needs two seeds or more in zoo.seeds")
+        if between and "permutation_state" not in kinds:
+            raise ValueError(f"{between}.between: needs the condition permutation_state")
         return self
 
     def has(self, condition: str) -> bool:
@@ -162,7 +164,7 @@ def experiment_block(kind: str) -> type[Experiment]:
     """The class of the experiments with that `task.kind`, whose task, base and zoo blocks have their own classes."""
     task = task_blocks()[kind]
     name = "".join(part.capitalize() for part in kind.split("_"))
-    return create_model(
+    return pydantic.create_model(
         f"{name}Experiment",
         __base__=Experiment,
         __doc__=Experiment.__doc__,
@@ -170,6 +172,11 @@ def experiment_block(kind: str) -> type[Experiment]:
         base=(task.base_block | None if task.base_block else None, None),  # type: ignore[arg-type]
         zoo=(task.zoo_block, ...),
     )
+
+
+def parse_experiment(tree: dict[str, Any]) -> Experiment:
+    """The experiment with these blocks, of the class for its `task.kind`; ValidationError if they do not fit."""
+    return experiment_block(tree["task"]["kind"]).model_validate(tree)
 
 
 def _kind(tree: Any) -> Any:

@@ -18,9 +18,10 @@ from pydantic import (
 )
 
 from rpg.blocks import PARAMS_FILE
-from rpg.config.params import Params
+from rpg.config.params import Params, message_of
 from rpg.config.presets import merged, origin
-from rpg.utils.errors import UserError
+from rpg.tasks.registry import task_blocks
+from rpg.utils.errors import UserError, suggestion
 
 # DVC leaves keys of these names out of its run-cache, so it would bring back old results after a change to one.
 FORBIDDEN_KEYS = ("size", "nfiles")
@@ -126,6 +127,14 @@ def _refuse_unusual(tree: Any, path: Path, where: str = "") -> None:
             raise UserError(f"{path}: {where}{key}: {text} can't stand here; write a finite number, or text in quotes")
 
 
+def _unknown_kind(experiment: Any) -> str:
+    """What is wrong with the `task.kind` of an experiment, which no benchmark has."""
+    task = experiment.get("task") if isinstance(experiment, dict) else None
+    if not isinstance(task, dict) or "kind" not in task:
+        return f"missing; known: {', '.join(task_blocks())}"
+    return f"no benchmark '{str(task['kind'])[:60]}'{suggestion(str(task['kind']), task_blocks())}"
+
+
 def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any]) -> str:
     """The first fault of the `resolved` experiments, in words; `tree` is what the file holds."""
     if not isinstance(error, ValidationError):
@@ -136,7 +145,8 @@ def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any
     node: Any = resolved
     for step in fault["loc"]:
         # pydantic names the kind of a union as one more step; it is no key of the file.
-        if isinstance(node, dict) and step not in node and step != fault["loc"][-1]:
+        absent = step == "[key]" or (fault["type"] == "missing" and step == fault["loc"][-1])
+        if isinstance(node, dict) and step not in node and not absent:
             continue
         where.append(str(step))
         # Of a name that is refused pydantic says `[key]`, in place of what stands below it.
@@ -151,7 +161,16 @@ def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any
         unknown = [str(other["loc"][-1]) for other in faults if other["type"] == "extra_forbidden"]
         meant = difflib.get_close_matches(where[-1], unknown, 1)
         return f"{key}: missing" + (f"; is '{meant[0]}' meant?" if meant else "")
-    message = fault["msg"].removeprefix("Value error, ")
+    if (
+        fault["type"] in ("union_tag_invalid", "union_tag_not_found")
+        and where[:1] == ["experiments"]
+        and len(where) == 2
+    ):
+        return f"{key}.task.kind: {_unknown_kind(node)}"
+    message = message_of(fault)
     if fault["type"] == "json_invalid":
         return f"cannot be read ({message})"
-    return f"{key}: {message[0].lower()}{message[1:]}, not {json.dumps(fault['input'])[:60]}{source}"
+    # The check of a block names the key itself.
+    if fault["type"] == "value_error" and isinstance(fault["input"], dict):
+        return ".".join([*where, message]) + source
+    return f"{key}: {message}, not {json.dumps(fault['input'])[:60]}{source}"

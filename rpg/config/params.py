@@ -129,4 +129,11 @@ def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Exp
         return type(experiment).model_validate(tree)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ValueError(f"ablations.{where}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        place = ".".join(map(str, fault["loc"]))
+        raise ValueError(": ".join([f"ablations.{where}", *filter(None, [place]), message_of(fault)])) from error
+
+
+def message_of(fault: Any) -> str:
+    """What one of pydantic's `ValidationError.errors()` says, for the middle of a line."""
+    text: str = fault["msg"].removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]

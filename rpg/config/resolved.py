@@ -3,6 +3,8 @@
 DVC tracks it key by key, and a reader finds every value of an experiment in one place.
 """
 
+from collections.abc import Iterable
+
 import yaml
 
 from rpg.config.experiment import Experiment
@@ -20,9 +22,9 @@ def resolved_yaml(name: str, experiment: Experiment) -> str:
     return HEADER.format(name=name) + yaml.safe_dump(experiment.model_dump(), sort_keys=False, width=120)
 
 
-def write_configs(params: Params, names: list[str] | None = None) -> None:
-    """Write config.yaml of the experiments `names`, or of those in `run`; leave a file that would not change alone."""
-    for name in names or params.experiments_to_run():
+def write_configs(params: Params, names: Iterable[str]) -> None:
+    """Write config.yaml of the experiments `names`; leave a file that would not change alone."""
+    for name in names:
         path, text = RESULTS / name / "config.yaml", resolved_yaml(name, params.experiment(name))
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)

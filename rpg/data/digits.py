@@ -1,7 +1,7 @@
 """scikit-learn's handwritten digits: 1797 real 8×8 grey images (UCI optical recognition of handwritten digits).
 
 digits.safetensors beside this file holds them in their splits. scikit-learn has the images and draws the splits, but to
-import it takes as long as torch, and every layer would. `python -m rpg.data.digits` writes the file anew.
+import it takes as long as torch, and every stage would. `python -m rpg.data.digits` writes the file anew.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Tell whether samples are new: `rpg novelty --experiment digits-vit`.
 
 Writes novelty.json, the summary, and novelty.csv, one row per network: RPG's samples, the originals they learned from,
-and what can be made of the same zoo without RPG (rpg.mixing, rpg.baselines). Of each network:
+and what can be made of the same zoo without RPG (rpg.evaluation: interpolation, baselines). Of each network:
 
     distance      to the nearest checkpoint of the zoo other than itself
     aligned       the same after permuting the units of each seed's checkpoints to match the network's
@@ -59,7 +59,7 @@ class MeasuredNetwork:
     code: str | None
     state: int
     point_P: np.ndarray
-    # The set of networks that it belongs to (rpg.score.SETS).
+    # The set of networks that it belongs to (rpg.evaluation.score.SETS).
     set: str
     # Empty where the task scores networks without answers: then nothing is said of wrong ones.
     answers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -115,9 +115,9 @@ class NoveltyAnalysis:
         return [entries[index] for index in sorted(chosen)]
 
     def read(self, kind: str, folder: Path, entry: dict[str, Any], index: int | None = None) -> MeasuredNetwork:
-        """The network in a file of the zoo or of the samples, with what the score layer found of it.
+        """The network in a file of the zoo or of the samples, with what the score stage found of it.
 
-        UserError if it is not the network that the score layer found it of.
+        UserError if it is not the network that the score stage found it of.
         """
         path = folder / entry["file"]
         state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")

@@ -29,8 +29,8 @@ class Scores(Form):
     files: list[Vouched]
 
 
-class Summary(Form):
-    """What `rpg.score.summary` says of several scores."""
+class ScoreSummary(Form):
+    """What `rpg.evaluation.score.summary` says of several scores."""
 
     mean: float
     std: float
@@ -43,9 +43,9 @@ class Summary(Form):
 class Compared(Form):
     """RPG beside the originals, by one metric."""
 
-    original: Summary
-    rpg: Summary
-    base_model: Summary = LEFT_OUT
+    original: ScoreSummary
+    rpg: ScoreSummary
+    base_model: ScoreSummary = LEFT_OUT
 
 
 class Metrics(Compared):
@@ -53,12 +53,12 @@ class Metrics(Compared):
 
     metric: str
     parameters: int
-    seen: Summary = LEFT_OUT
-    held_out: Summary = LEFT_OUT
-    held_out_pairs: Summary = LEFT_OUT
-    between: Summary = LEFT_OUT
-    original_by_set: dict[Set, Summary] = LEFT_OUT
-    baselines: dict[str, dict[Set, Summary]] = Field(default_factory=dict)
+    seen: ScoreSummary = LEFT_OUT
+    held_out: ScoreSummary = LEFT_OUT
+    held_out_pairs: ScoreSummary = LEFT_OUT
+    between: ScoreSummary = LEFT_OUT
+    original_by_set: dict[Set, ScoreSummary] = LEFT_OUT
+    baselines: dict[str, dict[Set, ScoreSummary]] = Field(default_factory=dict)
     others: dict[str, Compared] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class Metrics(Compared):
         return self
 
 
-class Method(Summary):
+class Method(ScoreSummary):
     """Networks made in one way: how accurate they are, and how far from the zoo."""
 
     distance: float

@@ -81,7 +81,7 @@ def sample_networks(
 
 
 def wishes(store: TokenStore, params: Sample, states: bool) -> list[Wish]:
-    """What the layer samples: `count` networks, or `count` for each task code, evenly over the permutation states.
+    """What the stage samples: `count` networks, or `count` for each task code, evenly over the permutation states.
 
     And `between` networks between two states each. If the model has no `states`, none is asked for.
     """

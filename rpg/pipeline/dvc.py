@@ -16,7 +16,7 @@ from rpg.config.experiment import Experiment
 from rpg.config.params import Params
 from rpg.paths import RESULTS, TABLES, Paths, ablation_file
 from rpg.pipeline.workflow import code, more_reads, task_label
-from rpg.stages import OPTIONAL, STAGES, SUMMARIES, Stage, covered_by
+from rpg.stages import OPTIONAL, STAGES, SUMMARIES, TASK_CODES, Stage, covered_by
 
 HEADER = """\
 # The ledger: one stage per stage of the pipeline and experiment, each of which calls Snakemake for its rules.
@@ -61,7 +61,8 @@ def stage_names(params: Params, experiment: str) -> dict[str, str]:
     for name, stages in ledger_stages():
         if name in chosen.stages():
             more = [task_label(chosen.task)] if any(stage.task_code for stage in stages) else []
-            more += [why for stage in stages for why in more_reads(stage.name, chosen, ITEM)]
+            # The label already says that there are task codes.
+            more += [why for stage in stages for why in more_reads(stage.name, chosen, ITEM) if why != TASK_CODES]
             parts = dict.fromkeys([name, *(why.replace("_", "-") for why in more)])
             names[name] = f"{'-'.join(parts)}@{experiment}"
     return names
@@ -144,7 +145,7 @@ def _config(params: Params) -> dict[str, Any]:
     names = [*covered(params), *lenders(params)]
     files = [str(Paths(name).config) for name in names]
     return {
-        "desc": SUMMARIES["config"].description,
+        "desc": "Write the resolved configuration of each experiment.",
         "cmd": f"python -m rpg config {' '.join(names)}",
         # Code that reads params.yaml is no dependency: the files show whether it reads other values.
         "deps": ["params.yaml"],
@@ -181,7 +182,7 @@ def dvc_yaml(params: Params) -> str:
             "python -m rpg ledger write --check",
             # The artifacts may come from the run-cache, behind Snakemake's back.
             "python -m rpg ledger adopt",
-            f"snakemake --cores all --allowed-rules tables config --forcerun tables -- {TABLES}",
+            f"snakemake --cores all --allowed-rules tables --forcerun tables -- {TABLES}",
         ],
         "params": ["run"],
         "deps": [*map(str, read), *SUMMARIES["tables"].code],

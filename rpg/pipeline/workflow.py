@@ -19,8 +19,10 @@ from snakemake.exceptions import WorkflowError
 from rpg.config.experiment import Allotment, Experiment
 from rpg.config.loading import load_params
 from rpg.config.params import Params
+from rpg.config.resolved import write_configs
 from rpg.paths import RESULTS, Paths, ablation_file, paths_of
 from rpg.pipeline.prerequisites import missing
+from rpg.pipeline.terminal import show_jobs
 from rpg.stages import ALWAYS, READS_DATA, STAGES, SUMMARIES, artifact
 from rpg.tasks.config import Run, TaskConfig
 from rpg.utils.errors import UserError
@@ -218,16 +220,6 @@ def tables_inputs(config: Config) -> list[str]:
     ]
 
 
-def resolved(config: Config) -> dict[str, Any]:
-    """The resolved configurations of all experiments in `run`, by name."""
-    return {name: _params().experiment(name).model_dump() for name in experiments(config)}
-
-
-def config_files(config: Config) -> list[str]:
-    """The resolved configurations of all experiments in `run`."""
-    return [str(Paths(name).config) for name in experiments(config)]
-
-
 def task_label(task: TaskConfig) -> str:
     """The benchmark and its data set in short: "classification-digits"."""
     return "-".join(dict.fromkeys([task.kind.replace("_", "-"), task.dataset]))
@@ -358,6 +350,9 @@ def start(workflow: Any) -> None:
     ]
     if lines:
         raise WorkflowError("\n".join(dict.fromkeys(lines)))
+    of = {job.wildcards_dict.get("experiment") for job in workflow.dag.needrun_jobs()}
+    write_configs(params, [name for name in params.experiments if name in of])
+    show_jobs(workflow)
     if workflow.local_exec:
         # Jobs that run here start when they can. Snakemake 9's limit of jobs per second starts a timer with every job,
         # each of which has all jobs looked at once a second until the end: a tenth of a core (snakemake/snakemake

@@ -1,6 +1,6 @@
 """The typed contents of results/metrics.json and of an ablation's summary."""
 
-from rpg.evaluation.results import NoveltyResult, Summary
+from rpg.evaluation.results import NoveltyResult, ScoreSummary
 from rpg.utils.artifacts import LEFT_OUT, Form, Set
 
 
@@ -27,8 +27,8 @@ class Distances(Form):
 class VariantSet(Form):
     """One set of networks of a variant."""
 
-    original: Summary
-    rpg: Summary
+    original: ScoreSummary
+    rpg: ScoreSummary
     by_seed: list[float]
     novelty: Distances = LEFT_OUT
 

@@ -1,6 +1,6 @@
 """The figures of the report, as matplotlib figures; colours are Okabe and Ito's, which colour-blind readers tell apart.
 
-Each takes what the layers wrote, in memory, and knows no files.
+Each takes what the stages wrote, in memory, and knows no files.
 """
 
 import base64

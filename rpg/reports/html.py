@@ -1,8 +1,8 @@
-"""Put everything that the layers wrote on one page: `rpg report`, to results/report.html, which needs no other file."""
+"""Put everything that the stages wrote on one page: `rpg report`, to results/report.html, which needs no other file."""
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 
 from rpg.config.params import Params
 from rpg.evaluation.score import read_samples
-from rpg.paths import TABLES, Paths
-from rpg.pipeline.ledger import snakemake
+from rpg.paths import Paths
 from rpg.reports import figures
 from rpg.reports.artifacts import ExperimentResults
 from rpg.reports.tables import labelled, measured
@@ -60,10 +59,10 @@ class Section:
         return self.title.lower().replace(" ", "-")
 
 
-def write_report(params: Params, results: Path) -> None:
+def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -> None:
     """Write report.html from the tables, scores, models and samples of all experiments in `run:`.
 
-    Raises UserError if one of them is missing.
+    `rule_graph` gives the graph of Snakemake's rules as DOT text. Raises UserError if one of them is missing.
     """
     metrics = read_json(results / "metrics.json", "rpg tables", ExperimentResults)["experiments"]
     sections = [
@@ -96,13 +95,13 @@ def write_report(params: Params, results: Path) -> None:
         ),
         Section(
             "Training loss",
-            "The loss of RPG on the tokens of the zoo, and of the layers that learn after it.",
+            "The loss of RPG on the tokens of the zoo, and of the stages that learn after it.",
             [_shown(figures.losses(_losses(params, results)), "loss of every training")],
         ),
         Section(
             "Rules",
             "What Snakemake runs; an arrow goes from what is made to what is made of it.",
-            [_shown(figures.rule_graph(_rules()), "the graph of the rules")],
+            [_shown(figures.rule_graph(_rules(rule_graph())), "the graph of the rules")],
         ),
         Section(
             "Run times",
@@ -217,21 +216,21 @@ def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
     found = {}
     for name in params.experiments_to_run():
         paths, trained = Paths(name, results), params.experiment(name).timed()
-        for layer, folder in (
+        for stage, folder in (
             ("train", paths.folder("train")),
             ("tune", paths.folder("tune")),
             ("hypernetwork", paths.folder("hypernetwork")),
         ):
-            if layer in trained:
-                found[name if layer == "train" else f"{name}, {layer}"] = pd.read_csv(
-                    vouched(folder / "log.csv", folder / "config.json", f"rpg {layer} --experiment {name}")
+            if stage in trained:
+                found[name if stage == "train" else f"{name}, {stage}"] = pd.read_csv(
+                    vouched(folder / "log.csv", folder / "config.json", f"rpg {stage} --experiment {name}")
                 )
     return found
 
 
-def _rules() -> nx.DiGraph:
-    """The rules on the way to the tables, as Snakemake sees them."""
-    (dot,) = pydot.graph_from_dot_data(snakemake("--rulegraph", "--nolock", "--", str(TABLES))) or []
+def _rules(text: str) -> nx.DiGraph:
+    """The rules on the way to the tables, as Snakemake sees them, from DOT text."""
+    (dot,) = pydot.graph_from_dot_data(text) or []
     names = {node.get_name(): str(node.get("label")).strip('"') for node in dot.get_nodes() if node.get("label")}
     graph = nx.DiGraph()
     graph.add_nodes_from(names.values())

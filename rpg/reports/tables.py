@@ -18,6 +18,7 @@ from rpg.reports.artifacts import AblationResult
 from rpg.reports.model_cards import card
 from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.stages import STAGES
+from rpg.tasks.config import ReportSection
 from rpg.tasks.registry import task_blocks
 from rpg.utils.artifacts import Seconds
 from rpg.utils.files import read_json, read_sealed, vouched, write_json, write_text
@@ -94,7 +95,7 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
         scored = read_json(vouched(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics)
         novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult)
         del novelty["files"]
-        # Scored on every task where the score layer did, else as measured beside the zoo.
+        # Scored on every task where the score stage did, else as measured beside the zoo.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
         return {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
 
@@ -137,8 +138,8 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
     experiments = {
         name: {
             "seconds": {
-                layer: read_sealed(Paths(name, results).file(f"{layer}.seconds"), f"rpg {layer}", Seconds)["seconds"]
-                for layer in params.experiment(name).timed()
+                stage: read_sealed(Paths(name, results).file(f"{stage}.seconds"), f"rpg {stage}", Seconds)["seconds"]
+                for stage in params.experiment(name).timed()
             }
         }
         for name in params.experiments_to_run()
@@ -215,10 +216,10 @@ def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
 
 
 def task_sections(experiments: dict[str, Any]) -> str:
-    """The sections that the benchmarks add, each once."""
-    sections = []
-    for block in task_blocks().values():
-        section = block.report_section(experiments)
+    """The sections that the benchmarks of these experiments add, each once, in the order of the experiments."""
+    sections: list[ReportSection] = []
+    for kind in dict.fromkeys(entry["task"] for entry in experiments.values()):
+        section = task_blocks()[kind].report_section(experiments)
         if section and section not in sections:
             sections.append(section)
     return "".join(
@@ -417,8 +418,8 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
         {
             "network": name,
             **{
-                column: f"{entry['seconds'][layer]:.3f}" if layer in entry["seconds"] else ""
-                for layer, column in ((name, stage.seconds_column) for name, stage in STAGES.items())
+                column: f"{entry['seconds'][stage]:.3f}" if stage in entry["seconds"] else ""
+                for stage, column in ((step.name, step.seconds_column) for step in STAGES.values())
                 if column
             },
         }

@@ -1,4 +1,4 @@
-"""What the layers ask of a benchmark."""
+"""What the stages ask of a benchmark."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence

@@ -77,7 +77,7 @@ class Loss:
 class Training:
     """A model, its EMA and its optimizer, at one step of training; `save` and `resume` carry all of it across a kill.
 
-    `layer` is the name under which the random numbers of each step are drawn. The processes of `group` take each step
+    `stage` is the name under which the random numbers of each step are drawn. The processes of `group` take each step
     together; each has all of the model, or, if it is `sharded`, a part of it.
     """
 
@@ -86,12 +86,12 @@ class Training:
         params: Optimization,
         model: RPG,
         loss: Loss,
-        layer: str,
+        stage: str,
         on: torch.device,
         group: ProcessGroup = ALONE,
         sharded: bool = False,
     ) -> None:
-        self.params, self.loss, self.layer, self.on, self.group = params, loss, layer, on, group
+        self.params, self.loss, self.stage, self.on, self.group = params, loss, stage, on, group
         self.model = model.to(on).train()
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         if params.checkpointing:
@@ -110,7 +110,7 @@ class Training:
         self._ahead: dict[int, Future[Any]] = {}
 
     def _draw(self, step: int) -> Any:
-        return self.loss.draw(generator(self.params.seed, self.layer, step))
+        return self.loss.draw(generator(self.params.seed, self.stage, step))
 
     def _drawn(self) -> Any:
         """What this step draws."""
@@ -248,7 +248,7 @@ def run_training(
     `model` and `diffusion` are the blocks that the model was built from. A state that is there to resume is of this
     training if `learns_from`, what decides its bytes, is the same.
     """
-    layer, group = training.layer, training.group
+    stage, group = training.stage, training.group
     with exclusive(folder) if group.first else nullcontext():
         group.wait()
         fingerprint = hashlib.sha256(json.dumps(learns_from, sort_keys=True).encode()).hexdigest()
@@ -260,7 +260,7 @@ def run_training(
         if group.sum(torch.tensor(training.step, device=training.on)) != group.processes * training.step:
             raise UserError(f"{state}: not the same for all processes; {folder} must be a folder that they share")
         if resumed and group.first:
-            print(f"{layer}: going on from step {training.step}", flush=True)
+            print(f"{stage}: going on from step {training.step}", flush=True)
         _run(training, state, fingerprint)
         tensors = training.averaged()
         if not group.first:
@@ -273,10 +273,10 @@ def run_training(
 def _run(training: Training, state: Path, fingerprint: str) -> None:
     """Take the steps that are left, logging and saving on the way."""
     steps, started, before = training.params.steps, time.perf_counter(), training.seconds
-    total, layer, group = torch.zeros((), device=training.on), training.layer, training.group
+    total, stage, group = torch.zeros((), device=training.on), training.stage, training.group
     left: Iterable[int] = range(training.step + 1, steps + 1)
     with postponed() as signalled:
-        for step in progress(left, layer, done=training.step, total=steps) if group.first else left:
+        for step in progress(left, stage, done=training.step, total=steps) if group.first else left:
             total += training.one_step()
             if step % LOG_EVERY and step != steps:
                 continue
@@ -290,24 +290,24 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
             stop = step != steps and bool(group.sum(torch.tensor(signalled(), device=training.on)))
             due = stop or step == steps or step % training.params.state_every == 0
             if not math.isfinite(loss) or loss > BOUND * max(first, 1):
-                raise Diverged(_diverged(layer, step, f"the loss is {loss:.6g}", training.log, state))
+                raise Diverged(_diverged(stage, step, f"the loss is {loss:.6g}", training.log, state))
             if due and not training.finite():
-                raise Diverged(_diverged(layer, step, "weights are NaN or Inf", training.log, state))
+                raise Diverged(_diverged(stage, step, "weights are NaN or Inf", training.log, state))
             if due and step != steps:
                 training.save(state, fingerprint)
             if stop:
                 if group.first:
-                    print(f"{layer}: stopped at step {step}, which the same command goes on from", flush=True)
+                    print(f"{stage}: stopped at step {step}, which the same command goes on from", flush=True)
                 sys.exit(128 + (signalled() or signal.SIGTERM))
 
 
-def _diverged(layer: str, step: int, what: str, log: str, state: Path) -> str:
+def _diverged(stage: str, step: int, what: str, log: str, state: Path) -> str:
     """What befell a training, where, and what to change."""
     _, *lines = log.splitlines()
     good = [line.split(",") for line in lines[:-1]]
     before = f", after a loss of {good[-1][1]} at step {good[-1][0]}" if good else ""
     kept = f"; the state before it is in {state}" if state.is_file() else ""
     return (
-        f"{layer}: diverged, {what} at step {step}{before}{kept};"
-        f" lower {layer}.learning_rate or {layer}.gradient_clip, or raise {layer}.warmup, in params.yaml"
+        f"{stage}: diverged, {what} at step {step}{before}{kept};"
+        f" lower {stage}.learning_rate or {stage}.gradient_clip, or raise {stage}.warmup, in params.yaml"
     )

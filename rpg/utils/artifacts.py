@@ -49,7 +49,7 @@ class Files(Form):
 
 
 class Seconds(Form):
-    """seconds/<layer>.json."""
+    """seconds/<stage>.json."""
 
     seconds: float
 

@@ -25,7 +25,12 @@ class Diverged(UserError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known name that is close to it, or else all known names."""
+    """The end of a message about an unknown name: the known name that is close to it, or else all known names.
+
+    It is empty where no name is known.
+    """
     names = list(known)
+    if not names:
+        return ""
     close = difflib.get_close_matches(name, names, 1)
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(sorted(names))}"

@@ -1,4 +1,4 @@
-"""Randomness from (experiment seed, layer, index), never from what an earlier step left behind."""
+"""Randomness from (experiment seed, stage, index), never from what an earlier step left behind."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ def generator(*parts: int | str) -> "Generator":
 
 def fix_arithmetic(threads: int) -> None:
     """Make this process compute the same bits in every run: fixed threads and deterministic algorithms."""
-    # Not above: a layer that only reads and writes lists needs no torch, whose import takes a second.
+    # Not above: a stage that only reads and writes lists needs no torch, whose import takes a second.
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

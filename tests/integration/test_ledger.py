@@ -1,15 +1,16 @@
 """dvc.yaml and dvc.lock say what the rules say, and the tests here notice when they do not."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from checkouts import (
-    OPTIONAL_RULES,
     OTHER_RULES,
     REACHED,
     RULES,
@@ -21,14 +22,16 @@ from checkouts import (
     make_checkout,
     run_in,
     snakemake,
+    stage_of,
     stages,
     under,
 )
 from conftest import GIVEN, MINIATURE, ROOT, TASKS, write_given, write_tree
 
 from rpg.config.loading import load_params
-from rpg.pipeline.dvc import STAGES, dvc_yaml
-from rpg.pipeline.workflow import CHOICES, OPTIONAL
+from rpg.config.resolved import resolved_yaml
+from rpg.pipeline.dvc import dvc_yaml, ledger_stages
+from rpg.stages import OPTIONAL, STAGES
 
 pytestmark = pytest.mark.integration
 
@@ -36,19 +39,22 @@ pytestmark = pytest.mark.integration
 def rules_of(stage: dict[str, Any]) -> set[str]:
     """The rules that a stage lets Snakemake run."""
     command = stage["cmd"] if isinstance(stage["cmd"], str) else stage["cmd"][-1]
+    if command.startswith("python -m rpg config "):
+        return {"config"}
     return set(re.search(r"--allowed-rules ((?:\w+ ?)+)", command).group(1).split())
 
 
 def rules_in(folder: Path) -> set[str]:
     texts = [path.read_text() for path in (folder / "workflow/rules").glob("*.smk")]
-    return set(re.findall(r"^rule (\w+):", "".join(texts), re.M))
+    # The rules of the stages are made in a loop over the registry.
+    return {*STAGES, *re.findall(r"^rule (\w+):", "".join(texts), re.M)}
 
 
 def differences(folder: Path, every_job: list[Job]) -> list[str]:
     """Where dvc.yaml in `folder` is not a projection of the rules there, which make `every_job`."""
     tree = stages(folder)
     known = set().union(*(rules_of(stage) for stage in tree.values()))
-    lacking = {*OPTIONAL_RULES, *OTHER_RULES} - {job.rule for job in every_job}
+    lacking = {*OPTIONAL, *OTHER_RULES} - {job.rule for job in every_job}
     found = [f"rule {rule} has no stage" for rule in sorted(rules_in(folder) - known - lacking)]
     reads: dict[str, set[str]] = {name: set() for name in tree}
     writes: dict[str, set[str]] = {name: set() for name in tree}
@@ -66,6 +72,9 @@ def differences(folder: Path, every_job: list[Job]) -> list[str]:
             writes[name].add(out)
             reads[name] |= set(job.reads)
     for name, stage in tree.items():
+        if name == "config":
+            # No rule: Snakemake writes these files whenever a run begins.
+            continue
         found += [f"{name}: out {out} is written by no rule" for out in set(stage["outs"]) - writes[name]]
         # What a stage's own rules hand to each other is no dep.
         needed = {path for path in reads[name] if owner.get(path) != name}
@@ -76,10 +85,12 @@ def differences(folder: Path, every_job: list[Job]) -> list[str]:
             # Its trials have all of the experiment's keys.
             found += [
                 f"{name}: {key} is no param"
-                for key in sorted({"ablations.why", "experiments.mini"} - set(stage["params"]))
+                for key in sorted({"ablations.why", *(f"experiments.mini.{block}" for block in MINIATURE)})
+                if key not in stage["params"]
             ]
             continue
-        keys = {f"experiments.{item}.{key}" for rule in rules_of(stage) for key in CHOICES.get(rule, ())} or {"run"}
+        rules = rules_of(stage) & STAGES.keys()
+        keys = {f"experiments.{item}.{key}" for rule in rules for key in STAGES[rule].blocks} or {"run"}
         found += [f"{name}: {key} is no param" for key in sorted(keys - set(stage["params"]))]
         found += [f"{name}: param {key} reaches no rule" for key in sorted(set(stage["params"]) - keys)]
     return found
@@ -114,16 +125,16 @@ def test_stages_are_the_rules(checkout: Path, every_job: list[Job]) -> None:
     params = load_params(ROOT / "params.yaml")
     optional = [layer for name in params.run for layer in OPTIONAL if getattr(params.experiment(name), layer)]
     assert len(optional) == 11
-    assert len(stages(ROOT)) == 6 * len(params.run) + len(optional) + 1
+    assert len(stages(ROOT)) == 6 * len(params.run) + len(optional) + 2
 
 
 def test_a_language_model_has_a_stage_where_its_own_experiment_is_not_run() -> None:
     params = load_params(ROOT / "params.yaml").model_copy(update={"run": ["facts-dora-r16"]})
     tree = yaml.safe_load(dvc_yaml(params))["stages"]
-    assert tree["base-commonsense"]["foreach"] == ["facts-dora-r4"]
-    deps = tree["zoo-facts-dora-r4-base-0000"]["do"]["deps"]
+    assert tree["base-commonsense-facts"]["foreach"] == ["facts-dora-r4"]
+    deps = tree["zoo-commonsense-facts-facts-dora-r4-base-0000"]["do"]["deps"]
     assert "results/facts-dora-r4/base" in deps
-    assert "rpg/tasks/commonsense.py" in deps
+    assert "rpg/tasks/commonsense/task.py" in deps
 
 
 def test_stages_of_given_zoos_are_the_rules(tmp_path: Path) -> None:
@@ -142,7 +153,8 @@ def test_every_stage_has_a_description_and_one_line_per_command() -> None:
     for stage in stages(ROOT).values():
         assert stage["desc"]
         for command in [stage["cmd"]] if isinstance(stage["cmd"], str) else stage["cmd"]:
-            assert command.startswith(("snakemake --cores all --allowed-rules ", "python -m rpg ledger "))
+            known = ("snakemake --cores all --allowed-rules ", "python -m rpg ledger ", "python -m rpg config ")
+            assert command.startswith(known)
 
 
 EXTRA = """
@@ -173,7 +185,7 @@ def test_ablation_in_run_is_a_stage(checkout: Path) -> None:
 
 
 def test_rule_without_a_stage_is_noticed(checkout: Path) -> None:
-    with (checkout / "workflow/rules/score.smk").open("a") as rules:
+    with (checkout / "workflow/rules/stages.smk").open("a") as rules:
         rules.write(EXTRA)
     assert differences(checkout, jobs(checkout, "--forceall")) == ["rule extra has no stage"]
     edit(checkout / "workflow/rules/tables.smk", "    input:\n", '    input:\n        "results/mini/extra.json",\n')
@@ -183,25 +195,24 @@ def test_rule_without_a_stage_is_noticed(checkout: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "old", "new", "found"),
+    ("old", "new", "found"),
     [
         (
-            "sample",
-            "        seconds=",
-            '        extra="results/{experiment}/extra.json",\n        seconds=',
+            'writes={"manifest": "samples/manifest.json",',
+            'writes={"manifest": "samples/manifest.json", "extra": "extra.json",',
             "results/mini/extra.json lies under 0 outs",
         ),
         (
-            "sample",
-            '        layout=ask.made("tokens", rules.tokens.output.layout),\n',
-            "",
+            'reads=("tokens.layout", "tokens.stats", "train.model", "train.config"),',
+            'reads=("tokens.stats", "train.model", "train.config"),',
             "tokens/layout.json is read by no rule",
         ),
-        ("score", 'ask.code("score")', 'ask.code("tables")', "score@mini: rpg/tables.py is no dep"),
+        ('    "rpg/evaluation/score.py",\n', '    "rpg/reports",\n', "@mini: rpg/reports/tables.py is no dep"),
     ],
-)  # fmt: skip
-def test_changed_rule_is_noticed(checkout: Path, rule: str, old: str, new: str, found: str) -> None:
-    edit(checkout / f"workflow/rules/{rule}.smk", old, new)
+)
+def test_changed_registry_is_noticed(checkout: Path, old: str, new: str, found: str) -> None:
+    """A stage whose rule changed, and whose stage in dvc.yaml was not written anew."""
+    edit(checkout / "rpg/stages.py", old, new)
     assert any(found in line for line in differences(checkout, jobs(checkout, "--forceall")))
 
 
@@ -210,8 +221,8 @@ def test_changed_rule_is_noticed(checkout: Path, rule: str, old: str, new: str, 
     [
         ("      - results/${item}/rpg/log.csv\n", "results/mini/rpg/log.csv lies under 0 outs"),
         ("      - results/${item}/zoo\n", "tokens@mini: results/mini/zoo/checkpoints.json is no dep"),
-        ("      - rpg/model/mamba2.py\n", "train@mini: rpg/model/mamba2.py is no dep"),
-        ("      - workflow/rules/collect.smk\n", "zoo@mini: workflow/rules/collect.smk is no dep"),
+        ("      - rpg/model\n", "train@mini: rpg/model/mamba2.py is no dep"),
+        ("      - rpg/zoo\n", "zoo-classification-digits@mini: rpg/zoo/collect.py is no dep"),
     ],
 )
 def test_line_missing_from_dvc_yaml_is_noticed(checkout: Path, every_job: list[Job], line: str, found: str) -> None:
@@ -299,39 +310,52 @@ def test_every_key_makes_the_same_layers_stale_in_both_tools(checkout: Path) -> 
     for key, name in names.items():
         # A further seed leaves the shards of the others as they are.
         assert stale[name] | {"zoo"} == reached[key.split(".")[0]] | {"zoo"}, key
-        assert as_stages(stale[name]) == stale_in_dvc(tree, key), key
+        assert as_stages(stale[name]) == set(map(stage_of, stale_in_dvc(tree, key))), key
 
 
-@pytest.mark.parametrize("layer", [layer for layer in STAGES if layer not in OPTIONAL])
-def test_params_key_missing_from_a_stage_is_noticed(checkout: Path, every_job: list[Job], layer: str) -> None:
+@pytest.mark.parametrize("stage", [name for name, _ in ledger_stages() if name not in OPTIONAL])
+def test_params_key_missing_from_a_stage_is_noticed(checkout: Path, every_job: list[Job], stage: str) -> None:
     whole = yaml.safe_load((checkout / "dvc.yaml").read_text())
-    keys = whole["stages"][layer]["do"]["params"]
+    (name,) = (name for name in whole["stages"] if stage_of(name) == stage)
+    ((file, keys),) = whole["stages"][name]["do"]["params"][0].items()
     for key in keys:
-        whole["stages"][layer]["do"]["params"] = [other for other in keys if other != key]
+        whole["stages"][name]["do"]["params"] = [{file: [other for other in keys if other != key]}]
         (checkout / "dvc.yaml").write_text(yaml.safe_dump(whole))
-        assert differences(checkout, every_job) == [f"{layer}@mini: {key.replace('${item}', 'mini')} is no param"]
+        assert differences(checkout, every_job) == [f"{name}@mini: experiments.mini.{key} is no param"]
+
+
+def digest(path: Path) -> str:
+    """The MD5 of a file as DVC records it, or of the source files in a folder."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    files = sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+    entries = [{"md5": digest(file), "relpath": file.relative_to(path).as_posix()} for file in files]
+    return hashlib.md5(json.dumps(sorted(entries, key=itemgetter("relpath"))).encode()).hexdigest() + ".dir"
 
 
 def test_lock_is_that_of_the_committed_files() -> None:
     """As `rpg ledger status` in a fresh clone: code, params and tables are those that made what dvc.lock records."""
     lock = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params = load_params(ROOT / "params.yaml")
+    resolved = {name: experiment.model_dump() for name, experiment in params.experiments.items()}
     made = {out["path"]: out["md5"] for stage in lock.values() for out in stage["outs"]}
     for name, stage in stages(ROOT).items():
         recorded = {dep["path"]: dep["md5"] for dep in lock[name]["deps"]}
         assert sorted(recorded) == sorted(stage["deps"]), f"{name}; run `dvc repro`"
         for path, md5 in recorded.items():
-            here = made.get(path) or hashlib.md5((ROOT / path).read_bytes()).hexdigest()
-            assert here == md5, f"{name}: {path}; run `dvc repro`"
-        for key, value in lock[name]["params"]["params.yaml"].items():
-            node: Any = params
-            for part in key.split("."):
-                node = node[part]
-            assert node == value, f"{name}: {key}; run `dvc repro`"
+            assert (made.get(path) or digest(ROOT / path)) == md5, f"{name}: {path}; run `dvc repro`"
+        for file, values in lock[name].get("params", {}).items():
+            for key, value in values.items():
+                node = params.run if file == "params.yaml" else resolved[Path(file).parent.name][key]
+                assert node == value, f"{name}: {key}; run `dvc repro`"
         hashes = {out["path"]: out["md5"] for out in lock[name]["outs"]}
         for path in stage["committed"]:
-            # Those in git are meant: another run may have come to other seconds, another machine to other numbers.
-            content = run_in(ROOT, "git", "show", f"HEAD:{path}")
+            if name == "config":
+                experiment = Path(path).parent.name
+                content = resolved_yaml(experiment, params.experiment(experiment))
+            else:
+                # Those in git are meant: another machine may have come to other numbers.
+                content = run_in(ROOT, "git", "show", f"HEAD:{path}")
             assert hashlib.md5(content.encode()).hexdigest() == hashes[path], path
 
 
@@ -343,9 +367,10 @@ def test_layers_that_an_experiment_may_lack_are_stages_of_those_that_have_them(c
     assert differences(checkout, every) == []
     tree = stages(checkout)
     assert {name for name in tree if name.endswith("@tasks")} == {
-        "base@tasks", "zoo-base@tasks", "tokens@tasks", "train@tasks", "tune@tasks", "hypernetwork@tasks",
-        "sample-tune-hypernetwork@tasks", "score-task-codes@tasks",
-        "novelty@tasks",
+        "base-task-codes-digits@tasks", "zoo-task-codes-digits-base@tasks", "tokens@tasks", "train@tasks",
+        "tune-task-codes-digits@tasks", "hypernetwork-task-codes-digits@tasks",
+        "sample-task-codes-digits-tune-hypernetwork@tasks", "score-task-codes-digits@tasks",
+        "novelty-task-codes-digits@tasks",
     }  # fmt: skip
     for path in [checkout / name for job in every for name in job.writes]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -364,12 +389,11 @@ def test_layers_that_an_experiment_may_lack_are_stages_of_those_that_have_them(c
         found = {job.rule for job in jobs(checkout) if job.experiment}
         in_dvc = stale_in_dvc(tree, f"{block}.{key}", "tasks")
         assert {name.partition("@")[2] for name in in_dvc} == {"tasks", ""}
-        layers = {name.partition("@")[0].partition("-")[0] for name in in_dvc} - {"tables"}
-        assert {"zoo" if rule == "collect" else rule for rule in found} == layers, block
+        assert as_stages(found) == set(map(stage_of, in_dvc)) - {"tables"}, block
 
 
 def test_every_rule_is_counted() -> None:
-    assert rules_in(ROOT) == {*RULES, *OPTIONAL_RULES, *OTHER_RULES}
+    assert rules_in(ROOT) == {*RULES, *OPTIONAL, *OTHER_RULES}
 
 
 def test_params_have_no_anchors() -> None:

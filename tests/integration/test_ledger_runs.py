@@ -17,12 +17,24 @@ from checkouts import (
     planned,
     run_in,
     snakemake,
+    stage_of,
     stale_stages,
 )
 from conftest import MINIATURE, write_params
 
 pytestmark = pytest.mark.integration
-LAYERS = ("zoo@mini", "tokens@mini", "train@mini", "sample@mini", "score@mini", "novelty@mini", "tables")
+# The stages of dvc.yaml for the miniature, in the order of the pipeline.
+LAYERS = (
+    "config",
+    "zoo-classification-digits@mini",
+    "tokens@mini",
+    "train@mini",
+    "sample-classification-digits@mini",
+    "score-classification-digits@mini",
+    "novelty-classification-digits@mini",
+    "tables",
+)
+ZOO = LAYERS[1]
 CURRENT = {"mini": "current", "tables": "current"}
 
 
@@ -66,9 +78,10 @@ def status(folder: Path) -> dict[str, str]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Every artifact and table but measured times."""
+    """Every artifact and table but measured times, and the configuration, which the plain commands do not write."""
     results = folder / "results"
-    files = [path for path in results.rglob("*") if path.is_file() and "seconds" not in str(path.relative_to(results))]
+    files = [path for path in results.rglob("*") if path.is_file() and path.name != "config.yaml"]
+    files = [path for path in files if "seconds" not in str(path.relative_to(results))]
     return {path.relative_to(results): path.read_bytes() for path in files}
 
 
@@ -96,21 +109,24 @@ def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp
     for (block, key, value), rules in REACHED.items():
         write_params(other, **{block: {key: value}})
         assert set(planned(other)) == set(rules), (block, key)
-        assert stale_stages(other) == as_stages(set(rules)), (block, key)
+        # It writes the resolved configuration, in which DVC tracks each key.
         assert status(other)["mini"] == f"stale because of experiments.mini.{block}.{key}"
+        assert set(map(stage_of, stale_stages(other))) == {"config", *as_stages(set(rules))}, (block, key)
     before = contents(other)
     refused = "stale because of experiments.mini.novelty.networks"
-    assert f"novelty@mini: {refused}; nothing was fetched" in ledger(other, "pull", ok=False)
+    assert f"novelty-classification-digits@mini: {refused}; nothing was fetched" in ledger(other, "pull", ok=False)
     assert f"mini: {refused}; Snakemake was told nothing" in ledger(other, "adopt", ok=False)
     assert "is not up to date; run `snakemake" in ledger(other, "push", ok=False)
     assert set(planned(other)) == set(REACHED["novelty", "networks", 5])
     assert contents(other) == before
     write_params(other)
-    (other / "rpg/sample.py").write_text((other / "rpg/sample.py").read_text() + "# changed\n")
+    code = other / "rpg/generator/sample.py"
+    code.write_text(code.read_text() + "# changed\n")
     assert set(planned(other)) == {"sample", "score", "novelty", "tables"}
-    assert stale_stages(other) == {"sample@mini", "score@mini", "novelty@mini", "tables"}
-    assert status(other)["mini"] == "stale because of rpg/sample.py"
-    assert "sample@mini: stale because of rpg/sample.py; nothing was fetched" in ledger(other, "pull", ok=False)
+    assert status(other)["mini"] == "stale because of rpg/generator/sample.py"
+    assert set(map(stage_of, stale_stages(other))) == {"sample", "score", "novelty", "tables"}
+    refused = "sample-classification-digits@mini: stale because of rpg/generator/sample.py; nothing was fetched"
+    assert refused in ledger(other, "pull", ok=False)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,8 @@ def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp
 def test_old_results_come_back_with_their_key(repository: Path, block: str, key: str, value: float) -> None:
     before = contents(repository)
     write_params(repository, **{block: {key: value}})
-    changed = {LAYERS[index] for index in range(0 if block == "zoo" else 2, len(LAYERS))}
+    changed = {LAYERS[index] for index in range(1 if block == "zoo" else 3, len(LAYERS))}
+    changed |= {"config"}
     assert {name for name, how in repro(repository).items() if how == "ran"} == changed
     assert contents(repository) != before
     assert_all_current(repository)
@@ -133,8 +150,8 @@ def test_old_results_come_back_with_their_key(repository: Path, block: str, key:
         write_params(repository, **params)
         how = repro(repository)
         # The zoo persists, for the sake of its shards, and what persists is not in the run-cache.
-        assert {name for name in changed if how[name] == "ran"} == {"tables"} | ({"zoo@mini"} & changed)
-        assert {name for name in changed if how[name] == "is cached"} == changed - {"tables", "zoo@mini"}
+        assert {name for name in changed if how[name] == "ran"} == {"config", "tables"} | ({ZOO} & changed)
+        assert {name for name in changed if how[name] == "is cached"} == changed - {"config", "tables", ZOO}
         assert contents(repository) == expected
         assert_all_current(repository)
 
@@ -166,7 +183,7 @@ def test_another_run_neither_deletes_nor_retrains(repository: Path) -> None:
     tree = yaml.safe_load((repository / "params.yaml").read_text())
     tree["experiments"]["other"] = {**MINIATURE, "zoo": {**MINIATURE["zoo"], "seeds": [5]}}
     before = contents(repository)
-    for run, ran in ((["other"], 7), (["mini", "other"], 1), (["mini"], 1)):
+    for run, ran in ((["other"], 8), (["mini", "other"], 2), (["mini"], 2)):
         tree["run"] = run
         (repository / "params.yaml").write_text(yaml.safe_dump(tree))
         assert "run `rpg ledger write`" in ledger(repository, "status", ok=False)
@@ -215,12 +232,14 @@ def test_push_refuses_strangers_and_tables_that_the_scores_do_not_give(repositor
     assert status(repository)["tables"].startswith("stale because of results/tables.md")
 
 
-def test_changed_rule_that_changes_no_byte(repository: Path) -> None:
-    with (repository / "workflow/rules/score.smk").open("a") as rules:
-        rules.write("# changed\n")
+def test_changed_code_that_changes_no_byte(repository: Path) -> None:
+    with (repository / "rpg/evaluation/score.py").open("a") as code:
+        code.write("# changed\n")
     # The answers of the score layer are read by novelty: Snakemake can't know that they stay, DVC sees that they do.
     assert set(planned(repository)) == {"score", "novelty", "tables"}
-    assert [name for name, how in repro(repository).items() if how == "ran"] == ["score@mini"]
+    # Novelty and the tables use that file, too.
+    ran = [stage_of(name) for name, how in repro(repository).items() if how == "ran"]
+    assert ran == ["score", "novelty", "tables"]
     assert_all_current(repository)
 
 

@@ -1,7 +1,7 @@
 """What a newcomer does, in minutes: a clean clone, `make tables` in it, and the promises that hold on any processor.
 
-The run is reduced by tests/reduced.yaml. tests/test_readme.py has the whole run and every other command of the README
-and of the guides.
+The run is reduced by tests/reduced.yaml. tests/slow/test_readme.py has the whole run and every other command of the
+README and of the guides.
 """
 
 import json

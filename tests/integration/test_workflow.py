@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from checkouts import OPTIONAL_RULES, OTHER_RULES, RULES, jobs, make_checkout, planned, run_in, snakemake, stages
+from checkouts import RULES, jobs, make_checkout, planned, run_in, snakemake, stages
 from conftest import (
+    ADAPTERS,
     GIVEN,
     MINIATURE,
     PAPER,
@@ -29,10 +30,12 @@ from conftest import (
 )
 from snakemake.scheduling.job_scheduler import JobScheduler
 
-import rpg.pipeline.workflow as ask
+import rpg.pipeline.workflow as pipeline
 from benchmarks.dag import plan
 from rpg.config.loading import load_params
-from rpg.pipeline.workflow import RESUMED, code
+from rpg.pipeline.workflow import code, source_files
+from rpg.stages import ALWAYS, OPTIONAL, STAGES, SUMMARIES
+from rpg.tasks.registry import task_blocks
 
 pytestmark = pytest.mark.integration
 # One experiment of each of the paper's benchmarks.
@@ -134,17 +137,27 @@ def test_content_counts_and_not_time(checkout: Path, finished: Path) -> None:
     for path in (checkout / "rpg").rglob("*.py"):
         path.touch()
     assert planned(checkout) == {}
-    # No result depends on a comment in params.yaml, or on how arguments are parsed.
+    # No result depends on a comment in params.yaml, on the command line or on code that reads params.yaml; a change of
+    # the reports makes the tables anew and nothing else.
     for name, rules in (
         ("params.yaml", ()),
         ("rpg/cli.py", ()),
-        ("rpg/score.py", RULES[5:]),
-        ("rpg/tokens.py", RULES[2:]),
+        ("rpg/stages.py", ()),
+        ("rpg/config/loading.py", ()),
+        ("rpg/tasks/classification/config.py", ()),
+        ("rpg/tasks/commonsense/task.py", ()),
+        ("rpg/reports/figures.py", RULES[-1:]),
+        ("rpg/evaluation/score.py", RULES[5:]),
+        ("rpg/generator/sample.py", RULES[4:]),
+        ("rpg/tokenizer/tokens.py", RULES[2:]),
+        ("rpg/tasks/classification/networks.py", RULES),
     ):
         with (checkout / name).open("a") as file:
             file.write("# changed\n")
-        if rules:
-            assert set(planned(checkout)) == set(rules), name
+        # The tables' own code includes the benchmarks', whose cards and sections they show.
+        assert set(planned(checkout)) - {"tables"} == set(rules) - {"tables"}, name
+        assert ("tables" in planned(checkout)) is bool(rules) or name.startswith("rpg/tasks/"), name
+        snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/tables.md")
 
 
 def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) -> None:
@@ -154,14 +167,48 @@ def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) ->
     assert "lower train.learning_rate" in text
 
 
-@pytest.mark.parametrize("layer", ["collect", "tune", "hypernetwork", "sample", "score", "novelty"])
-def test_code_of_a_layer_holds_every_module_that_it_loads(layer: str) -> None:
-    # rpg.layers itself loads what every layer needs.
-    script = f"import sys, rpg.layers, rpg.{layer}; print(*(m for m in sys.modules if m.startswith('rpg.')))"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    files = {name.replace(".", "/") for name in loaded}
-    assert f"rpg/{layer}" in files
-    assert files <= {path.removesuffix(".py").removesuffix("/__init__") for path in code(layer)}
+# The module that does the work of a stage.
+MODULES = {
+    "base": "rpg.zoo.base",
+    "zoo": "rpg.zoo.shards",
+    "collect": "rpg.zoo.collect",
+    "tokens": "rpg.tokenizer.tokens",
+    "train": "rpg.training.train",
+    "tune": "rpg.training.tune",
+    "hypernetwork": "rpg.training.hypernetwork",
+    "sample": "rpg.generator.sample",
+    "score": "rpg.evaluation.score",
+    "novelty": "rpg.evaluation.novelty",
+}
+# What reads and checks params.yaml, and says where files lie: values are tracked through the rules' params.
+SCHEMA = ("rpg/config/", "rpg/blocks.py", "rpg/stages.py", "rpg/paths.py", "rpg/__init__.py")
+
+
+@pytest.mark.parametrize(
+    "blocks", [MINIATURE, TASKS, SCENES, ADAPTERS, GIVEN], ids=["digits", "tasks", "scenes", "adapters", "given"]
+)
+def test_code_of_a_stage_holds_every_module_that_it_loads(blocks: dict) -> None:
+    """All modules of rpg that a process of each stage imports, its benchmark opened, are in the stage's code."""
+    task = task_blocks()[blocks["task"]["kind"]].model_validate(blocks["task"])
+    for stage, module in MODULES.items():
+        opens = f"import {type(task).__module__.replace('.config', '.task')};" if STAGES[stage].task_code else ""
+        files = "(m.__file__ for name, m in sys.modules.items() if name.startswith('rpg.'))"
+        script = f"import sys, {module}; {opens} print(*{files})"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+        loaded = {str(Path(path).relative_to(ROOT)) for path in done.stdout.split()}
+        known = set(source_files(code(stage, task)))
+        lacking = {path for path in loaded - known if not path.startswith(SCHEMA)}
+        # Configuration of all benchmarks is read with params.yaml.
+        assert not {path for path in lacking if Path(path).name not in ("config.py", "registry.py", "__init__.py")}, (
+            stage
+        )
+        assert f"{module.replace('.', '/')}.py" in known
+
+
+def test_every_file_of_code_exists() -> None:
+    entries = {*ALWAYS, *(entry for stage in STAGES.values() for entry in stage.code)}
+    entries |= {entry for summary in SUMMARIES.values() for entry in summary.code}
+    assert {entry for entry in entries if not (ROOT / entry).exists()} == set()
 
 
 def test_fault_in_params_is_one_line_of_snakemake(checkout: Path) -> None:
@@ -185,7 +232,13 @@ def test_segmentation_depends_on_its_config_and_code_and_classification_does_not
     config = "workflow/configs/scenes-upernet.py"
     write_tree(checkout, scenes={**SCENES, "task": {**SCENES["task"], "config": config}}, mini=MINIATURE)
     every = jobs(checkout, "--forceall")
-    own = {config, "rpg/data/scenes.py", "rpg/tasks/openmmlab.py", "rpg/tasks/segmentation.py", "rpg/tasks/vitdet.py"}
+    own = {
+        config,
+        "rpg/data/scenes.py",
+        "rpg/tasks/openmmlab/task.py",
+        "rpg/tasks/openmmlab/vitdet.py",
+        "rpg/tasks/segmentation/task.py",
+    }
     for job in every:
         reads = set(job.reads)
         if job.experiment == "scenes" and job.rule in ("base", "zoo", "sample", "score", "novelty"):
@@ -193,19 +246,19 @@ def test_segmentation_depends_on_its_config_and_code_and_classification_does_not
         elif job.rule != "tables":
             assert not own & reads, job.rule
         # It would be made again for every change to what samples.
-        assert job.rule in ("sample", "hypernetwork") or "rpg/sample.py" not in reads, job.rule
+        assert job.rule == "sample" or "rpg/generator/sample.py" not in reads, job.rule
 
 
 def test_a_given_zoo_depends_on_its_files_and_the_user_s_and_classification_does_not(checkout: Path) -> None:
     write_given(checkout)
     write_tree(checkout, given=GIVEN, mini=MINIATURE)
-    own = {"theirs/network.py", "theirs/data.py", "rpg/tasks/custom.py", "rpg/tasks/adapters.py"}
+    own = {"theirs/network.py", "theirs/data.py", "rpg/tasks/custom/task.py", "rpg/tasks/adapters.py"}
     of_run = {run: {f"zoo/{run}/epoch-{epoch}.pth" for epoch in (8, 9, 10)} for run in "ab"}
     for job in jobs(checkout, "--forceall"):
         reads = set(job.reads)
         if job.experiment == "given" and job.rule in ("zoo", "sample", "score", "novelty"):
             assert own <= reads, job.rule
-            assert "rpg/tasks/commonsense.py" not in reads, job.rule
+            assert "rpg/tasks/commonsense/task.py" not in reads, job.rule
         elif job.rule != "tables":
             assert not own & reads, job.rule
         shard = {"0000-0000": "a", "0001-0001": "b"}.get(Path(job.writes[0]).parent.name, "")
@@ -254,23 +307,29 @@ def test_imported_weights_are_not_trained_again(checkout: Path, finished: Path) 
 
 
 def test_rules_call_one_command_and_say_what_they_need() -> None:
-    for rule in (*RULES, *OPTIONAL_RULES, *OTHER_RULES):
-        text = (ROOT / f"workflow/rules/{rule}.smk").read_text()
-        assert re.findall(r"python -m rpg (\w+)", text) == [rule]
+    texts = [path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk")]
+    rules = [rule for text in texts for rule in re.split(r"^(?:    )?rule\b", text, flags=re.M)[1:]]
+    verbs = [re.findall(r"python -m rpg (\{?\w+\}?)", rule) for rule in rules]
+    # One rule for all stages of an experiment, whose verb has the rule's name.
+    assert sorted(verbs) == [["ablation"], ["ablations"], ["report"], ["tables"], ["{rule}"]]
+    for rule in rules:
         for directive in ("output:", "params:", "log:", "benchmark:", "threads:", "mem_mb=", "runtime=", "shell:"):
-            assert directive in text, (rule, directive)
+            assert directive in rule, (rule, directive)
         for forbidden in ("lambda", "    run:", "script:", "def "):
-            assert forbidden not in text, (rule, forbidden)
-    assert len((ROOT / "Snakefile").read_text().splitlines()) < 45
+            assert forbidden not in rule, (rule, forbidden)
+        assert ("localrule: True" in rule) is ("{rule}" not in rule)
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 40
 
 
 def test_profile_for_gpus_gives_each_job_its_own_and_training_all(checkout: Path) -> None:
     options = ("--profile", "workflow/profiles/gpus", "--cores", "2", "-n", "--printshellcmds", "results/tables.md")
     text = run_in(checkout, "snakemake", *options)
-    assert re.findall(r"rpg train .* --processes (\d+)", text) == ["4"]
+    assert re.findall(r"env RPG_PROCESSES=(\d+) python -m rpg train ", text) == ["4"]
     # Two shards of the zoo, sample, score and novelty.
     assert len(re.findall(r"resources: .*\bgpu=1\b", text)) == 5
-    assert "--processes 0 " in run_in(checkout, "snakemake", "-n", "--printshellcmds", "results/tables.md")
+    assert "env RPG_PROCESSES=0 python -m rpg train " in run_in(
+        checkout, "snakemake", "-n", "--printshellcmds", "results/tables.md"
+    )
 
 
 def test_sigterm_does_not_wait_for_the_lock_that_its_own_thread_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,7 +337,7 @@ def test_sigterm_does_not_wait_for_the_lock_that_its_own_thread_holds(monkeypatc
     monkeypatch.chdir(ROOT)
     scheduler = SimpleNamespace(_lock=threading.Lock(), _open_jobs=threading.Semaphore(0), _user_kill=None)
     dag = SimpleNamespace(needrun_jobs=list)
-    ask.start(SimpleNamespace(touch=False, local_exec=False, dag=dag, scheduler=scheduler))
+    pipeline.start(SimpleNamespace(touch=False, local_exec=False, dag=dag, scheduler=scheduler))
 
     def interrupted() -> None:
         with scheduler._lock:
@@ -292,13 +351,15 @@ def test_sigterm_does_not_wait_for_the_lock_that_its_own_thread_holds(monkeypatc
 
 def test_the_command_takes_the_place_of_its_shell() -> None:
     """Or a signal to all processes of a job would kill the shell, and Snakemake would not wait for the command."""
-    script = f"echo $$; {ask.COMMAND_PREFIX} python -c 'import os; print(os.getpid(), os.environ[\"GLIBC_TUNABLES\"])'"
+    script = (
+        f"echo $$; {pipeline.COMMAND_PREFIX} python -c 'import os; print(os.getpid(), os.environ[\"GLIBC_TUNABLES\"])'"
+    )
     shell, command = run_in(ROOT, "bash", "-c", script).splitlines()
-    assert command == f"{shell} {ask.MALLOC}"
+    assert command == f"{shell} {pipeline.MALLOC}"
 
 
 # Jobs of these read a few small files.
-LOCAL_RULES = {"tables", "ablation", "ablations", "report"}
+LOCAL_RULES = set(SUMMARIES)
 
 
 def test_profile_for_slurm_says_what_every_job_takes_and_where(checkout: Path) -> None:
@@ -306,7 +367,7 @@ def test_profile_for_slurm_says_what_every_job_takes_and_where(checkout: Path) -
     text = snakemake(checkout, "--profile", "workflow/profiles/slurm", "--dry-run", "results/tables.md")
     found = re.findall(r"^rule (\w+):\n.*?resources: (.*?)$", text, re.M | re.S)
     resources = {rule: dict(item.split("=", 1) for item in text.split(", ")) for rule, text in found}
-    assert resources.keys() == {*RULES, *OPTIONAL_RULES}
+    assert resources.keys() == {*RULES, *OPTIONAL}
     for rule in resources.keys() - LOCAL_RULES:
         asked = resources[rule]
         assert asked.keys() >= {"mem_mb", "runtime", "slurm_partition"}, rule
@@ -314,35 +375,27 @@ def test_profile_for_slurm_says_what_every_job_takes_and_where(checkout: Path) -
         gpus = yaml.safe_load((ROOT / "workflow/profiles/gpus/config.yaml").read_text())["set-resources"]
         on_gpu = rule in gpus
         assert asked["slurm_partition"] == ("gpu" if on_gpu else "cpu"), rule
-        assert asked.get("gpu") == ("1" if on_gpu else None), rule
-        assert ("--signal=TERM@" in asked.get("slurm_extra", "")) is (rule in RESUMED), rule
+        assert asked["gpu"] == ("1" if on_gpu else "0"), rule
+        assert ("--signal=TERM@" in asked.get("slurm_extra", "")) is STAGES[rule].resumable, rule
     profile = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
     assert profile["set-resources"].keys() <= resources.keys()
     assert profile["slurm-array-jobs"] == "zoo"
-
-
-def test_small_rules_run_where_snakemake_does() -> None:
-    for rule in (*RULES, *OPTIONAL_RULES, *OTHER_RULES):
-        text = (ROOT / f"workflow/rules/{rule}.smk").read_text()
-        assert ("localrule: True" in text) is (rule in LOCAL_RULES), rule
 
 
 def test_later_attempts_get_more(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = {"zoo": {"memory_gb": 8, "hours": 3}, "train": {"memory_gb": 0.5, "hours": 0.1}}
     write_tree(checkout, mini=MINIATURE, large={**MINIATURE, "cluster": cluster})
     params = load_params(checkout / "params.yaml")
-    monkeypatch.setattr(ask, "_params", lambda: params)
+    monkeypatch.setattr(pipeline, "_params", lambda: params)
 
-    def asked(experiment: str, rule: str, together: tuple[str, ...] = ()) -> list[tuple[int, int]]:
-        mini = SimpleNamespace(experiment=experiment)
-        return [
-            (ask.memory(2000, together)(mini, attempt, rule), ask.runtime(15, together)(mini, attempt, rule))
-            for attempt in (1, 2, 3, 4)
-        ]
+    def asked(experiment: str, stage: str, run: tuple[str, ...] = ("mini",)) -> list[tuple[int, int]]:
+        wildcards, config = SimpleNamespace(experiment=experiment), {"run": run}
+        found = (pipeline.memory(stage, config), pipeline.runtime(stage, config))
+        return [tuple(given(wildcards, attempt) for given in found) for attempt in (1, 2, 3, 4)]
 
-    assert asked("mini", "zoo") == [(2000, 15), (3000, 23), (4000, 30), (4000, 30)]
+    assert asked("mini", "zoo") == [(2000, 60), (3000, 90), (4000, 120), (4000, 120)]
     assert asked("large", "zoo") == [(8000, 180), (12000, 270), (16000, 360), (16000, 360)]
-    # A training goes on where it was stopped.
+    # A training resumes where it was stopped.
     assert asked("large", "train") == [(500, 6), (750, 6), (1000, 6), (1000, 6)]
     assert asked("large", "score") == asked("mini", "score")
     # The jobs of an array get what the first of them asks for.
@@ -371,8 +424,8 @@ def test_shipped_experiments_plan_every_layer() -> None:
 
 
 def test_committed_json_is_json() -> None:
-    for name in ("results/metrics.json", "results/seconds.json", "workflow/schemas/params.schema.json"):
-        json.loads((ROOT / name).read_text())
+    for path in [*(ROOT / "results").glob("*/metrics.json"), ROOT / "workflow/schemas/params.schema.json"]:
+        json.loads(path.read_text())
 
 
 def test_zoo_of_ones_own_in_folders_with_odd_names(checkout: Path) -> None:

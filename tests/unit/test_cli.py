@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,28 @@ import yaml
 from conftest import ROOT, write_params
 from safetensors.torch import load_file
 
-from rpg.cli import main
+from rpg import __version__
+from rpg.cli import app, ledger, main
+from rpg.config.loading import json_schema
+from rpg.stages import STAGES, SUMMARIES
+
+OTHER_VERBS = ("import", "generate", "export", "demo", "show", "plan", "schema", "ledger")
+# The options of verbs that have others than their kind; those of `ledger` are verbs.
+OPTIONS = {
+    "zoo": ("--experiment", "--shard", "--threads"),
+    "train": ("--experiment", "--threads", "--processes"),
+    "score": ("--experiment", "--threads", "--weights", "--classes", "--code"),
+    "import": ("--experiment", "--weights"),
+    "generate": (
+        "--experiment", "--out", "--classes", "--code", "--describe", "--vector", "--count", "--state", "--seed",
+        "--steps", "--threads",
+    ),
+    "export": ("--experiment", "--out"),
+    "demo": ("--experiment", "--port", "--browser", "--no-browser"),
+    "plan": ("--experiment", "--all", "--device", "--processes"),
+    "config": (), "ablations": (), "tables": (), "show": (), "report": (), "schema": (),
+    "ledger": ("write", "status", "pull", "adopt", "push"),
+}  # fmt: skip
 
 
 class Code:
@@ -144,7 +166,7 @@ def test_network_that_timm_refuses(folder: Path, capsys) -> None:
 
 
 @pytest.mark.parametrize("verb", ["collect", "tokens", "train", "sample", "score", "novelty"])
-def test_layer_without_the_one_before_names_the_command(folder: Path, capsys, verb: str) -> None:
+def test_stage_without_the_one_before_names_the_command(folder: Path, capsys, verb: str) -> None:
     line = refusal(capsys, verb, "--experiment", "mini")
     before = {
         "collect": "zoo", "tokens": "collect", "train": "tokens", "sample": "tokens", "score": "collect",
@@ -162,15 +184,16 @@ def test_state_that_the_zoo_does_not_have(folder: Path, finished: Path, capsys, 
 
 
 def test_options_of_one_network_need_a_file(folder: Path, capsys) -> None:
-    assert "--out" in refusal(capsys, "generate", "--experiment", "mini", "--state", "1")
+    line = refusal(capsys, "generate", "--experiment", "mini", "--state", "1")
+    assert line == "Missing option '--out'; see `rpg generate --help`"
     line = refusal(capsys, "score", "--experiment", "mini", "--code", "0100111010")
     assert line == "--classes and --code name the task of one file: add --weights FILE"
 
 
-@pytest.mark.parametrize("layer", ["base", "tune", "hypernetwork"])
-def test_layer_that_the_experiment_lacks(folder: Path, capsys, layer: str) -> None:
-    line = refusal(capsys, layer, "--experiment", "mini")
-    assert line == f"params.yaml: experiments.mini: has no {layer} block, so there is no such layer"
+@pytest.mark.parametrize("stage", ["base", "tune", "hypernetwork"])
+def test_stage_that_the_experiment_lacks(folder: Path, capsys, stage: str) -> None:
+    line = refusal(capsys, stage, "--experiment", "mini")
+    assert line == f"params.yaml: experiments.mini: no {stage} block, so there is no such stage; add the block"
 
 
 def test_demo_of_an_experiment_without_tasks(folder: Path, finished: Path, capsys) -> None:
@@ -179,9 +202,23 @@ def test_demo_of_an_experiment_without_tasks(folder: Path, finished: Path, capsy
     assert "rpg demo is for task_codes" in refusal(capsys, "demo", "--experiment", "mini")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--state", "a"], ["nothing"], ["generate", "--state", "x"]])
-def test_wrong_usage_is_one_line(folder: Path, capsys, arguments: list[str]) -> None:
-    assert "--help`" in refusal(capsys, *arguments)
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "Missing command; see `rpg --help`"),
+        (["--state", "a"], "No such option: --state; see `rpg --help`"),
+        (["nothing"], "No such command 'nothing'; see `rpg --help`"),
+        (["generate", "--state", "x"], "Missing option '--experiment'; see `rpg generate --help`"),
+        (["ledger"], "Missing command; see `rpg ledger --help`"),
+        (["ledger", "pul"], "No such command 'pul'. Did you mean 'pull'? See `rpg ledger --help`"),
+        (
+            ["train", "--experiment", "mini", "--threads", "0"],
+            "Invalid value for '--threads': Input should be greater than or equal to 1; see `rpg train --help`",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_line(folder: Path, capsys, arguments: list[str], line: str) -> None:
+    assert refusal(capsys, *arguments) == line
 
 
 @pytest.mark.parametrize("out", ["results", "w.pth", "params.yaml/w.safetensors", "folder.safetensors"])
@@ -279,34 +316,67 @@ def test_python_m_rpg_is_the_console_script() -> None:
 
     help_text = text(sys.executable, "-m", "rpg", "--help")
     assert help_text == text(str(Path(sys.executable).parent / "rpg"), "--help")
-    layers = (
-        "base",
-        "zoo",
-        "collect",
-        "tokens",
-        "train",
-        "tune",
-        "hypernetwork",
-        "sample",
-        "score",
-        "novelty",
-        "tables",
-    )
-    for verb in (*layers, "generate", "demo", "ledger"):
-        assert f"\n    {verb}" in help_text
+    for verb in (*STAGES, *SUMMARIES, *OTHER_VERBS):
+        assert f"\n│ {verb} " in help_text
+
+
+def test_every_stage_and_summary_is_a_verb() -> None:
+    verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert verbs | {"ledger"} == {*STAGES, *SUMMARIES, *OTHER_VERBS}
+    assert {command.callback.__name__ for command in ledger.registered_commands} == set(OPTIONS["ledger"])
+
+
+@pytest.mark.parametrize("verb", [verb for verb in (*STAGES, *SUMMARIES, *OTHER_VERBS) if verb != "ledger"])
+def test_help_of_a_verb_names_its_options(capsys, verb: str) -> None:
+    main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert f" Usage: rpg {verb} " in text
+    options = OPTIONS.get(verb, ("--experiment", "--threads") if verb in STAGES else ("--experiment",))
+    rows = re.findall(r"^│ (?:[ *]  )?(--.*)│$", text, re.M)
+    assert [option for row in rows for option in re.findall(r"(?<!\S)--[\w-]+", row)] == [*options, "--help"]
+    # Each option says what it does.
+    assert all(" " in re.split(r"  +", row.strip())[-1] for row in rows), text
+
+
+@pytest.mark.parametrize("verb", OPTIONS["ledger"])
+def test_help_of_a_verb_of_the_ledger(capsys, verb: str) -> None:
+    main(["ledger", verb, "--help"])
+    assert f" Usage: rpg ledger {verb} " in capsys.readouterr().out
+
+
+def test_version(capsys) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"rpg {__version__}\n"
+
+
+def test_a_success_returns(folder: Path, capsys) -> None:
+    """`main` raises SystemExit for a fault alone: tests and notebooks call it, too."""
+    assert main(["schema"]) is None
+    assert capsys.readouterr().out == json_schema()
+
+
+def test_reader_of_a_pipe_may_leave() -> None:
+    command = f"{sys.executable} -m rpg schema | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
 
 
 def test_help_needs_no_heavy_import() -> None:
     code = (
-        "import sys, rpg.cli; rpg.cli.parser(); print([m for m in ('torch', 'pandas', 'pydantic') if m in sys.modules])"
+        "import sys, rpg.cli; rpg.cli.main(['--help']);"
+        " print([m for m in ('torch', 'pandas', 'pydantic', 'numpy') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert " Usage: rpg " in done.stdout
+    assert done.stdout.endswith("\n[]\n")
 
 
 def test_numpy_has_no_more_threads_than_asked_for() -> None:
     code = """
-from rpg import cli, layers
-layers.novelty = lambda **_: __import__("scipy.linalg")
+import sys, types
+from rpg import cli
+stub = types.SimpleNamespace(measure_novelty=lambda *_: __import__("scipy.linalg"))
+sys.modules["rpg.evaluation.novelty"] = stub
 cli.main(["novelty", "--experiment", "digits-vit", "--threads", "1"])
 from threadpoolctl import threadpool_info
 print(*{library["num_threads"] for library in threadpool_info()})

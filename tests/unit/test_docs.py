@@ -74,9 +74,6 @@ def test_every_file_in_the_text_exists(page: str) -> None:
     spans = re.findall(r"`([^`\n]+)`", prose(page))
     for span in spans:
         if re.fullmatch(r"(docs|workflow|examples|benchmarks|requirements|tests|rpg)/[\w./-]*", span):
-            # Pages are ahead of the code by this much: rpg/ is laid out as docs/design.md says once rpg/config exists.
-            if span.startswith("rpg/") and not (ROOT / "rpg/config").is_dir():
-                continue
             assert (ROOT / span).exists(), f"{page}: {span}"
         for name in re.findall(r"\btest_\w+\.py", span):
             assert list((ROOT / "tests").rglob(name)), f"{page}: {name}"
@@ -136,8 +133,6 @@ def test_verbs_in_the_docs_exist(hooks: ModuleType) -> None:
     known = {
         line.removeprefix("## rpg ").split()[0] for line in hooks.cli_reference().splitlines() if line[:6] == "## rpg"
     }
-    # `rpg config` comes with the presets.
-    known |= {"config"}
     for page in PAGES:
         for language, text in FENCE.findall(TEXTS[page]):
             if language in {"bash", "sh"}:

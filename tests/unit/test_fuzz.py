@@ -212,7 +212,7 @@ def test_params_in_the_workflow(folder: Path, content: bytes, given_config: dict
     (folder / "params.yaml").write_bytes(content)
     rpg.pipeline.workflow._params.cache_clear()
     try:
-        rpg.pipeline.workflow.config(given_config)
+        rpg.pipeline.workflow.load_config(given_config)
     except WorkflowError as error:
         line_of(error)
     finally:

@@ -2,27 +2,6 @@
 # Snakemake does.
 
 
-rule config:
-    output:
-        pipeline.config_files(config),
-    log:
-        "logs/config.log",
-    benchmark:
-        "logs/config.tsv"
-    localrule: True
-    conda:
-        "../../environment.yml"
-    threads: 1
-    resources:
-        mem_mb=pipeline.SUMMARIES["config"].memory_mb,
-        runtime=pipeline.SUMMARIES["config"].minutes,
-    params:
-        run=config["run"],
-        values=pipeline.resolved(config),
-    shell:
-        "python -m rpg config {params.run:q} >{log:q} 2>&1"
-
-
 rule ablation:
     input:
         pipeline.trials,
@@ -72,7 +51,6 @@ rule ablations:
 rule tables:
     input:
         pipeline.tables_inputs(config),
-        pipeline.config_files(config),
     output:
         tables=report(
             "results/tables.md", caption="../report/tables.rst", category="Tables"

@@ -140,7 +140,10 @@ class TaskCodes(_TimmClassification):
     def _codes_fit(self) -> "TaskCodes":
         if len(set(self.held_out)) != len(self.held_out):
             raise ValueError("held_out: a code stands there twice")
-        self.seen_codes()
+        try:
+            self.seen_codes()
+        except ValueError as error:
+            raise ValueError(f"seen: {error}") from error
         if self.held_out_pairs > self.seen:
             raise ValueError(f"held_out_pairs: only {self.seen} codes are seen")
         return self

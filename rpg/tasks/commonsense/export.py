@@ -8,23 +8,24 @@ from pathlib import Path
 
 import yaml
 
-from rpg.config.experiment import Experiment
 from rpg.tasks.commonsense.config import CommonsenseTask
 from rpg.tasks.commonsense.questions import ANSWER
 from rpg.tasks.commonsense.task import Commonsense
+from rpg.tasks.config import TaskConfig
 from rpg.utils.errors import UserError
 from rpg.utils.files import write_text
 
 
-def write_harness(name: str, experiment: Experiment, data_root: str | None, out: Path) -> None:
+def write_harness(name: str, block: TaskConfig, data_root: str | None, out: Path) -> None:
     """Write <out>/rpg_<subtask>.yaml and .jsonl for each subtask and print the harness's command for a sample.
 
-    Raises UserError if the experiment has no commonsense questions, or if their files are missing.
+    `block` is the `task` block of the experiment `name`. Raises UserError if it has no commonsense questions,
+    or if their files are missing.
     """
-    if not isinstance(experiment.task, CommonsenseTask):
+    if not isinstance(block, CommonsenseTask):
         raise UserError(f"params.yaml: experiments.{name}: has no commonsense questions to export")
     tasks = []
-    for subtask, questions in Commonsense(experiment.task, data_root).questions["test"].items():
+    for subtask, questions in Commonsense(block, data_root).questions["test"].items():
         task = f"rpg_{subtask.lower().replace('-', '_')}"
         tasks.append(task)
         # The harness puts a blank between a prompt and a choice, and strips none from the prompt.
@@ -50,6 +51,6 @@ def write_harness(name: str, experiment: Experiment, data_root: str | None, out:
             "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         }
         write_text(out / f"{task}.yaml", yaml.safe_dump(config, sort_keys=False))
-    commit = f",revision={experiment.task.revision}" if experiment.task.revision else ""
-    model = f"pretrained={experiment.task.model}{commit},peft=results/{name}/samples/0000"
+    commit = f",revision={block.revision}" if block.revision else ""
+    model = f"pretrained={block.model}{commit},peft=results/{name}/samples/0000"
     print(f"lm_eval --model hf --model_args {model} --include_path {out} --tasks {','.join(tasks)}")

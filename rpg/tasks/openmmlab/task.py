@@ -293,7 +293,7 @@ class OpenMMLab(Task):
 
     def _run(
         self,
-        layer: str,
+        stage: str,
         recipe: RunnerBase | RunnerZoo,
         seed: int,
         at: Sequence[int],
@@ -304,7 +304,7 @@ class OpenMMLab(Task):
         from mmengine.hooks import Hook
         from mmengine.runner import Runner
 
-        what, steps = f"{layer}: seed {seed}", max(at)
+        what, steps = f"{stage}: seed {seed}", max(at)
         shown = progress(range(steps), what, total=steps)
 
         class Kept(Hook):
@@ -336,7 +336,7 @@ class OpenMMLab(Task):
                 config.train_dataloader.dataset.indices = learned
                 # mmengine keeps what it makes under a name and the second, and would give it to the next of that name.
                 config.work_dir, config.log_level, config.experiment_name = folder, "ERROR", Path(folder).name
-                config.randomness = {"seed": derive(layer, self.scope, seed) % 2**31}
+                config.randomness = {"seed": derive(stage, self.scope, seed) % 2**31}
                 config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": steps + 1}
                 config.default_hooks = {"logger": None, "checkpoint": None}
                 for key in ("dataloader", "evaluator", "cfg"):
@@ -347,7 +347,7 @@ class OpenMMLab(Task):
                     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             except Exception as error:
                 # As with the network's, any of a thousand modules.
-                raise self._refused(f"{layer}.overrides: {error}") from error
+                raise self._refused(f"{stage}.overrides: {error}") from error
             runner.register_hook(Kept())
             with quiet():
                 runner.train()

@@ -3,10 +3,11 @@ import json
 
 import pytest
 import yaml
-from conftest import GIVEN, MINIATURE, PAPER, ROOT, SCENES, SETTINGS, TASKS
+from conftest import ADAPTERS, GIVEN, MINIATURE, PAPER, ROOT, SCENES, SETTINGS, TASKS
 
-from rpg.config.experiment import Experiment
+from rpg.config.experiment import parse_experiment
 from rpg.config.loading import FORBIDDEN_KEYS, check_params, json_schema, load_params
+from rpg.tasks.registry import task_blocks
 from rpg.utils import task_codes
 from rpg.utils.errors import UserError
 
@@ -26,6 +27,18 @@ def fault(change) -> str:
     assert "\n" not in line
     assert line.startswith("params.yaml: ")
     return line.removeprefix("params.yaml: ")
+
+
+def fault_of(experiment: dict, change) -> str:
+    """The line that `change` to the good `experiment` leads to, without the experiment's name."""
+    changed = {**SETTINGS, "run": ["x"], "experiments": {"x": copy.deepcopy(experiment)}}
+    change(changed["experiments"]["x"])
+    with pytest.raises(UserError) as error:
+        check_params(changed)
+    line = str(error.value)
+    assert "\n" not in line
+    assert line.startswith("params.yaml: experiments.x.")
+    return line.removeprefix("params.yaml: experiments.x.")
 
 
 def mini(changed: dict) -> dict:
@@ -116,7 +129,7 @@ def test_value_out_of_range_is_named() -> None:
     assert line == "experiments.mini.sample.steps: input should be less than or equal to 1000, not 1001"
 
 
-def test_cluster_names_layers() -> None:
+def test_cluster_names_stages() -> None:
     allotment = {"memory_gb": 64, "hours": 24}
     line = fault(lambda t: mini(t).update(cluster={"training": allotment}))
     assert line.startswith("experiments.mini.cluster.training")
@@ -255,7 +268,7 @@ def test_shipped_experiments_with_task_codes() -> None:
 
 
 def test_held_out_pairs_leave_their_code_seen_in_other_states() -> None:
-    runs = Experiment.model_validate_json(json.dumps(TASKS)).runs().values()
+    runs = parse_experiment(TASKS).runs().values()
     held = {(run.seed, run.code) for run in runs if run.held_out}
     seen = {run.code for run in runs if not run.held_out}
     pairs = {pair for pair in held if pair[1] in seen}
@@ -266,9 +279,9 @@ def test_held_out_pairs_leave_their_code_seen_in_other_states() -> None:
 
 def test_more_seen_codes_and_seeds_leave_the_other_shards_as_they_are() -> None:
     def shards(seen: int, *seeds: int) -> dict[str, list[str]]:
-        task, zoo = {**TASKS["task"], "seen": seen}, {**TASKS["zoo"], "seeds": seeds, "runs_per_shard": 8}
+        task, zoo = {**TASKS["task"], "seen": seen}, {**TASKS["zoo"], "seeds": list(seeds), "runs_per_shard": 8}
         tree = {**TASKS, "task": task, "zoo": zoo, "base": None}
-        found = Experiment.model_validate_json(json.dumps(tree)).shards()
+        found = parse_experiment(tree).shards()
         return {name: [f"{run.seed} {run.code}" for run in runs] for name, runs in found.items()}
 
     small, more, third = shards(6, 0, 1), shards(14, 0, 1), shards(6, 0, 1, 2)
@@ -281,34 +294,53 @@ def test_more_seen_codes_and_seeds_leave_the_other_shards_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("block", "update", "fault"),
     [
-        ("task", {"seen": 1019}, "only 1018 codes"),
-        ("task", {"held_out": [0]}, "greater than or equal to 1"),
-        ("task", {"held_out": [1023]}, "less than or equal to 1022"),
-        ("task", {"held_out": [5, 5]}, "a code stands there twice"),
-        ("task", {"held_out_pairs": 7}, "only 6 codes are seen"),
-        ("zoo", {"seeds": [0]}, "needs two seeds or more|must be one, or as many"),
+        (
+            "task",
+            {"seen": 1019},
+            "task.seen: only 1018 codes are neither held out nor the complement of a held-out one",
+        ),
+        ("task", {"held_out": [0]}, "task.held_out.0: input should be greater than or equal to 1, not 0"),
+        ("task", {"held_out": [1023]}, "task.held_out.0: input should be less than or equal to 1022, not 1023"),
+        ("task", {"held_out": [5, 5]}, "task.held_out: a code stands there twice"),
+        ("task", {"held_out_pairs": 7}, "task.held_out_pairs: only 6 codes are seen"),
+        ("zoo", {"seeds": [0]}, "task.held_out_pairs: needs two seeds or more in zoo.seeds"),
         ("base", {"seeds": [0, 1, 2]}, "base.seeds: must be one, or as many as zoo.seeds"),
-        ("sample", {"seen": 7}, "sample.seen: must be given, from 1 to 6"),
-        ("sample", {"seen": None}, "sample.seen: must be given"),
+        ("sample", {"seen": 7}, "sample.seen: must be given, from 1 to 6, with task codes"),
+        ("sample", {"seen": None}, "sample.seen: must be given, from 1 to 6, with task codes"),
     ],
 )
 def test_task_codes_that_do_not_fit(block: str, update: dict, fault: str) -> None:
-    whole = {**SETTINGS, "run": ["x"], "experiments": {"x": copy.deepcopy(TASKS)}}
-    whole["experiments"]["x"][block].update(update)
-    with pytest.raises(UserError, match=fault):
-        check_params(whole)
+    assert fault_of(TASKS, lambda x: x[block].update(update)) == fault
 
 
 @pytest.mark.parametrize("block", ["base", "hypernetwork"])
-def test_layers_of_task_codes_need_them(block: str) -> None:
-    whole = tree()
-    mini(whole)[block] = copy.deepcopy(TASKS[block])
-    with pytest.raises(UserError, match=f"{block}: needs task.kind task_codes"):
-        check_params(whole)
-    whole = tree()
-    mini(whole)["model"]["conditions"] = [{"kind": "task_code", "hidden": None, "reach": "all"}]
-    with pytest.raises(UserError, match="task_code needs task"):
-        check_params(whole)
+def test_stages_of_task_codes_need_them(block: str) -> None:
+    line = fault_of(MINIATURE, lambda x: x.update({block: TASKS[block]}))
+    assert line == f"{block}: there is no such stage with task.kind classification"
+    line = fault_of(
+        MINIATURE, lambda x: x["model"].update(conditions=[{"kind": "task_code", "hidden": None, "reach": "all"}])
+    )
+    assert line == "model.conditions: task_code needs task.kind task_codes"
+
+
+KINDS = ", ".join(task_blocks())
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            lambda x: x["task"].update(kind="clasification"),
+            "no benchmark 'clasification'; did you mean 'classification'?",
+        ),
+        (lambda x: x["task"].update(kind=[3]), f"no benchmark '[3]'; known: {KINDS}"),
+        (lambda x: x["task"].pop("kind"), f"missing; known: {KINDS}"),
+        (lambda x: x.pop("task"), f"missing; known: {KINDS}"),
+        (lambda x: x.update(task=3), f"missing; known: {KINDS}"),
+    ],
+)
+def test_experiment_without_a_known_kind_of_task(change, fault: str) -> None:
+    assert fault_of(MINIATURE, change) == f"task.kind: {fault}"
 
 
 def test_start_from_the_mean_is_of_the_weights_alone() -> None:
@@ -328,42 +360,71 @@ def test_networks_between_states_need_states() -> None:
             mini(whole)[block] = {**mini(whole).get(block, {}), **values}
         with pytest.raises(UserError) as fault:
             check_params(whole)
-        return str(fault.value)
+        return str(fault.value).removeprefix("params.yaml: experiments.mini.")
 
     tune = {**TASKS["tune"], "between": 0.5}
     unconditional = {"conditions": [{"kind": "unconditional"}]}
-    assert "between: needs two seeds or more" in faulty(sample={"between": 1}, zoo={"seeds": [3]})
-    assert "between: needs two seeds or more" in faulty(tune=tune, zoo={"seeds": [3]})
-    assert "between: needs the condition permutation_state" in faulty(sample={"between": 1}, model=unconditional)
-    assert "between: needs the condition permutation_state" in faulty(tune=tune, model=unconditional)
+    for block, values in (("sample", {"between": 1}), ("tune", tune)):
+        lines = [faulty(**{block: values}, **more) for more in ({"zoo": {"seeds": [3]}}, {"model": unconditional})]
+        assert lines == [
+            f"{block}.between: needs two seeds or more in zoo.seeds",
+            f"{block}.between: needs the condition permutation_state",
+        ]
 
 
 @pytest.mark.parametrize(
     ("change", "fault"),
     [
-        (lambda x: x["zoo"].pop("overrides"), r"zoo.*missing|zoo.saves|unknown key"),
-        (lambda x: x.update(zoo=MINIATURE["zoo"]), "zoo: lacks overrides, with task.kind segmentation"),
+        (lambda x: x["zoo"].pop("overrides"), "zoo.overrides: missing"),
+        (lambda x: x.update(zoo=MINIATURE["zoo"]), "zoo.overrides: missing"),
         (lambda x: x["base"].update(seeds=[0, 1, 2]), "base.seeds: must be one, or as many as zoo.seeds"),
-        (lambda x: x["task"].update(data="coco"), "task.data: input should be 'scenes' or 'ade20k'"),
-        (lambda x: x["task"].update(validation=0), "task.validation: input should be greater than or equal to 1"),
-        (lambda x: x.update(tune=TASKS["tune"]), "tune: there is no task loss for task.kind segmentation"),
-        (lambda x: x.update(hypernetwork=TASKS["hypernetwork"]), "hypernetwork: needs task.kind task_codes"),
-        (lambda x: x["zoo"].update(seeds=[4, 4]), "seeds: a seed stands there twice"),
-        (lambda x: x["task"]["overrides"].update(model={"size": 3}), "no key may be called 'size'"),
+        (lambda x: x["task"].update(data="coco"), "task.data: input should be 'scenes' or 'ade20k', not \"coco\""),
+        (
+            lambda x: x["task"].update(validation=0),
+            "task.validation: input should be greater than or equal to 1, not 0",
+        ),
+        (lambda x: x.update(tune=TASKS["tune"]), "tune: there is no such stage with task.kind segmentation"),
+        (
+            lambda x: x.update(hypernetwork=TASKS["hypernetwork"]),
+            "hypernetwork: there is no such stage with task.kind segmentation",
+        ),
+        (lambda x: x["zoo"].update(seeds=[4, 4]), "zoo.seeds: a seed stands there twice, not [4, 4]"),
+        (
+            lambda x: x["task"]["overrides"].update(model={"size": 3}),
+            "task.overrides.model.size: no key may be called 'size' (DVC's run-cache ignores it); choose another name",
+        ),
     ],
 )
 def test_segmentation_that_does_not_fit(change, fault: str) -> None:
-    whole = {**SETTINGS, "run": ["x"], "experiments": {"x": copy.deepcopy(SCENES)}}
-    change(whole["experiments"]["x"])
-    with pytest.raises(UserError, match=fault) as raised:
-        check_params(whole)
-    assert "\n" not in str(raised.value)
+    assert fault_of(SCENES, change) == fault
 
 
-def test_runner_s_blocks_need_its_tasks() -> None:
-    whole = {**SETTINGS, "run": ["x"], "experiments": {"x": {**MINIATURE, "zoo": SCENES["zoo"]}}}
-    with pytest.raises(UserError, match=r"zoo: has overrides, with task\.kind classification"):
-        check_params(whole)
+def test_blocks_of_a_kind_need_its_tasks() -> None:
+    """Which class a block has is decided by `task.kind`, not guessed from its keys."""
+    assert fault_of(MINIATURE, lambda x: x.update(zoo=SCENES["zoo"])) == "zoo.together: missing"
+    more = {**MINIATURE["zoo"], "overrides": {}}
+    assert fault_of(MINIATURE, lambda x: x.update(zoo=more)) == "zoo.overrides: unknown key"
+    assert fault_of(TASKS, lambda x: x.update(base=ADAPTERS["base"])) == "base.shift: missing"
+
+
+def test_fine_tuning_needs_the_weights_that_it_starts_from() -> None:
+    experiment = load_params(ROOT / "params.yaml").experiment("imagenet-resnet18").model_dump()
+    line = fault_of(experiment, lambda x: x.update(base=None))
+    assert line == "base: missing; with task.kind fine_tuning it names the weights that the zoo starts from"
+
+
+def test_canonical_tokens_are_for_adapters() -> None:
+    line = fault_of(MINIATURE, lambda x: x["tokens"].update(canonical=False))
+    assert line == "tokens.canonical: is for adapters, not for task.kind classification"
+    line = fault_of(ADAPTERS, lambda x: x["tokens"].pop("canonical"))
+    assert line == "tokens.canonical: must be given with task.kind commonsense"
+
+
+def test_the_check_of_a_block_is_named_by_its_key() -> None:
+    line = fault_of(MINIATURE, lambda x: x["task"]["network"]["arguments"].update(pretrained=True))
+    why = "pretrained would load weights; the zoo's networks start from their seed"
+    assert line == f"task.network.arguments: {why}"
+    assert fault_of(GIVEN, lambda x: x["zoo"].update(runs=["a", "a/"])) == "zoo.runs: a folder stands there twice"
 
 
 def test_the_paper_s_segmentation_and_detection() -> None:

@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 
-from rpg.data import load_data, load_pictures
+from rpg.data import load_data
+from rpg.tasks.fine_tuning.pictures import load_pictures
 from rpg.utils.errors import UserError
 
 

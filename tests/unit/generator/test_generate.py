@@ -148,11 +148,23 @@ def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, mo
         (["--state", "2"], "state 2: the zoo has states 0 to 1, one per seed"),
         (["--state", "-1"], "state -1: the zoo has states 0 to 1"),
         (["--state", "1,1"], "states 1, 1: one stands there twice"),
-        (["--count", "0"], "--count 0: must be between 1 and"),
-        (["--steps", "1001"], "--steps 1001: must be between 1 and 1000"),
-        (["--seed", "-1"], "--seed -1: must be between 0 and"),
+        (
+            ["--count", "0"],
+            "Invalid value for '--count': Input should be greater than or equal to 1; see `rpg generate --help`",
+        ),
+        (
+            ["--steps", "1001"],
+            "Invalid value for '--steps': Input should be less than or equal to 1000; see `rpg generate --help`",
+        ),
+        (
+            ["--seed", "-1"],
+            "Invalid value for '--seed': Input should be greater than or equal to 0; see `rpg generate --help`",
+        ),
         (["--vector", "validation_top1=99"], "--vector validation_top1: the model has no such vector; known: none"),
-        (["--vector", "validation_top1=high"], "'validation_top1=high' is not NAME=NUMBERS"),
+        (
+            ["--vector", "validation_top1=high"],
+            "--vector validation_top1=high: must be NAME=NUMBERS, as validation_top1=98.5",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(inside: Path, tmp_path: Path, capsys, options, fault) -> None:

@@ -12,12 +12,12 @@ import torch
 from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
-from rpg.config.experiment import Experiment
+from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
 from rpg.config.model import NoDenoiserConfig
 from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
-from rpg.pipeline.plan import GPUS, MOMENTS, Device, measure, plan, plan_of, tell
+from rpg.pipeline.plan import GPUS, MOMENTS, Device, describe, measure, plan, plan_of
 from rpg.tokenizer.layout import Layout
 from rpg.training import conditions
 from rpg.training.train import train_loss
@@ -59,7 +59,7 @@ def sized(name: str) -> tuple[Experiment, Layout]:
     tree |= {"tokens": {"width": width}, "tune": None}
     tree["train"] |= {"precision": "float32", **train}
     tree["sample"]["between"] = 0
-    return Experiment.model_validate(tree), Layout.of({"weight": torch.empty(WEIGHTS, device="meta")}, width)
+    return parse_experiment(tree), Layout.of({"weight": torch.empty(WEIGHTS, device="meta")}, width)
 
 
 def with_backbone(experiment: Experiment, **keys: object) -> Experiment:
@@ -125,7 +125,11 @@ def test_memory_and_operations_are_within_15_percent_of_what_is_measured(name: s
     experiment, layout = sized(name)
     planned = plan_of(name, experiment, layout, (8, 0), CPU)
     # What is freed goes back to the kernel at once, instead of into a heap that may have holes.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {
+        **os.environ,
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{Path(__file__).parent}",
+    }
     script = f"import test_plan; test_plan.measure_really({name!r})"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     measured = json.loads(done.stdout.splitlines()[-1])
@@ -188,16 +192,16 @@ def test_wider_tokens_need_no_wider_recurrent_model() -> None:
 
 def test_faults_are_one_line() -> None:
     with pytest.raises(UserError, match="--device tpu: unknown; known: h100"):
-        tell(PARAMS, ["digits-vit"], "tpu")
+        describe(PARAMS, ["digits-vit"], "tpu")
 
 
 def test_table_of_one_and_of_several(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RPG_DATA", raising=False)
-    one = tell(PARAMS, ["digits-vit"], "cpu")
+    one = describe(PARAMS, ["digits-vit"], "cpu")
     cells = dict(line.replace(" ", "").split("|")[1:3] for line in one.splitlines() if line.startswith("| "))
     assert (cells["tokensL×D"], cells["RPGparameters"]) == ("72×512", "4,432,176")
-    both = tell(PARAMS, ["digits-vit", "cifar10-cnn_small", "own-zoo"], "a100")
+    both = describe(PARAMS, ["digits-vit", "cifar10-cnn_small", "own-zoo"], "a100")
     lines = both.splitlines()
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
     assert rows == ["experiment", "digits-vit", "cifar10-cnn_small"]

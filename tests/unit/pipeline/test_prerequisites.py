@@ -8,7 +8,7 @@ from miniatures import write_folders
 from rpg.config.experiment import Experiment
 from rpg.config.loading import load_params
 from rpg.config.presets import resolve
-from rpg.pipeline import prerequisites as needs
+from rpg.pipeline import prerequisites
 from rpg.tasks.commonsense.config import CommonsenseTask
 
 COMMIT = "0123456789" * 4
@@ -17,12 +17,12 @@ PARAMS = load_params(ROOT / "params.yaml")
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch) -> None:
-    monkeypatch.setattr(needs, "on_hub", lambda repository, revision: False)
+    monkeypatch.setattr("rpg.utils.hub.on_hub", lambda repository, revision: False)
     monkeypatch.delenv("RPG_DATA", raising=False)
 
 
 def missing(name: str, data_root: Path | None = None) -> list[str]:
-    return needs.missing(PARAMS.experiment(name), str(data_root) if data_root else None)
+    return prerequisites.missing(PARAMS.experiment(name), str(data_root) if data_root else None)
 
 
 def pinned(name: str) -> Experiment:
@@ -43,9 +43,9 @@ def test_one_line_for_each_data_set_and_model(tmp_path: Path) -> None:
     assert data == "data set 'imagenet': no data folder; set RPG_DATA, or data_root in params.yaml"
     assert weights == (
         "params.yaml: base.revision: must be the commit of 'timm/convnext_large.fb_in22k_ft_in1k' on the Hugging Face"
-        " hub, 40 digits; `hf models info timm/convnext_large.fb_in22k_ft_in1k` tells it as sha"
+        " hub, 40 digits; `hf models info timm/convnext_large.fb_in22k_ft_in1k` prints it as sha"
     )
-    data, weights = needs.missing(pinned("imagenet-convnext_large"), None)
+    data, weights = prerequisites.missing(pinned("imagenet-convnext_large"), None)
     assert weights.startswith("weights of timm's 'convnext_large.fb_in22k_ft_in1k': not to be had")
     assert f"hf download timm/convnext_large.fb_in22k_ft_in1k --revision {COMMIT}" in weights
     assert missing("ade20k-upernet-vit_base", tmp_path) == [
@@ -54,16 +54,16 @@ def test_one_line_for_each_data_set_and_model(tmp_path: Path) -> None:
     ]
     data, model = missing("commonsense-llama7b-dora-r64")
     assert model.startswith("params.yaml: task.revision: must be the commit of 'huggyllama/llama-7b'")
-    data, model = needs.missing(pinned("commonsense-llama7b-dora-r64"), None)
+    data, model = prerequisites.missing(pinned("commonsense-llama7b-dora-r64"), None)
     assert model.startswith("language model 'huggyllama/llama-7b': not to be had")
     assert f"hf download huggyllama/llama-7b --revision {COMMIT}" in model
 
 
-def test_each_layer_asks_for_what_it_needs() -> None:
+def test_each_stage_asks_for_what_it_needs() -> None:
     experiment = PARAMS.experiment("imagenet-resnet18")
-    assert len(needs.missing(experiment, None, ["base", "zoo"])) == 2
+    assert len(prerequisites.missing(experiment, None, ["base", "zoo"])) == 2
     # Where the zoo is there, its networks' first weights are needed no more.
-    assert needs.missing(experiment, None, ["score"]) == [
+    assert prerequisites.missing(experiment, None, ["score"]) == [
         "data set 'imagenet': no data folder; set RPG_DATA, or data_root in params.yaml"
     ]
 
@@ -71,9 +71,9 @@ def test_each_layer_asks_for_what_it_needs() -> None:
 def test_nothing_is_missing_where_all_is_there(tmp_path: Path, monkeypatch) -> None:
     write_folders(tmp_path / "imagenet")
     known = ("timm/resnet18.tv_in1k", COMMIT)
-    monkeypatch.setattr(needs, "on_hub", lambda *asked: asked == known)
-    assert needs.missing(pinned("imagenet-resnet18"), str(tmp_path)) == []
-    assert len(needs.missing(pinned("imagenet-resnet50"), str(tmp_path))) == 1
+    monkeypatch.setattr("rpg.utils.hub.on_hub", lambda *asked: asked == known)
+    assert prerequisites.missing(pinned("imagenet-resnet18"), str(tmp_path)) == []
+    assert len(prerequisites.missing(pinned("imagenet-resnet50"), str(tmp_path))) == 1
 
 
 def test_files_of_weights_are_looked_for(tmp_path: Path) -> None:
@@ -81,17 +81,17 @@ def test_files_of_weights_are_looked_for(tmp_path: Path) -> None:
     assert experiment.base
     weights = tmp_path / "weights.safetensors"
     given = experiment.model_copy(update={"base": experiment.base.model_copy(update={"weights": str(weights)})})
-    assert needs.missing(given, None)[1] == f"{weights}: no such file; base.weights names it"
+    assert prerequisites.missing(given, None)[1] == f"{weights}: no such file; base.weights names it"
     weights.touch()
-    assert len(needs.missing(given, None)) == 1
+    assert len(prerequisites.missing(given, None)) == 1
 
 
 def test_every_network_of_timm_has_weights_to_be_had(monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(needs, "on_hub", lambda repository, revision: asked.append(repository) or True)
+    monkeypatch.setattr("rpg.utils.hub.on_hub", lambda repository, revision: asked.append(repository) or True)
     tree = resolve(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")["experiments"]
     names = [name for name, block in tree.items() if block["task"]["kind"] == "fine_tuning"]
     assert len(names) == 10
     for name in names:
-        needs.missing(pinned(name), None)
+        prerequisites.missing(pinned(name), None)
         assert asked[-1] == f"timm/{tree[name]['task']['network']['name']}"

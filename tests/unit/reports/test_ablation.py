@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from conftest import MINIATURE, ROOT, run_layers, write_tree
 
 from rpg.cli import main
 from rpg.config.loading import load_params
-from rpg.paths import DECIDES, Paths, paths_of
+from rpg.paths import Paths, paths_of
 from rpg.reports.ablations import HEADING
 from rpg.reports.tables import ablation
+from rpg.stages import OPTIONAL, STAGES, decides
 
 ABLATION = {
     "question": "Does it matter?",
@@ -40,11 +42,11 @@ def ablated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = set()
     for name in ["mini", *params.trials("why")]:
         paths = paths_of(params, name)
-        for layer, verbs in (("zoo", ["zoo", "collect"]), *((verb, [verb]) for verb in list(DECIDES)[2:])):
-            if layer in ("tune", "hypernetwork") or (maker := (layer, paths.home(layer))) in done:
+        for stage in STAGES:
+            if stage in OPTIONAL or (maker := (stage, paths.home(stage))) in done:
                 continue
             done.add(maker)
-            run_layers(folder, *verbs, experiment=name)
+            run_layers(folder, stage, experiment=name)
     run_layers(folder, "ablation", experiment="why")
     run_layers(folder, "ablations", "tables")
     return folder
@@ -56,8 +58,8 @@ def test_what_trials_share_is_made_once(ablated: Path) -> None:
     def makers(trial: str) -> list[str]:
         paths = paths_of(params, f"why/{trial}", ablated / "results")
         return [
-            str(paths.home(layer).relative_to(ablated / "results")).removeprefix("why/")
-            for layer in ("zoo", "tokens", "train", "sample", "score")
+            str(paths.home(stage).relative_to(ablated / "results")).removeprefix("why/")
+            for stage in ("zoo", "tokens", "train", "sample", "score")
         ]
 
     assert makers("same-0") == ["mini"] * 5
@@ -72,11 +74,11 @@ def test_what_trials_share_is_made_once(ablated: Path) -> None:
     assert paths_of(params, "mini") == Paths("mini")
 
 
-def test_every_block_decides_a_layer() -> None:
-    """A block that no layer names would be shared by trials that differ in it, as what a cluster gives may be."""
+def test_every_block_decides_a_stage() -> None:
+    """A block that no stage names would be shared by trials that differ in it, as what a cluster gives may be."""
     from rpg.config.experiment import Experiment
 
-    assert {block for blocks in DECIDES.values() for block in blocks} == set(Experiment.model_fields) - {"cluster"}
+    assert {block for stage in STAGES for block in decides(stage)} == set(Experiment.model_fields) - {"cluster"}
 
 
 def test_summary_is_over_all_networks_of_all_seeds(ablated: Path) -> None:
@@ -141,8 +143,6 @@ def test_faults_are_named(tmp_path: Path, changes: dict, fault: str, capsys: pyt
     assert stop.value.code == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    import re
-
     assert re.search(fault if "|" in fault else re.escape(fault), line), line
 
 
@@ -166,10 +166,17 @@ def test_a_trial_can_be_asked_for_networks(ablated: Path, tmp_path: Path, monkey
 
 
 def test_committed_ablations_are_those_of_params() -> None:
-    params, trees = load_params(ROOT / "params.yaml"), json.loads((ROOT / "results/ablations.json").read_text())
-    assert sorted(trees) == sorted(params.ablations)
-    sections = [
-        ablation(name, params.ablation(name).question, params.ablation(name).experiment, trees[name])
-        for name in params.ablations
-    ]
-    assert (ROOT / "results/ablations.md").read_text() == HEADING + "".join(sections)
+    params, text = load_params(ROOT / "params.yaml"), (ROOT / "results/ablations.md").read_text()
+    assert text.startswith(HEADING)
+    heads = [(name, of.experiment, of.question) for name, of in params.ablations.items()]
+    assert re.findall(r"^## (.*), of (.*)\n\n(.*)\n", text, re.M) == heads
+    for name, of in params.ablations.items():
+        section = text[text.index(f"\n## {name}, of ") :].removeprefix("\n").partition("\n## ")[0]
+        rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")][2:]
+        assert list(dict.fromkeys(row.partition(", ")[0] for row in rows)) == list(of.variants)
+    # DVC's: a fresh clone has it after `rpg ledger pull`.
+    if (ROOT / "results/ablations.json").is_file():
+        trees = json.loads((ROOT / "results/ablations.json").read_text())
+        assert sorted(trees) == sorted(params.ablations)
+        sections = [ablation(name, of.question, of.experiment, trees[name]) for name, of in params.ablations.items()]
+        assert text == HEADING + "".join(sections)

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ADAPTERS
-from test_commonsense import sample, task
+from conftest import ADAPTERS, adapters_task, sampled_adapter
 
 from rpg.tasks.adapters import merged
 
@@ -14,10 +13,10 @@ from rpg.tasks.adapters import merged
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 def test_merged_the_model_says_the_same_and_is_as_before_afterwards(adapters: Path, monkeypatch, kind: str) -> None:
     monkeypatch.chdir(adapters)
-    of = task(adapter={**ADAPTERS["task"]["adapter"], "kind": kind})
+    of = adapters_task(adapter={**ADAPTERS["task"]["adapter"], "kind": kind})
     state_dict = {
         name: tensor
-        for name, tensor in sample(adapters / "results/adapters").items()
+        for name, tensor in sampled_adapter(adapters / "results/adapters").items()
         if kind == "dora" or "magnitude" not in name
     }
     of._put(state_dict)
@@ -41,7 +40,7 @@ def test_merged_the_model_says_the_same_and_is_as_before_afterwards(adapters: Pa
 
 def test_in_half_precision_nothing_is_merged(adapters: Path, monkeypatch) -> None:
     monkeypatch.chdir(adapters)
-    of = task()
+    of = adapters_task()
     model: Any = of.network.to(torch.bfloat16)
     layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
     with torch.inference_mode(), merged(model):

@@ -51,7 +51,9 @@ def test_only_visible_gpus_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_gpu_is_free_again_when_its_process_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = "import sys; from rpg import device; device.tempfile.tempdir = sys.argv[1]; assert device._claim('0')"
+    script = (
+        "import sys; from rpg.utils import device; device.tempfile.tempdir = sys.argv[1]; assert device._claim('0')"
+    )
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True)
     assert claimed(monkeypatch) == "0"
 

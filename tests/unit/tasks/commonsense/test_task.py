@@ -7,26 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ADAPTERS, ROOT, SETTINGS, run_layers, write_tree
+from conftest import ADAPTERS, ROOT, SETTINGS, adapters_task, run_layers, sampled_adapter, write_tree
 
 from rpg.cli import main
-from rpg.config.experiment import Experiment
+from rpg.config.experiment import parse_experiment
 from rpg.config.loading import load_params
 from rpg.config.params import Params
 from rpg.tasks.commonsense.config import CommonsenseTask
 from rpg.tasks.commonsense.questions import ANSWER, SUBTASKS, read_questions
-from rpg.tasks.commonsense.task import AVERAGE, Commonsense
+from rpg.tasks.commonsense.task import AVERAGE
 from rpg.tasks.config import Run
-from rpg.tasks.loading import load_task
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_tensors
-
-
-def task(**changes: object) -> Commonsense:
-    """The miniature's task, with other params."""
-    found = load_task(CommonsenseTask.model_validate({**ADAPTERS["task"], **changes}), None)
-    assert isinstance(found, Commonsense)
-    return found
 
 
 @pytest.fixture
@@ -34,10 +26,6 @@ def here(adapters: Path, monkeypatch) -> Path:
     """The finished miniature as working directory."""
     monkeypatch.chdir(adapters)
     return adapters / "results/adapters"
-
-
-def sample(folder: Path, index: int = 0) -> dict[str, torch.Tensor]:
-    return read_tensors(folder / f"samples/{index:04d}/adapter_model.safetensors")
 
 
 def test_a_generated_adapter_opened_with_peft_alone_has_the_tables_accuracy(here: Path, monkeypatch) -> None:
@@ -84,8 +72,8 @@ def test_a_generated_adapter_opened_with_peft_alone_has_the_tables_accuracy(here
     assert scored["file"] == "0000/adapter_model.safetensors"
     # So small a model names few choices; what it finds likely is right now and then, and its words are the same.
     assert max(likeliest) > 20
-    of = task()
-    of._put(sample(here))
+    of = adapters_task()
+    of._put(sampled_adapter(here))
     said: list[str] = []
     decode = of.tokenizer.batch_decode
     monkeypatch.setattr(
@@ -113,12 +101,12 @@ def test_zoo_and_samples_are_adapter_folders_and_base_is_a_model(here: Path) -> 
     assert config["target_modules"] == ["down_proj", "q_proj"]
     assert config["base_model_name_or_path"] == "results/adapters/base/0000"
     # Tokens hold the adapter alone: pairs and magnitudes of one block's two modules.
-    names = {name.rpartition("proj.")[2] for name in sample(here)}
+    names = {name.rpartition("proj.")[2] for name in sampled_adapter(here)}
     assert names == {"lora_A.weight", "lora_B.weight", "lora_magnitude_vector"}
     scores = json.loads((here / "scores.json").read_text())
     assert (
         scores["parameters"]
-        == sum(tensor.numel() for tensor in sample(here).values())
+        == sum(tensor.numel() for tensor in sampled_adapter(here).values())
         == 2 * (32 + 32) + 2 * (64 + 32) + 32 + 32
     )
 
@@ -151,8 +139,8 @@ def test_samples_are_canonical(here: Path) -> None:
 
 def test_likelihood_is_that_of_whole_sentences_one_by_one(here: Path) -> None:
     """The oracle: no padding, no cache, no batch."""
-    of = task()
-    of._put(sample(here))
+    of = adapters_task()
+    of._put(sampled_adapter(here))
     questions = of.questions["test"]["social_i_qa"][:12] + of.questions["test"]["boolq"][:5]
     slow = []
     for question in questions:
@@ -171,21 +159,24 @@ def test_likelihood_is_that_of_whole_sentences_one_by_one(here: Path) -> None:
 
 
 def test_scores_are_means_over_subtasks_by_both_protocols(here: Path) -> None:
-    found = task().judge(sample(here), "test")
-    assert list(found.scores) == list(task().metrics)
+    found = adapters_task().judge(sampled_adapter(here), "test")
+    assert list(found.scores) == list(adapters_task().metrics)
     assert found.scores[AVERAGE] == pytest.approx((found.scores["BoolQ"] + found.scores["SIQA"]) / 2)
     likelihoods = [found.scores[f"{name} (likelihood)"] for name in ("BoolQ", "SIQA")]
     assert found.scores[f"{AVERAGE} (likelihood)"] == pytest.approx(sum(likelihoods) / 2)
-    assert len(found.answers) == len(task().targets("test")) == 96
-    assert list(task().judge(sample(here), "validation").scores) == [AVERAGE, f"{AVERAGE} (likelihood)"]
+    assert len(found.answers) == len(adapters_task().targets("test")) == 96
+    assert list(adapters_task().judge(sampled_adapter(here), "validation").scores) == [
+        AVERAGE,
+        f"{AVERAGE} (likelihood)",
+    ]
     # Novelty asks for the answers and one score, which take half the time.
-    main = task().judge(sample(here), "test", main_only=True)
+    main = adapters_task().judge(sampled_adapter(here), "test", main_only=True)
     assert main.scores == {name: found.scores[name] for name in (AVERAGE, "BoolQ", "SIQA")}
     assert torch.equal(main.answers, found.answers)
 
 
 def test_reference_is_the_language_model_alone(here: Path) -> None:
-    of = task()
+    of = adapters_task()
     (name, adapter), *_ = of.references().items()
     assert name == "base_model"
     of._put(adapter)
@@ -201,7 +192,7 @@ def test_reference_is_the_language_model_alone(here: Path) -> None:
 
 def test_judging_goes_on_from_the_batches_that_are_kept(here: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("rpg.tasks.commonsense.task.BATCHES_KEPT", 2)
-    of, whole = task(), task().judge(sample(here), "test")
+    of, whole = adapters_task(), adapters_task().judge(sampled_adapter(here), "test")
     generated = of._generated
     calls = []
 
@@ -213,23 +204,26 @@ def test_judging_goes_on_from_the_batches_that_are_kept(here: Path, tmp_path: Pa
 
     monkeypatch.setattr(of, "_generated", until_the_fourth)
     with pytest.raises(KeyboardInterrupt):
-        of.judge(sample(here), "test", kept=tmp_path)
+        of.judge(sampled_adapter(here), "test", kept=tmp_path)
     assert [path.name.partition("-")[2] for path in tmp_path.iterdir()] == ["generated-000000.json"]
-    again = of.judge(sample(here), "test", kept=tmp_path)
+    again = of.judge(sampled_adapter(here), "test", kept=tmp_path)
     # Two of the five were kept; batches take no notice of where a subtask ends.
     assert calls == [20, 20, 20, 20, 20, 20, 16]
     assert again.scores == whole.scores
     # Another adapter's answers are its own.
-    assert task().judge(sample(here, 1), "test", kept=tmp_path).scores == task().judge(sample(here, 1), "test").scores
+    assert (
+        adapters_task().judge(sampled_adapter(here, 1), "test", kept=tmp_path).scores
+        == adapters_task().judge(sampled_adapter(here, 1), "test").scores
+    )
     # What the layers kept is gone when they are done.
     assert not any((here / "kept").rglob("*.json"))
 
 
 def test_same_bytes_twice(here: Path) -> None:
-    experiment = Experiment.model_validate(ADAPTERS)
+    experiment = parse_experiment(ADAPTERS)
     saves: list[dict[str, torch.Tensor]] = []
     for _ in range(2):
-        task().train(
+        adapters_task().train(
             experiment.zoo, [Run(seed=1, code=None, held_out=False)], [None], lambda step, states: saves.extend(states)
         )
     checkpoint = read_tensors(here / "zoo/0000-0001/0001-000070/adapter_model.safetensors")
@@ -265,22 +259,22 @@ def test_base_gives_the_same_bytes_twice(adapters: Path, tmp_path: Path) -> None
 def test_what_cannot_be_had_is_one_line(here: Path, changes: dict, message: str, monkeypatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=message) as error:
-        task(**changes).check()
+        adapters_task(**changes).check()
     assert "\n" not in str(error.value)
 
 
 def test_adapter_that_does_not_fit_is_one_line(here: Path, capsys) -> None:
-    other = task(adapter={**ADAPTERS["task"]["adapter"], "rank": 3})
+    other = adapters_task(adapter={**ADAPTERS["task"]["adapter"], "rank": 3})
     with pytest.raises(
         UserError, match=r"lora_A.weight' has shape \[2, \d+\], not \[3, \d+\] \(task.adapter: dora, rank 3\)"
     ):
-        other.judge(sample(here), "test")
-    fewer = task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj"]})
+        other.judge(sampled_adapter(here), "test")
+    fewer = adapters_task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj"]})
     with pytest.raises(UserError, match=r"down_proj.* is of no module of the network"):
-        fewer.judge(sample(here), "test")
-    plain = task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj", "down_proj", "v_proj"]})
+        fewer.judge(sampled_adapter(here), "test")
+    plain = adapters_task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj", "down_proj", "v_proj"]})
     with pytest.raises(UserError, match=r"v_proj.* is missing"):
-        plain.judge(sample(here), "test")
+        plain.judge(sampled_adapter(here), "test")
 
 
 def test_a_broken_question_stops_every_layer_with_one_line(adapters: Path, tmp_path: Path, capsys, monkeypatch) -> None:
@@ -309,15 +303,15 @@ def test_trainers_optimizer_has_the_betas_of_params(here: Path, monkeypatch) -> 
         found.extend(group["betas"] for group in self.create_optimizer().param_groups)
 
     monkeypatch.setattr(transformers.Trainer, "train", train)
-    experiment = Experiment.model_validate({**ADAPTERS, "zoo": {**ADAPTERS["zoo"], "betas": [0.7, 0.9]}})
-    task().train(experiment.zoo, [Run(seed=1, code=None, held_out=False)], [None], lambda *_: None)
+    experiment = parse_experiment({**ADAPTERS, "zoo": {**ADAPTERS["zoo"], "betas": [0.7, 0.9]}})
+    adapters_task().train(experiment.zoo, [Run(seed=1, code=None, held_out=False)], [None], lambda *_: None)
     assert set(found) == {(0.7, 0.9)}
 
 
 def test_divergence_is_one_line(here: Path) -> None:
-    base = Experiment.model_validate({**ADAPTERS, "base": {**ADAPTERS["base"], "learning_rate": 3e38}}).base
+    base = parse_experiment({**ADAPTERS, "base": {**ADAPTERS["base"], "learning_rate": 3e38}}).base
     with pytest.raises(UserError, match=r"base: seed 0 diverged at step \d+; lower its learning_rate"):
-        task().train_base(base, 0)
+        adapters_task().train_base(base, 0)
 
 
 def test_generated_files_are_adapter_folders(here: Path, tmp_path: Path) -> None:
@@ -364,7 +358,7 @@ def test_papers_experiments_and_their_adapters() -> None:
     ("changes", "message"),
     [
         ({"task": {**ADAPTERS["task"], "model": "elsewhere"}}, "with a base block it must be 'results/a/base/0000'"),
-        ({"tokens": {"width": 64}}, "tokens.canonical: must be given for task.kind commonsense"),
+        ({"tokens": {"width": 64}}, "tokens.canonical: must be given with task.kind commonsense"),
         ({"base": {**ADAPTERS["base"], "heads": 3}}, "heads: each must have an even part of the width"),
     ],
 )

@@ -377,7 +377,7 @@ def test_a_trained_zoo_takes_no_runs(finished: Path) -> None:
     from conftest import MINIATURE, SETTINGS
 
     mini = {**MINIATURE, "zoo": GIVEN["zoo"]}
-    with pytest.raises(UserError, match=r"zoo: has runs, with task\.kind classification"):
+    with pytest.raises(UserError, match=r"experiments\.mini\.zoo\.seeds: missing"):
         check_params({**SETTINGS, "run": ["mini"], "experiments": {"mini": mini}})
 
 
