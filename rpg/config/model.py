@@ -174,7 +174,7 @@ def _keys_of_kinds(union: Any) -> dict[str, frozenset[str]]:
 
 
 # Blocks of an experiment whose keys depend on their kind: path of the block → kind → its keys.
-KINDS: dict[tuple[str, ...], dict[str, frozenset[str]]] = {
+KEYS_OF_KINDS: dict[tuple[str, ...], dict[str, frozenset[str]]] = {
     ("model", "backbone"): _keys_of_kinds(Backbone),
     ("model", "denoiser"): _keys_of_kinds(Denoiser),
 }

@@ -1,7 +1,7 @@
 """Presets of params.yaml: `extends` names the presets and experiments whose keys an experiment inherits.
 
 This module works on plain dicts, as YAML gives them. It knows no key of an experiment but `extends`, and those of the
-blocks in KINDS, which depend on the block's `kind`. rpg.config validates the experiments that it returns.
+blocks in KEYS_OF_KINDS, which depend on the block's `kind`. rpg.config validates the experiments that it returns.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rpg.config.model import KINDS
+from rpg.config.model import KEYS_OF_KINDS
 from rpg.utils.errors import UserError, suggestion
 
 
@@ -111,11 +111,11 @@ class _Family:
 def _merge(inherited: Any, own: Any, where: tuple[str, ...] = ()) -> Any:
     """`own` over `inherited`: mappings merge key by key, any other value replaces the inherited one.
 
-    A block of KINDS, at the path `where`, does not inherit the keys that only the kind of the inherited block has.
+    A block whose path `where` is in KEYS_OF_KINDS does not inherit the keys that only the inherited kind has.
     """
     if not (isinstance(inherited, dict) and isinstance(own, dict)):
         return own
-    kinds, before, after = KINDS.get(where, {}), inherited.get("kind"), own.get("kind")
+    kinds, before, after = KEYS_OF_KINDS.get(where, {}), inherited.get("kind"), own.get("kind")
     if isinstance(before, str) and isinstance(after, str) and before in kinds and after in kinds:
         inherited = {key: value for key, value in inherited.items() if key not in kinds[before] - kinds[after]}
     return {**inherited, **{key: _merge(inherited.get(key), value, (*where, key)) for key, value in own.items()}}
