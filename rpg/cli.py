@@ -154,7 +154,7 @@ def train(
     if (few := min(processes, experiment.train.batch)) > 1:
         from rpg.training.distributed import launch
 
-        launch(few, ["train", "--experiment", name, "--threads", str(threads)])
+        launch(few, ["train", "--experiment", name, "--threads", str(threads), "--processes", "1"])
         return
     from rpg.training.train import train_rpg
     from rpg.utils.rng import fix_arithmetic
