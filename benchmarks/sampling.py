@@ -44,8 +44,8 @@ def of_shape(name: str, fraction: int, rounds: int) -> list[dict[str, Any]]:
     """A row for each of our networks, with our sampler."""
     shape, on = shrunk(SHAPES[name], fraction), device()
     zoo, rows = Zoo(shape), []
-    for flavor, network in OURS.items():
-        experiment = experiment_of(shape, flavor)
+    for way, network in OURS.items():
+        experiment = experiment_of(shape, way)
         model, values = our_model(experiment, zoo).eval(), states(zoo, experiment, 1)
         if worth_compiling(on, model.width):
             # As for many networks.

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks.published import Published
 from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
-from rpg.model.recurrent import TokenPositions
+from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.training import conditions
 from rpg.training.train import train_loss
@@ -36,7 +36,7 @@ SHAPES = {
     "vit_base": Shape("imagenet-vit_base", 5378, 16384, 12288, 2, 512, (1, 64, 96, 64, 1)),
     "convnext_large": Shape("imagenet-convnext_large", 12311, 16384, 12288, 2, 448, (1, 64, 96, 64, 1)),
 }
-# Flavor → our network of it, beside the published training and sampling.
+# Our networks, beside the published training and sampling: name → its name in the tables.
 OURS = {"paper": "published network", "residual": "default network"}
 # Checkpoints of the random zoo.
 STATES = 5
@@ -78,17 +78,18 @@ class Zoo:
         return self.seeds.index(checkpoint["seed"])
 
 
-def experiment_of(shape: Shape, flavor: str) -> Experiment:
-    """The experiment of the paper's that has this shape, at this width; or the network of the digits', as wide."""
+def experiment_of(shape: Shape, network: str) -> Experiment:
+    """The paper's experiment with this shape, at this width; or, with `residual`, the default network, as wide."""
     params = load_params()
     tree = params.experiment(shape.experiment).model_dump()
-    if flavor == "residual":
-        wide = {"width": shape.recurrent, "hidden": shape.recurrent, "state_width": 128}
-        tree["model"] = params.experiment("digits-vit").model.model_dump() | wide
+    if network == "residual":
+        tree["model"] = params.experiment("digits-vit").model.model_dump()
+        tree["model"]["backbone"] |= {"width": shape.recurrent, "state_width": 128}
+        tree["model"]["denoiser"] |= {"hidden": shape.recurrent}
         tree["diffusion"] = {"target": "x0"}
         tree["sample"] |= {"solver": "dpm-solver++", "steps": 10}
     else:
-        tree["model"]["width"] = shape.recurrent
+        tree["model"]["backbone"]["width"] = shape.recurrent
     tree["tokens"]["width"] = shape.width
     tree["train"] |= {"batch": shape.batch, "diffusion_batch": shape.diffusion_batch}
     return parse_experiment(tree)

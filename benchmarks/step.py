@@ -14,13 +14,13 @@ from rpg.utils.rng import fix_arithmetic
 
 
 def compare_steps(shape: str, fraction: int, rounds: int, threads: int, out: Path) -> list[dict[str, Any]]:
-    """Print and write milliseconds of a step, ours in both flavors and the published one's, and share of the peak."""
+    """Print and write milliseconds of a step, our two networks' and the published one's, and share of the peak."""
     fix_arithmetic(threads)
     chosen = shrunk(SHAPES[shape], fraction)
     zoo = Zoo(chosen)
     trainings: dict[str, Any] = {"published": PublishedSteps(chosen, zoo)}
-    for flavor, name in OURS.items():
-        trainings[name] = our_training(experiment_of(chosen, flavor), zoo)
+    for way, name in OURS.items():
+        trainings[name] = our_training(experiment_of(chosen, way), zoo)
     flops = {}
     for name, training in trainings.items():
         # What is compiled is not counted.

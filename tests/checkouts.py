@@ -24,7 +24,7 @@ REACHED = {
     ("task", "resolution", 9): RULES,
     ("zoo", "weight_decay", 0.0): RULES,
     ("tokens", "width", 32): RULES[2:],
-    ("model", "hidden", 48): RULES[3:],
+    ("model", "start", "mean"): RULES[3:],
     ("diffusion", "target", "v"): RULES[3:],
     ("train", "steps", 50): RULES[3:],
     ("sample", "steps", 4): RULES[4:],

@@ -64,18 +64,17 @@ MINIATURE = {
     },
     "tokens": {"width": 64},
     "model": {
-        "flavor": "residual",
         "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
-        "recurrent": "mamba2",
-        "positions": ["2d", "learned"],
-        "width": 32,
-        "blocks": 1,
-        "state_width": 16,
-        "head_width": 16,
-        "expand": 2,
-        "denoiser": "mlp",
-        "hidden": 32,
-        "denoiser_blocks": 1,
+        "backbone": {
+            "kind": "mamba2",
+            "width": 32,
+            "positions": ["2d", "learned"],
+            "blocks": 1,
+            "state_width": 16,
+            "head_width": 16,
+            "expand": 2,
+        },
+        "denoiser": {"kind": "mlp", "hidden": 32, "blocks": 1},
         "start": "zero",
     },
     "diffusion": {"target": "x0"},
@@ -371,15 +370,17 @@ def write_given(folder: Path) -> None:
 
 # The published architecture, small enough for the miniature.
 PAPER = {
-    "flavor": "paper",
-    "prototype_projection": False,
     "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
-    "width": 32,
-    "state_width": 16,
-    "head_width": 16,
-    "expand": 2,
-    "channels": [1, 4, 6, 8, 6, 4, 1],
-    "kernel": 7,
+    "backbone": {
+        "kind": "paper",
+        "width": 32,
+        "state_width": 16,
+        "head_width": 16,
+        "expand": 2,
+        "prototype_projection": False,
+    },
+    "denoiser": {"kind": "convolution", "channels": [1, 4, 6, 8, 6, 4, 1], "kernel": 7},
+    "start": "zero",
 }
 
 

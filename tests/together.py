@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from rpg.config.experiment import Experiment
 from rpg.config.loading import load_params
-from rpg.config.model import PaperModel
+from rpg.config.model import Model
 from rpg.tokenizer.store import TokenStore
 from rpg.training.distributed import ALONE, ProcessGroup, joined
 from rpg.training.model_file import fresh
@@ -23,16 +23,18 @@ from rpg.utils.rng import fix_arithmetic
 
 STEPS, HALF = 12, 6
 PAPER = {
-    "flavor": "paper",
-    "width": 32,
-    "state_width": 16,
-    "head_width": 16,
-    "expand": 2,
-    "channels": [1, 8, 16, 8, 1],
-    "kernel": 7,
-    "prototype_projection": False,
+    "backbone": {
+        "kind": "paper",
+        "width": 32,
+        "state_width": 16,
+        "head_width": 16,
+        "expand": 2,
+        "prototype_projection": False,
+    },
+    "denoiser": {"kind": "convolution", "channels": [1, 8, 16, 8, 1], "kernel": 7},
+    "start": "zero",
 }
-# Name → flavor and what else is changed in the miniature's train block.
+# Name → architecture, and the changes of the miniature's train block.
 QUICK = {
     "residual": ("residual", {}),
     "residual-sharded": ("residual", {"sharded": True, "draws": 2}),
@@ -55,20 +57,20 @@ MORE = {
 CASES = {**QUICK, **MORE}
 
 
-def changed(experiment: Experiment, flavor: str = "residual", **train: object) -> Experiment:
-    """The experiment with another flavor and other values in its train block."""
+def changed(experiment: Experiment, model: str = "residual", **train: object) -> Experiment:
+    """The experiment with another architecture and other values in its train block."""
     models = {
         "residual": experiment.model,
         "mean": experiment.model.model_copy(update={"start": "mean"}),
-        "paper": PaperModel.model_validate({**PAPER, "conditions": experiment.model.conditions}),
+        "paper": Model.model_validate({**PAPER, "conditions": experiment.model.conditions}),
     }
-    return experiment.model_copy(update={"model": models[flavor], "train": experiment.train.model_copy(update=train)})
+    return experiment.model_copy(update={"model": models[model], "train": experiment.train.model_copy(update=train)})
 
 
 def case(folder: Path, name: str) -> Experiment:
     """The miniature as a case has it."""
-    flavor, changes = CASES[name]
-    return changed(load_params(folder / "params.yaml").experiment("mini"), flavor, **{"steps": STEPS, **changes})
+    model, changes = CASES[name]
+    return changed(load_params(folder / "params.yaml").experiment("mini"), model, **{"steps": STEPS, **changes})
 
 
 def start(folder: Path, name: str, group: ProcessGroup = ALONE) -> Training:

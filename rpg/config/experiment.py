@@ -115,7 +115,7 @@ class Experiment(Block):
             if self.sample.seen:
                 raise ValueError("sample.seen: needs task.kind task_codes")
         self.task.check_experiment(self)
-        if getattr(self.model, "start", "zero") == "mean" and self.diffusion.target != "x0":
+        if self.model.start == "mean" and self.diffusion.target != "x0":
             raise ValueError("model.start: mean needs diffusion.target x0")
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")

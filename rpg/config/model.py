@@ -1,11 +1,8 @@
-"""The `model` and `diffusion` blocks: RPG's architecture, its conditions and its prediction target."""
+"""The `model` and `diffusion` blocks: conditions, backbone, denoiser and prediction target, chosen independently."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from rpg.blocks import Block, Count
 
@@ -57,59 +54,110 @@ Condition = Annotated[
 Conditions = Annotated[list[Condition], Field(min_length=1, description="what the caller can ask for")]
 
 
-class PaperModel(Block):
-    """The published architecture, exactly: two plain Mamba2 blocks and the convolutional denoiser.
+Width = Annotated[int, Field(ge=4, multiple_of=4, description="M, the width of the blocks")]
+StateWidth = Annotated[int, Field(ge=1, description="N, the width of a Mamba2 state; only Mamba2 blocks have it")]
+HeadWidth = Annotated[int, Field(ge=1, description="the width of a head of a Mamba2 or Transformer block")]
+Expand = Annotated[
+    int, Field(ge=1, description="the inner width of a block, as a multiple of its width; an LSTM ignores it")
+]
 
-    The second block is published at the width D of a token; with `prototype_projection` it has the width M, and one
-    Linear makes the prototype of it.
+
+class PaperBackboneConfig(Block):
+    """The published backbone: two plain Mamba2 blocks. The conditions are added to the positions.
+
+    The prototypes have the token width D. As published, the second block has this width, too.
     """
 
-    flavor: Literal["paper"]
-    conditions: Conditions
-    width: Annotated[int, Field(ge=4, multiple_of=4, description="M, width of the first Mamba2 block")]
-    state_width: Count
-    head_width: Count
-    expand: Count
-    channels: Annotated[list[Count], Field(min_length=5)]
-    kernel: Annotated[int, Field(ge=1)]
-    prototype_projection: bool
+    kind: Literal["paper"]
+    width: Width
+    state_width: StateWidth
+    head_width: HeadWidth
+    expand: Expand
+    prototype_projection: Annotated[
+        bool, Field(description="whether both blocks have width M, and a linear layer projects the prototypes to D")
+    ]
+
+
+class ResidualBackboneConfig(Block):
+    """The default backbone: pre-norm residual blocks. The conditions are added to the positions, and they also scale
+    and shift the input of each block.
+
+    The kind is the mixer of each block: a Mamba2 layer, an LSTM layer, a Transformer layer, or an MLP on each token
+    alone. The prototypes have the width M.
+    """
+
+    kind: Literal["mamba2", "lstm", "transformer", "mlp"]
+    width: Width
+    positions: Annotated[
+        list[Literal["1d", "2d", "learned"]],
+        Field(
+            description="position embeddings, which are added up: of the token's index (1d), of its index in its tensor"
+            " and the tensor's index (2d), a learned vector per token (learned)"
+        ),
+    ]
+    blocks: Annotated[int, Field(ge=1, description="number of blocks")]
+    state_width: StateWidth
+    head_width: HeadWidth
+    expand: Expand
+
+
+class ConvolutionDenoiserConfig(Block):
+    """The published denoiser: a U-shaped stack of 1-D convolutions along the token."""
+
+    kind: Literal["convolution"]
+    channels: Annotated[
+        list[Count],
+        Field(min_length=5, description="channels before the first and after each convolution; the list is symmetric"),
+    ]
+    kernel: Annotated[int, Field(ge=1, description="width of each convolution's kernel")]
 
     @model_validator(mode="after")
-    def _skips_fit(self) -> "PaperModel":
+    def _skips_fit(self) -> "ConvolutionDenoiserConfig":
         odd = len(self.channels) % 2 == 1
         if not odd or self.channels != self.channels[::-1] or self.channels[0] != 1:
             raise ValueError("channels: must start with 1, read the same backwards and be odd in number")
         return self
 
 
-class ResidualModel(Block):
-    """The default architecture: pre-norm residual blocks conditioned in each, and an MLP denoiser.
+class MLPDenoiserConfig(Block):
+    """The default denoiser: residual blocks on noisy token and prototype, with a linear skip from the prototype."""
 
-    `recurrent` is what a block does with the tokens: a Mamba2, an LSTM, a Transformer layer, or, with none of them, an
-    MLP on each token alone. `positions` are added up. Without a denoiser the prototype is the answer, through one
-    linear layer, and there is nothing to sample.
+    kind: Literal["mlp"]
+    hidden: Annotated[int, Field(ge=1, description="width of the residual blocks")]
+    blocks: Annotated[int, Field(ge=1, description="number of residual blocks")]
 
-    `start: mean` suits zoos whose networks were all fine-tuned from one: nobody has to learn what they share.
+
+class NoDenoiserConfig(Block):
+    """No diffusion: one linear layer computes the token from the prototype."""
+
+    kind: Literal["none"]
+
+
+Backbone = Annotated[
+    PaperBackboneConfig | ResidualBackboneConfig,
+    Field(discriminator="kind", description="the network that computes the prototypes"),
+]
+Denoiser = Annotated[
+    ConvolutionDenoiserConfig | MLPDenoiserConfig | NoDenoiserConfig,
+    Field(discriminator="kind", description="the network that predicts a token from a noisy one and its prototype"),
+]
+
+
+class Model(Block):
+    """RPG's architecture. Any backbone works with any denoiser.
+
+    `start: mean` suits a zoo whose networks were all fine-tuned from one network: RPG need not learn what they share.
     """
 
-    flavor: Literal["residual"]
     conditions: Conditions
-    recurrent: Literal["mamba2", "lstm", "transformer", "none"]
-    positions: Annotated[
-        list[Literal["1d", "2d", "learned"]],
-        Field(description="what tells tokens apart: index, (index in tensor, tensor), a learned vector for each"),
-    ]
-    width: Annotated[int, Field(ge=4, multiple_of=4, description="M, width of the recurrent model")]
-    blocks: Count
-    state_width: Count
-    head_width: Count
-    expand: Count
-    denoiser: Literal["mlp", "none"]
-    hidden: Annotated[int, Field(ge=1, description="width of the denoiser's residual blocks")]
-    denoiser_blocks: Count
+    backbone: Backbone
+    denoiser: Denoiser
     start: Annotated[
         Literal["zero", "mean"],
-        Field(description="what the answer is added to: with mean the zoo's mean, in units of each tensor's deviation"),
+        Field(
+            description="the point that predictions start from: zero, or the zoo's mean, with each tensor's standard"
+            " deviation as the unit; mean needs diffusion.target x0"
+        ),
     ]
 
 
@@ -119,4 +167,14 @@ class Diffusion(Block):
     target: Literal["epsilon", "x0", "v"]
 
 
-Model = Annotated[PaperModel | ResidualModel, Field(discriminator="flavor")]
+def _keys_of_kinds(union: Any) -> dict[str, frozenset[str]]:
+    blocks: tuple[type[Block], ...] = get_args(get_args(union)[0])
+    kinds = {block: get_args(block.model_fields["kind"].annotation) for block in blocks}
+    return {kind: frozenset(block.model_fields) for block in blocks for kind in kinds[block]}
+
+
+# Blocks of an experiment whose keys depend on their kind: path of the block → kind → its keys.
+KINDS: dict[tuple[str, ...], dict[str, frozenset[str]]] = {
+    ("model", "backbone"): _keys_of_kinds(Backbone),
+    ("model", "denoiser"): _keys_of_kinds(Denoiser),
+}

@@ -32,7 +32,7 @@ class Ablation(Block):
     novelty: Annotated[bool, Field(description="whether the table has distances from the zoo")]
     variants: Annotated[
         dict[Name, dict[str, Any]],
-        Field(min_length=1, description="what is changed: {model.recurrent: lstm}; null removes a stage"),
+        Field(min_length=1, description="what is changed: {model.backbone.kind: lstm}; null removes a stage"),
     ]
 
 
@@ -115,7 +115,7 @@ class Params(Block):
 
 
 def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:
-    """`experiment` with other values at some keys, `model.recurrent`; ValueError if there is no such key or value."""
+    """`experiment` with other values at some dotted keys; ValueError if there is no such key or value."""
     tree = experiment.model_dump()
     for key, value in changes.items():
         *blocks, last = key.split(".")

@@ -1,7 +1,7 @@
 """Presets of params.yaml: `extends` names the presets and experiments whose keys an experiment inherits.
 
-This module works on plain dicts, as YAML gives them, and knows no key of an experiment but `extends`. rpg.config
-validates the experiments that it returns.
+This module works on plain dicts, as YAML gives them. It knows no key of an experiment but `extends`, and those of the
+blocks in KINDS, which depend on the block's `kind`. rpg.config validates the experiments that it returns.
 """
 
 import json
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rpg.config.model import KINDS
 from rpg.utils.errors import UserError, suggestion
 
 
@@ -107,11 +108,17 @@ class _Family:
         return names
 
 
-def _merge(inherited: Any, own: Any) -> Any:
-    """`own` over `inherited`: mappings merge key by key, any other value replaces the inherited one."""
+def _merge(inherited: Any, own: Any, where: tuple[str, ...] = ()) -> Any:
+    """`own` over `inherited`: mappings merge key by key, any other value replaces the inherited one.
+
+    A block of KINDS, at the path `where`, does not inherit the keys that only the kind of the inherited block has.
+    """
     if not (isinstance(inherited, dict) and isinstance(own, dict)):
         return own
-    return {**inherited, **{key: _merge(inherited.get(key), value) for key, value in own.items()}}
+    kinds, before, after = KINDS.get(where, {}), inherited.get("kind"), own.get("kind")
+    if isinstance(before, str) and isinstance(after, str) and before in kinds and after in kinds:
+        inherited = {key: value for key, value in inherited.items() if key not in kinds[before] - kinds[after]}
+    return {**inherited, **{key: _merge(inherited.get(key), value, (*where, key)) for key, value in own.items()}}
 
 
 def _copied(node: Any) -> Any:

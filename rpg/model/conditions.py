@@ -1,46 +1,24 @@
-"""What tells the recurrent model where a token stands and which network is wanted.
+"""What tells the backbone where a token stands and which network is wanted.
 
 A condition is a module from values [B, C], what the caller asks of each of B networks, to [B, 1 or L, M], which is
 added to every position, or to each its own. `KINDS` lists them; another kind is one more class and its params block.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.config.model import (
-    Condition,
-    PermutationStateCondition,
-    TaskCodeCondition,
-    UnconditionalCondition,
-    VectorCondition,
-)
-
-
-def position_embedding(positions_LA: Tensor, width: int) -> Tensor:
-    """Fixed position embedding [L, M] of positions with A axes, M = `width` divisible by 2 A (RPG section 2.2).
-
-    Published with A = 2: the first half of the channels encodes the token's index inside its tensor, the second half
-    the tensor's index. Each part interleaves sin (even channels) and cos (odd), with frequencies
-    10000^(-2i / (M/A)).
-    """
-    axes = positions_LA.shape[1]
-    if width % (2 * axes):
-        raise ValueError(f"the width {width} of the position embedding must be divisible by {2 * axes}")
-    part = width // axes
-    frequencies = 10000.0 ** (-2 * torch.arange(part // 2, dtype=torch.float64) / part)
-    angles_LAF = positions_LA.double().unsqueeze(-1) * frequencies
-    return torch.stack([angles_LAF.sin(), angles_LAF.cos()], dim=-1).flatten(1).float()
-
-
-def time_embedding(t: Tensor, width: int = 256) -> Tensor:
-    """[..., width] sinusoids of the diffusion times `t`: cosines, then sines, frequencies 10000^(-k / (width/2))."""
-    half = width // 2
-    frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angles = t.unsqueeze(-1).float() * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+if TYPE_CHECKING:
+    from rpg.config.model import (
+        Condition,
+        PermutationStateCondition,
+        TaskCodeCondition,
+        UnconditionalCondition,
+        VectorCondition,
+    )
 
 
 class PermutationState(nn.Module):
@@ -50,7 +28,7 @@ class PermutationState(nn.Module):
     """
 
     def __init__(
-        self, params: PermutationStateCondition, states: int, length: int, width: int, normalised: bool = False
+        self, params: "PermutationStateCondition", states: int, length: int, width: int, normalised: bool = False
     ) -> None:
         super().__init__()
         self.width = width
@@ -70,7 +48,7 @@ class Vector(nn.Module):
 
     def __init__(
         self,
-        params: VectorCondition | TaskCodeCondition,
+        params: "VectorCondition | TaskCodeCondition",
         values: int,
         length: int,
         width: int,
@@ -97,7 +75,7 @@ class Unconditional(nn.Module):
     """One learned vector for all networks, whatever the values [B, 1] are."""
 
     def __init__(
-        self, params: UnconditionalCondition, values: int, length: int, width: int, normalised: bool = False
+        self, params: "UnconditionalCondition", values: int, length: int, width: int, normalised: bool = False
     ) -> None:
         super().__init__()
         self.vector = nn.Parameter(torch.randn(width))
@@ -115,9 +93,9 @@ KINDS = {
 }
 
 
-def condition_name(params: Condition) -> str:
+def condition_name(params: "Condition") -> str:
     """The name by which a caller sets the condition: its kind, or the field of a vector."""
-    return params.field if isinstance(params, VectorCondition) else params.kind
+    return params.field if params.kind == "vector" else params.kind
 
 
 class Conditions(nn.Module):
@@ -130,7 +108,7 @@ class Conditions(nn.Module):
 
     def __init__(
         self,
-        params: Sequence[Condition],
+        params: "Sequence[Condition]",
         sizes: Mapping[str, int],
         head_L: Tensor,
         width: int,

@@ -1,4 +1,4 @@
-"""Name map between the published RPG's state dict and that of `flavor: paper`, one to one.
+"""Name map between the published RPG's state dict and that of the preset `paper-rpg`, one to one.
 
 Parameters of RPG here, in order: recurrent.positions, recurrent.conditions, recurrent.blocks.{0, 1},
 denoiser.{time, condition, encoder, decoder}; inside a Mamba2 block the names are `mamba_ssm.Mamba2`'s own.
@@ -40,7 +40,10 @@ def name_here(published: str) -> str | None:
 
 
 def from_published(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict for an `RPG` of flavor paper from a published one; ValueError names a tensor without a counterpart."""
+    """State dict of the published architecture here, from a published one.
+
+    ValueError names a tensor without a counterpart.
+    """
     names = {name: name_here(name) for name in published}
     # Published positions carry a batch dimension, [1, L, M].
     return {

@@ -1,16 +1,19 @@
-"""RPG: a recurrent model gives each token a prototype; a diffusion turns noise into the token, given its prototype."""
+"""RPG: a backbone gives each token a prototype; a diffusion turns noise into the token, given its prototype."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rpg.blocks import Precision
-from rpg.config.model import PaperModel, ResidualModel
 from rpg.model import diffusion
-from rpg.model.denoiser import ConvDenoiser, MLPDenoiser, NoDenoiser
-from rpg.model.recurrent import PaperRecurrent, ResidualRecurrent, TokenPositions
+from rpg.model.backbones import BACKBONES, Backbone, TokenPositions
+from rpg.model.denoisers import DENOISERS, Denoiser
 from rpg.utils.device import bfloat16
+
+if TYPE_CHECKING:
+    from rpg.config.model import Model
 
 # Tokens of each network that are denoised at once: at the paper's widths what a denoiser has in between is 100 times
 # as large as they are.
@@ -30,7 +33,7 @@ class RPG(nn.Module):
 
     def __init__(
         self,
-        params: PaperModel | ResidualModel,
+        params: "Model",
         tokens: TokenPositions,
         *,
         width: int,
@@ -39,38 +42,13 @@ class RPG(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.length, self.target = width, len(tokens), target
-        starts = getattr(params, "start", "zero") == "mean"
+        starts = params.start == "mean"
         self.register_buffer("mean", torch.zeros(self.length, width) if starts else None)
         self.register_buffer("spread", torch.ones(self.length, 1) if starts else None)
-        widths = {"state_width": params.state_width, "head_width": params.head_width, "expand": params.expand}
-        self.recurrent: PaperRecurrent | ResidualRecurrent
-        self.denoiser: ConvDenoiser | MLPDenoiser | NoDenoiser
-        if isinstance(params, PaperModel):
-            self.recurrent = PaperRecurrent(
-                tokens,
-                params.conditions,
-                sizes,
-                width=params.width,
-                prototype_width=width,
-                projection=params.prototype_projection,
-                **widths,
-            )
-            self.denoiser = ConvDenoiser(width, params.channels, params.kernel)
-        else:
-            self.recurrent = ResidualRecurrent(
-                tokens,
-                params.conditions,
-                sizes,
-                recurrent=params.recurrent,
-                positions=params.positions,
-                width=params.width,
-                blocks=params.blocks,
-                **widths,
-            )
-            if params.denoiser == "none":
-                self.denoiser = NoDenoiser(width, params.width)
-            else:
-                self.denoiser = MLPDenoiser(width, params.width, params.hidden, params.denoiser_blocks)
+        backbone, denoiser = params.backbone, params.denoiser
+        # Trained models hold the names `recurrent.` and `denoiser.` in their state dicts, so they stay.
+        self.recurrent: Backbone = BACKBONES[backbone.kind](backbone, tokens, params.conditions, sizes, width)
+        self.denoiser: Denoiser = DENOISERS[denoiser.kind](denoiser, width, self.recurrent.prototype_width)
 
     def recompute(self) -> None:
         """From now on keep few activations for the backward pass, and compute the others again."""

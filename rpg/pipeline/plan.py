@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
+from rpg.model.backbones import TokenPositions
 from rpg.model.conditions import condition_name
-from rpg.model.recurrent import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.pipeline.prerequisites import missing
 from rpg.tasks.base import Task

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rpg.config.experiment import Experiment
-from rpg.config.model import Condition, ResidualModel
+from rpg.config.model import Condition
 from rpg.config.training import Hypernetwork, Tune
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
@@ -83,10 +83,8 @@ def train_hypernetwork(
     Raises UserError if the loss stops being finite.
     """
     params, on = experiment.hypernetwork, device()
-    # The zoo's mean is more than it is to know.
-    plain = experiment.model
-    if isinstance(plain, ResidualModel):
-        plain = plain.model_copy(update={"start": "zero"})
+    # It learns from the task loss alone, so it does not start from the zoo's mean.
+    plain = experiment.model.model_copy(update={"start": "zero"})
     assert params
     store = TokenStore(tokens)
     torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rpg.blocks import Block
 from rpg.config.model import Diffusion, Model
-from rpg.model.recurrent import TokenPositions
+from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
 from rpg.training import conditions

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from rpg.config.experiment import Experiment
 from rpg.model.published_names import GATE, from_published, name_here
-from rpg.model.recurrent import PaperRecurrent
 from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
 from rpg.training.model_file import build, write_model
@@ -29,8 +28,9 @@ def import_weights(experiment: Experiment, weights: Path, tokens: Path, folder: 
 
     Raises UserError that names the first tensor which does not fit the experiment's model.
     """
-    if experiment.model.flavor != "paper":
-        raise UserError("params.yaml: model.flavor: must be paper, the architecture of the published weights")
+    for part, kind in (("backbone", "paper"), ("denoiser", "convolution")):
+        if getattr(experiment.model, part).kind != kind:
+            raise UserError(f"params.yaml: model.{part}.kind: must be {kind}, as the published weights have it")
     if experiment.diffusion.target != "epsilon":
         raise UserError("params.yaml: diffusion.target: must be epsilon, what the published weights predict")
     published = read_tensors(weights)
@@ -50,7 +50,7 @@ def import_weights(experiment: Experiment, weights: Path, tokens: Path, folder: 
 
 
 def load_published(model: RPG, published: dict[str, Tensor]) -> None:
-    """Give a `model` of flavor paper the published weights; ValueError names the first one that does not fit."""
+    """Give the published weights to a `model` of their architecture; ValueError names the first that does not fit."""
     state, own = from_published(published), model.state_dict()
     names = {name_here(name): name for name in published}
     code = state.get(f"{_CODE}.weight")
@@ -81,7 +81,6 @@ def load_published(model: RPG, published: dict[str, Tensor]) -> None:
 
 def _check_gate(model: RPG, gate_1L1: Tensor | None) -> None:
     """ValueError unless the task code reaches the same tokens in `model` as published, which are all without a gate."""
-    assert isinstance(model.recurrent, PaperRecurrent)
     conditions = model.recurrent.conditions
     if "task_code" not in conditions.kinds:
         return

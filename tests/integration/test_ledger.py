@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -229,17 +230,16 @@ def test_line_missing_from_dvc_yaml_is_noticed(checkout: Path, every_job: list[J
     assert found in differences(checkout, every_job)
 
 
-# Keys that cannot change alone: there is one kind of task, and another flavor has other keys.
-ALONE = {"task.kind", "model.flavor"}
+# Keys that cannot change alone: there is one kind of task, and another denoiser has other keys.
+ALONE = {"task.kind", "model.denoiser.kind"}
 OTHER = {
     "task.data": "cifar10",
     "task.network": {"name": "resnet18", "arguments": {}},
     "zoo.seeds": [0, 1, 2, 9],
     "model.conditions": [{"kind": "vector", "field": "validation_top1", "hidden": None, "reach": "each"}],
-    "model.recurrent": "lstm",
-    "model.positions": ["1d"],
-    "model.denoiser": "none",
-    "model.width": 36,
+    "model.backbone.kind": "lstm",
+    "model.backbone.positions": ["1d"],
+    "model.backbone.width": 36,
     "model.start": "mean",
     "diffusion.target": "v",
     "train.sharded": True,
@@ -260,14 +260,18 @@ QUICK = {**MINIATURE, "zoo": {**MINIATURE["zoo"], "seeds": [0, 1]}}
 
 def flipped() -> dict[str, dict[str, Any]]:
     """Every key of an experiment that can change alone → the miniature with another value there."""
-    found = {}
-    for block, keys in QUICK.items():
-        for key, value in keys.items():
-            name = f"{block}.{key}"
-            if name not in ALONE:
-                other = OTHER[name] if name in OTHER else value + 1 if isinstance(value, int) else value / 2 + 0.001
-                found[name] = {**QUICK, block: {**keys, key: other}}
-    return found
+    return {name: tree for name, tree in _flipped(QUICK, "") if name not in ALONE}
+
+
+def _flipped(block: dict[str, Any], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, value in block.items():
+        name = f"{where}{key}"
+        if name in OTHER:
+            yield name, {**block, key: OTHER[name]}
+        elif isinstance(value, dict):
+            yield from ((inner, {**block, key: changed}) for inner, changed in _flipped(value, f"{name}."))
+        elif name not in ALONE:
+            yield name, {**block, key: value + 1 if isinstance(value, int) else value / 2 + 0.001}
 
 
 def stale_in_dvc(tree: dict[str, dict[str, Any]], key: str, experiment: str = "mini") -> set[str]:

@@ -375,7 +375,7 @@ def test_profile_for_slurm_says_what_every_job_takes_and_where(checkout: Path) -
         gpus = yaml.safe_load((ROOT / "workflow/profiles/gpus/config.yaml").read_text())["set-resources"]
         on_gpu = rule in gpus
         assert asked["slurm_partition"] == ("gpu" if on_gpu else "cpu"), rule
-        assert asked.get("gpu") == ("1" if on_gpu else None), rule
+        assert asked["gpu"] == ("1" if on_gpu else "0"), rule
         assert ("--signal=TERM@" in asked.get("slurm_extra", "")) is STAGES[rule].resumable, rule
     profile = yaml.safe_load((ROOT / "workflow/profiles/slurm/config.yaml").read_text())
     assert profile["set-resources"].keys() <= resources.keys()

@@ -60,7 +60,7 @@ ABLATION = {
     "experiment": "mini",
     "seeds": [0, 1],
     "novelty": False,
-    "variants": {"plain": {}, "lstm": {"model.recurrent": "lstm"}, "untuned": {"tune": None}},
+    "variants": {"plain": {}, "lstm": {"model.backbone.kind": "lstm"}, "untuned": {"tune": None}},
 }
 TREE: dict = {
     **SETTINGS,

@@ -1,4 +1,4 @@
-"""What the benchmarks compare with is the published procedure: it gives the numbers of `flavor: paper`, which
+"""What the benchmarks compare with is the published procedure: it gives the numbers of the preset `paper-rpg`, which
 tests/model/test_paper.py holds against the equations. No time is measured here."""
 
 import json
@@ -19,10 +19,10 @@ from benchmarks.layers import measure_layers
 from benchmarks.memory import measure
 from benchmarks.published import Files, Published, batches, training
 from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
-from rpg.config.model import PaperModel, PermutationStateCondition
+from rpg.config.model import ConvolutionDenoiserConfig, Model, PaperBackboneConfig, PermutationStateCondition
 from rpg.model import diffusion
+from rpg.model.backbones import TokenPositions
 from rpg.model.published_names import from_published
-from rpg.model.recurrent import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
 
@@ -47,7 +47,7 @@ def published_name(name: str, encoders: int) -> str:
 
 @pytest.fixture
 def both() -> tuple[Published, RPG]:
-    """The benchmarks' network with random weights, and `flavor: paper` with the same, to evaluate."""
+    """The benchmarks' network with random weights, and the published architecture here with the same, to evaluate."""
     torch.manual_seed(0)
     published = Published(POSITIONS, D, M, S, CHANNELS)
     torch.nn.init.normal_(published.to_permutation_state.weight)
@@ -60,8 +60,11 @@ def both() -> tuple[Published, RPG]:
     named = {published_name(name, published.net.encoders): tensor for name, tensor in state.items()}
     condition = PermutationStateCondition(kind="permutation_state", reach="all", dropout=0.0)
     widths = {"width": M, "state_width": 128, "head_width": 64, "expand": 2}
-    params = PaperModel(
-        flavor="paper", conditions=[condition], channels=CHANNELS, kernel=7, prototype_projection=False, **widths
+    params = Model(
+        conditions=[condition],
+        backbone=PaperBackboneConfig(kind="paper", prototype_projection=False, **widths),
+        denoiser=ConvolutionDenoiserConfig(kind="convolution", channels=CHANNELS, kernel=7),
+        start="zero",
     )
     tokens = TokenPositions(POSITIONS, POSITIONS[:, 1] == 1)
     ours = RPG(params, tokens, width=D, sizes={"permutation_state": S}, target="epsilon")
@@ -140,16 +143,17 @@ def test_baseline_reads_the_zoo_s_files_and_learns(finished: Path) -> None:
 
 def test_shapes_are_the_paper_s_and_both_step_on_them() -> None:
     full = experiment_of(SHAPES["vit_base"], "paper")
-    assert (full.tokens.width, full.model.width, full.train.batch, full.train.diffusion_batch) == (16384, 12288, 2, 512)
+    assert (full.tokens.width, full.model.backbone.width) == (16384, 12288)
+    assert (full.train.batch, full.train.diffusion_batch) == (2, 512)
     shape = shrunk(SHAPES["vit_tiny"], 128)
     zoo = Zoo(shape)
     published = PublishedSteps(shape, zoo)
     assert published.one_step() > 0
-    for flavor in ("paper", "residual"):
-        experiment = experiment_of(shape, flavor)
+    for network in ("paper", "residual"):
+        experiment = experiment_of(shape, network)
         training_of = our_training(experiment, zoo)
         assert training_of.one_step() > 0
-        if flavor == "paper":
+        if network == "paper":
             # The same network, but for the checkpoints' states.
             own = {name: parameter.shape for name, parameter in published.model.named_parameters()}
             assert training_of.parameters == sum(shape.numel() for shape in own.values())

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import yaml
-from conftest import ADAPTERS, GIVEN, MINIATURE, ROOT, SCENES, SETTINGS, TASKS
+from conftest import ADAPTERS, GIVEN, MINIATURE, PAPER, ROOT, SCENES, SETTINGS, TASKS
 
 from rpg.config.experiment import parse_experiment
 from rpg.config.loading import FORBIDDEN_KEYS, check_params, json_schema, load_params
@@ -90,14 +90,32 @@ def test_unknown_key_is_named() -> None:
     assert fault(lambda t: mini(t)["train"].update(momentum=0.9)) == "experiments.mini.train.momentum: unknown key"
 
 
-def test_unknown_key_inside_a_flavor_is_named_without_the_flavor() -> None:
-    assert fault(lambda t: mini(t)["model"].update(layers=2)) == "experiments.mini.model.layers: unknown key"
+@pytest.mark.parametrize("part", ["backbone", "denoiser"])
+def test_unknown_key_of_a_backbone_or_denoiser_is_named_without_its_kind(part: str) -> None:
+    line = fault(lambda t: mini(t)["model"][part].update(layers=2))
+    assert line == f"experiments.mini.model.{part}.layers: unknown key"
 
 
-def test_unknown_flavor_is_named() -> None:
-    line = fault(lambda t: mini(t)["model"].update(flavor="new"))
-    assert line.startswith("experiments.mini.model: ")
-    assert "'paper', 'residual'" in line
+@pytest.mark.parametrize(
+    ("part", "kinds"),
+    [
+        ("backbone", "'paper', 'mamba2', 'lstm', 'transformer', 'mlp'"),
+        ("denoiser", "'convolution', 'mlp', 'none'"),
+    ],
+)
+def test_unknown_backbone_or_denoiser_is_named_with_those_that_exist(part: str, kinds: str) -> None:
+    line = fault(lambda t: mini(t)["model"][part].update(kind="new"))
+    assert line.startswith(f"experiments.mini.model.{part}: ")
+    assert kinds in line
+
+
+def test_every_backbone_goes_with_every_denoiser() -> None:
+    for backbone, denoiser in ((PAPER, MINIATURE["model"]), (MINIATURE["model"], PAPER)):
+        changed = tree()
+        parts = {"backbone": backbone["backbone"], "denoiser": denoiser["denoiser"]}
+        mini(changed)["model"] |= parts
+        model = check_params(changed).experiment("mini").model
+        assert model.model_dump() == {**MINIATURE["model"], **parts}
 
 
 @pytest.mark.parametrize("value", ["40", 40.5, True, None, [40]])
@@ -122,21 +140,10 @@ def test_cluster_names_stages() -> None:
 
 @pytest.mark.parametrize("channels", [[1, 4, 4, 1], [1, 4, 6, 8, 1], [1, 4, 6, 6, 4, 1], [2, 4, 6, 4, 2]])
 def test_channels_that_the_skips_do_not_fit_are_refused(channels: list[int]) -> None:
-    model = {
-        "flavor": "paper",
-        "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
-        "width": 32,
-        "state_width": 16,
-        "head_width": 16,
-        "expand": 2,
-        "channels": channels,
-        "kernel": 7,
-        "prototype_projection": False,
-    }
-    line = fault(lambda t: mini(t).update(model=model))
-    faults = {4: f"list should have at least 5 items after validation, not 4, not {channels}"}
-    text = faults.get(len(channels), "must start with 1, read the same backwards and be odd in number")
-    assert line == f"experiments.mini.model.channels: {text}"
+    denoiser = {"kind": "convolution", "channels": channels, "kernel": 7}
+    line = fault(lambda t: mini(t)["model"].update(denoiser=denoiser))
+    assert line.startswith("experiments.mini.model.denoiser")
+    assert "channels" in line
 
 
 def test_a_seed_twice_is_refused() -> None:
@@ -338,11 +345,12 @@ def test_experiment_without_a_known_kind_of_task(change, fault: str) -> None:
 
 def test_start_from_the_mean_is_of_the_weights_alone() -> None:
     whole = tree()
-    mini(whole)["model"] = {**mini(whole)["model"], "start": "mean"}
-    assert check_params(whole).experiment("mini").model.start == "mean"
-    mini(whole)["diffusion"] = {"target": "epsilon"}
-    with pytest.raises(UserError, match=r"model\.start: mean needs diffusion\.target x0"):
-        check_params(whole)
+    for model in (MINIATURE["model"], PAPER):
+        mini(whole).update({"model": {**model, "start": "mean"}, "diffusion": {"target": "x0"}})
+        assert check_params(whole).experiment("mini").model.start == "mean"
+        mini(whole)["diffusion"] = {"target": "epsilon"}
+        with pytest.raises(UserError, match=r"model\.start: mean needs diffusion\.target x0"):
+            check_params(whole)
 
 
 def test_networks_between_states_need_states() -> None:
@@ -430,7 +438,7 @@ def test_the_paper_s_segmentation_and_detection() -> None:
         assert experiment.zoo.saves * len(experiment.zoo.seeds) == 50
         train = experiment.train
         assert [experiment.tokens.width, train.batch, train.steps, train.learning_rate] == [16384, 2, 120000, 1e-5]
-        assert [train.diffusion_batch, experiment.model.channels] == [512, [1, 64, 96, 64, 1]]
+        assert [train.diffusion_batch, experiment.model.denoiser.channels] == [512, [1, 64, 96, 64, 1]]
     for name in ("scenes-upernet", "scenes-vitdet", "facts-dora-r4", "facts-dora-r16"):
         experiment = params.experiment(name)
         assert len(experiment.zoo.seeds) >= 6

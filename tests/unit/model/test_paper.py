@@ -1,4 +1,4 @@
-"""`flavor: paper` against the published equations, written out here from a published state dict."""
+"""The preset `paper-rpg` against the published equations, written out here from a published state dict."""
 
 import pytest
 import torch
@@ -6,30 +6,39 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import one_hot
 
-from rpg.config.model import PaperModel, PermutationStateCondition, TaskCodeCondition
+from rpg.config.model import (
+    ConvolutionDenoiserConfig,
+    Model,
+    PaperBackboneConfig,
+    PermutationStateCondition,
+    TaskCodeCondition,
+)
+from rpg.model.backbones import TokenPositions
 from rpg.model.mamba2 import Mamba2
 from rpg.model.published_names import from_published
-from rpg.model.recurrent import TokenPositions
 from rpg.model.rpg import RPG
 
 D, M, S, C = 16, 12, 3, 10
 POSITIONS = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [2, 1]])
 TOKENS = TokenPositions(POSITIONS, POSITIONS[:, 1] == 1)
-PARAMS = PaperModel(
-    flavor="paper",
+PARAMS = Model(
     conditions=[
         PermutationStateCondition(kind="permutation_state", reach="all", dropout=0.0),
         TaskCodeCondition(kind="task_code", hidden=None, reach="all"),
     ],
-    width=M,
-    state_width=6,
-    head_width=8,
-    expand=2,
-    channels=[1, 4, 6, 8, 6, 4, 1],
-    kernel=7,
-    prototype_projection=False,
+    backbone=PaperBackboneConfig(
+        kind="paper", width=M, state_width=6, head_width=8, expand=2, prototype_projection=False
+    ),
+    denoiser=ConvolutionDenoiserConfig(kind="convolution", channels=[1, 4, 6, 8, 6, 4, 1], kernel=7),
+    start="zero",
 )
 CONDITION_SIZES = {"permutation_state": S, "task_code": C}
+
+
+def changed(**blocks: dict) -> Model:
+    """`PARAMS` with other values in its blocks."""
+    updates = {name: getattr(PARAMS, name).model_copy(update=keys) for name, keys in blocks.items()}
+    return PARAMS.model_copy(update=updates)
 
 
 def published_state_dict() -> dict[str, Tensor]:
@@ -67,7 +76,7 @@ def published_state_dict() -> dict[str, Tensor]:
         "condi_embedder.weight": random(D, D),
         "condi_embedder.bias": random(D),
     }
-    channels = PARAMS.channels
+    channels = PARAMS.denoiser.channels
     for step in range(6):
         part, index = ("encoder", step) if step < 4 else ("decoder", step - 4)
         name = f"{part}_list.{index}"
@@ -179,7 +188,7 @@ def test_unknown_published_tensor_is_named() -> None:
 
 
 def test_projection_makes_the_recurrent_width_independent_of_the_token_s() -> None:
-    params = PARAMS.model_copy(update={"prototype_projection": True})
+    params = changed(backbone={"prototype_projection": True})
     models = [RPG(params, TOKENS, width=width, sizes=CONDITION_SIZES, target="epsilon") for width in (D, 2 * D)]
     shapes = [{name: tensor.shape for name, tensor in model.recurrent.blocks.state_dict().items()} for model in models]
     assert shapes[0] == shapes[1]
@@ -189,8 +198,8 @@ def test_projection_makes_the_recurrent_width_independent_of_the_token_s() -> No
 
 def test_widths_of_the_largest_published_network() -> None:
     """D = 16384: the second block gives 16384 from an input of 12288 (ViT-Base, ConvNeXt-Large)."""
-    params = PARAMS.model_copy(
-        update={"width": 12288, "state_width": 128, "head_width": 64, "channels": [1, 64, 96, 64, 1]}
+    params = changed(
+        backbone={"width": 12288, "state_width": 128, "head_width": 64}, denoiser={"channels": [1, 64, 96, 64, 1]}
     )
     with torch.device("meta"):
         model = RPG(

@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
-from rpg.model.recurrent import TokenPositions
+from rpg.config.model import NoDenoiserConfig
+from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.pipeline.plan import GPUS, MOMENTS, Device, describe, measure, plan, plan_of
 from rpg.tokenizer.layout import Layout
@@ -26,11 +27,24 @@ from rpg.utils.errors import UserError
 PARAMS = load_params(ROOT / "params.yaml")
 CPU = Device(1e11, 1e11, 1e10, gpu=False)
 WEIGHTS = 400_000
-PAPER_MODEL = {"flavor": "paper", "width": 1024, "state_width": 64, "head_width": 64, "expand": 2, "kernel": 7}
-PAPER_MODEL |= {"channels": [1, 16, 32, 16, 1], "prototype_projection": False}
+PAPER_MODEL = {
+    "backbone": {
+        "kind": "paper",
+        "width": 1024,
+        "state_width": 64,
+        "head_width": 64,
+        "expand": 2,
+        "prototype_projection": False,
+    },
+    "denoiser": {"kind": "convolution", "channels": [1, 16, 32, 16, 1], "kernel": 7},
+}
 # Name → (width of a token, changes of the model, changes of the training).
 SIZES: dict[str, tuple[int, dict[str, Any], dict[str, Any]]] = {
-    "residual": (2048, {"width": 1024, "hidden": 2048}, {"diffusion_batch": 512}),
+    "residual": (
+        2048,
+        {"backbone": {"width": 1024}, "denoiser": {"hidden": 2048}},
+        {"diffusion_batch": 512},
+    ),
     "paper": (1024, PAPER_MODEL, {"diffusion_batch": 128, "ema": 0.0, "batch": 4}),
     "paper-checkpointing": (2048, PAPER_MODEL, {"diffusion_batch": 128, "checkpointing": True, "batch": 8}),
 }
@@ -40,11 +54,18 @@ def sized(name: str) -> tuple[Experiment, Layout]:
     """The experiment of that size, and the layout of the checkpoints that it learns from."""
     width, model, train = SIZES[name]
     tree = PARAMS.experiment("digits-vit").model_dump()
-    changed = {"conditions": tree["model"]["conditions"]} if model.get("flavor") == "paper" else tree["model"]
-    tree |= {"model": {**changed, **model}, "tokens": {"width": width}, "tune": None}
+    for part, keys in model.items():
+        tree["model"][part] = keys if "kind" in keys else {**tree["model"][part], **keys}
+    tree |= {"tokens": {"width": width}, "tune": None}
     tree["train"] |= {"precision": "float32", **train}
     tree["sample"]["between"] = 0
     return parse_experiment(tree), Layout.of({"weight": torch.empty(WEIGHTS, device="meta")}, width)
+
+
+def with_backbone(experiment: Experiment, **keys: object) -> Experiment:
+    """The experiment with other values in its backbone's block."""
+    backbone = experiment.model.backbone.model_copy(update=keys)
+    return experiment.model_copy(update={"model": experiment.model.model_copy(update={"backbone": backbone})})
 
 
 class Store:
@@ -80,9 +101,9 @@ def measure_really(name: str) -> None:
     experiment, layout = sized(name)
     # Libraries come into memory with the first step, of a model so small that it counts for nothing.
     small = Layout.of({"weight": torch.empty(1000, device="meta")}, 64)
-    narrow = experiment.model.model_copy(update={"width": 64})
+    narrow = with_backbone(experiment, width=64)
     few = experiment.train.model_copy(update={"diffusion_batch": 4})
-    training_of(experiment.model_copy(update={"model": narrow, "train": few}), small).one_step()
+    training_of(narrow.model_copy(update={"train": few}), small).one_step()
 
     def status(key: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -121,9 +142,9 @@ def test_memory_and_operations_are_within_15_percent_of_what_is_measured(name: s
 def test_operations_by_hand() -> None:
     """Without recurrence and denoiser all products are of matrices: 2 for each weight and token, thrice."""
     experiment, layout = sized("residual")
-    changes = {"recurrent": "none", "denoiser": "none", "blocks": 1, "expand": 2, "width": 256}
-    model = experiment.model.model_copy(update=changes)
-    chosen = experiment.model_copy(update={"model": model})
+    chosen = with_backbone(experiment, kind="mlp", blocks=1, expand=2, width=256)
+    model = chosen.model.model_copy(update={"denoiser": NoDenoiserConfig(kind="none")})
+    chosen = chosen.model_copy(update={"model": model})
     step = measure(chosen, layout, 4, (100, 1), autocast=False)
     tokens = 4 * layout.length
     mlp, modulation, output = 2 * 256 * 512, 256 * 512, 256 * 2048
@@ -162,12 +183,9 @@ def test_paper_sizes_fit_a_gpu() -> None:
 
 def test_wider_tokens_need_no_wider_recurrent_model() -> None:
     experiment, _ = sized("paper")
-    narrow = experiment.model.model_copy(update={"prototype_projection": True})
+    narrow = with_backbone(experiment, prototype_projection=True)
     wide = Layout.of({"weight": torch.empty(WEIGHTS, device="meta")}, 8192)
-    counts = [
-        measure(experiment.model_copy(update={"model": model}), wide, 1, (10, 1), autocast=False).parameters
-        for model in (experiment.model, narrow)
-    ]
+    counts = [measure(chosen, wide, 1, (10, 1), autocast=False).parameters for chosen in (experiment, narrow)]
     # Of the second Mamba2 block; the denoiser's own width is the token's.
     assert counts[0] - counts[1] > 100e6
 

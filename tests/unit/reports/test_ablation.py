@@ -128,7 +128,7 @@ def test_tables_show_it(ablated: Path) -> None:
         ({"experiment": "minu"}, "ablations.why.experiment: no experiment 'minu'; did you mean 'mini'?"),
         ({"variants": {"a": {"model.with": 3}}}, "ablations.why.variants.a: no key 'model.with' in that experiment"),
         ({"variants": {"a": {"tune.steps": 3}}}, "ablations.why.variants.a: no key 'tune.steps' in that experiment"),
-        ({"variants": {"a": {"model.recurrent": "gru"}}}, "ablations.why.variants.a: model.residual.recurrent: input"),
+        ({"variants": {"a": {"model.backbone.kind": "gru"}}}, "ablations.why.variants.a: model.backbone: "),
         ({"variants": {"../a": {}}}, "String should match pattern|string should match pattern"),
         ({"seeds": []}, "ablations.why.seeds: list should have at least 1 item"),
         ({"seeds": [1, 1]}, "seeds: a seed stands there twice"),

@@ -63,7 +63,7 @@ def check(folder: Path, name: str) -> None:
 
 @pytest.mark.integration
 def test_two_processes_train_as_one_does(finished: Path, tmp_path: Path) -> None:
-    """Both flavors, whole and sharded."""
+    """Both architectures, whole and sharded."""
     train_both(tmp_path, finished, list(QUICK))
     for name in QUICK:
         check(tmp_path, name)

@@ -21,7 +21,7 @@ from rpg.utils.rng import generator
 
 @pytest.fixture
 def here(finished: Path, tmp_path: Path, monkeypatch) -> Path:
-    """A working directory with the miniature's zoo and tokens, and an experiment of flavor paper that has both."""
+    """A working directory with the miniature's zoo and tokens, and the published architecture for them."""
     shutil.copytree(finished / "results/mini/zoo", tmp_path / "results/mini/zoo")
     shutil.copytree(finished / "results/mini/tokens", tmp_path / "results/mini/tokens")
     change(tmp_path)
@@ -121,8 +121,10 @@ def test_other_faults_are_one_line(here: Path, capsys) -> None:
     tree = published(new_model(here))
     change(here, diffusion={"target": "x0"})
     assert "diffusion.target: must be epsilon" in fault(tree, capsys)
-    change(here, model=MINIATURE["model"])
-    assert "model.flavor: must be paper" in fault(tree, capsys)
+    for part, kind in (("backbone", "paper"), ("denoiser", "convolution")):
+        change(here, model={**PAPER, part: MINIATURE["model"][part]})
+        line = f"params.yaml: model.{part}.kind: must be {kind}, as the published weights have it"
+        assert fault(tree, capsys) == line
     change(here)
     assert fault({"model": tree}, capsys).startswith("w.pth: not a state dict (names to tensors), but model;")
     shutil.rmtree(here / "results/mini/tokens")

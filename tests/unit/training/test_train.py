@@ -85,7 +85,7 @@ def test_errors_of_tokens_that_share_a_time_are_those_of_each_alone(finished: Pa
 
 @pytest.mark.parametrize("model", ["paper", "residual"])
 @pytest.mark.parametrize("target", ["epsilon", "x0", "v"])
-def test_every_flavor_and_target_learns(finished: Path, model: str, target: str) -> None:
+def test_every_architecture_and_target_learns(finished: Path, model: str, target: str) -> None:
     """40 steps of the ordinary training bring the loss on fixed checkpoints, times and noise down."""
     experiment = load_params(finished / "params.yaml").experiment("mini")
     experiment = changed(experiment, model).model_copy(update={"diffusion": Diffusion(target=target)})
