@@ -55,7 +55,7 @@ class Task(ABC):
 
     metrics: tuple[str, ...]
     # How many networks `judge_all` is best asked about at once.
-    together = 1
+    judge_batch = 1
 
     @property
     def metric(self) -> str:

@@ -27,7 +27,7 @@ def unstack(weights: Mapping[str, Tensor]) -> list[StateDict]:
     return [{name: tensor[e].detach().cpu().clone() for name, tensor in weights.items()} for e in range(count)]
 
 
-def misfit(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+def mismatch(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
     """The first reason why `state_dict` is not one of a network whose own is `own`; None if it is."""
     for name, tensor in own.items():
         if name not in state_dict:

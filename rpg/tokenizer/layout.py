@@ -63,7 +63,7 @@ class Layout:
         return sum(tensor.tokens for tensor in self.tensors)
 
     @property
-    def tokenised(self) -> tuple[TensorLayout, ...]:
+    def tokenized(self) -> tuple[TensorLayout, ...]:
         """The K tensors that become tokens."""
         return tuple(tensor for tensor in self.tensors if tensor.tokens)
 
@@ -73,15 +73,15 @@ class Layout:
         return tuple(tensor for tensor in self.tensors if not tensor.tokens)
 
     def positions(self) -> Tensor:
-        """[L, 2] int64: the token's index inside its tensor, and the tensor's index among the K tokenised ones."""
-        rows = [(i, k) for k, tensor in enumerate(self.tokenised) for i in range(tensor.tokens)]
+        """[L, 2] int64: the token's index inside its tensor, and the tensor's index among the K tokenized ones."""
+        rows = [(i, k) for k, tensor in enumerate(self.tokenized) for i in range(tensor.tokens)]
         return torch.tensor(rows)
 
     def head(self) -> Tensor:
         """[L] bool: True for the tokens of the last module of the state dict, a classifier's weight and bias."""
-        module = self.tokenised[-1].name.rpartition(".")[0]
+        module = self.tokenized[-1].name.rpartition(".")[0]
         head_L = torch.zeros(self.length, dtype=torch.bool)
-        for tensor in self.tokenised:
+        for tensor in self.tokenized:
             if tensor.name.rpartition(".")[0] == module:
                 head_L[tensor.first : tensor.first + tensor.tokens] = True
         return head_L
@@ -89,7 +89,7 @@ class Layout:
     def padding(self) -> Tensor:
         """[L, D] bool: True where a token holds no weight."""
         padding_LD = torch.zeros(self.length, self.width, dtype=torch.bool)
-        for tensor in self.tokenised:
+        for tensor in self.tokenized:
             padding_LD[tensor.first : tensor.first + tensor.tokens].view(-1)[math.prod(tensor.shape) :] = True
         return padding_LD
 

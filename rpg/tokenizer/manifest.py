@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import Form, Vouched, all_have_codes
+from rpg.utils.artifacts import Form, ListedFile, all_have_codes
 from rpg.zoo.manifest import Checkpoint
 
 
@@ -49,7 +49,7 @@ class TokenLayout(Form):
     checkpoints: Annotated[list[Checkpoint], Field(min_length=1)]
     held_out: list[Checkpoint]
     seeds: list[int]
-    files: list[Vouched]
+    files: list[ListedFile]
 
     @model_validator(mode="after")
     def _states(self) -> "TokenLayout":

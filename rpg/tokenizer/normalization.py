@@ -37,7 +37,7 @@ CONSTANT = 1e-9
 
 @dataclass(frozen=True)
 class Stats:
-    """Per-tensor statistics of a zoo, each [K] float64, in the order of `Layout.tokenised`.
+    """Per-tensor statistics of a zoo, each [K] float64, in the order of `Layout.tokenized`.
 
     `mean` and `std` are averages over checkpoints of each checkpoint's mean and unbiased standard deviation, taken
     after the running_var transform with the checkpoint's own m. `scale` is the average m and `floor` the smallest
@@ -53,11 +53,11 @@ class Stats:
     @classmethod
     def of(cls, layout: Layout, state_dicts: Iterable[dict[str, Tensor]]) -> "Stats":
         """Statistics over `state_dicts`, which are read once, one after another."""
-        count, total = 0, torch.zeros(3, len(layout.tokenised), dtype=torch.float64)
-        smallest = torch.full((len(layout.tokenised),), math.inf, dtype=torch.float64)
+        count, total = 0, torch.zeros(3, len(layout.tokenized), dtype=torch.float64)
+        smallest = torch.full((len(layout.tokenized),), math.inf, dtype=torch.float64)
         for state_dict in state_dicts:
             count += 1
-            for k, tensor in enumerate(layout.tokenised):
+            for k, tensor in enumerate(layout.tokenized):
                 weights, scale = state_dict[tensor.name].flatten(), 1.0
                 if tensor.is_variance:
                     weights = weights.double()
@@ -84,15 +84,15 @@ def _std_mean(weights: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sqrt(within + (counts * (means - mean).square()).sum() / (len(weights) - 1)), mean
 
 
-def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: Tensor | None = None) -> Tensor:
+def tokenize(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: Tensor | None = None) -> Tensor:
     """State dict → tokens [L, D] float32, normalised, NaN where there is no weight; written to `into` if it is given.
 
-    `detokenise` gives each tensor back to within 1e-6 of its largest weight. Low-rank pairs are taken as they are;
-    `TokenStore.tokenise` brings them into the zoo's form.
+    `detokenize` gives each tensor back to within 1e-6 of its largest weight. Low-rank pairs are taken as they are;
+    `TokenStore.tokenize` brings them into the zoo's form.
     """
     tokens_LD = torch.empty(layout.length, layout.width) if into is None else into
     exact = torch.empty(CHUNK, dtype=torch.float64)
-    for k, tensor in enumerate(layout.tokenised):
+    for k, tensor in enumerate(layout.tokenized):
         rows = tokens_LD[tensor.first : tensor.first + tensor.tokens].view(-1)
         weights = state_dict[tensor.name].flatten()
         rows[len(weights) :] = math.nan
@@ -104,7 +104,7 @@ def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: 
     return tokens_LD
 
 
-def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[str, Tensor]) -> dict[str, Tensor]:
+def detokenize(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[str, Tensor]) -> dict[str, Tensor]:
     """Tokens [..., L, D] → state dict in the layout's order, each tensor [..., *shape], differentiably.
 
     The tensors that never were tokens are taken from `skipped`, which must have their leading dimensions already.

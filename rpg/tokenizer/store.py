@@ -11,7 +11,7 @@ from torch import Tensor
 from rpg.tokenizer.canonical import canonical
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.manifest import TokenLayout
-from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.tokenizer.normalization import Stats, detokenize, tokenize
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
     check_unchanged,
@@ -50,13 +50,13 @@ class TokenStore:
             raise UserError(f"{folder / 'stats.safetensors'}: no tensor {error}; run `rpg tokens` again") from error
         counts = {values.shape for values in vars(self.stats).values()}
         states = {tensor.name: (len(self.seeds), *tensor.shape) for tensor in self.layout.skipped}
-        if counts != {(len(self.layout.tokenised),)} or any(
+        if counts != {(len(self.layout.tokenized),)} or any(
             values.shape != states[name] for name, values in self.skipped.items()
         ):
             raise UserError(f"{folder / 'stats.safetensors'}: not of layout.json beside it; run `rpg tokens` again")
 
     def _check(self, name: str) -> None:
-        check_unchanged(self.folder, name, self._files.get(name, ""), "tokenised", "`rpg tokens`")
+        check_unchanged(self.folder, name, self._files.get(name, ""), "tokenized", "`rpg tokens`")
 
     @cached_property
     def _slice(self) -> Any:
@@ -96,24 +96,24 @@ class TokenStore:
             learned.setdefault(checkpoint["code"], set()).add(self.state(checkpoint))
         return learned
 
-    def tokenise(self, state_dict: dict[str, Tensor], state: int) -> Tensor:
-        """Tokens [L, D] of a network of the permutation state `state`, in the form that the zoo was tokenised in."""
+    def tokenize(self, state_dict: dict[str, Tensor], state: int) -> Tensor:
+        """Tokens [L, D] of a network of the permutation state `state`, in the form that the zoo was tokenized in."""
         if self.layout.canonical:
             state_dict = canonical(state_dict, self._last(state))
-        return tokenise(state_dict, self.layout, self.stats)
+        return tokenize(state_dict, self.layout, self.stats)
 
     def _last(self, state: int) -> dict[str, Tensor]:
         """The last checkpoint of a state, as its tokens have it: the reference of the state's low-rank pairs."""
         if state not in self._lasts:
             index = max(index for index, entry in enumerate(self.checkpoints) if self.state(entry) == state)
             tokens_BLD, states_B = self[index].unsqueeze(0), torch.tensor([state])
-            self._lasts[state] = {name: of[0] for name, of in self.detokenise(tokens_BLD, states_B).items()}
+            self._lasts[state] = {name: of[0] for name, of in self.detokenize(tokens_BLD, states_B).items()}
         return self._lasts[state]
 
-    def detokenise(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
+    def detokenize(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
         """Tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the permutation states `states_B`."""
         skipped = {name: values[states_B.to(values.device)] for name, values in self.skipped.items()}
-        return detokenise(tokens_BLD, self.layout, self.stats, skipped)
+        return detokenize(tokens_BLD, self.layout, self.stats, skipped)
 
 
 def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:

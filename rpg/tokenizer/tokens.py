@@ -19,7 +19,7 @@ from torch import Tensor
 from rpg.config.experiment import Tokens
 from rpg.tokenizer.canonical import canonical
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, tokenise
+from rpg.tokenizer.normalization import Stats, tokenize
 from rpg.tokenizer.store import read_checkpoint
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
@@ -33,7 +33,7 @@ from rpg.zoo.manifest import read_zoo
 
 
 def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
-    """Tokenise the collected zoo into `folder`, one checkpoint in memory at a time, two if they are adapters."""
+    """Tokenize the collected zoo into `folder`, one checkpoint in memory at a time, two if they are adapters."""
     with exclusive(folder):
         # Written last, so its absence says that the store is not whole.
         (folder / "layout.json").unlink(missing_ok=True)
@@ -65,7 +65,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         with atomic(folder / "tokens.safetensors") as temporary:
             tokens_NLD = create_safetensors(temporary, "tokens", shape)
             for index, state_dict in enumerate(formed(read_checkpoint(path, names) for path in paths)):
-                tokenise(state_dict, layout, stats, into=torch.from_numpy(tokens_NLD[index]))
+                tokenize(state_dict, layout, stats, into=torch.from_numpy(tokens_NLD[index]))
             tokens_NLD.flush()
         seeds = sorted(skipped)
         tensors = {f"stats.{name}": tensor for name, tensor in vars(stats).items()}

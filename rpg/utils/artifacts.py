@@ -28,7 +28,7 @@ class Form(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class Vouched(Form):
+class ListedFile(Form):
     """A file that the one which names it vouches for: its path there, and its SHA-256."""
 
     file: Annotated[str, Field(pattern=r"^[^\x00/][^\x00]*$")]
@@ -45,7 +45,7 @@ class Vouched(Form):
 class Files(Form):
     """base/manifest.json, and what else vouches for some files."""
 
-    files: Annotated[list[Vouched], Field(min_length=1)]
+    files: Annotated[list[ListedFile], Field(min_length=1)]
 
 
 class Seconds(Form):

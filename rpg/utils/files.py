@@ -229,7 +229,7 @@ def check_unchanged(folder: Path, file: str, expected_sha256: str, made: str, ne
         raise UserError(f"{path}: missing or changed since it was {made}; run {next_command} again")
 
 
-def vouched(path: Path, by: Path, next_command: str) -> Path:
+def verified_file(path: Path, by: Path, next_command: str) -> Path:
     """`path`, if it holds what the sealed JSON `by` beside it says under `files`; UserError if it does not."""
     from rpg.utils.artifacts import Files
 

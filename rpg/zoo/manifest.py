@@ -19,10 +19,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Code, Form, Vouched, all_have_codes
+from rpg.utils.artifacts import LEFT_OUT, Code, Form, ListedFile, all_have_codes
 
 
-class Checkpoint(Vouched):
+class Checkpoint(ListedFile):
     """A trained source network."""
 
     seed: Annotated[int, Field(ge=0)]

@@ -17,7 +17,7 @@ from rpg.data.images import Images
 from rpg.tasks.base import DifferentiableTask, Judgement, Save
 from rpg.tasks.classification.config import ClassificationBase, ClassificationTask, ClassificationZoo, TaskCodes
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
-from rpg.tasks.stack import StateDict, logits, misfit, stack, unstack
+from rpg.tasks.stack import StateDict, logits, mismatch, stack, unstack
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
 from rpg.utils.progress import progress
@@ -32,7 +32,7 @@ class Classification(DifferentiableTask):
     """Builds, trains and scores the classifiers of one experiment."""
 
     metrics = ("top1",)
-    together = 16
+    judge_batch = 16
 
     def __init__(self, params: ClassificationTask | TaskCodes, data_root: str | None) -> None:
         self.params = params
@@ -267,7 +267,7 @@ class Classification(DifferentiableTask):
         """
         own = self.network.state_dict()
         for state_dict in state_dicts:
-            if why := misfit(state_dict, own):
+            if why := mismatch(state_dict, own):
                 raise UserError(f"the weights do not fit network '{self.params.network.name}': {why}")
         weights = {name: tensor.to(device()) for name, tensor in stack([dict(one) for one in state_dicts]).items()}
         parts = inputs.split(max(1, SCORE_BATCH // len(state_dicts)))

@@ -30,7 +30,7 @@ from rpg.tasks.commonsense.facts import sentences, tokenizer, write_facts
 from rpg.tasks.commonsense.packing import IGNORED, Packed
 from rpg.tasks.commonsense.questions import ANSWER, LIKELIHOOD, SUBTASKS, Question, read_questions
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
-from rpg.tasks.stack import StateDict, misfit
+from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.artifacts import Answers
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
@@ -206,7 +206,7 @@ class Commonsense(Task):
         _train(model, rows, text, zoo, at[-1], what, order, at, lambda step: save(step, [adapter_state(model)]))
 
     def _put(self, state_dict: StateDict) -> None:
-        if why := misfit(state_dict, adapter_state(self.network)):
+        if why := mismatch(state_dict, adapter_state(self.network)):
             adapter = self.params.adapter
             raise UserError(f"the adapter does not fit: {why} (task.adapter: {adapter.kind}, rank {adapter.rank})")
         put_adapter(self.network, state_dict)
@@ -332,10 +332,10 @@ class Commonsense(Task):
     def _sentences(self, question: Question) -> tuple[list[int], list[list[int]]]:
         """Tokens of the prompt and of what all choices' sentences begin with, and the rest of each choice's."""
         if question not in self._tokens:
-            self._tokens[question] = self._tokenised(question)
+            self._tokens[question] = self._tokenized(question)
         return self._tokens[question]
 
-    def _tokenised(self, question: Question) -> tuple[list[int], list[list[int]]]:
+    def _tokenized(self, question: Question) -> tuple[list[int], list[list[int]]]:
         whole = [self.tokenizer(f"{question.prompt}{ANSWER}{name}")["input_ids"] for name in question.choices]
         common = 0
         while len({tokens[common] for tokens in whole}) == 1 and common < min(map(len, whole)) - 1:

@@ -24,7 +24,7 @@ from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, put_adapter, writ
 from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
-from rpg.tasks.stack import StateDict, misfit
+from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_tensors
@@ -122,7 +122,7 @@ class Custom(Task):
             if not file.is_file() and (path / "adapter_model.bin").is_file():
                 file = path / "adapter_model.bin"
         state_dict, own = read_tensors(file), self.own
-        if why := misfit(state_dict, own):
+        if why := mismatch(state_dict, own):
             parallel = all(name.startswith("module.") for name in state_dict)
             hint = "; save `model.module.state_dict()`" if parallel else ""
             raise UserError(f"{file}: does not fit what {self.params.build} builds: {why}{hint}")
@@ -155,7 +155,7 @@ class Custom(Task):
         kept: Path | None = None,
         main_only: bool = False,
     ) -> Judgement:
-        if why := misfit(state_dict, self.own):
+        if why := mismatch(state_dict, self.own):
             raise UserError(f"the weights do not fit what {self.params.build} builds: {why}")
         if self.adapters:
             put_adapter(self.network, state_dict)

@@ -16,7 +16,7 @@ from rpg.utils.files import (
     read_sealed,
     read_tensors,
     sha256,
-    vouched,
+    verified_file,
     write_json,
     write_sealed,
     write_tensors,
@@ -98,12 +98,12 @@ def test_vouched_file_is_the_one_that_was_written(tmp_path: Path) -> None:
     rows, by = tmp_path / "rows.csv", tmp_path / "summary.json"
     write_text(rows, "a\n1\n")
     write_sealed(by, {"files": [file_entry(rows)]})
-    assert vouched(rows, by, "rpg novelty") == rows
+    assert verified_file(rows, by, "rpg novelty") == rows
     write_text(rows, "a\n2\n")
     with pytest.raises(UserError, match=r"rows\.csv: missing or changed since it was written; run `rpg novelty` again"):
-        vouched(rows, by, "rpg novelty")
+        verified_file(rows, by, "rpg novelty")
     with pytest.raises(UserError, match=r"other\.csv: missing or changed"):
-        vouched(tmp_path / "other.csv", by, "rpg novelty")
+        verified_file(tmp_path / "other.csv", by, "rpg novelty")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "safetensors"])

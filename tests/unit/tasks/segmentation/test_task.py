@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rpg.tasks.segmentation.task import GRID
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.tokenizer.normalization import Stats, detokenize, tokenize
 from rpg.utils.errors import UserError
 
 
@@ -82,7 +82,7 @@ def test_every_tensor_round_trips(scenes: Path, tmp_path: Path, kind: str) -> No
     layout = Layout.of(state_dict, 512)
     stats = Stats.of(layout, [state_dict])
     skipped = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
-    back = detokenise(tokenise(state_dict, layout, stats), layout, stats, skipped)
+    back = detokenize(tokenize(state_dict, layout, stats), layout, stats, skipped)
     assert list(back) == list(state_dict)
     for name, tensor in state_dict.items():
         torch.testing.assert_close(back[name], tensor, rtol=0, atol=1e-6 * float(tensor.abs().max()))
