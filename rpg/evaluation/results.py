@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Form, Set, ListedFile
+from rpg.utils.artifacts import LEFT_OUT, Form, ListedFile, Set
 
 
 class Scored(Form):

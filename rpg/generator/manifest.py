@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Code, Form, Set, ListedFile, all_have_codes
+from rpg.utils.artifacts import LEFT_OUT, Code, Form, ListedFile, Set, all_have_codes
 
 
 class Sampled(ListedFile):

@@ -169,7 +169,9 @@ def _heat_map(name: str, results: Path) -> Figure:
     """The largest tensor of an experiment's first sample and of the original that is nearest to it."""
     paths = Paths(name, results)
     store = TokenStore(paths.folder("tokens"))
-    rows_file = verified_file(paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}")
+    rows_file = verified_file(
+        paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}"
+    )
     rows = pd.read_csv(rows_file, dtype={"nearest": str, "file": str})
     ours = rows[rows["networks"] == "RPG"].iloc[0]
     names = [tensor.name for tensor in store.layout.tensors]

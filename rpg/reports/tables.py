@@ -92,7 +92,9 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
 
     def entry(name: str) -> dict[str, Any]:
         paths, command = Paths(name, results), f"rpg score --experiment {name}"
-        scored = read_json(verified_file(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics)
+        scored = read_json(
+            verified_file(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics
+        )
         novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult)
         del novelty["files"]
         # Scored on every task where the score stage did, else as measured beside the zoo.

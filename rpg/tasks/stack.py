@@ -35,7 +35,7 @@ def mismatch(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str
         if state_dict[name].shape != tensor.shape:
             return f"tensor '{name}' has shape {list(state_dict[name].shape)}, not {list(tensor.shape)}"
     unknown = next((name for name in state_dict if name not in own), None)
-    return f"tensor '{unknown}' is of no module of the network" if unknown else None
+    return f"tensor '{unknown}' belongs to no module of the network" if unknown else None
 
 
 def logits(network: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class TaskCodes(_TimmClassification):
     @model_validator(mode="after")
     def _codes_fit(self) -> "TaskCodes":
         if len(set(self.held_out)) != len(self.held_out):
-            raise ValueError("held_out: a code stands there twice")
+            raise ValueError("held_out: a code is listed twice; remove one")
         try:
             self.seen_codes()
         except ValueError as error:

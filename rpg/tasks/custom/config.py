@@ -48,7 +48,7 @@ class GivenZoo(ZooConfig):
     def _runs_differ(self) -> "GivenZoo":
         folders = [Path(run) for run in self.runs]
         if len(set(folders)) != len(folders):
-            raise ValueError("runs: a folder stands there twice")
+            raise ValueError("runs: a folder is listed twice; remove one")
         return self
 
     def run_facts(self, run: Run) -> dict[str, Any]:

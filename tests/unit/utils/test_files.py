@@ -90,7 +90,9 @@ def test_sealed_json_is_read_as_it_was_written_and_not_with_another_byte(tmp_pat
     for old, new in (('"9": 2', '"9": 3'), ('"9"', '"8"'), (json.loads(whole)[SEAL][:4], "0000"), (f'"{SEAL}"', '"b"')):
         assert old in whole
         path.write_text(whole.replace(old, new))
-        with pytest.raises(UserError, match=r"a\.json: changed since `rpg zoo` wrote it; delete it and run that again"):
+        with pytest.raises(
+            UserError, match=r"a\.json: changed since `rpg zoo` wrote it; delete it and run the command"
+        ):
             read_sealed(path, "rpg zoo")
 
 

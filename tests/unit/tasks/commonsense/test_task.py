@@ -270,7 +270,7 @@ def test_adapter_that_does_not_fit_is_one_line(here: Path, capsys) -> None:
     ):
         other.judge(sampled_adapter(here), "test")
     fewer = adapters_task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj"]})
-    with pytest.raises(UserError, match=r"down_proj.* is of no module of the network"):
+    with pytest.raises(UserError, match=r"down_proj.* belongs to no module of the network"):
         fewer.judge(sampled_adapter(here), "test")
     plain = adapters_task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj", "down_proj", "v_proj"]})
     with pytest.raises(UserError, match=r"v_proj.* is missing"):

@@ -214,7 +214,7 @@ def states(name: str, change) -> None:
         ),
         (
             lambda: states("epoch-9.pth", lambda s: {**s, "4.weight": torch.zeros(2)}),
-            "builds: tensor '4.weight' is of no module of the network",
+            "builds: tensor '4.weight' belongs to no module of the network",
         ),
         (
             lambda: states("epoch-9.pth", lambda s: {f"module.{k}": v for k, v in s.items()}),
@@ -238,7 +238,7 @@ def states(name: str, change) -> None:
         ),
         (
             lambda: Path("zoo/a/epoch-1.safetensors").write_bytes(b"xx"),
-            "zoo/a/epoch-1.safetensors: not a whole safetensors file",
+            "zoo/a/epoch-1.safetensors: not a complete safetensors file",
         ),
         (lambda: shutil.rmtree("zoo/a"), "params.yaml: zoo.runs: no folder 'zoo/a'; a path starts at the folder of"),
         (
@@ -346,7 +346,7 @@ def test_weights_that_do_not_fit_are_told_when_scored(here: Path, capsys) -> Non
             {"seeds": [0], "steps": 1, "batch": 1, "learning_rate": 0.1, "weight_decay": 0.0, "shift": 0},
             "base: ",
         ),
-        (("zoo",), {"runs": ["a", "./a"], "runs_per_shard": 1}, "runs: a folder stands there twice"),
+        (("zoo",), {"runs": ["a", "./a"], "runs_per_shard": 1}, "runs: a folder is listed twice; remove one"),
         (("zoo",), {"runs": [], "runs_per_shard": 1}, "zoo.runs: list should have at least 1 item"),
         (("zoo", "seeds"), [0], "zoo.seeds: unknown key"),
         (("task", "build"), "theirs.network", "task.build: string should match pattern"),
@@ -386,7 +386,7 @@ def test_canonical_is_of_adapters_alone(here: Path, capsys) -> None:
     run_layers(here, "zoo", "collect", experiment="given")
     with pytest.raises(SystemExit):
         run_layers(here, "tokens", experiment="given")
-    assert "params.yaml: tokens.canonical: is of adapters alone; leave it out" in capsys.readouterr().err
+    assert "params.yaml: tokens.canonical: only adapters have it; remove the key" in capsys.readouterr().err
 
 
 TINY = """
@@ -476,4 +476,4 @@ def test_faults_of_adapters_are_one_line(adapters: Path, capsys) -> None:
     run_layers(adapters, "zoo", "collect", experiment="given")
     with pytest.raises(SystemExit):
         run_layers(adapters, "tokens", experiment="given")
-    assert "tokens.canonical: must be given, true or false, for adapters" in capsys.readouterr().err
+    assert "tokens.canonical: missing; adapters need true or false" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import torch
 from miniatures import CLASSES, jpeg, write_folders
 
-from rpg.data.pictures import MIXED_GROUPS, ParquetPictures
+from rpg.data.pictures import SHUFFLED_GROUPS, ParquetPictures
 from rpg.tasks.fine_tuning.pictures import load_pictures
 from rpg.utils.errors import UserError
 
@@ -61,11 +61,11 @@ def test_order_is_random_and_of_every_training_image_once(imagenet: Path, write)
 
 
 def test_a_few_groups_of_a_parquet_file_are_read_at_a_time(imagenet: Path) -> None:
-    write_parquet(imagenet, train=6 * 2 * MIXED_GROUPS)
+    write_parquet(imagenet, train=6 * 2 * SHUFFLED_GROUPS)
     pictures = ParquetPictures(sorted(imagenet.glob("data/train-*.parquet")))
-    assert len(pictures.groups) == 6 * MIXED_GROUPS
-    for rows in pictures.order(torch.Generator().manual_seed(0)).split(2 * MIXED_GROUPS):
-        assert len({int(row) // 2 for row in rows}) == MIXED_GROUPS
+    assert len(pictures.groups) == 6 * SHUFFLED_GROUPS
+    for rows in pictures.order(torch.Generator().manual_seed(0)).split(2 * SHUFFLED_GROUPS):
+        assert len({int(row) // 2 for row in rows}) == SHUFFLED_GROUPS
 
 
 def test_faults_are_one_line(imagenet: Path) -> None:
@@ -96,7 +96,7 @@ def test_damaged_rows_of_a_parquet_file_are_told(imagenet: Path) -> None:
     content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
     path.write_bytes(content)
     assert test[0].size == (30, 20)
-    with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet: group 2 of its rows cannot be read"):
+    with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet: row group 2 cannot be read"):
         test[5]
 
 
