@@ -76,7 +76,7 @@ class Layout:
         return tuple(tensor for tensor in self.tensors if not tensor.tokens)
 
     def positions(self) -> Tensor:
-        """Return [L, 2] int64: the token's index in its tensor, and the tensor's index among the K tokenized tensors."""
+        """Return [L, 2] int64: the token's index in its tensor, and the tensor's index among the K tokenized."""
         rows = [(i, k) for k, tensor in enumerate(self.tokenized) for i in range(tensor.tokens)]
         return torch.tensor(rows)
 

@@ -98,15 +98,13 @@ class TokenStore:
         return learned
 
     def tokenize(self, state_dict: dict[str, Tensor], state: int) -> Tensor:
-        """Return the tokens [L, D] of a network of permutation state `state`, in the zoo's canonical form if it has
-        one.
-        """
+        """Return the tokens [L, D] of a network of permutation state `state`, with low-rank pairs in canonical form."""
         if self.layout.canonical:
             state_dict = canonical(state_dict, self._last(state))
         return tokenize(state_dict, self.layout, self.stats)
 
     def _last(self, state: int) -> dict[str, Tensor]:
-        """Return the last checkpoint of a state, decoded from its tokens: the reference for the state's low-rank pairs."""
+        """Return the last checkpoint of a state, decoded from its tokens: the reference for its low-rank pairs."""
         if state not in self._lasts:
             index = max(index for index, entry in enumerate(self.checkpoints) if self.state(entry) == state)
             tokens_BLD, states_B = self[index].unsqueeze(0), torch.tensor([state])
@@ -114,7 +112,7 @@ class TokenStore:
         return self._lasts[state]
 
     def detokenize(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
-        """Return tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the permutation states `states_B`."""
+        """Return tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the states `states_B`."""
         skipped = {name: values[states_B.to(values.device)] for name, values in self.skipped.items()}
         return detokenize(tokens_BLD, self.layout, self.stats, skipped)
 

@@ -185,7 +185,7 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 
 def _unlike_weights(tensor: "Tensor", file_bytes: int) -> str | None:
-    """Return the reason why a tensor is no plain array of numbers; None if it is one. `file_bytes`: the file's length."""
+    """Return the reason why a tensor is no plain array of numbers; None if it is one."""
     import torch
 
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
@@ -214,7 +214,7 @@ def sha256(path: Path) -> str:
 
 
 def file_entry(path: Path, folder: Path | None = None) -> dict[str, str]:
-    """Return the manifest entry of `path`: its path relative to `folder` (by default its own) and its SHA-256."""
+    """Return the manifest entry of `path`: its path relative to `folder` (default: its own) and its SHA-256."""
     return {"file": path.relative_to(folder or path.parent).as_posix(), "sha256": sha256(path)}
 
 

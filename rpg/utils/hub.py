@@ -1,4 +1,4 @@
-"""Download files from the Hugging Face hub at a fixed commit, because a name alone may refer to other files tomorrow."""
+"""Download files from the Hugging Face hub at a fixed commit, because a name may refer to other files tomorrow."""
 
 from rpg.utils.errors import UserError
 

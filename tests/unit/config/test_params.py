@@ -297,16 +297,16 @@ def test_more_seen_codes_and_seeds_leave_the_other_shards_as_they_are() -> None:
         (
             "task",
             {"seen": 1019},
-            "task.seen: only 1018 codes are neither held out nor the complement of a held-out one",
+            "task.seen: only 1018 codes are neither held out nor the complement of a held-out code",
         ),
         ("task", {"held_out": [0]}, "task.held_out.0: input should be greater than or equal to 1, not 0"),
         ("task", {"held_out": [1023]}, "task.held_out.0: input should be less than or equal to 1022, not 1023"),
         ("task", {"held_out": [5, 5]}, "task.held_out: a code is listed twice; remove one"),
-        ("task", {"held_out_pairs": 7}, "task.held_out_pairs: only 6 codes are seen"),
+        ("task", {"held_out_pairs": 7}, "task.held_out_pairs: must be at most seen, 6"),
         ("zoo", {"seeds": [0]}, "task.held_out_pairs: needs two seeds or more in zoo.seeds"),
         ("base", {"seeds": [0, 1, 2]}, "base.seeds: must be one, or as many as zoo.seeds"),
-        ("sample", {"seen": 7}, "sample.seen: must be given, from 1 to 6, with task codes"),
-        ("sample", {"seen": None}, "sample.seen: must be given, from 1 to 6, with task codes"),
+        ("sample", {"seen": 7}, "sample.seen: must be from 1 to 6 with task codes"),
+        ("sample", {"seen": None}, "sample.seen: must be from 1 to 6 with task codes"),
     ],
 )
 def test_task_codes_that_do_not_fit(block: str, update: dict, fault: str) -> None:
@@ -423,7 +423,7 @@ def test_canonical_tokens_are_for_adapters() -> None:
 
 def test_the_check_of_a_block_is_named_by_its_key() -> None:
     line = fault_of(MINIATURE, lambda x: x["task"]["network"]["arguments"].update(pretrained=True))
-    why = "pretrained would load weights; the zoo's networks start from their seed"
+    why = "pretrained would load weights; remove it, the zoo's networks start from their seed"
     assert line == f"task.network.arguments: {why}"
     assert (
         fault_of(GIVEN, lambda x: x["zoo"].update(runs=["a", "a/"])) == "zoo.runs: a folder is listed twice; remove one"
