@@ -113,7 +113,8 @@ class TaskConfig(Block):
     needs_base: ClassVar[bool] = False
     # Whether checkpoints are low-rank adapters, which have a canonical form; None if it depends on the files.
     adapters: ClassVar[bool | None] = False
-    # Keys that only list the runs.    run_keys: ClassVar[frozenset[str]] = frozenset()
+    # Keys that only list the runs.
+    run_keys: ClassVar[frozenset[str]] = frozenset()
     # Whether `Task.pictures` returns pictures.
     has_pictures: ClassVar[bool] = False
     # Hugging Face's names for the task and its metric.

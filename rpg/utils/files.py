@@ -232,7 +232,10 @@ def check_unchanged(folder: Path, file: str, expected_sha256: str, made: str, ne
 
 
 def verified_file(path: Path, by: Path, next_command: str) -> Path:
-    """Return `path` if its content matches the entry in `files` of the sealed manifest `by`; otherwise raise UserError."""
+    """Return `path` if its content matches the entry in `files` of the sealed manifest `by`.
+
+    Raises UserError if the file does not match.
+    """
     from rpg.utils.artifacts import Files
 
     entries = {entry["file"]: entry["sha256"] for entry in read_sealed(by, next_command, Files)["files"]}

@@ -123,11 +123,11 @@ class ClassificationTask(_TimmClassification):
 
 
 class TaskCodes(_TimmClassification):
-    """One binary task per code: separate the classes whose bit is 1 from the rest. The metric is top-1 accuracy in
-    percent.
+    """One binary task per code: separate the classes whose bit is 1 from the rest.
 
     A code is a whole number. Its ten binary digits are the bits; the first digit belongs to class 0. The zoo trains
-    networks for `seen` codes, drawn with the seed `draw`, and for the `held_out` codes, which only the scores use.
+    networks for `seen` codes, drawn with the seed `draw`, and for the `held_out` codes, which only the scores use. The
+    metric is top-1 accuracy in percent.
     """
 
     base_block: ClassVar = ClassificationBase

@@ -324,7 +324,10 @@ class Classification(DifferentiableTask):
 def _optimizer(
     network: nn.Module, weights: StateDict, recipe: ClassificationBase | ClassificationZoo
 ) -> torch.optim.Optimizer:
-    """Return AdamW over stacked weights. AdamW works number by number, so stacked networks learn as they would alone."""
+    """Return AdamW over stacked weights.
+
+    AdamW works number by number, so stacked networks learn as they would alone.
+    """
     learned = [weights[name].requires_grad_() for name, _ in network.named_parameters()]
     return torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 

@@ -359,7 +359,7 @@ def test_papers_experiments_and_their_adapters() -> None:
     [
         ({"task": {**ADAPTERS["task"], "model": "elsewhere"}}, "with a base block it must be 'results/a/base/0000'"),
         ({"tokens": {"width": 64}}, "tokens.canonical: must be given with task.kind commonsense"),
-        ({"base": {**ADAPTERS["base"], "heads": 3}}, "heads: each must have an even part of the width"),
+        ({"base": {**ADAPTERS["base"], "heads": 3}}, "heads: 2 · heads must divide width"),
     ],
 )
 def test_params_that_contradict_each_other(changes: dict, message: str) -> None:

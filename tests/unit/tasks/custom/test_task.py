@@ -230,11 +230,11 @@ def states(name: str, change) -> None:
         ),
         (
             lambda: Path("zoo/a/epoch-8.pth").write_bytes(Path("zoo/a/epoch-8.pth").read_bytes()[:700]),
-            "zoo/a/epoch-8.pth: refused, it is truncated or holds more than weights",
+            "zoo/a/epoch-8.pth: refused, because it is truncated or holds more than weights",
         ),
         (
             lambda: torch.save({"0.weight": Evil()}, "zoo/a/epoch-8.pth"),
-            "zoo/a/epoch-8.pth: refused, it is truncated or holds more than weights",
+            "zoo/a/epoch-8.pth: refused, because it is truncated or holds more than weights",
         ),
         (
             lambda: Path("zoo/a/epoch-1.safetensors").write_bytes(b"xx"),
