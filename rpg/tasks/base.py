@@ -44,7 +44,7 @@ class Picture:
 
     image: np.ndarray
     truth: list[Region]
-    found: list[Region]
+    predicted: list[Region]
 
 
 class Task(ABC):

@@ -101,7 +101,7 @@ class Commonsense(Task):
             raise UserError(f"params.yaml: task.model '{model}': cannot be opened{made} ({_line(error)})") from error
 
     def _adapted(self, dropout: float = 0.0) -> Any:
-        """Return the language model with a new adapter, whose first matrices come from torch's global generator."""
+        """Return the language model with a new random adapter."""
         from peft import get_peft_model
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging

@@ -81,7 +81,7 @@ def test_files_of_weights_are_looked_for(tmp_path: Path) -> None:
     assert experiment.base
     weights = tmp_path / "weights.safetensors"
     given = experiment.model_copy(update={"base": experiment.base.model_copy(update={"weights": str(weights)})})
-    assert prerequisites.missing(given, None)[1] == f"{weights}: no such file; base.weights names it"
+    assert prerequisites.missing(given, None)[1] == f"{weights}: no such file; correct base.weights"
     weights.touch()
     assert len(prerequisites.missing(given, None)) == 1
 

@@ -275,7 +275,11 @@ def test_a_checkpoint_s_fault_is_one_line(here: Path, capsys, spoil, line: str) 
         ("x = 1 / 0", {}, "importing it raises ZeroDivisionError: division by zero (theirs/network.py, line 13)"),
         ("def (", {}, "importing it raises SyntaxError"),
         ("raise SystemExit(3)", {}, "importing it raises SystemExit: 3"),
-        ("def build():\n    return {}", {}, "task.build 'theirs.network:build': must give a torch.nn.Module, not dict"),
+        (
+            "def build():\n    return {}",
+            {},
+            "task.build 'theirs.network:build': must return a torch.nn.Module, not dict",
+        ),
         ("def build():\n    return nn.ReLU()", {}, "task.build 'theirs.network:build': the network has no weights"),
         (
             "def build():\n    open('no.txt')",
@@ -289,24 +293,28 @@ def test_a_checkpoint_s_fault_is_one_line(here: Path, capsys, spoil, line: str) 
             " (theirs/network.py, line 14)",
         ),
         ("def score(network):\n    return 1.0", {}, "raises TypeError: score() takes 1 positional argument but 2"),
-        ("def score(network, split):\n    return 101", {}, "must give a percentage, from 0 to 100, not 101.0"),
-        ("def score(network, split):\n    return float('nan')", {}, "must give a percentage, from 0 to 100, not nan"),
-        ("def score(network, split):\n    return 'good'", {}, "must give a percentage or (answers, targets), not good"),
-        ("def score(network, split):\n    pass", {}, "must give a percentage or (answers, targets), not None"),
+        ("def score(network, split):\n    return 101", {}, "must return a percentage from 0 to 100, not 101.0"),
+        ("def score(network, split):\n    return float('nan')", {}, "must return a percentage from 0 to 100, not nan"),
+        (
+            "def score(network, split):\n    return 'good'",
+            {},
+            "must return a percentage or (answers, targets), not good",
+        ),
+        ("def score(network, split):\n    pass", {}, "must return a percentage or (answers, targets), not None"),
         (
             "def score(network, split):\n    return torch.zeros(3), torch.zeros(3)",
             {},
-            "answers and targets must be whole numbers [n], both, not torch.float32 [3] and torch.float32 [3]",
+            "answers and targets must both be whole numbers [n], not torch.float32 [3] and torch.float32 [3]",
         ),
         (
             "def score(network, split):\n    return torch.arange(3), torch.arange(4)",
             {},
-            "must be whole numbers [n], both, not torch.int64 [3] and torch.int64 [4]",
+            "must both be whole numbers [n], not torch.int64 [3] and torch.int64 [4]",
         ),
         (
             "def score(network, split, k=[]):\n    k.append(0)\n    return torch.arange(3), torch.arange(3) * len(k)",
             {},
-            "the targets of validation differ from call to call; do not shuffle them",
+            "the targets of validation differ between calls; do not shuffle them",
         ),
     ],
 )

@@ -81,7 +81,7 @@ def test_faults_are_one_line(imagenet: Path) -> None:
     # As the archive of the validation images unpacks.
     for file in list(imagenet.glob("val/*/*.JPEG")):
         file.rename(imagenet / "val" / file.name)
-    with pytest.raises(UserError, match=r"val: a folder of images for each class is expected there"):
+    with pytest.raises(UserError, match=r"val: must hold a folder of images for each class"):
         load_pictures("imagenet", None, 6)
 
 
@@ -111,7 +111,7 @@ def test_parquet_files_that_are_missing_or_of_other_columns_are_told(imagenet: P
     write_parquet(imagenet)
     last = imagenet / "data" / "train-00001-of-00002.parquet"
     last.unlink()
-    with pytest.raises(UserError, match=r"1 of 2 train-\*.parquet are there"):
+    with pytest.raises(UserError, match=r"has 1 of 2 train-\*.parquet"):
         load_pictures("imagenet", None, 6)
     pd.DataFrame({"label": [0, 1, 2]}).to_parquet(last)
     with pytest.raises(UserError, match=r"train-00001-of-00002.parquet: no images and labels in parquet"):

@@ -100,12 +100,12 @@ def test_pictures(scenes: Path) -> None:
         int(index): (labels == index).sum() for index in np.unique(labels) if index != 255
     }
     assert {region.name for region in first.truth} <= {"background", *"0123456789"}
-    assert sum(region.mask.sum() for region in first.found) == 32 * 32
+    assert sum(region.mask.sum() for region in first.predicted) == 32 * 32
 
 
 def test_label_that_the_data_set_has_no_class_for(scenes: Path) -> None:
     names = tuple(map(str, range(10)))
     changes = {f"{loader}.dataset.metainfo.classes": names for loader in ("train_dataloader", "test_dataloader")}
     heads = {f"model.{head}.num_classes": 10 for head in ("decode_head", "auxiliary_head")}
-    with pytest.raises(UserError, match=r"ADE_train_0000\d+.png has label 10, but the data set 10 classes"):
+    with pytest.raises(UserError, match=r"ADE_train_0000\d+.png has label 10, but the data set has 10 classes"):
         openmmlab_task("segmentation", overrides={**changes, **heads}).check()
