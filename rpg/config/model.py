@@ -125,8 +125,9 @@ class ConvolutionDenoiserConfig(Block):
 
 
 class MLPDenoiserConfig(Block):
-    """The default denoiser: residual blocks on the noisy token and its prototype, with a linear skip from the
-    prototype.
+    """The default denoiser: residual blocks on the noisy token and its prototype.
+
+    A linear skip adds the prototype to the output.
     """
 
     kind: Literal["mlp"]

@@ -73,8 +73,9 @@ class _Family:
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def merge(self, name: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return the keys of `name` over the keys of its parents; `children` are the names whose `extends` led to
-        `name`.
+        """Return the keys of `name` over the keys of its parents.
+
+        `children` are the names whose `extends` led to `name`.
         """
         if name not in self.done:
             where, own, chain = self._where(name), self._own(name), (*children, name)

@@ -43,8 +43,9 @@ class Images:
         return torch.std_mean(self.train.images.double(), dim=(0, 2, 3), keepdim=True)
 
     def inputs(self, images: Tensor, resolution: int) -> Tensor:
-        """Convert images [n, C, H, W] uint8 to [n, C, resolution, resolution] float32, normalized to the train split's
-        mean 0 and std 1.
+        """Convert images [n, C, H, W] uint8 to network inputs [n, C, resolution, resolution] float32.
+
+        The inputs have mean 0 and standard deviation 1 per channel over the train split.
         """
         std, mean = self._train_std_mean
         normal = ((images - mean.to(images.device)) / std.to(images.device)).float()

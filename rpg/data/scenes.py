@@ -124,8 +124,9 @@ def _write_ade(root: Path, scenes: dict[str, list[Scene]]) -> None:
 
 
 def _write_coco(root: Path, scenes: dict[str, list[Scene]]) -> None:
-    """Write train2017/ and val2017/ with *.jpg, and annotations/instances_*.json with polygons and, for crowds, run
-    lengths.
+    """Write train2017/ and val2017/ with *.jpg, and annotations/instances_*.json.
+
+    The annotations are polygons, and run lengths for crowds.
     """
     for part, of_part in scenes.items():
         name = {"training": "train2017", "validation": "val2017"}[part]

@@ -100,8 +100,9 @@ class Joint(nn.Module):
         return answers.unflatten(1, (self.count, -1)).transpose(0, 1)
 
     def agrees(self, network: nn.Module, images: Tensor) -> bool:
-        """Return whether networks with random weights give the same outputs jointly as alone, for `images` [E, n, C, H,
-        W].
+        """Return whether networks with random weights give the same outputs jointly as alone.
+
+        `images` is [E, n, C, H, W].
         """
         draw = torch.Generator().manual_seed(0)
         weights = {}

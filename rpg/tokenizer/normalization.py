@@ -74,8 +74,9 @@ class Stats:
 
 
 def _std_mean(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the unbiased standard deviation and mean of `weights` [n] in float64, merged from parts (Chan et al.
-    1983).
+    """Return the unbiased standard deviation and mean of `weights` [n] in float64.
+
+    The function merges the statistics of parts (Chan et al. 1983).
     """
     # The parts have nearly equal lengths, so each is long enough to have a standard deviation.
     parts = weights.tensor_split(math.ceil(len(weights) / (16 * CHUNK)))

@@ -83,8 +83,9 @@ def bfloat16(enabled: bool, on: torch.device) -> torch.autocast:
 
 
 def has_bfloat16(on: torch.device) -> bool:
-    """Return whether the device multiplies bfloat16 matrices faster than float32 matrices: a GPU, or a CPU with such
-    units.
+    """Return whether the device multiplies bfloat16 matrices faster than float32 matrices.
+
+    A GPU does, and a CPU with bfloat16 units.
     """
     if on.type != "cpu":
         return True

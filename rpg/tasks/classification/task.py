@@ -172,11 +172,10 @@ class Classification(DifferentiableTask):
         draw: torch.Generator,
         recounted: bool = False,
     ) -> Tensor:
-        """Return [E] the losses of networks `weights` [E, ...] in their tasks, on the same `images` random training
-        images.
+        """Return [E] the losses of networks `weights` [E, ...] on the same `images` random training images.
 
-        The losses are differentiable in the parameters. The networks use BatchNorm's running statistics, or, if
-        `recounted`, the statistics of these images.
+        Each network has the task of its code. The losses are differentiable in the parameters. The networks use
+        BatchNorm's running statistics, or, if `recounted`, the statistics of these images.
         """
         learned = {name for name, _ in self.network.named_parameters()}
         weights = {name: tensor if name in learned else tensor.detach().clone() for name, tensor in weights.items()}

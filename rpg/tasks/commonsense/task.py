@@ -171,9 +171,7 @@ class Commonsense(Task):
         return write_adapter(stem, self._config(), state_dict)
 
     def write_base(self, stem: Path, base: BaseConfig, state_dict: StateDict) -> Path:
-        """Write a folder for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`; return the path of its
-        weights.
-        """
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer` open."""
         assert isinstance(base, LanguageBase)
         path = stem / "model.safetensors"
         tokenizer().save_pretrained(stem)

@@ -147,7 +147,7 @@ class Custom(Task):
         return network.peft_config[network.active_adapter]
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:
-        """Write a file, or, for an adapter, a folder that `PeftModel.from_pretrained` opens; return the weights' path."""
+        """Write a file, or, for an adapter, a folder that `PeftModel.from_pretrained` opens; return the path."""
         return write_adapter(stem, self._config, state_dict) if self.adapters else super().write(stem, state_dict)
 
     def judge(

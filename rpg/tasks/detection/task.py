@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation with mmdetection, scored by its CocoMetric, on COCO or on scenes like it."""
+"""Object detection and instance segmentation with mmdetection, scored by its CocoMetric: COCO, or scenes like it."""
 
 import json
 import math

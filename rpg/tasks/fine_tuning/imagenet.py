@@ -28,7 +28,7 @@ def load_imagenet(folder: Path, validation: int) -> PictureSets:
         numbers = sorted(set(train.labels.tolist()))
         if numbers != list(range(len(numbers))) or not set(test.labels.tolist()) <= set(numbers):
             raise UserError(
-                f"{folder}: the labels of train and validation must be 0, 1, 2, ... of one set of classes; download the files again"
+                f"{folder}: labels must be 0, 1, 2, ... and the same in both parts; download the files again"
             )
         classes = tuple(map(str, numbers))
     learned, validated = hold_out(train, validation, seed=0)

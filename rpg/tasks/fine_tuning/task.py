@@ -184,8 +184,9 @@ class FineTuning(Task):
         return self._read(_Transformed(pictures, self.transform(training=True)), drawn())
 
     def _read(self, dataset: Dataset, batches: Iterable[list[Any]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images and labels of `batches` of keys of `dataset`, on the device; UserError if an image can't be
-        read.
+        """Yield images and labels of `batches` of keys of `dataset`, on the device.
+
+        Raises UserError if an image can't be read.
         """
         loader = DataLoader(dataset, batch_sampler=batches, num_workers=self.params.workers, collate_fn=_collate)
         for read in loader:

@@ -245,8 +245,9 @@ class OpenMMLab(Task):
         assert self.network
 
     def _dataset(self, split: str, indices: Sequence[int] | None = None) -> Any:
-        """Return a split's data set, restricted to `indices`; 'validation' without indices is the whole training
-        folder.
+        """Return a split's data set, restricted to `indices`.
+
+        'validation' without indices is the whole training folder.
         """
         from mmengine.registry import DATASETS
 

@@ -1,6 +1,4 @@
-"""Semantic segmentation with mmsegmentation, scored by its IoUMetric, on ADE20K (Zhou et al. 2017) or on scenes like
-it.
-"""
+"""Semantic segmentation with mmsegmentation, scored by its IoUMetric: ADE20K (Zhou et al. 2017), or scenes like it."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -471,7 +471,10 @@ def test_faults_of_adapters_are_one_line(adapters: Path, capsys) -> None:
     config = adapters / "zoo/a/checkpoint-2/adapter_config.json"
     tree = json.loads(config.read_text())
     config.write_text(json.dumps({**tree, "lora_alpha": 8}))
-    assert zoo_fault(capsys) == "zoo/a/checkpoint-2/adapter_config.json: lora_alpha is 8, that of tiny:build 4"
+    assert (
+        zoo_fault(capsys)
+        == "zoo/a/checkpoint-2/adapter_config.json: lora_alpha is 8, but tiny:build has 4; make them equal"
+    )
     config.write_text("{")
     assert "adapter_config.json: cannot be read" in zoo_fault(capsys)
     config.write_text(json.dumps(tree))
