@@ -127,7 +127,7 @@ class ConvolutionDenoiserConfig(Block):
 class MLPDenoiserConfig(Block):
     """The default denoiser: residual blocks on the noisy token and its prototype.
 
-    A linear skip adds the prototype to the output.
+    A linear skip leads from the prototype to the output.
     """
 
     kind: Literal["mlp"]
@@ -186,7 +186,7 @@ def _keys_of_kinds(union: Any) -> dict[str, frozenset[str]]:
 
 
 # Blocks whose keys depend on `kind`: path of the block → kind → keys.
-KINDS: dict[tuple[str, ...], dict[str, frozenset[str]]] = {
+KEYS_OF_KINDS: dict[tuple[str, ...], dict[str, frozenset[str]]] = {
     ("model", "backbone"): _keys_of_kinds(Backbone),
     ("model", "denoiser"): _keys_of_kinds(Denoiser),
 }

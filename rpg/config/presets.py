@@ -1,7 +1,7 @@
 """Presets of params.yaml: `extends` names the presets and experiments that an experiment inherits from.
 
-This module works on the plain dicts that YAML gives. It knows only the key `extends` and the blocks in KINDS, whose
-keys depend on the block's `kind`. rpg.config validates the merged experiments.
+This module works on the plain dicts that YAML gives. It knows only the key `extends` and the blocks in KEYS_OF_KINDS,
+whose keys depend on the block's `kind`. rpg.config validates the merged experiments.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rpg.config.model import KINDS
+from rpg.config.model import KEYS_OF_KINDS
 from rpg.utils.errors import UserError, suggestion
 
 
@@ -117,11 +117,11 @@ class _Family:
 def _merge(inherited: Any, own: Any, where: tuple[str, ...] = ()) -> Any:
     """Merge `own` over `inherited`: mappings merge key by key, any other value replaces the inherited value.
 
-    If a block of KINDS at the path `where` changes its kind, it inherits only the keys that the new kind has.
+    A block whose path `where` is in KEYS_OF_KINDS does not inherit the keys that only the inherited kind has.
     """
     if not (isinstance(inherited, dict) and isinstance(own, dict)):
         return own
-    kinds, before, after = KINDS.get(where, {}), inherited.get("kind"), own.get("kind")
+    kinds, before, after = KEYS_OF_KINDS.get(where, {}), inherited.get("kind"), own.get("kind")
     if isinstance(before, str) and isinstance(after, str) and before in kinds and after in kinds:
         inherited = {key: value for key, value in inherited.items() if key not in kinds[before] - kinds[after]}
     return {**inherited, **{key: _merge(inherited.get(key), value, (*where, key)) for key, value in own.items()}}

@@ -20,7 +20,7 @@ from rpg.cli import app, ledger, main
 from rpg.config.loading import json_schema
 from rpg.stages import STAGES, SUMMARIES
 
-OTHER_VERBS = ("import", "generate", "export", "demo", "show", "plan", "schema", "ledger")
+OTHER_VERBS = ("import", "generate", "export", "demo", "config", "show", "plan", "schema", "ledger")
 # The options of verbs that have others than their kind; those of `ledger` are verbs.
 OPTIONS = {
     "zoo": ("--experiment", "--shard", "--threads"),
