@@ -45,7 +45,7 @@ def measure_growth(rounds: int, threads: int, out: Path, plot: Path) -> list[dic
     rows = []
     for what, group in frame.groupby("what", sort=False):
         slope, constant = np.polyfit(group["size"], group["seconds"], 1)
-        mismatch = (group["seconds"] - constant - slope * group["size"]) / group["seconds"]
+        misfit = (group["seconds"] - constant - slope * group["size"]) / group["seconds"]
         rows.append(
             {
                 "what": what,
@@ -55,7 +55,7 @@ def measure_growth(rounds: int, threads: int, out: Path, plot: Path) -> list[dic
                 "ms for one more": 1000 * slope,
                 "ms for none": 1000 * constant,
                 "R²": np.corrcoef(group["size"], group["seconds"])[0, 1] ** 2,
-                "largest mismatch, %": 100 * mismatch.abs().max(),
+                "largest misfit, %": 100 * misfit.abs().max(),
             }
         )
     draw(frame).savefig(plot, metadata={"Date": None})
