@@ -102,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
     jobs.add_argument("words", nargs="+", metavar="job", help="as 'score --experiment digits-vit'")
     common(jobs, "jobs", rounds=1)
     jobs.set_defaults(run=compare_jobs)
-    tokens = verbs.add_parser("tokens", help="speed and memory of tokenising and detokenising a network of timm's")
+    tokens = verbs.add_parser("tokens", help="speed and memory of tokenizing and detokenizing a network of timm's")
     tokens.add_argument("--network", dest="names", nargs="+", default=["convnext_large"])
     tokens.add_argument("--width", type=int, default=16384, help="D, weights per token (default 16384)")
     tokens.add_argument("--checkpoints", type=int, default=5, help="of the zoo whose store is written (default 5)")

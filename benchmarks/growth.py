@@ -18,7 +18,7 @@ from rpg.config.loading import load_params
 from rpg.tasks.config import Run
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, tokenise
+from rpg.tokenizer.normalization import Stats, tokenize
 from rpg.utils.rng import fix_arithmetic, generator
 
 # Tokens of width WIDTH and recurrent channels, about as wide as the experiments on the digits. Longer ones have tensors
@@ -63,7 +63,7 @@ def measure_growth(rounds: int, threads: int, out: Path, plot: Path) -> list[dic
 
 
 def of_length(length: int) -> dict[str, Callable[[], Any]]:
-    """A training step, sampling of one network and tokenising, with L tokens."""
+    """A training step, sampling of one network and tokenizing, with L tokens."""
     shape = Shape("imagenet-vit_tiny", length, WIDTH, RECURRENT, 4, length // 2, ())
     zoo, experiment = Zoo(shape), experiment_of(shape, "residual")
     training = our_training(experiment, zoo)
@@ -79,7 +79,7 @@ def of_length(length: int) -> dict[str, Callable[[], Any]]:
     return {
         "training step": training.one_step,
         "sampling": sample,
-        "tokenising": lambda: tokenise(state_dict, layout, stats),
+        "tokenizing": lambda: tokenize(state_dict, layout, stats),
     }
 
 

@@ -2,7 +2,7 @@
 
 Two Mamba2 blocks in sequence under bfloat16, everything else in float32; the state is the checkpoint's index; each
 picked token is noised once; the network predicts the noise; the sampler embeds the prototypes at every step; a
-checkpoint's file is read and tokenised whenever it is drawn. Only the Mamba2 block and the tokeniser are the project's
+checkpoint's file is read and tokenized whenever it is drawn. Only the Mamba2 block and the tokenizer are the project's
 own, so that both have the same: of the scan, mamba-ssm's kernel on a GPU that has it, the plain one elsewhere.
 """
 
@@ -119,7 +119,7 @@ class Files:
     def __getitem__(self, index: int) -> Tensor:
         """[L, D]"""
         state = self.store.state(self.store.checkpoints[index])
-        return self.store.tokenise(read_checkpoint(self.paths[index], self.names), state)
+        return self.store.tokenize(read_checkpoint(self.paths[index], self.names), state)
 
 
 def training(

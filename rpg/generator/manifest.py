@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Code, Form, Set, Vouched, all_have_codes
+from rpg.utils.artifacts import LEFT_OUT, Code, Form, ListedFile, Set, all_have_codes
 
 
-class Sampled(Vouched):
+class Sampled(ListedFile):
     """A sampled network."""
 
     model: str

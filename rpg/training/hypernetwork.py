@@ -58,7 +58,7 @@ class Generated:
 
         With BatchNorm's statistics from the tokens or, if `recounted`, from the images.
         """
-        weights = self.store.detokenise(tokens_BLD.float(), self.states_N[picks])
+        weights = self.store.detokenize(tokens_BLD.float(), self.states_N[picks])
         on_device = {name: tensor.to(self.on) for name, tensor in weights.items()}
         codes = [self.codes[pick] for pick in picks]
         return self.task.losses(on_device, codes, self.params.images, draw, recounted).mean()
