@@ -5,7 +5,7 @@ import rpg.pipeline.workflow as pipeline
 min_version("9.0")
 
 
-# Not `configfile:`; rpg.config.loading is the only reader of params.yaml, and refuses what its schema refuses.
+# Not `configfile:`, because only rpg.config.loading reads params.yaml; it also validates against the schema.
 config.update(pipeline.load_config(config))
 pipeline.prepare(config)
 shell.prefix(pipeline.COMMAND_PREFIX)

@@ -1,1 +1,1 @@
-"""Speed and memory, measured: `python -m benchmarks --help`. Never part of the tests."""
+"""Benchmarks of speed and memory: `python -m benchmarks --help`. The tests never run them."""

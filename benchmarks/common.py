@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns, where they run, what they print."""
+"""Shared functions of the benchmarks: timing in turns, facts about the machine, output."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def copy_workflow(folder: Path) -> None:
-    """Put what Snakemake needs of the workflow into `folder`, but for params.yaml; what stands there is overwritten."""
+    """Copy the workflow's files, except params.yaml, into `folder` and overwrite existing ones."""
     for name in ("workflow", "rpg"):
         shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "environment.yml"):
@@ -29,7 +29,7 @@ def copy_workflow(folder: Path) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers are of: processor, GPU, versions, date."""
+    """Return the processor, the GPU, versions and the date of a measurement."""
     model = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
@@ -42,33 +42,33 @@ def machine() -> dict[str, Any]:
     }
 
 
-def synchronised() -> float:
-    """Seconds by the clock, when all that was asked of a GPU is done."""
+def synchronized_time() -> float:
+    """Wait for the GPU, then return the clock in seconds."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def in_turn(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds that each of `ways` takes in each round, one after the other, after a round that is not counted."""
+    """Run all `ways` one after another in each round; return the seconds of each, without the first warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for count in range(rounds + 1):
         for name, way in ways.items():
-            started = synchronised()
+            started = synchronized_time()
             way()
             if count:
-                seconds[name].append(synchronised() - started)
+                seconds[name].append(synchronized_time() - started)
     return seconds
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest of the rounds' ratios."""
+    """Return median, smallest and largest of the rounds' ratios slow / fast."""
     ratios = [one / other for one, other in zip(slow, fast, strict=True)]
     return {"ratio": statistics.median(ratios), "smallest": min(ratios), "largest": max(ratios)}
 
 
 def report(rows: Sequence[dict[str, Any]], out: Path, **facts: Any) -> list[dict[str, Any]]:
-    """Print a table of the rows; write them, and where they were measured, as JSON; the rows."""
+    """Print the rows as a table, write them as JSON with facts about the machine, and return them."""
     print(tabulate(rows, "keys", tablefmt="pipe", floatfmt=".4g", missingval=""), flush=True)
     out.write_text(json.dumps({**machine(), **facts, "rows": list(rows)}, indent=2) + "\n")
     return list(rows)

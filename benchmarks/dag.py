@@ -1,6 +1,6 @@
-"""What planning many shards and experiments takes: seconds and memory of `snakemake -n` over the number of jobs.
+"""Measure the planning of many shards and experiments: seconds and memory of `snakemake -n` over the number of jobs.
 
-Planned is a copy of this checkout with so many copies of one experiment, each with so many shards of one seed.
+The plan is for a copy of this checkout with several copies of one experiment, each with several shards of one seed.
 """
 
 import json
@@ -18,12 +18,12 @@ from matplotlib.figure import Figure
 from benchmarks.common import copy_workflow
 from rpg.config.loading import load_params
 
-# Experiments and shards of each.
+# Pairs of the number of experiments and the number of shards per experiment.
 SHAPES = ((1, 10), (10, 10), (100, 10), (100, 100), (1, 10_000))
 
 
 def measure_dag(experiment: str, shapes: list[str], out: Path, plot: Path) -> None:
-    """Plan each of `shapes`, EXPERIMENTSxSHARDS; print and write jobs, seconds and memory, and draw them."""
+    """Plan each of `shapes`, written EXPERIMENTSxSHARDS; print, write and plot jobs, seconds and memory."""
     rows = []
     for shape in shapes:
         experiments, shards = map(int, shape.split("x"))
@@ -36,7 +36,7 @@ def measure_dag(experiment: str, shapes: list[str], out: Path, plot: Path) -> No
 
 
 def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
-    """Jobs, seconds and GB of a dry run from nothing."""
+    """Return jobs, seconds and GB of a dry run without artifacts."""
     params = load_params()
     block = params.experiment(experiment).model_dump(mode="json", exclude_unset=True)
     block["zoo"] |= {"seeds": list(range(shards)), "runs_per_shard": 1}
@@ -45,21 +45,21 @@ def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         copy_workflow(folder)
-        # Each copy written out, as a person would have them.
+        # Write out each copy without YAML aliases, as a person would.
         (folder / "params.yaml").write_text(yaml.dump(tree, Dumper=_Plain))
         began = time.perf_counter()
         command = ["snakemake", "-n", "--quiet", "rules", "--", "results/tables.md"]
-        with (folder / "told").open("w+") as told:
-            process = subprocess.Popen(command, cwd=folder, stdout=told, stderr=subprocess.STDOUT)
-            # What a child's usage says counts the memory of the process that it was forked from.
+        with (folder / "output").open("w+") as output:
+            process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
+            # Not the child's resource usage, because it includes the memory of the forked parent.
             peak = 0
             while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 peak = max(peak, _peak(process.pid))
                 time.sleep(0.05)
             _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - began
-            told.seek(0)
-            text = told.read()
+            output.seek(0)
+            text = output.read()
     assert status == 0, text
     jobs = int(next(line for line in text.splitlines() if line.startswith("total")).split()[1])
     processor = usage.ru_utime + usage.ru_stime
@@ -67,7 +67,7 @@ def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
 
 
 def _peak(process: int) -> int:
-    """KiB that a process has had at most; 0 of one that has ended."""
+    """Return the peak memory of a process in KiB; 0 after its end."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -78,7 +78,7 @@ class _Plain(yaml.SafeDumper):
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Seconds and GB over jobs."""
+    """Plot seconds and GB over the number of jobs."""
     figure = Figure(figsize=(7, 3), layout="constrained")
     frame = frame.sort_values("jobs")
     for axes, column in zip(figure.subplots(1, 2), ("seconds", "GB"), strict=True):

@@ -1,8 +1,8 @@
-"""What other draws of a step's tokens are worth (`train.draws`, `train.times`): loss at equal seconds.
+"""Compare values of `train.draws` or `train.times` by the loss at equal seconds.
 
-What a step costs is measured by turns, so that what else the machine does falls on all alike. Each training then gets
-as many steps as fit the time of so many with the first value, with a learning rate that falls to zero over them, and
-is measured on one fixed set of tokens, times and noise.
+The benchmark first measures a step's cost for all values in turn, so other load on the machine affects all alike. Then
+each training gets the same time: the time of `steps` steps with the first value. The learning rate falls to zero over
+each training. The loss is measured on one fixed set of tokens, times and noise.
 """
 
 import json
@@ -18,20 +18,20 @@ from rpg.config.experiment import Experiment
 from rpg.config.loading import load_params
 from rpg.paths import paths_of
 from rpg.tokenizer.store import TokenStore
-from rpg.training import conditions
+from rpg.training.conditions import checkpoint_values
 from rpg.training.model_file import build, fresh
 from rpg.training.train import drawn_tokens, train_loss
 from rpg.training.trainer import Training
 from rpg.utils.rng import derive, fix_arithmetic, generator
 
-# Rounds in which one step of each is timed; tokens that the loss is measured on.
+# The number of timed rounds, and the number of tokens for the final loss.
 ROUNDS, MEASURED = 60, 4096
 
 
 def compare_draws(names: list[str], key: str, values: list[int], seeds: list[int], steps: int, out: Path) -> None:
-    """Train the experiments `names` with each value of a key of `train` from each seed; print and write the losses.
+    """Train each experiment with each value of a key of `train` and each seed; print and write the losses.
 
-    A value of 0 is null. Each gets the time of so many steps with the first.
+    The value 0 means null. Each training gets the time of `steps` steps with the first value.
     """
     fix_arithmetic(1)
     params, rows = load_params(), []
@@ -51,12 +51,12 @@ def compare_draws(names: list[str], key: str, values: list[int], seeds: list[int
 
 
 def changed(experiment: Experiment, **train: int | None) -> Experiment:
-    """The experiment with other values in its train block."""
+    """Return the experiment with changed values in its train block."""
     return experiment.model_copy(update={"train": experiment.train.model_copy(update=train)})
 
 
 def step_seconds(variants: dict[int, Experiment], store: TokenStore) -> dict[int, float]:
-    """The median processor seconds of a step of each, taken by turns."""
+    """Return the median CPU seconds of a step of each variant, measured in turn."""
     trainings = {count: new_training(experiment, store) for count, experiment in variants.items()}
     seconds: dict[int, list[float]] = {count: [] for count in variants}
     for _ in range(ROUNDS):
@@ -68,7 +68,7 @@ def step_seconds(variants: dict[int, Experiment], store: TokenStore) -> dict[int
 
 
 def new_training(experiment: Experiment, store: TokenStore) -> Training:
-    """The training of an experiment, at its start."""
+    """Return a new training of an experiment."""
     params, on = experiment.train, torch.device("cpu")
     torch.manual_seed(derive(params.seed, "train", "weights"))
     model = fresh(experiment.model, experiment.diffusion, store)
@@ -76,9 +76,9 @@ def new_training(experiment: Experiment, store: TokenStore) -> Training:
 
 
 def trained_loss(experiment: Experiment, store: TokenStore) -> float:
-    """The diffusion loss of the averaged weights after training.
+    """Train, and return the diffusion loss of the averaged weights.
 
-    On tokens, times and noise that are the same for all trainings.
+    Tokens, times and noise of this loss are the same for all trainings.
     """
     training = new_training(experiment, store)
     for _ in range(experiment.train.steps):
@@ -88,5 +88,5 @@ def trained_loss(experiment: Experiment, store: TokenStore) -> float:
     model = build(experiment.model, experiment.diffusion, store)
     model.load_state_dict(training.averaged())
     with torch.no_grad():
-        prototypes_NLW = model.eval().recurrent(conditions.of_checkpoints(experiment.model.conditions, store))
+        prototypes_NLW = model.eval().recurrent(checkpoint_values(experiment.model.conditions, store))
         return model.loss(tokens_NLD.flatten(0, 1)[picks], prototypes_NLW, picks, t, noise).item()

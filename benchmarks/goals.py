@@ -1,6 +1,6 @@
-"""All that can be measured without a GPU, in a quarter of an hour: `python -m benchmarks goals`.
+"""Measure all goals that need no GPU, in 15 minutes: `python -m benchmarks goals`.
 
-A row says whether it meets its goal; what needs a GPU has a row without a number.
+Each row says whether it meets its goal. Goals that need a GPU have a row without a number.
 """
 
 import json
@@ -24,17 +24,17 @@ GPU = {"measured": "needs a GPU", "met": ""}
 
 
 def measure_goals(out: Path) -> list[dict[str, Any]]:
-    """Measure all, print each table and then that of the goals; write it, and all numbers, as JSON."""
+    """Run all benchmarks, print their tables and the table of goals, and write all numbers as JSON."""
     with tempfile.TemporaryDirectory() as folder:
-        aside = Path(folder, "one.json")
-        startup = measure_startup(1, aside)
-        zoos = compare_zoos(DIGITS, 2, 1, aside)
-        sampling = compare_sampling(DIGITS, [], 1, 5, 2, aside)
-        step = compare_steps("vit_tiny", 32, 3, 2, aside)
-        memory = _alone("memory --fraction 32", aside)
-        tokens = _alone("tokens --checkpoints 2", aside)
-        growth = measure_growth(4, 1, aside, Path("docs/growth.svg"))
-        training = compare_training(["digits-convnext"], 20, [1e-4], 2, aside)
+        file = Path(folder, "one.json")
+        startup = measure_startup(1, file)
+        zoos = compare_zoos(DIGITS, 2, 1, file)
+        sampling = compare_sampling(DIGITS, [], 1, 5, 2, file)
+        step = compare_steps("vit_tiny", 32, 3, 2, file)
+        memory = _alone("memory --fraction 32", file)
+        tokens = _alone("tokens --checkpoints 2", file)
+        growth = measure_growth(4, 1, file, Path("docs/growth.svg"))
+        training = compare_training(["digits-convnext"], 20, [1e-4], 2, file)
     everything = {
         "startup": startup,
         "zoos": zoos,
@@ -100,7 +100,7 @@ def measure_goals(out: Path) -> list[dict[str, Any]]:
 
 
 def _alone(words: str, out: Path) -> list[dict[str, Any]]:
-    """The rows of a benchmark that has a process of its own, with its own way to allocate memory."""
+    """Run a benchmark in its own process, with the default allocator settings; return its rows."""
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     command = [sys.executable, "-m", "benchmarks", *words.split(), "--out", str(out)]
     subprocess.run(command, check=True, env=environment)
@@ -120,7 +120,7 @@ def _training(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ours, *published = rows
     share = "% of the originals' accuracy"
     best = max(published, key=lambda row: row[share])
-    # What has not arrived in so many times our seconds needs more than that.
+    # If the published training misses 99 % within 20 times our seconds, it needs more than 20 times as long.
     more = ours[share] >= 99 > best[share]
     measured = (
         f"{ours['seconds']:.0f} s, {ours['steps']} steps: {ours[share]:.1f} %; published, {best['seconds']:.0f} s, "
@@ -131,24 +131,24 @@ def _training(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sampling(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = []
+    goals = []
     for name in dict.fromkeys(row["experiment"] for row in rows):
         published, slow, own = [row for row in rows if row["experiment"] == name]
         for row, goal in ((published, "≥ 10×"), (slow, "≥ 10×")):
             accuracy = f"; {own['accuracy']:.2f} %" + (f", {row['accuracy']:.2f} %" if row["accuracy"] else "")
             measured = f"{row['ratio']:.1f}× ({row['smallest']:.1f} to {row['largest']:.1f}){accuracy}"
             what = f"sampling, {name}: {own['sampler'].removeprefix('ours, ')} beside {row['sampler']}"
-            found.append({"what": what, "goal": goal, "measured": measured, "met": _yes(row["ratio"] >= 10)})
-    return found
+            goals.append({"what": what, "goal": goal, "measured": measured, "met": _yes(row["ratio"] >= 10)})
+    return goals
 
 
 def _zoos(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = []
+    goals = []
     for alone, joint in zip(rows[::2], rows[1::2], strict=True):
         measured = (
             f"{joint['ratio']:.2f}× ({joint['smallest']:.2f} to {joint['largest']:.2f}); "
             f"{joint['accuracy']:.2f} %, alone {alone['accuracy']:.2f} %"
         )
         what = f"zoo, {alone['experiment']}, {joint['networks']}"
-        found.append({"what": what, "goal": "≥ 3×", "measured": measured, "met": _yes(joint["ratio"] >= 3)})
-    return found
+        goals.append({"what": what, "goal": "≥ 3×", "measured": measured, "met": _yes(joint["ratio"] >= 3)})
+    return goals

@@ -1,4 +1,4 @@
-"""How cost grows with L, the number of tokens, and a zoo's with its seeds: `python -m benchmarks growth`."""
+"""Measure the growth of cost with the number of tokens L, and with a zoo's seeds: `python -m benchmarks growth`."""
 
 import statistics
 from collections.abc import Callable
@@ -21,31 +21,31 @@ from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize
 from rpg.utils.rng import fix_arithmetic, generator
 
-# Tokens of width WIDTH and recurrent channels, about as wide as the experiments on the digits. Longer ones have tensors
-# of more than 32 MB on a CPU, which glibc gets from the kernel anew each time: that is no matter of the method.
+# Widths as in the experiments on the digits. Longer sequences have tensors of more than 32 MB on a CPU, which glibc
+# allocates from the kernel each time. This cost is not part of the method.
 WIDTH, RECURRENT, LENGTHS, SEEDS = 512, 256, (128, 256, 512, 1024), (2, 4, 8, 16)
 
 
 def measure_growth(rounds: int, threads: int, out: Path, plot: Path) -> list[dict[str, Any]]:
-    """Print and write seconds at four sizes, and how straight a line they lie on; draw them."""
+    """Print, write and plot the seconds at four sizes, with the fit of a straight line."""
     fix_arithmetic(threads)
-    ways: dict[tuple[str, int], Callable[[], Any]] = {}
+    functions: dict[tuple[str, int], Callable[[], Any]] = {}
     for length in LENGTHS:
-        ways |= {(what, length): way for what, way in of_length(length).items()}
+        functions |= {(what, length): function for what, function in length_functions(length).items()}
     params = load_params().experiment("digits-vit")
     task, zoo = load_task(params.task, None), params.zoo.model_copy(update={"steps": PART, "saves": 1, "save_every": 1})
     for seeds in SEEDS:
         runs = [Run(seed=seed, code=None, held_out=False) for seed in range(seeds)]
-        ways["zoo", seeds] = partial(train, task, zoo, runs, params.zoo.together)
-    keys = {f"{what} {size}": (what, size) for what, size in ways}
-    seconds = in_turn({name: ways[key] for name, key in keys.items()}, rounds)
+        functions["zoo", seeds] = partial(train, task, zoo, runs, params.zoo.together)
+    keys = {f"{what} {size}": (what, size) for what, size in functions}
+    seconds = in_turn({name: functions[key] for name, key in keys.items()}, rounds)
     frame = pd.DataFrame(
         {"what": what, "size": size, "seconds": statistics.median(seconds[name])} for name, (what, size) in keys.items()
     )
     rows = []
     for what, group in frame.groupby("what", sort=False):
         slope, constant = np.polyfit(group["size"], group["seconds"], 1)
-        misfit = (group["seconds"] - constant - slope * group["size"]) / group["seconds"]
+        mismatch = (group["seconds"] - constant - slope * group["size"]) / group["seconds"]
         rows.append(
             {
                 "what": what,
@@ -55,15 +55,15 @@ def measure_growth(rounds: int, threads: int, out: Path, plot: Path) -> list[dic
                 "ms for one more": 1000 * slope,
                 "ms for none": 1000 * constant,
                 "R²": np.corrcoef(group["size"], group["seconds"])[0, 1] ** 2,
-                "largest misfit, %": 100 * misfit.abs().max(),
+                "largest mismatch, %": 100 * mismatch.abs().max(),
             }
         )
     draw(frame).savefig(plot, metadata={"Date": None})
     return report(rows, out, threads=threads, seconds=frame.to_dict("records"))
 
 
-def of_length(length: int) -> dict[str, Callable[[], Any]]:
-    """A training step, sampling of one network and tokenizing, with L tokens."""
+def length_functions(length: int) -> dict[str, Callable[[], Any]]:
+    """Return functions that take a training step, sample one network and tokenize one, with L tokens."""
     shape = Shape("imagenet-vit_tiny", length, WIDTH, RECURRENT, 4, length // 2, ())
     zoo, experiment = Zoo(shape), experiment_of(shape, "residual")
     training = our_training(experiment, zoo)
@@ -84,7 +84,7 @@ def of_length(length: int) -> dict[str, Callable[[], Any]]:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    """Milliseconds over size, and the straight line nearest to them."""
+    """Plot milliseconds over size, with the fitted straight line."""
     figure = Figure(figsize=(10, 2.6), layout="constrained")
     kinds = list(frame.groupby("what", sort=False))
     for axes, (what, group) in zip(figure.subplots(1, len(kinds)), kinds, strict=True):

@@ -1,7 +1,7 @@
-"""What jobs take here and in an older checkout, both at the same time: `python -m benchmarks jobs --before CHECKOUT`.
+"""Compare jobs here and in an older checkout at the same time: `python -m benchmarks jobs --before CHECKOUT`.
 
-One hour of a machine is not like another, and two runs after each other may differ by more than their code does. What
-runs at the same time, on one core each, has the same hour.
+A machine's speed varies over time, so two runs one after another may differ by more than their code. Jobs at the same
+time, on one core each, run under the same load.
 """
 
 import os
@@ -15,9 +15,10 @@ from benchmarks.common import ratio, report
 
 
 def compare_jobs(before: Path, words: Sequence[str], rounds: int, out: Path) -> list[dict[str, Any]]:
-    """Print and write processor seconds of `rpg` with these words, each a job, from its start to its end.
+    """Print and write the CPU seconds of each job, an `rpg` command with the arguments in `words`.
 
-    Both checkouts need the artifacts that the jobs read; they make their own anew. In each round both change cores.
+    Both checkouts need the jobs' input artifacts; the jobs overwrite their outputs. The checkouts swap cores in each
+    round.
     """
     checkouts = {"before": before.resolve(), "now": Path.cwd()}
     environments = {name: _environment(checkout) for name, checkout in checkouts.items()}
@@ -39,14 +40,14 @@ def compare_jobs(before: Path, words: Sequence[str], rounds: int, out: Path) -> 
             for process in started.values():
                 if process.returncode:
                     raise subprocess.CalledProcessError(process.returncode, process.args)
-        means = {name: sum(found) / len(found) for name, found in seconds.items()}
+        means = {name: sum(times) / len(times) for name, times in seconds.items()}
         rows.append({"job": job, **means, **ratio(seconds["now"], seconds["before"])})
     return report(rows, out)
 
 
 def _environment(checkout: Path) -> dict[str, str]:
-    """That of the checkout's own rules."""
+    """Return the environment of the jobs in a checkout, with the allocator settings of this checkout's rules."""
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
     command = [sys.executable, "-c", "from rpg.pipeline.workflow import MALLOC; print(MALLOC)"]
-    found = subprocess.run(command, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return {**environment, "GLIBC_TUNABLES": found.stdout.strip()}
+    done = subprocess.run(command, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return {**environment, "GLIBC_TUNABLES": done.stdout.strip()}

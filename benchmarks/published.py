@@ -1,9 +1,9 @@
-"""The published procedure (arXiv 2501.11587), written out plainly: what the benchmarks compare with.
+"""A plain version of the published procedure (arXiv 2501.11587), the reference of the benchmarks.
 
-Two Mamba2 blocks in sequence under bfloat16, everything else in float32; the state is the checkpoint's index; each
-picked token is noised once; the network predicts the noise; the sampler embeds the prototypes at every step; a
-checkpoint's file is read and tokenized whenever it is drawn. Only the Mamba2 block and the tokenizer are the project's
-own, so that both have the same: of the scan, mamba-ssm's kernel on a GPU that has it, the plain one elsewhere.
+Two Mamba2 blocks in sequence run under bfloat16, everything else in float32. The state is the checkpoint's index. Each
+picked token is noised once. The network predicts the noise. The sampler embeds the prototypes at every step. Each draw
+of a checkpoint reads and tokenizes its file. Only the Mamba2 block and the tokenizer are the project's own, so both
+procedures share them: the scan is mamba-ssm's kernel on a GPU with this package, the plain scan elsewhere.
 """
 
 import math
@@ -23,7 +23,7 @@ T = 1000
 
 
 class Denoiser(nn.Module):
-    """ε(x, t, prototype) of tokens [n, D], each as one channel: convolutions of (x + condition) · time."""
+    """Predict ε of tokens [n, D], each as one channel, by convolutions of (x + condition) · time."""
 
     def __init__(self, width: int, channels: list[int]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
 
 
 class Published(nn.Module):
-    """RPG as published, for `states` checkpoints whose tokens of width D have the `positions` [L, 2]."""
+    """RPG as published, for `states` checkpoints with tokens of width D at `positions_L2` [L, 2]."""
 
     def __init__(
         self, positions_L2: Tensor, width: int, recurrent: int, states: int, channels: list[int], state_width: int = 128
@@ -70,13 +70,13 @@ class Published(nn.Module):
         self.register_buffer("alphas_bar", alphas_bar.float())
 
     def prototypes(self, states_B: Tensor) -> Tensor:
-        """[B, L, D], under bfloat16."""
+        """Return the prototypes [B, L, D], computed under bfloat16."""
         hidden = self.pe + self.to_permutation_state(states_B)[:, None]
         with bfloat16(True, hidden.device):
             return self.mamba_forward(hidden).float()
 
     def loss(self, tokens_BLD: Tensor, states_B: Tensor, count: int) -> Tensor:
-        """Mean squared error of the noise of `count` random tokens, over the entries that are not padding (NaN)."""
+        """Return the mean squared error of the noise of `count` random tokens, without padding (NaN)."""
         prototypes = self.prototypes(states_B).flatten(0, 1)
         tokens = tokens_BLD.flatten(0, 1)
         picks = torch.randperm(len(tokens), device=tokens.device)[:count]
@@ -92,7 +92,7 @@ class Published(nn.Module):
 
     @torch.no_grad()
     def ddim(self, states_B: Tensor, steps: int) -> Tensor:
-        """Tokens [B, L, D] by DDIM; each step embeds the same prototypes again, and looks for NaN."""
+        """Sample tokens [B, L, D] by DDIM; each step embeds the same prototypes again and checks for NaN."""
         prototypes_BLD = self.prototypes(states_B)
         x = torch.randn_like(prototypes_BLD).flatten(0, 1)
         times = torch.linspace(T - 1, 0, steps).round().long().tolist()
@@ -107,7 +107,7 @@ class Published(nn.Module):
 
 
 class Files:
-    """The checkpoints of a zoo as files: each is read and cut into tokens whenever it is asked for."""
+    """The checkpoints of a zoo; each access reads and tokenizes the checkpoint's file."""
 
     def __init__(self, zoo: Path, store: TokenStore) -> None:
         self.paths = [zoo / entry["file"] for entry in store.checkpoints]
@@ -117,7 +117,7 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        """[L, D]"""
+        """Return the tokens [L, D] of a checkpoint."""
         state = self.store.state(self.store.checkpoints[index])
         return self.store.tokenize(read_checkpoint(self.paths[index], self.names), state)
 
@@ -125,9 +125,9 @@ class Files:
 def training(
     model: Published, files: Files, batch: int, count: int, rate: float, share: Callable[[], float], on: torch.device
 ) -> Iterator[float]:
-    """Losses of steps of AdamW without end: no warm-up, no average, no clipping.
+    """Take endless steps of AdamW without warm-up, averages or clipping, and yield the losses.
 
-    The learning rate falls along a cosine; `share` says how much of the training is over.
+    The learning rate falls along a cosine; `share` returns the finished share of the training.
     """
     optimizer = torch.optim.AdamW(model.to(on).train().parameters(), rate)
     for states_B, tokens_BLD in batches(files, batch):
@@ -140,7 +140,7 @@ def training(
 
 
 def batches(files: Files, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless (indices [B], tokens [B, L, D])."""
+    """Yield endless batches: indices [B] and tokens [B, L, D]."""
     while True:
         order = torch.randperm(len(files)).tolist()
         for start in range(0, len(order) - batch + 1, batch):

@@ -1,7 +1,7 @@
-"""Samples' quality over training seeds and over processors' rounding: `python -m benchmarks robustness`.
+"""Measure the samples' quality over training seeds and arithmetics: `python -m benchmarks robustness`.
 
-Each arithmetic has a checkout of its own, in which base networks and zoos are trained once. RPG, its tuning and its
-hypernetwork are trained from each of these zoos once per seed. The bounds in tests/promises.py come from this table.
+Each arithmetic has its own checkout, which trains base networks and zoos once. From these zoos, each seed trains RPG,
+its tuning and its hypernetwork once. The bounds in tests/promises.py come from this table.
 """
 
 import json
@@ -19,10 +19,10 @@ from rpg.config.loading import load_params
 from rpg.config.presets import resolve
 from rpg.utils.device import has_bfloat16
 
-# Environment under which the numerical libraries choose the instructions of an older processor. oneDNN and MKL take
-# them from here when they start; OpenBLAS is numpy's.
+# Environment variables that limit numerical libraries to an older processor's instructions. oneDNN and MKL read them at
+# start; OpenBLAS belongs to numpy.
 ARITHMETICS: dict[str, dict[str, str]] = {
-    # As this machine computes by itself.
+    # This machine's own instructions.
     "native": {},
     # Without AVX-512 and without bfloat16 units: a common laptop, and AMD's Zen 2 and Zen 3.
     "avx2": {
@@ -39,9 +39,9 @@ ARITHMETICS: dict[str, dict[str, str]] = {
         "OPENBLAS_CORETYPE": "Nehalem",
     },
 }
-# Sets of samples that metrics.json may hold.
+# The sets of samples in metrics.json.
 SETS = ("rpg", "between", "seen", "held_out", "held_out_pairs")
-# Metrics beside the main one that the paper's tables have; of the adapters the other protocol.
+# Further metrics of the paper's tables, and the other protocol for adapters.
 LIKELIHOOD = "average accuracy (likelihood)"
 OTHERS = ("mAcc", "bbox AP50", "segm mAP", LIKELIHOOD)
 
@@ -54,7 +54,7 @@ def measure_robustness(
     folder: Path,
     out: Path,
 ) -> list[dict[str, Any]]:
-    """Print and write each measure of `quality`: a row per experiment, measure and arithmetic."""
+    """Print and write each measure of `quality`: one row per experiment, measure and arithmetic."""
     names = names or load_params().run
     rows = []
     for arithmetic in arithmetics:
@@ -74,9 +74,9 @@ def measure_robustness(
 def write_checkout(
     checkout: Path, names: Sequence[str], seeds: Sequence[int], changes: Path | None, *, rounded: bool
 ) -> None:
-    """Write the workflow with one ablation per experiment and seed; results that stand there already are kept.
+    """Write the workflow with one ablation per experiment and seed; keep existing results.
 
-    `rounded` says whether trainings use bfloat16 where the processor has units for it.
+    `rounded` says whether trainings may use bfloat16 on a processor with bfloat16 units.
     """
     copy_workflow(checkout)
     tree = resolve(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
@@ -110,9 +110,9 @@ def write_checkout(
 
 
 def apply_changes(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Put `changes`, {experiment: {block.key: value}}, into the tree of params.yaml; null takes a block away.
+    """Apply `changes`, {experiment: {block.key: value}}, to the tree of params.yaml; null removes a block.
 
-    KeyError for a key that it lacks.
+    Raises KeyError for an unknown key.
     """
     for name, keys in changes.items():
         for dotted, value in keys.items():
@@ -129,12 +129,12 @@ def apply_changes(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def trial_of(name: str, seed: int) -> str:
-    """What stands below results/ for the training of that seed where it is not the experiment's own."""
+    """Return the folder below results/ of a training whose seed differs from the experiment's."""
     return f"{name}-seed-{seed}/plain-{seed}"
 
 
 def metrics_files(checkout: Path, names: Sequence[str], seeds: Sequence[int]) -> list[Path]:
-    """metrics.json of each experiment and seed, in this order."""
+    """Return the path of metrics.json for each experiment and seed, in this order."""
     experiments = yaml.safe_load((checkout / "params.yaml").read_text())["experiments"]
     return [
         checkout
@@ -147,43 +147,43 @@ def metrics_files(checkout: Path, names: Sequence[str], seeds: Sequence[int]) ->
 
 
 def rows_of(checkout: Path, name: str, seeds: Sequence[int], arithmetic: str) -> list[dict[str, Any]]:
-    """A row per measure of an experiment: its value for each seed, and the worst."""
-    found = [quality(json.loads(path.read_text())) for path in metrics_files(checkout, [name], seeds)]
+    """Return a row per measure of an experiment: the value for each seed, and the worst."""
+    qualities = [quality(json.loads(path.read_text())) for path in metrics_files(checkout, [name], seeds)]
     return [
         {
             "experiment": name,
             "measure": measure,
             "arithmetic": arithmetic,
-            **{f"seed {seed}": values[measure] for seed, values in zip(seeds, found, strict=True)},
-            "worst": min(values[measure] for values in found),
+            **{f"seed {seed}": values[measure] for seed, values in zip(seeds, qualities, strict=True)},
+            "worst": min(values[measure] for values in qualities),
         }
-        for measure in found[0]
+        for measure in qualities[0]
     ]
 
 
 def quality(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Measure → value, the more the better, of one experiment's entry in metrics.json.
+    """Return measure → value of one experiment's entry in metrics.json; larger values are better.
 
-    `originals` is their mean in percent. A set of samples (`rpg`, `between`, `seen`, ...) is the ratio of its mean to
-    the mean of the originals for the same tasks, `rpg` to that of all originals; `rpg min` is the ratio of the worst
-    sample. `A above B` is in points.
+    `originals` is the originals' mean in percent. For a set of samples (`rpg`, `between`, `seen`, ...) the value is the
+    ratio of its mean to the mean of the originals for the same tasks; `rpg` is relative to all originals. `rpg min` is
+    the ratio of the worst sample. `A above B` is a difference in points.
     """
     original = entry["original"]
-    found = {"originals": original["mean"], "rpg min": entry["rpg"]["min"] / original["mean"]}
+    measures = {"originals": original["mean"], "rpg min": entry["rpg"]["min"] / original["mean"]}
     for kind in SETS:
         if kind in entry:
-            found[kind] = entry[kind]["mean"] / entry.get("original_by_set", {}).get(kind, original)["mean"]
-            for rival, of in sorted(entry.get("baselines", {}).items()):
-                if kind in of:
-                    found[f"{kind} above {rival}"] = entry[kind]["mean"] - of[kind]["mean"]
-    for metric, of in entry.get("others", {}).items():
+            measures[kind] = entry[kind]["mean"] / entry.get("original_by_set", {}).get(kind, original)["mean"]
+            for rival, scores in sorted(entry.get("baselines", {}).items()):
+                if kind in scores:
+                    measures[f"{kind} above {rival}"] = entry[kind]["mean"] - scores[kind]["mean"]
+    for metric, scores in entry.get("others", {}).items():
         if metric in OTHERS:
-            found[f"originals, {metric}"] = of["original"]["mean"]
-            found[f"rpg, {metric}"] = of["rpg"]["mean"] / of["original"]["mean"]
+            measures[f"originals, {metric}"] = scores["original"]["mean"]
+            measures[f"rpg, {metric}"] = scores["rpg"]["mean"] / scores["original"]["mean"]
     if "base_model" in entry:
-        found["originals above base_model"] = original["mean"] - entry["base_model"]["mean"]
+        measures["originals above base_model"] = original["mean"] - entry["base_model"]["mean"]
         likelihood = entry["others"][LIKELIHOOD]
-        found[f"originals above base_model, {LIKELIHOOD}"] = (
+        measures[f"originals above base_model, {LIKELIHOOD}"] = (
             likelihood["original"]["mean"] - likelihood["base_model"]["mean"]
         )
-    return found
+    return measures

@@ -1,9 +1,9 @@
-"""Sampling one network at equal accuracy: `python -m benchmarks sampling`; or of a shape of the paper's, `--shape`.
+"""Compare samplers at equal accuracy: `python -m benchmarks sampling`, or at a shape from the paper with `--shape`.
 
-The same trained RPG with DDIM-100, the published solver, and with its own; beside them the published network at the
-same tokens, with DDIM-100, whose seconds do not depend on what it has learned. Accuracy is that of as many networks as
-the experiment samples, on the test split. At a shape of the paper's the networks have random weights, and there is no
-accuracy.
+The benchmark samples a trained RPG with its own solver and with DDIM-100, the published solver. It also samples the
+published network at the same tokens with DDIM-100; its seconds do not depend on its weights. The accuracy is over as
+many networks as the experiment samples, on the test split. At a shape from the paper the networks have random weights,
+so there is no accuracy.
 """
 
 import statistics
@@ -33,7 +33,7 @@ from rpg.utils.rng import fix_arithmetic, generator
 def compare_sampling(
     names: list[str], shapes: list[str], fraction: int, rounds: int, threads: int, out: Path
 ) -> list[dict[str, Any]]:
-    """Print and write seconds for one network, from wish to state dict, and accuracy; or to tokens, of the `shapes`."""
+    """Print and write accuracy and seconds per network, from request to state dict, or to tokens for `shapes`."""
     fix_arithmetic(threads)
     if shapes:
         return report([row for name in shapes for row in of_shape(name, fraction, rounds)], out, threads=threads)
@@ -41,14 +41,14 @@ def compare_sampling(
 
 
 def of_shape(name: str, fraction: int, rounds: int) -> list[dict[str, Any]]:
-    """A row for each of our networks, with our sampler."""
+    """Return a row for each of our networks, with our sampler."""
     shape, on = shrunk(SHAPES[name], fraction), device()
     zoo, rows = Zoo(shape), []
     for way, network in OURS.items():
         experiment = experiment_of(shape, way)
         model, values = our_model(experiment, zoo).eval(), states(zoo, experiment, 1)
         if worth_compiling(on, model.width):
-            # As for many networks.
+            # Compile, as `sample_networks` does for many networks.
             model.denoiser.compile()
 
         def sampled(model: RPG = model, values: Values = values) -> torch.Tensor:
@@ -72,19 +72,19 @@ def of_shape(name: str, fraction: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
-    """A row for each way to sample."""
+    """Return a row for each sampler."""
     params = load_params()
     experiment, paths, on = params.experiment(name), paths_of(params, name), device()
     store, task = TokenStore(paths.folder("tokens")), load_task(experiment.task, params.data_root)
     folder = paths.generator(experiment)
-    model, asked, own = load_rpg(folder, store, on), read_config(folder).model.conditions, experiment.sample
+    model, conditions, own = load_rpg(folder, store, on), read_config(folder).model.conditions, experiment.sample
     torch.manual_seed(0)
     published = Published(store.layout.positions(), store.layout.width, RECURRENT, len(store), CHANNELS).to(on).eval()
     state_0 = torch.zeros(1, dtype=torch.int64)
 
     def ours(chosen: Sample, count: int) -> list[Any]:
         wanted = [((k % len(store.seeds),), None) for k in range(count)]
-        return [network for network, _, _ in sample_networks(model, asked, store, chosen, wanted)]
+        return [network for network, _, _ in sample_networks(model, conditions, store, chosen, wanted)]
 
     slow, what = own.model_copy(update={"solver": "ddim", "steps": DDIM}), f"ours, {own.solver}-{own.steps}"
     ways: dict[str, Callable[[], Any]] = {

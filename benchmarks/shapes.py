@@ -1,4 +1,4 @@
-"""Random zoos of the paper's shapes, at its size or a fraction of it, and both procedures on them."""
+"""Random zoos with the paper's shapes, at full size or a fraction, and both procedures on these zoos."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
 from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
-from rpg.training import conditions
+from rpg.training.conditions import Values, checkpoint_values
 from rpg.training.train import train_loss
 from rpg.training.trainer import Training
 from rpg.utils.device import device
@@ -19,7 +19,7 @@ from rpg.utils.device import device
 
 @dataclass(frozen=True)
 class Shape:
-    """L tokens of width D, of M recurrent channels, and an experiment of the paper's that has this shape."""
+    """L tokens of width D, M recurrent channels, and the paper's experiment with this shape."""
 
     experiment: str
     length: int
@@ -30,25 +30,25 @@ class Shape:
     channels: tuple[int, ...]
 
 
-# As published: on one GPU, a batch of checkpoints and of tokens.
+# As published for one GPU, with the batch of checkpoints and the batch of tokens.
 SHAPES = {
     "vit_tiny": Shape("imagenet-vit_tiny", 808, 8192, 8192, 4, 1024, (1, 32, 64, 128, 64, 32, 1)),
     "vit_base": Shape("imagenet-vit_base", 5378, 16384, 12288, 2, 512, (1, 64, 96, 64, 1)),
     "convnext_large": Shape("imagenet-convnext_large", 12311, 16384, 12288, 2, 448, (1, 64, 96, 64, 1)),
 }
-# Our networks, beside the published training and sampling: name → its name in the tables.
+# Our networks: key → name in the tables.
 OURS = {"paper": "published network", "residual": "default network"}
 # Checkpoints of the random zoo.
 STATES = 5
 
 
 def shrunk(shape: Shape, fraction: int) -> Shape:
-    """The shape with D and M divided; as many tokens, checkpoints and channels."""
+    """Divide D and M of a shape; keep tokens, checkpoints and channels."""
     return Shape(**{**vars(shape), "width": shape.width // fraction, "recurrent": shape.recurrent // fraction})
 
 
 class Zoo:
-    """Random tokens, in the place of a token store."""
+    """Random tokens that replace a token store."""
 
     def __init__(self, shape: Shape) -> None:
         self.seeds = list(range(STATES))
@@ -79,7 +79,7 @@ class Zoo:
 
 
 def experiment_of(shape: Shape, network: str) -> Experiment:
-    """The paper's experiment with this shape, at this width; or, with `residual`, the default network, as wide."""
+    """Return the paper's experiment at this shape; with `residual`, the default network at the same width."""
     params = load_params()
     tree = params.experiment(shape.experiment).model_dump()
     if network == "residual":
@@ -96,37 +96,37 @@ def experiment_of(shape: Shape, network: str) -> Experiment:
 
 
 def our_model(experiment: Experiment, zoo: Zoo) -> RPG:
-    """RPG of the experiment for the zoo's tokens."""
+    """Build the experiment's RPG for the zoo's tokens."""
     known = TokenPositions(zoo.positions_L2.to(device()), torch.zeros(zoo.length, dtype=torch.bool, device=device()))
     sizes = {"permutation_state": STATES}
     torch.manual_seed(0)
-    # Made where it will be: a CPU takes a minute for so many random weights.
+    # Build on the device, because a CPU takes a minute to draw so many weights.
     with device():
         return RPG(experiment.model, known, width=zoo.width, sizes=sizes, target=experiment.diffusion.target)
 
 
 def our_training(experiment: Experiment, zoo: Any) -> Training:
-    """Its training, at the start."""
+    """Return a new training of the experiment's RPG."""
     model, on = our_model(experiment, zoo), device()
     loss = train_loss(zoo, experiment.train, experiment.model.conditions, on)
     return Training(experiment.train, model, loss, "train", on)
 
 
-def states(zoo: Any, experiment: Experiment, count: int) -> conditions.Values:
-    """The conditions of the zoo's first networks."""
-    values = conditions.of_checkpoints(experiment.model.conditions, zoo)
+def states(zoo: Any, experiment: Experiment, count: int) -> Values:
+    """Return the condition values of the zoo's first `count` networks."""
+    values = checkpoint_values(experiment.model.conditions, zoo)
     return {name: value[:count].to(device()) for name, value in values.items()}
 
 
 def published_model(shape: Shape, zoo: Zoo) -> Published:
-    """The published network for the zoo's tokens."""
+    """Build the published network for the zoo's tokens."""
     torch.manual_seed(0)
     with device():
         return Published(zoo.positions_L2.to(device()), shape.width, shape.recurrent, STATES, list(shape.channels))
 
 
 class PublishedSteps:
-    """Steps of the published training on the zoo, whose tokens are at hand."""
+    """Steps of the published training, with the zoo's tokens in memory."""
 
     def __init__(self, shape: Shape, zoo: Zoo) -> None:
         self.shape, self.zoo = shape, zoo
@@ -134,8 +134,8 @@ class PublishedSteps:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-5)
 
     def one_step(self) -> float:
-        """Take one optimizer step; the loss, which is waited for, as published."""
-        # As torch has it unless told otherwise.
+        """Take one optimizer step; return the loss as a number, which waits for the GPU, as published."""
+        # torch's default.
         torch.backends.cudnn.allow_tf32 = True
         picked = torch.randperm(STATES)[: self.shape.batch]
         tokens_BLD = torch.stack([self.zoo[index] for index in picked.tolist()]).to(device())

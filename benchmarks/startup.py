@@ -1,4 +1,4 @@
-"""What it takes to start: `python -m benchmarks startup`."""
+"""Measure the start of commands: `python -m benchmarks startup`."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.common import report
 
-# Layers that do little, on the digits, scenes and facts: what they import is most of their time.
+# Short stages on the digits, scenes and facts, which spend most of their time on imports.
 COMMANDS = (
     ("--help",),
     ("collect", "--experiment", "digits-vit"),
@@ -24,10 +24,10 @@ COMMANDS = (
 
 
 def measure_startup(rounds: int, out: Path) -> list[dict[str, Any]]:
-    """Print and write seconds of whole commands, files and modules being in the page cache."""
+    """Print and write the seconds of whole commands, with files and modules in the page cache."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        # On copies, since a layer that is run by hand makes its artifacts anew.
+        # Work on copies, because a stage run by hand overwrites its artifacts.
         shutil.copy("params.yaml", folder)
         for name in sorted({*(words[-1] for words in COMMANDS if len(words) > 1), "facts"}):
             shutil.copytree(Path("results", name), Path(folder, "results", name))

@@ -1,4 +1,4 @@
-"""One training step at a shape of the paper's, beside the published step: `python -m benchmarks step`."""
+"""Compare one training step at a shape from the paper with the published step: `python -m benchmarks step`."""
 
 import statistics
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import in_turn, ratio, report, synchronised
+from benchmarks.common import in_turn, ratio, report, synchronized_time
 from benchmarks.shapes import OURS, SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
 from rpg.utils.device import device, has_bfloat16
 from rpg.utils.rng import fix_arithmetic
 
 
 def compare_steps(shape: str, fraction: int, rounds: int, threads: int, out: Path) -> list[dict[str, Any]]:
-    """Print and write milliseconds of a step, our two networks' and the published one's, and share of the peak."""
+    """Print and write milliseconds of a step and the share of the peak, for our networks and the published one."""
     fix_arithmetic(threads)
     chosen = shrunk(SHAPES[shape], fraction)
     zoo = Zoo(chosen)
@@ -23,7 +23,7 @@ def compare_steps(shape: str, fraction: int, rounds: int, threads: int, out: Pat
         trainings[name] = our_training(experiment_of(chosen, way), zoo)
     flops = {}
     for name, training in trainings.items():
-        # What is compiled is not counted.
+        # Disable compilation, because the counter does not see compiled operations.
         with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
             training.one_step()
         flops[name] = counter.get_total_flops()
@@ -44,14 +44,17 @@ def compare_steps(shape: str, fraction: int, rounds: int, threads: int, out: Pat
 
 
 def matrix_rate() -> float:
-    """Operations per second of the best of several products of large matrices in bfloat16, float32 outside."""
+    """Return the operations per second of the best of several large matrix products.
+
+    The products are in bfloat16 if the device has units for it, else in float32.
+    """
     on = device()
     width = 8192 if on.type == "cuda" else 2048
-    # Random numbers: a GPU is faster with those that are all the same.
+    # Random numbers, because a GPU is faster with equal numbers.
     a, b = torch.randn(2, width, width, device=on).to(torch.bfloat16 if has_bfloat16(on) else torch.float32)
     taken = []
     for _ in range(10):
-        started = synchronised()
+        started = synchronized_time()
         _ = a @ b
-        taken.append(synchronised() - started)
+        taken.append(synchronized_time() - started)
     return 2 * width**3 / min(taken)

@@ -1,4 +1,4 @@
-"""Speed and memory of turning a large network into tokens and back: `python -m benchmarks tokens`."""
+"""Measure speed and memory of tokenizing and detokenizing a large network: `python -m benchmarks tokens`."""
 
 import statistics
 import tempfile
@@ -24,9 +24,9 @@ from rpg.utils.files import file_entry, write_sealed, write_tensors
 def measure_tokens(
     names: list[str], width: int, checkpoints: int, threads: int, rounds: int, out: Path
 ) -> list[dict[str, Any]]:
-    """Print GB/s of each step, of the weights' bytes, and how many checkpoints are in memory at most; write JSON.
+    """Print and write, for each step, the GB/s of weights and the peak memory in checkpoints.
 
-    And of the whole store of a zoo of so many `checkpoints`, which are one file, many times.
+    One step writes the whole token store of a zoo with `checkpoints` entries, all of the same file.
     """
     torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
     store = create_safetensors(folder / "tokens.safetensors", "tokens", (1, layout.length, width))
     into = torch.from_numpy(store[0])
 
-    # From the file to the store on disk, and from the store to a state dict, as the layers do.
+    # As in the stages: from the file to the store on disk, and from the store to a state dict.
     steps: dict[str, Callable[[], Any]] = {
         "statistics": lambda: Stats.of(layout, [read_checkpoint(path, names)]),
         "tokenize": lambda: tokenize(read_checkpoint(path, names), layout, stats, into=into),
@@ -56,19 +56,19 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
     }
     _write_zoo(folder, path, names, checkpoints)
     steps[f"store of {checkpoints}"] = lambda: write_tokens(folder, Tokens(width=width), folder / "store")
-    # What training reads of a checkpoint, once the store is open.
+    # A training's read of one checkpoint from an open store.
     written = cache(lambda: TokenStore(folder / "store"))
     steps["load"] = lambda: torch.stack([written()[0]])
     rows = []
     for step, function in steps.items():
         if step == "load":
-            # Opening it reads all of it, for its hash; and training reads each checkpoint many times.
+            # Warm up: opening the store reads all of it for its hash, and training reads each checkpoint many times.
             for _ in range(3):
                 function()
         seconds, peaks = [], []
         count = checkpoints if step.startswith("store") else 1
         for _ in range(rounds if count == 1 else 1):
-            with Anonymous() as memory:
+            with AnonymousMemory() as memory:
                 started = time.perf_counter()
                 function()
                 seconds.append(time.perf_counter() - started)
@@ -89,30 +89,30 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
 
 
 def _write_zoo(folder: Path, path: Path, names: list[str], count: int) -> None:
-    """The list of a zoo whose checkpoints are all the file `path`."""
+    """Write the list of a zoo whose checkpoints are all the file `path`."""
     entry = {**file_entry(path), "seed": 0, "held_out": False}
     checkpoints = [{**entry, "step": step} for step in range(count)]
     write_sealed(folder / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
 
 
-class Anonymous:
-    """The most memory, besides that of files, that comes to this process inside the block; looked at all the time."""
+class AnonymousMemory:
+    """Measure the peak growth of this process's anonymous memory inside a `with` block, by polling."""
 
-    def __enter__(self) -> "Anonymous":
-        self.peak, self._before, self._done = 0, _anonymous(), threading.Event()
+    def __enter__(self) -> "AnonymousMemory":
+        self.peak, self._before, self._done = 0, _anonymous_bytes(), threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
 
     def _watch(self) -> None:
         while not self._done.wait(0.002):
-            self.peak = max(self.peak, _anonymous() - self._before)
+            self.peak = max(self.peak, _anonymous_bytes() - self._before)
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
 
 
-def _anonymous() -> int:
+def _anonymous_bytes() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))

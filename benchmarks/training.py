@@ -1,8 +1,8 @@
-"""Training to the originals' accuracy, beside the published recipe: `python -m benchmarks training`.
+"""Compare training to the originals' accuracy with the published recipe: `python -m benchmarks training`.
 
-Ours is the experiment as params.yaml has it, without tuning. The published procedure learns from the same zoo, with its
-own network, target (the noise) and learning rate, on a cosine that ends when its time does, which is `times` as long as
-ours. They advance by turns. Then each makes as many networks as the experiment samples, scored on the test split.
+Our training is the experiment in params.yaml, without tuning. The published procedure learns from the same zoo, with
+its own network, target (the noise) and learning rate, in `times` our time; its cosine ends with its time. Both advance
+in turns. Then each makes as many networks as the experiment samples; the networks are scored on the test split.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import report, synchronised
+from benchmarks.common import report, synchronized_time
 from benchmarks.draws import new_training
 from benchmarks.published import Files, Published, training
 from rpg.config.loading import load_params
@@ -28,21 +28,21 @@ from rpg.utils.rng import fix_arithmetic
 from rpg.zoo.manifest import read_zoo
 
 TURNS = 20
-# The published recipe of the smallest networks (CIFAR-10, CNN-s) is a batch of 8, all of its tokens and 1e-4; the
-# network has the published shape, at the width of the experiments here.
+# The published recipe for the smallest networks (CIFAR-10, CNN-s): a batch of 8 with all tokens, and learning rate
+# 1e-4. The network has the published shape at the width of the experiments here.
 BATCH, CHANNELS, RECURRENT, DDIM = 8, [1, 16, 32, 16, 1], 256, 100
 
 
 def compare_training(
     names: list[str], times: float, rates: list[float], threads: int, out: Path
 ) -> list[dict[str, Any]]:
-    """Print and write seconds, steps and accuracy of both, for each experiment and each published learning rate."""
+    """Print and write seconds, steps and accuracy of both for each experiment and published learning rate."""
     fix_arithmetic(threads)
     return report([row for name in names for row in of_experiment(name, times, rates)], out, threads=threads)
 
 
 def of_experiment(name: str, times: float, rates: list[float]) -> list[dict[str, Any]]:
-    """A row for ours and one for each rate."""
+    """Return a row for our training and one for each published learning rate."""
     params = load_params()
     experiment, paths, on = params.experiment(name), paths_of(params, name), device()
     store, task = TokenStore(paths.folder("tokens")), load_task(experiment.task, params.data_root)
@@ -62,14 +62,14 @@ def of_experiment(name: str, times: float, rates: list[float]) -> list[dict[str,
     }
     spent, steps = dict.fromkeys(["ours", *rates], 0.0), dict.fromkeys(rates, 0)
     for turn in range(1, TURNS + 1):
-        started = synchronised()
+        started = synchronized_time()
         while ours.step < experiment.train.steps * turn // TURNS:
             ours.one_step()
-        seconds = synchronised() - started
+        seconds = synchronized_time() - started
         spent["ours"] += seconds
         for rate, steps_of in trainings.items():
-            started = synchronised()
-            while (elapsed := synchronised() - started) < times * seconds:
+            started = synchronized_time()
+            while (elapsed := synchronized_time() - started) < times * seconds:
                 share = (turn - 1 + elapsed / (times * seconds)) / TURNS
                 next(steps_of)
                 steps[rate] += 1
@@ -77,8 +77,8 @@ def of_experiment(name: str, times: float, rates: list[float]) -> list[dict[str,
 
     model = build(experiment.model, experiment.diffusion, store).to(on)
     model.load_state_dict(ours.averaged())
-    wanted = [((k % len(store.seeds),), None) for k in range(count)]
-    sampled = sample_networks(model.eval(), experiment.model.conditions, store, experiment.sample, wanted)
+    requests = [((k % len(store.seeds),), None) for k in range(count)]
+    sampled = sample_networks(model.eval(), experiment.model.conditions, store, experiment.sample, requests)
     accuracy = mean_score(task, [network for network, _, _ in sampled])
     of_originals = "% of the originals' accuracy"
     rows = [
@@ -110,12 +110,12 @@ def of_experiment(name: str, times: float, rates: list[float]) -> list[dict[str,
 
 
 def mean_score(task: Task, networks: Sequence[StateDict]) -> float:
-    """The mean of the networks' scores on the test split."""
+    """Return the mean of the networks' scores on the test split."""
     return mean(task.score(network) for network in networks)
 
 
 def generated(model: Published, store: TokenStore, checkpoints: torch.Tensor, on: torch.device) -> list[StateDict]:
-    """A network of the published model for each of `checkpoints`, which are its states."""
+    """Sample a network of the published model for each index in `checkpoints`, the model's states."""
     networks = []
     for part in checkpoints.split(5):
         tokens_BLD = model.ddim(part.to(on), DDIM).cpu()

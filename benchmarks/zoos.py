@@ -1,7 +1,7 @@
-"""A zoo's networks at once and one after another: `python -m benchmarks zoos`.
+"""Compare training a zoo's networks at once and one after another: `python -m benchmarks zoos`.
 
-The same seeds of the same experiment. Seconds are of a part of the training, by turns; accuracy is that of all
-checkpoints of a whole one, on the test split.
+Both train the same seeds of the same experiment. The seconds are for a part of the training, measured in turns. The
+accuracy is over all checkpoints of a whole training, on the test split.
 """
 
 import statistics
@@ -19,18 +19,18 @@ from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict
 from rpg.utils.rng import fix_arithmetic
 
-# Steps of a part.
+# The number of timed steps.
 PART = 40
 
 
 def compare_zoos(names: list[str], rounds: int, threads: int, out: Path) -> list[dict[str, Any]]:
-    """Print and write milliseconds of a network's step, and accuracy."""
+    """Print and write the milliseconds per network and step, and the accuracy."""
     fix_arithmetic(threads)
     return report([row for name in names for row in of_experiment(name, rounds)], out, threads=threads)
 
 
 def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
-    """A row for each way."""
+    """Return a row for each number of networks at once."""
     params = load_params()
     experiment = params.experiment(name)
     task, zoo = load_task(experiment.task, params.data_root), experiment.zoo
@@ -53,9 +53,9 @@ def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def train(task: Task, zoo: ClassificationZoo, runs: Sequence[Run], together: int) -> list[StateDict]:
-    """The checkpoints of the runs, so many of which are trained at once."""
-    found: list[StateDict] = []
+    """Train the runs, `together` at once, and return their checkpoints."""
+    checkpoints: list[StateDict] = []
     for first in range(0, len(runs), together):
         group = runs[first : first + together]
-        task.train(zoo, group, [None] * len(group), lambda _, state_dicts: found.extend(state_dicts))
-    return found
+        task.train(zoo, group, [None] * len(group), lambda _, state_dicts: checkpoints.extend(state_dicts))
+    return checkpoints

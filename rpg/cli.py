@@ -1,6 +1,6 @@
-"""The command line: one function for each verb, `rpg zoo`, `rpg train`, `rpg generate` and so on.
+"""The command line: one function per verb, as `rpg zoo`, `rpg train` and `rpg generate`.
 
-Each function imports its own stage alone, so `rpg --help` and every stage start fast.
+Each function imports only its own stage, so `rpg --help` and every stage start fast.
 """
 
 import atexit
@@ -42,7 +42,7 @@ Threads = Annotated[
 ]
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[EXPERIMENT]...", help="Experiments and ablations; without any, `run` of params.yaml."),
+    typer.Argument(metavar="[EXPERIMENT]...", help="Experiments and ablations. Default: `run` of params.yaml."),
 ]
 Classes = Annotated[str | None, typer.Option(help="The task by its classes: 3,8 or cat,dog.")]
 Code = Annotated[str | None, typer.Option(help="The task by its code, one 0 or 1 for each class: 0001000010.")]
@@ -65,12 +65,12 @@ def root(
 
 
 def _open(name: str, threads: int | None = None, stage: str | None = None) -> "tuple[Params, Experiment, Paths]":
-    """params.yaml, the experiment and its paths; with `threads` the arithmetic is fixed.
+    """Load params.yaml, the experiment and its paths; with `threads`, set the thread count of all libraries.
 
-    Raises UserError if the experiment has no such optional `stage`.
+    Raises UserError if the experiment lacks the optional `stage`.
     """
     if threads:
-        # numpy reads these when it is imported. Snakemake sets the same for its jobs.
+        # numpy reads these variables at its import. Snakemake sets them for its jobs, too.
         for library in ("OMP", "OPENBLAS", "MKL"):
             os.environ[f"{library}_NUM_THREADS"] = str(threads)
     from rpg.config.loading import load_params
@@ -146,15 +146,18 @@ def train(
     threads: Threads = 1,
     processes: Annotated[
         int,
-        typer.Option(min=0, max=1024, envvar="RPG_PROCESSES", help="Processes, each on a GPU of its own. 0 means 1."),
+        typer.Option(
+            min=0, max=1024, envvar="RPG_PROCESSES", help="Number of processes, each on its own GPU. 0 means 1."
+        ),
     ] = 1,
 ) -> None:
     """Train RPG on the tokens. A stopped training resumes, with any number of processes."""
     _, experiment, paths = _open(name, threads if processes <= 1 else None)
-    if (few := min(processes, experiment.train.batch)) > 1:
+    # More processes than checkpoints in a batch would have nothing to do.
+    if (count := min(processes, experiment.train.batch)) > 1:
         from rpg.training.distributed import launch
 
-        launch(few, ["train", "--experiment", name, "--threads", str(threads), "--processes", "1"])
+        launch(count, ["train", "--experiment", name, "--threads", str(threads), "--processes", "1"])
         return
     from rpg.training.distributed import end_process
     from rpg.training.train import train_rpg
@@ -277,10 +280,10 @@ def generate(
         typer.Option(metavar="STATE[,STATE...]", help="Permutation state, or several to mix. Default: random."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise. Default: that of params.yaml.")
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the noise. Default: sample.seed of params.yaml.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Steps of the sampler. Default: those of params.yaml.")
+        int | None, typer.Option(min=1, max=1000, help="Steps of the sampler. Default: sample.steps of params.yaml.")
     ] = None,
     threads: Threads = 1,
 ) -> None:
@@ -338,12 +341,12 @@ def config(run: Names = None) -> None:
 
 @app.command(rich_help_panel=RESULTS)
 def ablation(name: Annotated[str, typer.Option("--experiment", help="Name of an ablation in params.yaml.")]) -> None:
-    """Put the variants of an ablation beside each other."""
+    """Compare the variants of an ablation."""
     from rpg.config.loading import load_params
-    from rpg.reports.ablation import summarise
+    from rpg.reports.ablation import summarize
     from rpg.utils.files import RESULTS
 
-    summarise(load_params(), name, RESULTS)
+    summarize(load_params(), name, RESULTS)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -358,7 +361,7 @@ def ablations() -> None:
 
 @app.command(rich_help_panel=RESULTS)
 def tables(run: Names = None) -> None:
-    """Write results/tables.md and the files behind it."""
+    """Write results/tables.md and the data files of the tables."""
     from rpg.reports.tables import write_tables
     from rpg.utils.files import RESULTS
 
@@ -434,7 +437,7 @@ def status() -> None:
 
 @ledger.command()
 def pull() -> None:
-    """Fetch the artifacts of dvc.lock, check every byte, and tell Snakemake that they are finished."""
+    """Fetch the artifacts of dvc.lock, check every byte, and mark them as finished in Snakemake."""
     from rpg.pipeline.ledger import pull
 
     pull()
@@ -442,7 +445,7 @@ def pull() -> None:
 
 @ledger.command()
 def adopt() -> None:
-    """Tell Snakemake that the artifacts are those of dvc.lock. `dvc repro` calls it."""
+    """Mark the artifacts of dvc.lock as finished in Snakemake. `dvc repro` calls this command."""
     from rpg.pipeline.ledger import adopt
 
     adopt()
@@ -450,19 +453,19 @@ def adopt() -> None:
 
 @ledger.command()
 def push() -> None:
-    """Record what Snakemake has finished in dvc.lock, and upload it."""
+    """Record all artifacts that Snakemake finished in dvc.lock, and upload them."""
     from rpg.pipeline.ledger import push
 
     push()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: returns after a success; bad input is one line and exit code 2."""
-    # Importing makes hundreds of thousands of objects that stay. Looking through them after every 700 new ones, as
-    # Python does by itself, is a fifth of the time until a stage starts.
+    """Run the command `argv`, by default the command line; bad input prints one line and exits with code 2."""
+    # Imports make hundreds of thousands of permanent objects. By default Python's garbage collector scans them after
+    # every 700 new objects, which takes a fifth of a stage's start time.
     gc.set_threshold(100_000)
-    # At its end Python would look for garbage among all of them, and free one after the other: half a second to two,
-    # for memory that is the kernel's a moment later.
+    # At exit Python would collect and free all these objects. This takes half a second to two, for memory that the
+    # kernel frees a moment later.
     atexit.register(gc.freeze)
     command = typer.main.get_command(app)
     try:
@@ -481,10 +484,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
-        # The reader of a pipe has left (`rpg schema | head`).
+        # The reader of a pipe has exited (`rpg schema | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        # A full disk, a read-only folder, a folder where a file belongs.
+        # For example a full disk, a read-only folder, or a folder in place of a file.
         sys.exit(_refuse(f"{error.filename or 'file'}: {error.strerror or error}"))
 
 

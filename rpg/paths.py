@@ -1,4 +1,4 @@
-"""Where the artifacts of an experiment lie."""
+"""The paths of an experiment's artifacts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ TABLES = RESULTS / "tables.md"
 
 @dataclass(frozen=True)
 class Paths:
-    """The artifacts of one experiment below `results`.
+    """The paths of one experiment's artifacts below `results`.
 
-    `makers`: stage → the experiment that makes it, where another one does (`paths_of`).
+    `makers` maps a stage to the experiment that makes it, if this is another experiment (`paths_of`).
     """
 
     experiment: str
@@ -24,54 +24,54 @@ class Paths:
     makers: Mapping[str, str] = field(default_factory=dict)
 
     def home(self, stage: str) -> Path:
-        """The folder of the experiment that makes `stage`."""
+        """Return the folder of the experiment that makes `stage`."""
         return self.results / self.makers.get(stage, self.experiment)
 
     def file(self, name: str) -> Path:
-        """The artifact `name`, "stage.artifact" as rpg.stages has it."""
+        """Return the path of the artifact `name`, written "stage.artifact" as in rpg.stages."""
         return self.home(name.partition(".")[0]) / artifact(name)
 
     def folder(self, stage: str) -> Path:
-        """The folder that a stage writes into: of its first artifact, above the shards."""
+        """Return the folder that a stage writes into: the folder of its first artifact, above the shards."""
         first = next(iter(STAGES[stage].writes.values()))
         return self.home(stage) / first.split("/")[0] if "/" in first else self.home(stage)
 
     def generator(self, experiment: Experiment) -> Path:
-        """The folder of the model that samples: the tuned RPG if the experiment tunes it."""
+        """Return the folder of the sampled model: the tuned RPG if the experiment has a tune block."""
         return self.folder("tune" if experiment.tune else "train")
 
     def kept(self, stage: str) -> Path:
-        """Answers of networks that `stage` has scored so far: an interrupted job continues from them."""
+        """Return the folder of answers that `stage` has computed so far; an interrupted job continues from them."""
         return self.home(stage) / "kept" / stage
 
     @property
     def card(self) -> Path:
-        """The model card, written with the tables."""
+        """The path of the model card, written with the tables."""
         return self.results / self.experiment / "README.md"
 
     @property
     def config(self) -> Path:
-        """The resolved configuration."""
+        """The path of the resolved configuration."""
         return self.results / self.experiment / "config.yaml"
 
 
 def ablation_file(name: str, results: Path = RESULTS) -> Path:
-    """The summary of an ablation; its trials' folders lie beside it."""
+    """Return the path of an ablation's summary; the trials' folders are in the same folder."""
     return results / name / "ablation.json"
 
 
 def paths_of(params: Params, name: str, results: Path = RESULTS) -> Paths:
-    """The artifacts of an experiment, or of a trial of an ablation.
+    """Return the paths of an experiment, or of an ablation's trial.
 
-    A trial's stage is made by the first experiment that has the same blocks for it and for all stages before it: the
-    ablation's own experiment, or an earlier trial.
+    A trial shares a stage with the first experiment that has equal blocks for this stage and all stages before it: the
+    ablation's experiment, or an earlier trial.
     """
     own = params.experiment(name)
     ablation = name.partition("/")[0]
     if ablation not in params.ablations:
         return Paths(name, results)
-    of = params.ablations[ablation].experiment
-    candidates = {of: params.experiment(of), **params.trials(ablation)}
+    base = params.ablations[ablation].experiment
+    candidates = {base: params.experiment(base), **params.trials(ablation)}
     makers = {
         stage: next(
             other

@@ -1,29 +1,29 @@
-"""The stages of the pipeline: the one list of them.
+"""The registry of the pipeline's stages.
 
-Snakemake's rules, dvc.yaml, the command line, the ledger, the seconds table and the tests read it. A stage names an
-artifact of an earlier stage as "stage.artifact".
+Snakemake's rules, dvc.yaml, the command line, the ledger, the seconds table and the tests read this registry. The name
+"stage.artifact" refers to an artifact of a stage.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 
-# What the package's versions and the helpers of every stage are: dependencies of all of them.
+# Dependencies of every stage: the shared helpers and the packages' versions.
 ALWAYS = ("rpg/utils", "environment.yml")
-# What builds, trains and scores networks, besides the folder of the benchmark.
+# The code that builds, trains and scores networks, besides the benchmark's folder.
 TASKS = ("rpg/tasks/__init__.py", "rpg/tasks/base.py", "rpg/tasks/loading.py", "rpg/tasks/stack.py")
-# A condition of `Stage.reads_if` besides the names of optional stages.
+# A key of `Stage.reads_if`; the other keys are the names of optional stages.
 TASK_CODES = "task_codes"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of the pipeline for one experiment: a rule of Snakemake and a verb of `rpg` have its name.
+    """One step of the pipeline for one experiment; a rule of Snakemake and a verb of `rpg` have the same name.
 
-    `blocks` are the blocks of the experiment whose values it depends on, besides its input files. `writes` gives each
-    artifact's path below results/<experiment>/, `reads` the artifacts of earlier stages, `reads_if` more of them for
-    experiments with that optional stage, or with task codes. `code` lists the files and folders that compute it; with
-    `task_code` the benchmark's own belong to them.
+    A stage depends on its input files and on the experiment's `blocks`. `writes` maps artifacts to paths below
+    results/<experiment>/. `reads` lists artifacts of earlier stages, and `reads_if` further ones for experiments with
+    that optional stage or with task codes. `code` lists the files and folders of the stage's code; with `task_code` the
+    benchmark's own code belongs to them.
     """
 
     name: str
@@ -34,26 +34,26 @@ class Stage:
     task_code: bool = False
     reads: tuple[str, ...] = ()
     reads_if: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    # Seconds of a job in the default run, on one core of an AMD EPYC (Zen 4): means of logs/*/<stage>.tsv.
+    # Seconds of a job in the default run on one core of an AMD EPYC (Zen 4): the mean of logs/*/<stage>.tsv.
     seconds: float = 1
-    # For Snakemake: memory and time limit of a job, and which goes first.
+    # For Snakemake: a job's memory and time limit; jobs of higher priority start first.
     memory_mb: int = 2000
     minutes: int = 60
     priority: int = 0
-    # Whether a GPU speeds it up.
+    # Whether a GPU speeds the stage up.
     gpu: bool = False
-    # An optional stage belongs to the experiments that have its block.
+    # An optional stage exists in experiments that have a block of the same name.
     optional: bool = False
-    # A resumable stage continues where a job of it was stopped.
+    # A resumable stage continues a stopped job.
     resumable: bool = False
-    # Whether it reads data sets, or networks that were trained elsewhere.
+    # Whether the stage reads data sets or networks trained elsewhere.
     reads_data: bool = False
-    # The column of results/seconds.md; without one no seconds are kept.
+    # The stage's column in results/seconds.md; without a column no seconds are kept.
     seconds_column: str | None = None
-    # The artifact that lists files with their SHA-256, and its key of the list.
+    # The artifact that lists files with their SHA-256, and the key of this list.
     lists: tuple[str, str] | None = None
-    # For DVC: the artifacts as it records them, if those are not the files of `writes`; the metrics; the stage of
-    # dvc.yaml that a rule belongs to, if that is another one; whether DVC leaves old files; options of Snakemake.
+    # For DVC: the recorded paths, if they differ from `writes`; the metrics; the stage of dvc.yaml that runs the rule,
+    # if its name differs; whether DVC keeps old files; options of Snakemake.
     outs: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     ledger_stage: str | None = None
@@ -62,12 +62,12 @@ class Stage:
 
     @property
     def recorded(self) -> tuple[str, ...]:
-        """The paths below results/<experiment>/ that DVC records, metrics left out."""
+        """The paths below results/<experiment>/ that DVC records, without metrics."""
         return self.outs or tuple(path for path in self.writes.values() if path not in self.metrics)
 
 
 def _trained(folder: str, stage: str) -> dict[str, str]:
-    """What a stage writes that trains a model."""
+    """Return the artifacts of a stage that trains a model."""
     return {
         "model": f"{folder}/model.safetensors",
         "config": f"{folder}/config.json",
@@ -121,8 +121,8 @@ STAGES = {
             priority=70,
             gpu=True,
             reads_data=True,
-            # DVC would delete all shards for one more seed. With `persist` they stay, and collect runs each time, so
-            # that none of them is taken unchecked.
+            # Without `persist`, DVC would delete all shards for one more seed. Old shards stay, so collect must run
+            # each time to check them.
             persist=True,
             options=("--forcerun", "collect"),
         ),
@@ -247,7 +247,7 @@ STAGES = {
         ),
         Stage(
             "novelty",
-            "Measure how far the samples are from the zoo, and compare them with what needs no RPG.",
+            "Measure the distance of samples and baselines from the zoo.",
             blocks=("task", "novelty"),
             writes={"summary": "novelty.json", "rows": "novelty.csv"},
             reads=("collect.checkpoints", *_TOKENS, "sample.manifest", "score.scores", "score.answers"),
@@ -275,7 +275,7 @@ TIMED = tuple(stage.name for stage in STAGES.values() if stage.seconds_column)
 
 @dataclass(frozen=True)
 class Summary:
-    """A step that puts several experiments together: a rule and a verb, as `Stage`, that runs in seconds."""
+    """A step over several experiments that runs in seconds; like a `Stage`, it is a rule and a verb."""
 
     name: str
     description: str
@@ -288,7 +288,7 @@ _REPORTS = ("rpg/reports", "rpg/evaluation", "rpg/tasks", "rpg/paths.py", *ALWAY
 SUMMARIES = {
     summary.name: summary
     for summary in (
-        Summary("ablation", "Put the variants of an ablation beside each other.", code=_REPORTS),
+        Summary("ablation", "Compare the variants of an ablation.", code=_REPORTS),
         Summary("ablations", "Write results/ablations.md, the tables of all ablations.", code=_REPORTS),
         Summary("tables", "Write results/tables.md, metrics.json, scores.csv and seconds.json.", code=_REPORTS),
         Summary(
@@ -303,22 +303,22 @@ SUMMARIES = {
 
 
 def artifact(name: str) -> str:
-    """The path of an artifact, "stage.artifact", below results/<experiment>/."""
+    """Return the path of an artifact, "stage.artifact", below results/<experiment>/."""
     stage, _, key = name.partition(".")
     return STAGES[stage].writes[key]
 
 
 def before(stage: str) -> Iterator[str]:
-    """The stages that a stage reads from, optional ones included."""
+    """Yield the stages that a stage reads from, including optional ones."""
     own = STAGES[stage]
     yield from dict.fromkeys(name.partition(".")[0] for name in chain(own.reads, *own.reads_if.values()))
 
 
 def decides(stage: str) -> frozenset[str]:
-    """The blocks of an experiment that decide what a stage makes, through all stages before it."""
+    """Return the blocks of an experiment that decide a stage's artifacts, including the blocks of earlier stages."""
     return frozenset(STAGES[stage].blocks).union(*map(decides, before(stage)))
 
 
 def covered_by(stage: str) -> str:
-    """The stage of dvc.yaml that a rule belongs to."""
+    """Return the stage of dvc.yaml that runs a rule."""
     return STAGES[stage].ledger_stage or stage

@@ -1,1 +1,1 @@
-"""`rpg demo`: a page that generates networks."""
+"""`rpg demo`: a web page that generates networks."""

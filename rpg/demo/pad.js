@@ -1,4 +1,4 @@
-// A drawing pad for one grey image: the page gives rows, columns and the largest grey level, and gets the pixels back.
+// A drawing pad for one gray image. The page passes rows, columns and the largest gray level, and receives the pixels.
 export default function ({ data, setStateValue, parentElement }) {
   const canvas = parentElement.querySelector("canvas");
   const clear = parentElement.querySelector("button");
@@ -11,8 +11,8 @@ export default function ({ data, setStateValue, parentElement }) {
 
   const show = () =>
     canvas.pixels.forEach((level, index) => {
-      const grey = Math.round((255 * level) / white);
-      context.fillStyle = `rgb(${grey},${grey},${grey})`;
+      const gray = Math.round((255 * level) / white);
+      context.fillStyle = `rgb(${gray},${gray},${gray})`;
       context.fillRect((index % columns) * cell, Math.floor(index / columns) * cell, cell, cell);
     });
   const add = (row, column, level) => {
@@ -28,7 +28,7 @@ export default function ({ data, setStateValue, parentElement }) {
     canvas.lastRow = row;
     canvas.lastColumn = column;
     add(row, column, white);
-    // A pen is softer than a pixel.
+    // Paint the neighbors a little, because a pen is softer than a pixel.
     for (const [down, right] of [[0, 1], [0, -1], [1, 0], [-1, 0]]) add(row + down, column + right, white / 8);
     show();
   };

@@ -1,4 +1,4 @@
-"""The page that `rpg demo` opens, run by Streamlit: streamlit run rpg/demo/page.py -- digits-tasks"""
+"""The page of `rpg demo`. Streamlit runs it: streamlit run rpg/demo/page.py -- digits-tasks"""
 
 import sys
 from pathlib import Path
@@ -24,62 +24,64 @@ PAD = st.components.v2.component(
     css="canvas { touch-action: none; cursor: crosshair }",
     js=Path(__file__).with_name("pad.js").read_text(encoding="utf-8"),
 )
-WAYS = ("Classes", "In words", "Code")
+TASK_INPUTS = ("Classes", "In words", "Code")
 
 
 @st.cache_resource
-def opened(experiment: str) -> tuple[Generator, Classification]:
-    """The trained RPG and its task, kept between reruns of the page."""
+def load_generator(experiment: str) -> tuple[Generator, Classification]:
+    """Load the trained RPG and its task; Streamlit keeps both between reruns of the page."""
     generator = Generator(experiment)
     return generator, cast(Classification, load_task(generator.experiment.task, generator.params.data_root))
 
 
 def classes_of(generator: Generator) -> tuple[str, ...]:
-    """The names of the classes; `rpg demo` serves experiments with task codes alone."""
+    """Return the names of the classes; `rpg demo` serves only experiments with task codes."""
     names = generator.experiment.task.classes
     assert names
     return names
 
 
-def ask(generator: Generator) -> None:
-    """What the visitor wants, and, on request, a new network in the session."""
+def request_network(generator: Generator) -> None:
+    """Show the request form; the Generate button puts a new network into the session."""
     names = classes_of(generator)
-    way = st.radio("Say what it shall recognise", WAYS, horizontal=True)
-    classes = st.multiselect("Classes", names, default=[names[3], names[8]]) if way == "Classes" else None
+    task_input = st.radio("Choose the classes that the network recognizes", TASK_INPUTS, horizontal=True)
+    classes = st.multiselect("Classes", names, default=[names[3], names[8]]) if task_input == "Classes" else None
     sentence = (
-        st.text_input("In words", "even numbers" if names[0] == "0" else "animals") if way == "In words" else None
+        st.text_input("In words", "even numbers" if names[0] == "0" else "animals")
+        if task_input == "In words"
+        else None
     )
-    code = st.text_input("One 0 or 1 per class", "0001000010") if way == "Code" else None
+    code = st.text_input("One 0 or 1 per class", "0001000010") if task_input == "Code" else None
     seed = st.number_input("Seed", 0, 2**31, 0)
-    states = ["any", *range(len(generator.store.seeds))]
-    state = st.selectbox("Permutation state", states) if len(states) > 2 else "any"
+    options = ["any", *range(len(generator.store.seeds))]
+    state = st.selectbox("Permutation state", options) if len(options) > 2 else "any"
     if st.button("Generate", type="primary"):
         try:
             chosen = task_code(generator.params, generator.experiment, classes, code, sentence)
-            wanted = None if state == "any" else (int(state),)
-            st.session_state.network = generator.networks(1, chosen, wanted, int(seed))[0]
+            states = None if state == "any" else (int(state),)
+            st.session_state.network = generator.networks(1, chosen, states, int(seed))[0]
         except UserError as error:
             st.session_state.pop("network", None)
             st.error(str(error))
 
 
 def show_scores(network: GeneratedNetwork, task: Classification, generator: Generator) -> None:
-    """Accuracy and confusion table on the test split, and the weights to download."""
+    """Show the accuracy and the confusion table on the test split, and a button to download the weights."""
     assert network.code
     labels, names = task.data.test.labels, classes_of(generator)
     answers = task.answers([network.state_dict], task.inputs("test"))[0].bool()
-    right = answers == task.targets("test", network.code).bool()
+    correct = answers == task.targets("test", network.code).bool()
     yes = [name for name, bit in zip(names, network.code, strict=True) if bit == "1"]
-    st.subheader(f"A network that tells {', '.join(yes)} from the rest")
+    st.subheader(f"A network that recognizes {', '.join(yes)}")
     facts = st.columns(3)
-    facts[0].metric("test accuracy", f"{100 * right.double().mean():.1f} %")
+    facts[0].metric("test accuracy", f"{100 * correct.double().mean():.1f} %")
     facts[1].metric("task code", network.code)
-    facts[2].metric("in the zoo", generator.standing(network.code))
+    facts[2].metric("in the zoo", generator.zoo_membership(network.code))
     rows = {
         name: {
-            "shall be": "yes" if bit == "1" else "no",
-            "says yes": int((answers & (labels == index)).sum()),
-            "says no": int((~answers & (labels == index)).sum()),
+            "correct answer": "yes" if bit == "1" else "no",
+            "answers yes": int((answers & (labels == index)).sum()),
+            "answers no": int((~answers & (labels == index)).sum()),
         }
         for index, (name, bit) in enumerate(zip(names, network.code, strict=True))
     }
@@ -88,7 +90,7 @@ def show_scores(network: GeneratedNetwork, task: Classification, generator: Gene
 
 
 def try_out(network: GeneratedNetwork, task: Classification) -> None:
-    """Show the network one image, of the test split or drawn."""
+    """Show the network's answer for one image from the test split or from the drawing pad."""
     st.subheader("Try it")
     images = task.data.test.images
     channels, height, width = images.shape[1:]
@@ -100,7 +102,7 @@ def try_out(network: GeneratedNetwork, task: Classification) -> None:
         _answer(network, task, images[index])
     if channels == 1:
         with draw:
-            st.write("Or draw one")
+            st.write("Or draw an image")
             drawn = PAD(
                 key="pad",
                 data={"rows": height, "columns": width, "white": white},
@@ -113,8 +115,8 @@ def try_out(network: GeneratedNetwork, task: Classification) -> None:
 
 def _answer(network: GeneratedNetwork, task: Classification, image: Tensor) -> None:
     inputs = task.data.inputs(image.unsqueeze(0).to(device()), task.params.resolution)
-    said = "yes" if int(task.answers([network.state_dict], inputs)) else "no"
-    st.markdown(f"The network says **{said}**")
+    answer = "yes" if int(task.answers([network.state_dict], inputs)) else "no"
+    st.markdown(f"The network answers **{answer}**")
 
 
 def _picture(image: Tensor, white: int) -> np.ndarray:
@@ -122,15 +124,15 @@ def _picture(image: Tensor, white: int) -> np.ndarray:
 
 
 def main(experiment: str) -> None:
-    """The whole page, from top to bottom."""
-    st.set_page_config(page_title="Ask for a network")
-    st.title("Ask for a network")
-    # Streamlit runs the page in a thread of its own.
+    """Show the whole page for a trained experiment."""
+    st.set_page_config(page_title="Generate a network")
+    st.title("Generate a network")
+    # Streamlit runs the page in a new thread, which needs its own thread settings.
     fix_arithmetic(1)
-    generator, task = opened(experiment)
+    generator, task = load_generator(experiment)
     seen = len({checkpoint["code"] for checkpoint in generator.store.checkpoints})
-    st.write(f"`{experiment}`: RPG has learned from networks for {seen} of 1022 tasks. Ask for any.")
-    ask(generator)
+    st.write(f"`{experiment}`: RPG learned from networks for {seen} of 1022 tasks. Choose any task.")
+    request_network(generator)
     if "network" in st.session_state:
         show_scores(st.session_state.network, task, generator)
         try_out(st.session_state.network, task)

@@ -1,4 +1,4 @@
-"""A local web page to play with: `rpg demo --experiment digits-tasks`."""
+"""Serve a local web page that generates networks: `rpg demo --experiment digits-tasks`."""
 
 import contextlib
 import subprocess
@@ -12,17 +12,17 @@ from rpg.utils.errors import UserError
 
 
 def demo(experiment: str, port: int, browser: bool) -> None:
-    """Serve the page on `port` of this machine until it is interrupted, and open a browser if `browser`.
+    """Serve the page on `port` of this machine until an interrupt; open a browser if `browser` is set.
 
     Raises UserError if Streamlit is not installed or cannot serve, if the experiment has no task codes or is not
-    trained, or if its data set is missing.
+    trained, or if the experiment's data set is missing.
     """
     if not find_spec("streamlit"):
-        raise UserError("rpg demo needs streamlit, which requirements/dev.txt and the extra 'demo' install")
+        raise UserError("rpg demo needs streamlit; install requirements/dev.txt or the extra 'demo'")
     generator = Generator(experiment)
     if not generator.experiment.task.has_codes:
-        raise UserError(f"{experiment}: its networks have no tasks to choose from; rpg demo is for task_codes")
-    # Now, so that a missing data set is said here and not in the page.
+        raise UserError(f"{experiment}: the networks have no tasks to choose from; name an experiment with task_codes")
+    # Load the data set here, so that its absence is an error of the command and not of the page.
     load_data(generator.experiment.task.dataset, generator.params.data_root)
     options = {
         "server.port": port,
@@ -36,4 +36,6 @@ def demo(experiment: str, port: int, browser: bool) -> None:
     command = [sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", experiment]
     with contextlib.suppress(KeyboardInterrupt):
         if subprocess.run(command, check=False).returncode > 0:
-            raise UserError(f"the page could not be served, as said above; is port {port} taken? --port takes another")
+            raise UserError(
+                f"Streamlit could not serve the page, see above; if port {port} is taken, add --port with another"
+            )

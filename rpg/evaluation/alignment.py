@@ -1,8 +1,9 @@
-"""Permutation symmetries of a source network: which units may change places without changing what it computes.
+"""Permutation symmetries of a source network: permutations of units that keep the network's function.
 
-A *group* is a set of G units (channels, hidden units, attention heads) and every tensor axis on which they stand:
-permuting all of those axes alike leaves the network's function as it is (Ainsworth et al. 2023, "Git Re-Basin", section
-2). Groups are found by following the network's forward pass; `match` aligns one network's units with another's.
+A *group* is a set of G units (channels, hidden units, attention heads) and all tensor axes over these units. The same
+permutation of all these axes leaves the network's function unchanged (Ainsworth et al. 2023, "Git Re-Basin", section
+2). `find_groups` follows the network's forward pass to find the groups; `match` aligns one network's units with
+another's.
 """
 
 import copy
@@ -22,7 +23,7 @@ SWEEPS = 20
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis of the tensor `name`, once that is viewed as `shape`."""
+    """An axis of the tensor `name`, viewed as `shape`."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,7 +32,7 @@ class Axis:
 
 @dataclass(eq=False)
 class PermutationGroup:
-    """G units and the axes on which they stand; `fixed` units are inputs or outputs, which may not change places."""
+    """G units and the axes over them; `fixed` units are inputs or outputs and must not be permuted."""
 
     units: int
     axes: list[Axis] = field(default_factory=list)
@@ -39,7 +40,7 @@ class PermutationGroup:
 
 
 class _Tracer(fx.Tracer):
-    """Modules whose channels are known stay whole; timm's own blocks are followed inside."""
+    """Trace into timm's blocks, but keep modules with known channels whole."""
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         from timm.layers import Attention, LayerScale
@@ -48,13 +49,13 @@ class _Tracer(fx.Tracer):
 
 
 class _Walk:
-    """One pass over the graph; each value that has channels is known by their group."""
+    """One pass over the graph of a network that assigns a group to each value with channels."""
 
     def __init__(self, network: nn.Module) -> None:
         self.modules = dict(network.named_modules())
         self.tensors = network.state_dict()
         self.groups: list[PermutationGroup] = []
-        # Node → its channels' group, the name of a parameter, or None.
+        # Node → the group of its channels, the name of a parameter, or None.
         self.values: dict[fx.Node, PermutationGroup | str | None] = {}
 
     def new(self, units: int) -> PermutationGroup:
@@ -62,7 +63,7 @@ class _Walk:
         return self.groups[-1]
 
     def join(self, one: PermutationGroup, other: PermutationGroup) -> PermutationGroup:
-        """Make both one group, since their values are added."""
+        """Merge two groups, because the network adds their values."""
         if one is other or other not in self.groups:
             return one
         if one.units != other.units:
@@ -82,7 +83,7 @@ class _Walk:
             group.axes.append(Axis(name, tuple(shape or tensor.shape), axis))
 
     def run(self, graph: fx.Graph) -> list[PermutationGroup]:
-        """The groups whose units may change places."""
+        """Return the groups of units that may be permuted."""
         for node in graph.nodes:
             if node.op == "placeholder":
                 self.values[node] = None
@@ -106,7 +107,10 @@ class _Walk:
         return [self.values[other] for other in node.all_input_nodes]
 
     def function(self, values: list[PermutationGroup | str | None]) -> PermutationGroup | str | None:
-        """Functions act on each unit alone or add values up; a parameter among them has its units where they have."""
+        """Return the group of a function's result.
+
+        The function acts on each unit alone or adds values. A parameter in a sum has the same units as the sum.
+        """
         groups = [value for value in values if isinstance(value, PermutationGroup)]
         if not groups:
             return next((value for value in values if isinstance(value, str)), None)
@@ -121,7 +125,7 @@ class _Walk:
         return group
 
     def module(self, name: str, group: PermutationGroup | None) -> PermutationGroup | None:
-        # It takes a second to import, and where units are only matched it isn't needed.
+        # The import takes a second, and a caller that only matches units does not need it.
         from timm.layers import Attention, GroupNorm
 
         module = self.modules[name]
@@ -133,7 +137,7 @@ class _Walk:
             return self.attention(name, module, group)
         if isinstance(module, (nn.GroupNorm, GroupNorm)) and module.num_groups > 1 and group:
             group.fixed = True
-        # Norms and scales hold one number for each unit; what has no parameters acts on each unit alone.
+        # Norms and scales hold one number per unit; modules without parameters act on each unit alone.
         for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
             if group and tensor.ndim == 1 and len(tensor) == group.units:
                 self.attach(group, f"{name}.{key}", 0)
@@ -161,7 +165,7 @@ class _Walk:
         if group and inputs % group.units:
             group.fixed = True
         elif group:
-            # After a flattened feature map each channel stands for several inputs.
+            # After a flattened feature map each channel has several inputs.
             self.attach(group, f"{name}.weight", 1, (outputs, group.units, inputs // group.units))
         out = self.new(outputs)
         self.attach(out, f"{name}.weight", 0)
@@ -182,40 +186,41 @@ class _Walk:
         return out
 
 
-def groups(network: nn.Module, inputs: Tensor) -> list[PermutationGroup]:
-    """The permutation groups of `network` in evaluation mode, none if they cannot be told or fail the test.
+def find_groups(network: nn.Module, inputs: Tensor) -> list[PermutationGroup]:
+    """Return the permutation groups of `network` in evaluation mode, or none if the walk or the test fails.
 
-    The test: random permutations of all groups must leave the network's answers for `inputs` [n, ...] as they are.
+    The test: random permutations of all groups must keep the network's outputs for `inputs` [n, ...].
     """
     network, inputs = copy.deepcopy(network).cpu(), inputs.cpu()
     try:
-        found = _Walk(network).run(_Tracer().trace(network))
-        return found if found and _keep_answers(network, inputs, found) else []
+        groups = _Walk(network).run(_Tracer().trace(network))
+        return groups if groups and _keep_outputs(network, inputs, groups) else []
     except (fx.proxy.TraceError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AttributeError):
-        # Any of a thousand networks, which the walk cannot follow or follows wrongly, each in its own way.
+        # The walk may fail on any of a thousand architectures, each with another error.
         return []
 
 
-def _keep_answers(network: nn.Module, inputs: Tensor, found: list[PermutationGroup]) -> bool:
+def _keep_outputs(network: nn.Module, inputs: Tensor, groups: list[PermutationGroup]) -> bool:
+    """Return whether random permutations of all groups keep the outputs of a network with random weights."""
     draw = torch.Generator().manual_seed(0)
 
     def drawn(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or not tensor.ndim:
             return tensor
-        # Positive, as variances are; and BatchNorm that has counted nothing would not notice a permutation.
+        # Positive, as variances are. Random, because a new BatchNorm has equal statistics, which hide a permutation.
         numbers = 0.5 + torch.rand(tensor.shape, generator=draw)
         if tensor.ndim > 1:
             numbers = torch.randn(tensor.shape, generator=draw) / math.sqrt(tensor[0].numel())
         return numbers.to(tensor.dtype)
 
-    # Not the network's own weights: what is found must not depend on them.
+    # Random weights, because the groups must not depend on the network's own weights.
     varied = {name: drawn(tensor) for name, tensor in network.state_dict().items()}
-    orders = [torch.randperm(group.units, generator=draw).numpy() for group in found]
-    moved = {name: torch.from_numpy(array) for name, array in permute(as_arrays(varied), found, orders).items()}
+    orders = [torch.randperm(group.units, generator=draw).numpy() for group in groups]
+    moved = {name: torch.from_numpy(array) for name, array in permute(as_arrays(varied), groups, orders).items()}
     with torch.inference_mode():
         before, after = (torch.func.functional_call(network, weights, (inputs,)) for weights in (varied, moved))
     tolerance = 1e-4 * before.abs().max().item()
-    # Answers that are all alike would prove nothing.
+    # Equal outputs for all inputs would prove nothing.
     return torch.allclose(before, after, rtol=1e-3, atol=tolerance) and not torch.allclose(before[:1], before[1:])
 
 
@@ -223,14 +228,14 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def as_arrays(state_dict: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """The tensors as arrays, copied."""
+    """Return copies of the tensors as arrays."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_dict.items()}
 
 
-def permute(tensors: Arrays, found: Sequence[PermutationGroup], orders: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """`tensors` with the units of each group in a new order: the k-th becomes the one that was `order[k]`-th."""
+def permute(tensors: Arrays, groups: Sequence[PermutationGroup], orders: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """Return `tensors` with the units of each group in a new order: the new unit k is the old unit `order[k]`."""
     moved = dict(tensors)
-    for group, order in zip(found, orders, strict=True):
+    for group, order in zip(groups, orders, strict=True):
         _move(moved, group, order)
     return moved
 
@@ -243,36 +248,37 @@ def _move(tensors: dict[str, np.ndarray], group: PermutationGroup, order: np.nda
 
 
 def _units(tensors: Arrays, axis: Axis) -> np.ndarray:
-    """[G, ...] one row for each unit."""
-    # Not np.moveaxis, which takes longer than all else here, for the same rows in another order of their numbers.
+    """Return the tensor as rows [G, n], one per unit."""
+    # swapaxes, because np.moveaxis takes longer than all other code here; only the order inside the rows differs.
     return tensors[axis.name].reshape(axis.shape).swapaxes(0, axis.axis).reshape(axis.shape[axis.axis], -1)
 
 
-def match(tensors: Arrays, target: Arrays, found: Sequence[PermutationGroup]) -> list[np.ndarray]:
-    """The orders, one for each group, that `permute` brings `tensors` as near to `target` with as can be found.
+def match(tensors: Arrays, target: Arrays, groups: Sequence[PermutationGroup]) -> list[np.ndarray]:
+    """Return one order per group so that `permute` brings `tensors` near to `target`.
 
-    Coordinate descent over the groups, each solved exactly as a linear assignment (Ainsworth et al. 2023, algorithm 1);
-    the better of two starts: as it is, and matched by what does not depend on the order of other units.
+    Coordinate descent over the groups solves each group exactly as a linear assignment (Ainsworth et al. 2023,
+    algorithm 1). The result is the better of two starts: the given order, and a match by features that do not depend on
+    the order of other units.
     """
-    rows = [[(axis, _units(target, axis)) for axis in group.axes if axis.name in target] for group in found]
-    names = [{axis.name for axis in group.axes} for group in found]
-    neighbours = [{k for k, other in enumerate(names) if k != index and other & own} for index, own in enumerate(names)]
+    rows = [[(axis, _units(target, axis)) for axis in group.axes if axis.name in target] for group in groups]
+    names = [{axis.name for axis in group.axes} for group in groups]
+    neighbors = [{k for k, other in enumerate(names) if k != index and other & own} for index, own in enumerate(names)]
     best: tuple[float, list[np.ndarray]] | None = None
-    for start in ([np.arange(group.units) for group in found], _sorted_start(tensors, found, rows)):
-        orders, moved = list(start), permute(tensors, found, start)
-        # The groups whose best order may have changed: another group with axes on the same tensors has moved.
-        open_groups = set(range(len(found)))
+    for start in ([np.arange(group.units) for group in groups], _sorted_start(tensors, rows)):
+        orders, moved = list(start), permute(tensors, groups, start)
+        # The groups whose best order may have changed because another group on the same tensors has moved.
+        open_groups = set(range(len(groups)))
         for _ in range(SWEEPS):
-            for index, (group, of_target) in enumerate(zip(found, rows, strict=True)):
+            for index, (group, target_rows) in enumerate(zip(groups, rows, strict=True)):
                 if index not in open_groups:
                     continue
                 open_groups.remove(index)
-                gain = sum(units @ _units(moved, axis).T for axis, units in of_target)
+                gain = sum(units @ _units(moved, axis).T for axis, units in target_rows)
                 order = linear_sum_assignment(gain, maximize=True)[1]
                 if np.trace(gain[:, order]) > np.trace(gain) + 1e-6 * abs(np.trace(gain)):
                     _move(moved, group, order)
                     orders[index] = orders[index][order]
-                    open_groups |= neighbours[index]
+                    open_groups |= neighbors[index]
             if not open_groups:
                 break
         reached = distance(moved, target)
@@ -282,18 +288,16 @@ def match(tensors: Arrays, target: Arrays, found: Sequence[PermutationGroup]) ->
     return best[1]
 
 
-def _sorted_start(
-    tensors: Arrays, found: Sequence[PermutationGroup], rows: list[list[tuple[Axis, np.ndarray]]]
-) -> list[np.ndarray]:
+def _sorted_start(tensors: Arrays, rows: list[list[tuple[Axis, np.ndarray]]]) -> list[np.ndarray]:
+    """Match units by their sorted weights, which do not depend on the order of other units."""
     orders = []
-    for of_target in rows:
-        # Sorted, a unit's weights are the same whatever the order of the units that they come from.
-        gain = sum(np.sort(units, axis=1) @ np.sort(_units(tensors, axis), axis=1).T for axis, units in of_target)
+    for target_rows in rows:
+        gain = sum(np.sort(units, axis=1) @ np.sort(_units(tensors, axis), axis=1).T for axis, units in target_rows)
         orders.append(linear_sum_assignment(gain, maximize=True)[1])
     return orders
 
 
 def distance(one: Arrays, other: Arrays) -> float:
-    """Root mean square difference over all numbers of two sets of tensors."""
+    """Return the root mean square difference over all numbers of two sets of tensors."""
     squares = sum(float(np.square(one[name] - other[name], dtype=np.float64).sum()) for name in one)
     return math.sqrt(squares / sum(array.size for array in one.values()))

@@ -1,10 +1,10 @@
-"""What a generator of networks for task codes has to beat: formulas, fitted to the tokens that RPG learned from.
+"""Baselines for networks with task codes: formulas, fitted to the tokens that RPG learned from.
 
-`ridge` and `ridge_pairs` are ridge regressions from the code, without and with the products of all pairs of its bits,
-to all normalised weights at once (linear least squares with an L2 penalty that leave-one-out validation chooses). With
-several permutation states, each feature stands once for all states and once more for each. `nearest_task` takes the
-weights of the seen code that differs in the fewest bits, of the asked state if it has such a code, `mean_network` the
-mean of all seen weights of the asked state.
+`ridge` and `ridge_pairs` are ridge regressions from the code's bits, without and with the products of all pairs of
+bits, to all normalized weights at once. Leave-one-out validation chooses the L2 penalty. With several permutation
+states, each feature appears once for all states and once more for each state. `nearest_task` takes the weights of the
+seen code that differs in the fewest bits, from the requested state if possible. `mean_network` takes the mean of all
+seen weights of the requested state.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ PENALTIES = np.logspace(-3, 4, 15)
 
 
 def formulas(store: TokenStore) -> dict[str, Formula]:
-    """The baselines by name, fitted to `store`."""
+    """Fit all baselines to `store`; return name → formula."""
     tokens_NLD = torch.stack([store[index] for index in range(len(store))]).nan_to_num(0.0)
     runs = [(store.state(checkpoint), checkpoint["code"]) for checkpoint in store.checkpoints]
     states_N = torch.tensor([state for state, _ in runs])
@@ -47,12 +47,12 @@ def formulas(store: TokenStore) -> dict[str, Formula]:
 
 
 def features(state: int, code: str, states: int, pairs: bool) -> list[float]:
-    """The numbers that ridge regression is given: bits as ±1, their products, and both once more for the state."""
+    """Return the features of a ridge regression: bits as ±1, their products, and both once more per state."""
     bits = [2 * bit - 1 for bit in task_codes.bits(code)]
     of_code = bits + ([one * other for one, other in combinations(bits, 2)] if pairs else [])
     if states == 1:
         return of_code
-    # The constant of the state and its interactions with the code.
+    # Each state has a constant and its interactions with the code.
     return of_code + [value * (state == each) for each in range(states) for value in [1.0, *of_code]]
 
 
@@ -63,7 +63,7 @@ def _ridge(tokens_NLD: Tensor, runs: list[tuple[int, str]], states: int, pairs: 
     model = RidgeCV(alphas=PENALTIES).fit(inputs, tokens_NLD.flatten(1).double().numpy())
 
     def formula(state: int, code: str) -> Tensor:
-        found = model.predict(np.array([features(state, code, states, pairs)]))
-        return torch.from_numpy(found).float().view(tokens_NLD.shape[1:])
+        weights = model.predict(np.array([features(state, code, states, pairs)]))
+        return torch.from_numpy(weights).float().view(tokens_NLD.shape[1:])
 
     return formula

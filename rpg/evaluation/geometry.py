@@ -1,7 +1,7 @@
-"""Networks of one architecture as points in the space of their normalised weights, and a zoo's place in it.
+"""Distances between networks of one architecture, which are points in the space of their normalized weights.
 
-All distances are root mean squares over the weights, each tensor normalised as tokens are, so that 1 is the standard
-deviation of a tensor's weights. N checkpoints, P weights.
+All distances are root mean squares over the weights. Each tensor is normalized as tokens are, so the distance 1 is the
+standard deviation of a tensor's weights. N checkpoints, P weights.
 """
 
 from collections.abc import Sequence
@@ -16,30 +16,30 @@ from rpg.tokenizer.layout import Layout
 
 
 class Space:
-    """Networks of one architecture as points: their P normalised weights, in the order of the layout's tokens."""
+    """Convert networks to points and back: a point has P normalized weights in the order of the layout's tokens."""
 
-    def __init__(self, layout: Layout, found: Sequence[PermutationGroup]) -> None:
-        """`found`: the groups of units that may be permuted."""
+    def __init__(self, layout: Layout, groups: Sequence[PermutationGroup]) -> None:
+        """Keep the axes of `groups` that the layout tokenizes; `groups` are the units that may be permuted."""
         self.layout = layout
         self.padding_LD = layout.padding()
         names = {tensor.name for tensor in layout.tokenized}
         restricted = [
-            PermutationGroup(group.units, [axis for axis in group.axes if axis.name in names]) for group in found
+            PermutationGroup(group.units, [axis for axis in group.axes if axis.name in names]) for group in groups
         ]
         self.groups = [group for group in restricted if group.axes]
 
     def point(self, tokens_LD: Tensor) -> np.ndarray:
-        """[P] from tokens [L, D]."""
+        """Return the point [P] of tokens [L, D]."""
         return tokens_LD[~self.padding_LD].numpy()
 
     def tokens(self, point_P: np.ndarray) -> Tensor:
-        """Tokens [L, D], 0 where there is no weight."""
+        """Return the tokens [L, D] of a point; the padding is 0."""
         tokens_LD = torch.zeros(self.padding_LD.shape)
         tokens_LD[~self.padding_LD] = torch.from_numpy(point_P).to(tokens_LD.dtype)
         return tokens_LD
 
     def tensors(self, point_P: np.ndarray) -> dict[str, np.ndarray]:
-        """The point as the tensors of the network."""
+        """Return the network's tensors of a point."""
         sizes = [int(np.prod(tensor.shape)) for tensor in self.layout.tokenized]
         parts = np.split(point_P, np.cumsum(sizes)[:-1])
         return {
@@ -47,7 +47,7 @@ class Space:
         }
 
     def order(self, point_P: np.ndarray, target_P: np.ndarray) -> np.ndarray | slice:
-        """Indices that bring the units of `point_P`, and of what it was trained with, in the order of the target's."""
+        """Return indices that align the units of `point_P`, and of other points of its run, with the target's units."""
         if not self.groups:
             return slice(None)
         orders = match(self.tensors(point_P), self.tensors(target_P), self.groups)
@@ -59,7 +59,7 @@ class Space:
 
 @dataclass(frozen=True)
 class ZooPoints:
-    """The checkpoints that RPG learned from, as points [N, P]; `seeds` and `codes` tell their N training runs apart."""
+    """The checkpoints that RPG learned from, as points [N, P]; `seeds` and `codes` [N] name their training runs."""
 
     space: Space
     points_NP: np.ndarray
@@ -67,64 +67,66 @@ class ZooPoints:
     codes: np.ndarray
 
     def distances(self, point_P: np.ndarray) -> np.ndarray:
-        """[N] root mean square distances to the checkpoints."""
+        """Return the root mean square distances [N] of a point to the checkpoints."""
         return np.sqrt(np.mean(np.square(self.points_NP - point_P), axis=1))
 
-    def aligned(self, point_P: np.ndarray, but: int | None = None) -> np.ndarray:
-        """[N, P]: each seed's checkpoints with their units in the order of the network's at `point_P`.
+    def align(self, point_P: np.ndarray, own_index: int | None = None) -> np.ndarray:
+        """Return the checkpoints [N, P] with each seed's units permuted to match the network at `point_P`.
 
-        The order is that of the seed's checkpoint that is nearest as it is, which is not to be number `but`.
+        The seed's checkpoint nearest to the point, other than `own_index`, is matched and sets the order for the seed.
         """
-        distances, moved_NP = self.distances(point_P), self.points_NP.copy()
+        distances, aligned_NP = self.distances(point_P), self.points_NP.copy()
         for seed in np.unique(self.seeds):
             of_seed = np.flatnonzero(self.seeds == seed)
-            candidates = of_seed[of_seed != but]
+            candidates = of_seed[of_seed != own_index]
             if len(candidates):
                 nearest = candidates[distances[candidates].argmin()]
                 order = self.space.order(self.points_NP[nearest], point_P)
                 if not isinstance(order, slice):
-                    moved_NP[of_seed] = self.points_NP[of_seed][:, order]
-        return moved_NP
+                    aligned_NP[of_seed] = self.points_NP[of_seed][:, order]
+        return aligned_NP
 
-    def measure(self, point_P: np.ndarray, but: int | None = None, align: bool = True) -> dict[str, float | int]:
-        """How far a network is from the checkpoints; `but` is its own index if it is one of them.
+    def measure(self, point_P: np.ndarray, own_index: int | None = None, align: bool = True) -> dict[str, float | int]:
+        """Measure the distances of a network from the checkpoints; `own_index` is its index if it is a checkpoint.
 
-        `distance` to the `nearest` (an index). With `align` also `aligned`, the same after permutation of units, and
-        `residual`, to the nearest affine combination of checkpoints. A checkpoint is compared with the others, and has
-        `distance_across` and `aligned_across`, to those of other training runs; its residual is from these. What there
-        are no checkpoints for is left out.
+        `nearest` is the index of the nearest checkpoint, `distance` the distance to it. With `align`, `aligned` is the
+        distance after permutation of units, and `residual` the distance to the nearest affine combination of
+        checkpoints. A checkpoint is compared with all others. Its `distance_across` and `aligned_across` are distances
+        to checkpoints of other training runs, and its residual is from these checkpoints. A measure without checkpoints
+        to compare with is absent.
         """
         distances = self.distances(point_P)
-        others, foreign = np.full(len(distances), True), np.full(len(distances), True)
-        if but is not None:
-            others[but] = False
-            foreign = (self.seeds != self.seeds[but]) | (self.codes != self.codes[but])
-        found: dict[str, float | int] = {}
+        others, other_runs = np.full(len(distances), True), np.full(len(distances), True)
+        if own_index is not None:
+            others[own_index] = False
+            other_runs = (self.seeds != self.seeds[own_index]) | (self.codes != self.codes[own_index])
+        measures: dict[str, float | int] = {}
 
-        def note(name: str, values: np.ndarray, chosen: np.ndarray) -> None:
+        def record_minimum(name: str, values: np.ndarray, chosen: np.ndarray) -> None:
             if chosen.any():
-                found[name] = float(values[chosen].min())
+                measures[name] = float(values[chosen].min())
 
         if others.any():
-            found["nearest"] = int(np.where(others, distances, np.inf).argmin())
-        note("distance", distances, others)
-        if but is not None:
-            note("distance_across", distances, foreign)
+            measures["nearest"] = int(np.where(others, distances, np.inf).argmin())
+        record_minimum("distance", distances, others)
+        if own_index is not None:
+            record_minimum("distance_across", distances, other_runs)
         if align:
-            moved_NP = self.aligned(point_P, but)
-            again = np.minimum(distances, np.sqrt(np.mean(np.square(moved_NP - point_P), axis=1)))
-            note("aligned", again, others)
-            if but is not None:
-                note("aligned_across", again, foreign)
-            if foreign.any():
-                found["residual"] = residual(point_P, moved_NP[foreign])
-        return found
+            aligned_NP = self.align(point_P, own_index)
+            # A match is a heuristic, so the distance without it may be smaller.
+            aligned_distances = np.minimum(distances, np.sqrt(np.mean(np.square(aligned_NP - point_P), axis=1)))
+            record_minimum("aligned", aligned_distances, others)
+            if own_index is not None:
+                record_minimum("aligned_across", aligned_distances, other_runs)
+            if other_runs.any():
+                measures["residual"] = residual(point_P, aligned_NP[other_runs])
+        return measures
 
 
 def residual(point_P: np.ndarray, others_NP: np.ndarray) -> float:
-    """Root mean square distance of a point from the affine hull of others."""
-    centre_P = others_NP.mean(0, dtype=np.float64)
-    spread_NP, offset_P = others_NP - centre_P, point_P - centre_P
-    # Through the N × N products, since P is much larger than N.
+    """Return the root mean square distance of a point from the affine hull of other points [N, P]."""
+    center_P = others_NP.mean(0, dtype=np.float64)
+    spread_NP, offset_P = others_NP - center_P, point_P - center_P
+    # Solve by the N × N matrix of inner products, because P is much larger than N.
     weights_N = np.linalg.pinv(spread_NP @ spread_NP.T, rcond=1e-8, hermitian=True) @ (spread_NP @ offset_P)
     return float(np.sqrt(np.mean(np.square(offset_P - weights_N @ spread_NP))))

@@ -1,8 +1,8 @@
-"""What can be made of a zoo without learning anything: noise, means, interpolations, Gaussians, as many as RPG samples.
+"""Baselines without training: noise, means, interpolations and Gaussians of a zoo's checkpoints.
 
-Each network is made for the permutation state and task code of one of RPG's samples, from checkpoints of that code:
-those of the same seed (`within`), or one of each seed (`across`), as they are or with their units in the order of the
-first one's (`aligned`).
+Each network has the permutation state and task code of one of RPG's samples. The baselines mix checkpoints of this
+code: all of the same seed (`within`), or one of each seed (`across`), as they are or with their units aligned to the
+first checkpoint (`aligned`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,14 @@ from rpg.utils.rng import derive
 
 
 def mixtures(
-    zoo: ZooPoints, wishes: Sequence[tuple[int, str | None]], noise: Sequence[float], seed: int
+    zoo: ZooPoints, requests: Sequence[tuple[int, str | None]], noise: Sequence[float], seed: int
 ) -> Iterator[tuple[str, int, str | None, np.ndarray]]:
-    """Method, permutation state, task code and point [P] of each network that the zoo has the checkpoints for.
+    """Yield method, permutation state, task code and point [P] of one network per request (state, code) and method.
 
-    For each of `wishes` (state, code) one of every method. `noise`: levels, in standard deviations of each tensor's
-    weights.
+    `noise` lists noise levels in standard deviations of each tensor's weights. A method without enough checkpoints in
+    the zoo is skipped.
     """
-    for k, (state, code) in enumerate(wishes):
+    for k, (state, code) in enumerate(requests):
         of_code = np.flatnonzero(zoo.codes == (code or ""))
         within = of_code[zoo.seeds[of_code] == state]
         draw = np.random.default_rng(derive(seed, "mixing", k))
@@ -46,7 +46,7 @@ def mixtures(
 
 
 def _mix(points_NP: np.ndarray, draw: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and point of each way to make one network of the N at `points_NP`."""
+    """Yield the name and the point of each mixture of the N networks at `points_NP`."""
     yield "mean", points_NP[: draw.integers(2, len(points_NP) + 1)].mean(0)
     share = draw.uniform(0.25, 0.75)
     yield "interpolation", (1 - share) * points_NP[0] + share * points_NP[1]

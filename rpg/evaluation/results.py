@@ -8,7 +8,7 @@ from rpg.utils.artifacts import LEFT_OUT, Form, ListedFile, Set
 
 
 class Scored(Form):
-    """A network's scores in percent."""
+    """One network's scores on the validation and test split, in percent."""
 
     file: str
     sha256: str
@@ -18,7 +18,7 @@ class Scored(Form):
 
 
 class Scores(Form):
-    """scores.json."""
+    """The whole of scores.json."""
 
     metric: str
     parameters: int
@@ -30,7 +30,7 @@ class Scores(Form):
 
 
 class ScoreSummary(Form):
-    """What `rpg.evaluation.score.summary` says of several scores."""
+    """The summary of several scores, as `rpg.evaluation.score.summary` makes it."""
 
     mean: float
     std: float
@@ -41,7 +41,7 @@ class ScoreSummary(Form):
 
 
 class Compared(Form):
-    """RPG beside the originals, by one metric."""
+    """The scores of RPG and of the originals by one metric."""
 
     original: ScoreSummary
     rpg: ScoreSummary
@@ -49,7 +49,7 @@ class Compared(Form):
 
 
 class Metrics(Compared):
-    """metrics.json of an experiment."""
+    """The whole of an experiment's metrics.json."""
 
     metric: str
     parameters: int
@@ -65,29 +65,29 @@ class Metrics(Compared):
     def _same_sets(self) -> "Metrics":
         sets = set(self.original_by_set or {})
         if bool(sets) != bool(self.held_out):
-            raise ValueError("original_by_set: stands there if held_out does")
-        for kind, found in {"rpg": {key for key in sets if getattr(self, key, None)}, **self.baselines}.items():
-            if not sets <= set(found):
+            raise ValueError("original_by_set and held_out: one is there without the other")
+        for kind, known_sets in {"rpg": {key for key in sets if getattr(self, key, None)}, **self.baselines}.items():
+            if not sets <= set(known_sets):
                 raise ValueError(f"{kind}: lacks a set that the originals have")
         return self
 
 
 class Method(ScoreSummary):
-    """Networks made in one way: how accurate they are, and how far from the zoo."""
+    """The accuracy of one method's networks, and their distance from the zoo."""
 
     distance: float
     novel: dict[str, float]
 
 
 class Ensemble(Form):
-    """Accuracies of two ensembles."""
+    """The accuracies of two ensembles, in percent."""
 
     rpg: float
     original: float
 
 
-class Judged(Method):
-    """RPG's samples: whether they are new."""
+class SampleNovelty(Method):
+    """The novelty of RPG's samples: the verdict and its medians."""
 
     verdict: Literal["replica", "interpolation", "inaccurate", "novel", "none"]
     median: dict[str, float]
@@ -95,7 +95,7 @@ class Judged(Method):
 
 
 class Rule(Form):
-    """The limits by which samples are called new."""
+    """The thresholds of the verdict on novelty."""
 
     copy_: Annotated[float, Field(alias="copy")]
     near: float
@@ -104,17 +104,17 @@ class Rule(Form):
 
 
 class NoveltyResult(Form):
-    """novelty.json."""
+    """The whole of novelty.json."""
 
     rule: Rule
     zoo: dict[str, float]
-    rpg: Annotated[dict[Set, Judged], Field(min_length=1)]
+    rpg: Annotated[dict[Set, SampleNovelty], Field(min_length=1)]
     original: Method
     baselines: dict[str, dict[Set, Method]]
     files: list[ListedFile] = Field(default_factory=list)
 
 
 class ParameterCount(Form):
-    """Of rpg/config.json the number of RPG's parameters alone."""
+    """The number of RPG's parameters, from rpg/config.json."""
 
     parameters: int

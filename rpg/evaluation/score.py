@@ -1,10 +1,10 @@
 """Score originals and samples on the test split, by the same code: `rpg score --experiment digits-vit`.
 
-Writes scores.json, every network's score, answers.safetensors, what originals and samples answer on the test split, and
-metrics.json, their summary over all originals and all samples (test split; the standard deviation is the sample's,
-n - 1). With task codes, seen and held-out codes apart, and beside them the baselines: those of rpg.baselines, the
-majority class, the RPG before it was tuned and the hypernetwork. `rpg score --experiment digits-vit --weights FILE`
-prints the score of any state dict.
+Writes scores.json (every network's score), answers.safetensors (the answers of originals and samples on the test split)
+and metrics.json (the summary over all originals and all samples on the test split, with the sample standard deviation,
+n - 1). With task codes, metrics.json summarizes seen and held-out codes separately and adds the baselines: those of
+rpg.evaluation.baselines, the majority class, the RPG before tuning and the hypernetwork.
+`rpg score --experiment digits-vit --weights FILE` prints the score of any state dict.
 """
 
 import shutil
@@ -41,8 +41,8 @@ from rpg.utils.progress import progress
 from rpg.zoo.manifest import read_zoo
 
 SPLITS = ("validation", "test")
-# Sets of networks, as the manifest of the samples has them → what the tables call them: by what RPG knew of their task,
-# or, where there is but one, all that are of one permutation state, and those between two.
+# The set of networks in samples/manifest.json → its name in the tables. With task codes, a set says whether RPG learned
+# the task. Without, the sets are all networks of one permutation state, and all networks between two states.
 SETS = {
     "seen": "seen",
     "held_out_pairs": "held-out pairs",
@@ -50,12 +50,15 @@ SETS = {
     "all": "all",
     "between": "between states",
 }
-# What a network is called in scores.json beside its scores, and its weights.
+# A network's entry in scores.json, without the scores, and its weights.
 Network = tuple[dict[str, Any], StateDict]
 
 
 def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
-    """Score every checkpoint of the zoo and every sample; both on validation, for choices, and on test, for tables."""
+    """Score every checkpoint of the zoo and every sample on the validation split (for choices) and the test split.
+
+    Raises UserError if a sample is missing or changed, or if only one of zoo and samples has task codes.
+    """
     task = load_task(experiment.task, data_root)
     kept, answers = paths.kept("score"), dict[str, torch.Tensor]()
     checkpoints, _ = read_zoo(paths.folder("zoo"))
@@ -68,12 +71,12 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
         )
 
     def score(networks: Iterator[Network], count: int) -> list[dict[str, Any]]:
-        found = []
+        entries = []
         shown = progress(networks, "score", total=count)
         while part := list(islice(shown, task.judge_batch)):
             facts, state_dicts = zip(*part, strict=True)
             codes = [fact.get("code") for fact in facts]
-            # Other metrics are for the tables alone, so of the test split.
+            # Only the tables use the other metrics, so only the test split needs them.
             judged = {
                 split: task.judge_all(state_dicts, split, codes, kept, main_only=split != "test") for split in SPLITS
             }
@@ -81,10 +84,10 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
                 if "sha256" in fact:
                     answers[fact["sha256"]] = of_splits[-1].answers.to(torch.int32)
                 scores = dict(zip(judged, (one.scores for one in of_splits), strict=True))
-                main = {split: of[task.metric] for split, of in scores.items()}
+                main = {split: by_metric[task.metric] for split, by_metric in scores.items()}
                 others = {name: score for name, score in scores["test"].items() if name != task.metric}
-                found.append({**fact, **main, **({"others": others} if others else {})})
-        return found
+                entries.append({**fact, **main, **({"others": others} if others else {})})
+        return entries
 
     facts = ("file", "sha256", "seed", "step", "code", "held_out", "model", "set", "state", "between")
     originals, samples = (
@@ -98,7 +101,7 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
         for folder, entries in ((paths.folder("zoo"), checkpoints), (paths.folder("sample"), manifest))
     )
     references = task.references()
-    found = {name: score(iter([({}, state_dict)]), 1) for name, state_dict in references.items()}
+    reference_scores = {name: score(iter([({}, state_dict)]), 1) for name, state_dict in references.items()}
     kinds = {"original": originals}
     for sample in samples:
         kinds.setdefault(sample.pop("model"), []).append(sample)
@@ -122,18 +125,19 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
     else:
         for original in originals:
             original["set"] = "all"
-    of_all = {"metric": task.metric, "parameters": task.parameters}
-    write_json(paths.file("score.metrics"), {**of_all, **_metrics(kinds, found)})
+    header = {"metric": task.metric, "parameters": task.parameters}
+    write_json(paths.file("score.metrics"), {**header, **_metrics(kinds, reference_scores)})
     write_tensors(paths.file("score.answers"), answers)
     files = {"files": [file_entry(paths.file("score.metrics")), file_entry(paths.file("score.answers"))]}
-    write_sealed(paths.file("score.scores"), {**of_all, **kinds, **({"references": found} if found else {}), **files})
+    extra = {"references": reference_scores} if reference_scores else {}
+    write_sealed(paths.file("score.scores"), {**header, **kinds, **extra, **files})
     shutil.rmtree(kept, ignore_errors=True)
 
 
 def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
-    """SHA-256 of an original or a sample → its score, and its answers [n], on the test split, as they were scored.
+    """Return the SHA-256 of each original and sample → its score and its answers [n] on the test split.
 
-    UserError if they are missing or were changed.
+    Raises UserError if the files of `rpg score` are missing or changed.
     """
     command = f"rpg score --experiment {paths.experiment}"
     tree = read_sealed(paths.file("score.scores"), command, Scores)
@@ -147,7 +151,7 @@ def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
 
 
 def read_samples(folder: Path, states: int) -> list[dict[str, Any]]:
-    """What the manifest in `folder` says of each sample of a zoo with so many states; UserError if it can't."""
+    """Read the manifest's entries in `folder`; UserError if damaged, or if a state is not below `states`."""
     manifest = folder / "manifest.json"
     entries = read_sealed(manifest, "rpg sample", Samples)["samples"]
     for entry in entries:
@@ -157,42 +161,44 @@ def read_samples(folder: Path, states: int) -> list[dict[str, Any]]:
 
 
 def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> None:
-    """Give each network that was not sampled its `set` (`TokenStore.task_set`).
+    """Set the `set` (`TokenStore.task_set`) of each network that was not sampled.
 
-    An original that no sample was asked for has no set: the sets compare the same tasks.
+    An original without a sample for the same state and code has no set, because sets compare equal tasks.
     """
-    asked = {(sample["state"], sample["code"]) for sample in kinds["rpg"]}
+    sampled = {(sample["state"], sample["code"]) for sample in kinds["rpg"]}
     for network in chain.from_iterable(kinds.values()):
         if "set" not in network:
             pair = (network["state"] if "state" in network else store.seeds.index(network["seed"]), network["code"])
-            network["set"] = store.task_set(*pair) if pair in asked else None
+            network["set"] = store.task_set(*pair) if pair in sampled else None
 
 
 def _metrics(kinds: dict[str, list[dict[str, Any]]], references: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """metrics.json: summaries on the test split, with task codes also of each set and of the baselines."""
+    """Return metrics.json: summaries on the test split; with task codes also per set and for the baselines."""
 
-    def of(networks: list[dict[str, Any]]) -> dict[str, float | int]:
-        runs = [run(network) for network in networks]
+    def summarize(networks: list[dict[str, Any]]) -> dict[str, float | int]:
+        runs = [run_label(network) for network in networks]
         return summary([network["test"] for network in networks], runs)
 
     def by_set(kind: str) -> dict[str, Any]:
         sets = dict.fromkeys(network["set"] for network in kinds[kind] if network["set"])
-        return {name: of([network for network in kinds[kind] if network["set"] == name]) for name in sets}
+        return {name: summarize([network for network in kinds[kind] if network["set"] == name]) for name in sets}
 
-    # `between` has its own entry; so have the sets of tasks, or else there is but one, `all`, which is called `rpg`.
+    # `between` and the sets of tasks have entries of their own. Without task codes the set `all` is the entry `rpg`.
     sets = by_set("rpg")
     own = [network for network in kinds["rpg"] if network["set"] != "between"]
-    tree: dict[str, Any] = {"original": of(kinds["original"]), "rpg": of(own)}
-    tree |= {name: found for name, found in sets.items() if name != "all"}
+    tree: dict[str, Any] = {"original": summarize(kinds["original"]), "rpg": summarize(own)}
+    tree |= {name: entry for name, entry in sets.items() if name != "all"}
     if "code" in kinds["rpg"][0]:
         tree["original_by_set"] = by_set("original")
         tree["baselines"] = {kind: by_set(kind) for kind in kinds if kind not in ("original", "rpg")}
-    tree |= {name: of(networks) for name, networks in references.items()}
+    tree |= {name: summarize(networks) for name, networks in references.items()}
     others = kinds["original"][0].get("others", {})
     if others:
         tree["others"] = {
             name: {
-                kind: summary([network["others"][name] for network in networks], [run(network) for network in networks])
+                kind: summary(
+                    [network["others"][name] for network in networks], [run_label(network) for network in networks]
+                )
                 for kind, networks in {"original": kinds["original"], "rpg": own, **references}.items()
             }
             for name in others
@@ -200,16 +206,16 @@ def _metrics(kinds: dict[str, list[dict[str, Any]]], references: dict[str, list[
     return tree
 
 
-def run(network: dict[str, Any]) -> str:
-    """What a network belongs to, of what scores.json says of it: its task, or its training run, or those it mixes."""
+def run_label(network: dict[str, Any]) -> str:
+    """Return the group of a network in scores.json: its task, the training runs that it mixes, or its training run."""
     return str(network.get("code") or network.get("between") or network.get("seed", network.get("state")))
 
 
 def summary(values: Sequence[float], groups: Sequence[Any] | None = None) -> dict[str, Any]:
-    """mean, std, min, best and n of `values`, higher being better, and the mean's 95 % `interval`.
+    """Return mean, std, min, best (the largest) and n of `values`, and the mean's 95 % `interval`.
 
-    The interval is the percentile bootstrap's. With `groups`, one for each value, whole groups are drawn, since the
-    saves of one training run, or the networks of one task, do not count as independent. std is 0 for a single value.
+    The interval is a percentile bootstrap. With `groups`, one per value, the bootstrap draws whole groups, because the
+    saves of one training run, and the networks of one task, are not independent. std is 0 for a single value.
     """
     array = np.array(values)
     labels = (
@@ -223,8 +229,8 @@ def summary(values: Sequence[float], groups: Sequence[Any] | None = None) -> dic
             return sums.sum(axis) / counts.sum(axis)
 
         draws = {"n_resamples": 2000, "rng": np.random.default_rng(0)}
-        found = bootstrap((sums, counts), mean, paired=True, method="percentile", vectorized=True, **draws)
-        interval = [found.confidence_interval.low, found.confidence_interval.high]
+        result = bootstrap((sums, counts), mean, paired=True, method="percentile", vectorized=True, **draws)
+        interval = [result.confidence_interval.low, result.confidence_interval.high]
     return {
         "mean": round(float(array.mean()), 4),
         "std": round(float(array.std(ddof=1)), 4) if len(array) > 1 else 0.0,
@@ -236,16 +242,17 @@ def summary(values: Sequence[float], groups: Sequence[Any] | None = None) -> dic
 
 
 def score_file(experiment: Experiment, weights: Path, code: str | None, data_root: str | None) -> str:
-    """One line: the score of the state dict in `weights` on the test split, in the task of `code` if there are tasks.
+    """Return one line with the score of the state dict in `weights` on the test split, in the task of `code` if any.
 
-    Raises UserError if the weights do not fit, or if neither the caller nor the file names the task.
+    Raises UserError if the weights do not fit, or if the experiment has task codes and neither `code` nor the file
+    names one.
     """
     task = load_task(experiment.task, data_root)
     state_dict = read_tensors(weights)
-    # A file that `rpg generate` wrote knows its task.
+    # Files from `rpg generate` name their task.
     code = code or read_metadata(weights, "task_code")
     if code is None and experiment.task.has_codes:
-        raise UserError(f"{weights}: for which task? add --classes or --code")
+        raise UserError(f"{weights}: names no task; add --classes or --code")
     for name, tensor in state_dict.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")

@@ -1,9 +1,9 @@
-"""A sentence as a task code: "even numbers" → 1010101010.
+"""Translate a sentence to a task code: "even numbers" → 1010101010.
 
-Without a language model, a lexicon of each data set's classes and their categories answers: words beside each other
-narrow down ("flying animals"), `and`, `or` and commas add, and what follows `not`, `except`, `without` or `but` is
-taken away. With one, it is asked of each class whether the sentence means it, and the likeliest valid code is the
-answer.
+Without a language model, a lexicon of each data set's classes and categories translates. Adjacent words intersect
+("flying animals"), `and`, `or` and commas add classes, and `not`, `except`, `without` or `but` remove the classes of
+the words after them. A language model answers for each class whether the sentence means the class; the result is the
+most probable valid code.
 """
 
 import re
@@ -18,7 +18,7 @@ from rpg.utils.errors import UserError
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS = set(range(10))
-# Data set → word or phrase, singular where it has one → the classes it means.
+# Data set → word or phrase, in singular if it has one → its classes.
 LEXICON: dict[str, dict[str, set[int]]] = {
     "digits": {
         **{name: {number} for number, name in enumerate(NUMBERS)},
@@ -78,7 +78,7 @@ LEXICON: dict[str, dict[str, set[int]]] = {
         "on water": {8},
     },
 }
-# Number words in a description of digits that mean a range → its members.
+# Phrases for a range in a description of digits → the range's members.
 RANGES: list[tuple[str, Callable[[int, int], set[int]]]] = [
     (r"(?:greater|larger|bigger|more|higher) than (\w+)|(?:above|over) (\w+)", lambda n, _: set(range(n + 1, 10))),
     (r"(?:less|smaller|fewer|lower) than (\w+)|(?:below|under) (\w+)", lambda n, _: set(range(n))),
@@ -105,13 +105,13 @@ description: {sentence}; thing: {name}; answer:"""
 
 
 def describe(sentence: str, data: str, language_model: Path | None = None) -> str:
-    """The task code that `sentence` means in the data set `data`.
+    """Return the task code for `sentence` in the data set `data`.
 
-    Raises UserError if the lexicon does not know a word, listing what it knows, or if the sentence matches no class or
-    every class, or if the folder `language_model` is given and holds none.
+    Raises UserError if the lexicon lacks a word, if the sentence matches no class or every class, or if the folder
+    `language_model` is given and holds no language model. The error lists the known words.
     """
     if not sentence.strip():
-        raise UserError("--describe: the sentence is empty")
+        raise UserError("--describe: the sentence is empty; describe the classes, as 'even numbers'")
     if language_model:
         scores = class_scores(language_model, sentence, CLASSES[data])
         return likeliest(scores)
@@ -122,9 +122,9 @@ def describe(sentence: str, data: str, language_model: Path | None = None) -> st
 
 
 def likeliest(scores: Sequence[float]) -> str:
-    """The valid code of the highest probability, from one log odds for each class.
+    """Return the most probable valid code from one log odds per class.
 
-    Bits are independent, so it is the sign of each; where all agree, the least sure one is turned.
+    The bits are independent, so each bit is the sign of its log odds. If all bits agree, the least certain bit flips.
     """
     chosen = {index for index, score in enumerate(scores) if score > 0}
     if len(chosen) in (0, len(scores)):
@@ -133,7 +133,7 @@ def likeliest(scores: Sequence[float]) -> str:
 
 
 def class_scores(folder: Path, sentence: str, names: Sequence[str]) -> list[float]:
-    """log p(yes) - log p(no) for each class, of a causal language model in `folder`, asked whether it is meant."""
+    """Ask the language model in `folder` if `sentence` means each class; return log p(yes) - log p(no) per class."""
     import torch
 
     tokenizer, model = _language_model(folder)
@@ -154,11 +154,9 @@ def _language_model(folder: Path) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
-        raise UserError(
-            "--describe with a language model needs transformers, which requirements/core.txt has"
-        ) from error
+        raise UserError("--describe with a language model needs transformers; install requirements/core.txt") from error
     if not (folder / "config.json").is_file():
-        raise UserError(f"params.yaml: language_model: {folder} holds no Hugging Face model; null asks the lexicon")
+        raise UserError(f"params.yaml: language_model: {folder} holds no Hugging Face model; null uses the lexicon")
     disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -180,41 +178,41 @@ def _look_up(sentence: str, data: str) -> set[int]:
     words = re.findall(r"[\w-]+|,", text)
     added: list[set[int]] = []
     removed: set[int] = set()
-    # What the words since the last connective have narrowed down to; None is no word yet.
+    # The classes that all words since the last connective mean; None before the first word.
     term: set[int] | None = None
-    taking_away = False
+    removing = False
     position = 0
 
     def close() -> None:
         nonlocal removed
-        if term is not None and taking_away:
+        if term is not None and removing:
             removed |= term
         elif term is not None:
             added.append(term)
 
     while position < len(words):
         word = words[position]
-        length, meant = _longest(words[position:], lexicon)
-        if meant is not None:
-            term = meant if term is None else term & meant
+        length, classes = _longest_phrase(words[position:], lexicon)
+        if classes is not None:
+            term = classes if term is None else term & classes
             position += length
             continue
         if word in ADD or word in REMOVE:
             close()
             term = None
-            # "not cats and dogs" takes both away.
-            taking_away = taking_away or word in REMOVE
+            # "not cats and dogs" removes both.
+            removing = removing or word in REMOVE
         elif word not in FILLER:
             raise UserError(f"--describe: '{word}' is not known for {data}; {_known(data)}")
         position += 1
     close()
-    # Only taken away, or nothing but "everything": from all classes.
+    # A sentence without added classes, as "not cats" or "everything", starts from all classes.
     everything = set(range(len(CLASSES[data])))
     return (set().union(*added) if added else everything) - removed
 
 
-def _longest(words: list[str], lexicon: dict[str, set[int]]) -> tuple[int, set[int] | None]:
-    """How many leading words make the longest phrase in the lexicon, in singular or plural, and its classes."""
+def _longest_phrase(words: list[str], lexicon: dict[str, set[int]]) -> tuple[int, set[int] | None]:
+    """Return the length of the longest leading phrase in the lexicon, singular or plural, and the phrase's classes."""
     for length in range(min(4, len(words)), 0, -1):
         phrase = " ".join(words[:length])
         for form in (phrase, phrase.removesuffix("s"), phrase.removesuffix("es"), re.sub("ies$", "y", phrase)):
@@ -224,14 +222,14 @@ def _longest(words: list[str], lexicon: dict[str, set[int]]) -> tuple[int, set[i
 
 
 def _name_ranges(text: str, lexicon: dict[str, set[int]]) -> str:
-    """Replace phrases such as "greater than five" by a word that means them, and add that to the lexicon."""
+    """Replace phrases such as "greater than five" by a new word, and add the word to the lexicon."""
     number = "|".join([*NUMBERS, r"\d"])
     for index, (pattern, members) in enumerate(RANGES):
-        for count, found in enumerate(re.finditer(pattern.replace(r"\w+", rf"\b(?:{number})\b"), text)):
-            values = [NUMBERS.index(group) if group in NUMBERS else int(group) for group in found.groups() if group]
+        for count, phrase in enumerate(re.finditer(pattern.replace(r"\w+", rf"\b(?:{number})\b"), text)):
+            values = [NUMBERS.index(group) if group in NUMBERS else int(group) for group in phrase.groups() if group]
             word = f"range-{index}-{count}"
             lexicon[word] = members(values[0], values[-1])
-            text = text.replace(found.group(), f" {word} ", 1)
+            text = text.replace(phrase.group(), f" {word} ", 1)
     return text
 
 

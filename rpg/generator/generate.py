@@ -1,6 +1,6 @@
-"""Ask a trained RPG for networks: `rpg generate --experiment digits-tasks --classes 3,8 --out eights.safetensors`.
+"""Generate networks: `rpg generate --experiment digits-tasks --classes 3,8 --out eights.safetensors`.
 
-In Python `rpg.generate("digits-tasks", classes=[3, 8])` gives a state dict.
+In Python, `rpg.generate("digits-tasks", classes=[3, 8])` returns a state dict.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from rpg.utils.files import write_tensors
 
 @dataclass(frozen=True)
 class GeneratedNetwork:
-    """A generated network: its weights, and what it was generated for."""
+    """A generated network: its weights, and the permutation states and task code of its request."""
 
     state_dict: dict[str, Tensor]
     states: States
@@ -38,10 +38,10 @@ class GeneratedNetwork:
 
 
 class Generator:
-    """A trained RPG, opened once, that networks can be asked of; `root` is the folder that holds params.yaml."""
+    """A trained RPG, loaded once to generate many networks; `root` is the folder of params.yaml."""
 
     def __init__(self, experiment: str, root: Path = Path()) -> None:
-        """UserError if there is no such experiment, or if it has not been trained."""
+        """Load the RPG; UserError if params.yaml has no such experiment, or if the experiment is not trained."""
         self.name, self.params = experiment, load_params(root / PARAMS_FILE)
         self.experiment = self.params.experiment(experiment)
         paths = paths_of(self.params, experiment, root / "results")
@@ -59,32 +59,32 @@ class Generator:
         steps: int | None = None,
         vectors: Vectors | None = None,
     ) -> list[GeneratedNetwork]:
-        """`count` new networks; a code or states that are None, and a vector that is not there, is drawn for each.
+        """Generate `count` networks; each network draws a code or states that are None, and omitted vectors.
 
-        The k-th depends on the seed and on k alone. Raises UserError if there is no such state or vector, if the
-        experiment has no task codes, or if the number of steps is not from 1 to 1000.
+        Network k depends on the seed and on k alone. Raises UserError for an unknown state or vector, for a code if
+        the experiment has no task codes, and for a number of steps outside of 1 to 1000.
         """
         if steps is not None and not 1 <= steps <= T:
             raise UserError(f"--steps {steps}: must be between 1 and {T}")
         chosen = self.experiment.sample
         update = {"seed": chosen.seed if seed is None else seed, "steps": chosen.steps if steps is None else steps}
-        wishes = [(states, code)] * count
-        found = sample_networks(
+        requests = [(states, code)] * count
+        networks = sample_networks(
             self.model,
             self.conditions,
             self.store,
             chosen.model_copy(update=update),
-            wishes,
+            requests,
             vectors,
             precision=self.experiment.train.precision,
         )
-        return [GeneratedNetwork(*network) for network in found]
+        return [GeneratedNetwork(*network) for network in networks]
 
-    def standing(self, code: str) -> str:
-        """Whether the zoo has learned, held out or never met the task of `code`."""
-        for standing, checkpoints in (("seen", self.store.checkpoints), ("held out", self.store.held_out)):
+    def zoo_membership(self, code: str) -> str:
+        """Return "seen", "held out" or "not in the zoo": whether the zoo has checkpoints for the task of `code`."""
+        for membership, checkpoints in (("seen", self.store.checkpoints), ("held out", self.store.held_out)):
             if any(checkpoint["code"] == code for checkpoint in checkpoints):
-                return standing
+                return membership
         return "not in the zoo"
 
 
@@ -100,14 +100,13 @@ def generate(
     vectors: Vectors | None = None,
     root: Path | str = ".",
 ) -> dict[str, Tensor]:
-    """The state dict of one new network, on the CPU.
+    """Return the state dict of one new network, on the CPU.
 
-    What it shall do is said by `classes` (indices or names), by a task `code` ("0001000010") or in words (`describe`);
-    `state` chooses the permutation state, or several to be mixed in equal shares, `vectors` sets conditions of the kind
-    `vector` by name. What is left out is drawn. Seed and steps are those of params.yaml, in the folder `root`, if left
-    out.
+    Choose the task by `classes` (indices or names), by a task `code` ("0001000010") or in words (`describe`). `state`
+    chooses one permutation state, or several to mix in equal shares. `vectors` sets conditions of the kind `vector` by
+    name. Omitted values are drawn. An omitted seed or number of steps comes from params.yaml in the folder `root`.
 
-    Raises UserError if the experiment has not been trained, or if what is asked for contradicts itself or is not known.
+    Raises UserError if the experiment is not trained, or if the request is contradictory or unknown.
     """
     generator = Generator(experiment, Path(root))
     chosen = task_code(generator.params, generator.experiment, classes, code, describe)
@@ -122,8 +121,9 @@ def task_code(
     code: str | None,
     sentence: str | None,
 ) -> str | None:
-    """The task code that is asked for in one of three ways, or None; UserError if in more, or if it is not valid."""
-    given = [way for way, value in (("classes", classes), ("code", code), ("describe", sentence)) if value is not None]
+    """Return the task code from classes, code or sentence, or None; UserError for several of them or an invalid one."""
+    options = {"classes": classes, "code": code, "describe": sentence}
+    given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise UserError(f"--{given[0]} and --{given[1]} may contradict each other: give one of them")
     if not given:
@@ -143,7 +143,7 @@ def task_code(
 
 
 def check_code(code: str, classes: int) -> str:
-    """`code`, if it is a valid one; UserError otherwise."""
+    """Return `code`; UserError unless it has `classes` bits, some 0 and some 1."""
     if not isinstance(code, str) or len(code) != classes or set(code) - {"0", "1"}:
         raise UserError(f"--code {code}: must be {classes} digits 0 or 1, one for each class, class 0 first")
     if not task_codes.valid(code, classes):
@@ -179,13 +179,14 @@ def generate_files(
     steps: int | None,
     vectors: Vectors | None,
 ) -> None:
-    """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print what they were generated for.
+    """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print each network's states and code.
 
-    An adapter becomes a folder for peft, any other network a file.
+    An adapter becomes a folder for peft, any other network a .safetensors file. Raises UserError if `out` has the wrong
+    suffix.
     """
     params = load_params()
     task = params.experiment(experiment).task
-    # `rpg tokens` sees to it that this is given for adapters, and for nothing else.
+    # `rpg tokens` ensures that adapters, and only adapters, have this block.
     adapters = params.experiment(experiment).tokens.canonical is not None
     if not adapters and out.suffix != ".safetensors":
         raise UserError(f"--out {out}: must end in .safetensors")
@@ -195,8 +196,8 @@ def generate_files(
     generator = Generator(experiment)
     if sentence is not None and chosen and task.classes:
         means = ", ".join(name for name, bit in zip(task.classes, chosen, strict=True) if bit == "1")
-        who = params.language_model or "the lexicon"
-        print(f"'{sentence}' is {chosen} for {who}: {means} (correct it with --code)")
+        translator = params.language_model or "the lexicon"
+        print(f"'{sentence}' is {chosen} for {translator}: {means} (correct it with --code)")
     for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
         if adapters:
@@ -205,5 +206,5 @@ def generate_files(
             write_tensors(path, network.state_dict, {"task_code": network.code} if network.code else None)
         facts = [" and ".join(f"state {state}" for state in network.states)]
         if network.code:
-            facts = [f"code {network.code} ({generator.standing(network.code)})", *facts]
+            facts = [f"code {network.code} ({generator.zoo_membership(network.code)})", *facts]
         print(one_line(f"{path}: {', '.join(facts)}"))

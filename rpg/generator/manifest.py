@@ -1,4 +1,4 @@
-"""What samples/manifest.json says of the sampled networks."""
+"""The typed contents of samples/manifest.json."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from rpg.utils.artifacts import LEFT_OUT, Code, Form, ListedFile, Set, all_have_
 
 
 class Sampled(ListedFile):
-    """A sampled network."""
+    """One sampled network: its file, model, set of tasks, permutation state and task code."""
 
     model: str
     set: Set
@@ -18,7 +18,7 @@ class Sampled(ListedFile):
 
 
 class Samples(Form):
-    """samples/manifest.json."""
+    """The whole of samples/manifest.json."""
 
     samples: Annotated[list[Sampled], Field(min_length=1)]
 

@@ -1,1 +1,1 @@
-"""The networks and equations of RPG. Nothing here knows of files or tasks."""
+"""The networks and equations of RPG. This package imports no code for files or tasks."""

@@ -1,4 +1,4 @@
-"""BatchNorm whose batch is that of all processes of a training; torch's SyncBatchNorm is for GPUs alone."""
+"""BatchNorm over the batches of all processes of a training. torch's SyncBatchNorm runs on GPUs only."""
 
 import torch
 from torch import Tensor, distributed, nn
@@ -7,9 +7,10 @@ from torch.nn import functional
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """As `nn.BatchNorm2d`, x [n, C, 1, D] → [n, C, 1, D]; statistics over n and D of all processes, n 0 in some.
+    """Normalize x [n, C, 1, D] as `nn.BatchNorm2d` does, with statistics over n and D of all processes.
 
-    In one process the same bits. `counts`: whether a batch enters the running statistics.
+    Some processes may have n = 0. In one process the result equals `nn.BatchNorm2d` bit by bit. `counts` says whether a
+    batch enters the running statistics.
     """
 
     counts = True
@@ -31,7 +32,7 @@ class BatchNorm(nn.BatchNorm2d):
         count = torch.full((1,), values_nC1D.shape[0] * values_nC1D.shape[3], dtype=torch.float32, device=x_nC1D.device)
         totals = all_reduce(torch.cat([values_nC1D.sum((0, 2, 3)), count]))
         mean_C11, count = totals[:-1, None, None] / totals[-1], totals[-1].detach()
-        # Squares of what is left, in a second sum: a difference of two large numbers would lose digits.
+        # A second sum, of the centered values: a difference of two large sums would lose digits.
         centred_nC1D = values_nC1D - mean_C11
         variance_C = all_reduce(centred_nC1D.square().sum((0, 2, 3))) / count
         with torch.no_grad():

@@ -1,7 +1,8 @@
-"""What tells the backbone where a token stands and which network is wanted.
+"""The conditions of the backbone: permutation state, task code and vectors that choose the requested networks.
 
-A condition is a module from values [B, C], what the caller asks of each of B networks, to [B, 1 or L, M], which is
-added to every position, or to each its own. `KINDS` lists them; another kind is one more class and its params block.
+A condition is a module. Its input is the requested values [B, C] of B networks. Its output is [B, 1, M], added to every
+position, or [B, L, M], one vector per position. `KINDS` lists all kinds. To add a kind, write a class here and its
+block in `rpg.config.model`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
 
 class PermutationState(nn.Module):
-    """One learned vector, or L, per permutation state; values [B, S] are shares of the states (RPG section 2.3).
+    """Embed permutation states: one learned vector, or L vectors, per state (RPG section 2.3).
 
-    A network of one state has 1 there, one between two states a share of each.
+    Values [B, S] are shares of the S states. A network in one state has the share 1 for this state. A network between
+    two states has a share of each.
     """
 
     def __init__(
-        self, params: "PermutationStateCondition", states: int, length: int, width: int, normalised: bool = False
+        self, params: "PermutationStateCondition", states: int, length: int, width: int, normalized: bool = False
     ) -> None:
         super().__init__()
         self.width = width
@@ -40,10 +42,10 @@ class PermutationState(nn.Module):
 
 
 class Vector(nn.Module):
-    """Values [B, C], any real numbers, through Linear, or Linear-SiLU-Linear if `hidden` is given.
+    """Embed real values [B, C] by Linear, or by Linear-SiLU-Linear if `hidden` is given.
 
-    `normalised` gives each token's vector mean 0 and standard deviation 1, as an embedding has at the start: without
-    it a task code moves the prototypes a tenth as much as a permutation state does, and is learned late.
+    With `normalized`, each token's vector has mean 0 and standard deviation 1, as a new embedding has. Without it, a
+    task code moves the prototypes a tenth as much as a permutation state does, and the model learns the code late.
     """
 
     def __init__(
@@ -52,10 +54,10 @@ class Vector(nn.Module):
         values: int,
         length: int,
         width: int,
-        normalised: bool = False,
+        normalized: bool = False,
     ) -> None:
         super().__init__()
-        self.width, self.normalised = width, normalised
+        self.width, self.normalized = width, normalized
         outputs = width * (length if params.reach == "each" else 1)
         self.layers: nn.Module = nn.Linear(values, outputs)
         if params.hidden:
@@ -64,18 +66,18 @@ class Vector(nn.Module):
     def forward(self, values_BC: Tensor) -> Tensor:
         """[B, 1 or L, M]."""
         embedded = self.layers(values_BC.to(next(self.parameters()))).unflatten(1, (-1, self.width))
-        return functional.layer_norm(embedded, embedded.shape[-1:]) if self.normalised else embedded
+        return functional.layer_norm(embedded, embedded.shape[-1:]) if self.normalized else embedded
 
 
 class TaskCode(Vector):
-    """Values [B, C] are the bits of the task code, 0 or 1 (RPG section 4, unseen tasks)."""
+    """Embed the bits of a task code, values [B, C] of 0 or 1 (RPG section 4, unseen tasks)."""
 
 
 class Unconditional(nn.Module):
-    """One learned vector for all networks, whatever the values [B, 1] are."""
+    """Give all networks one learned vector; the values [B, 1] are ignored."""
 
     def __init__(
-        self, params: "UnconditionalCondition", values: int, length: int, width: int, normalised: bool = False
+        self, params: "UnconditionalCondition", values: int, length: int, width: int, normalized: bool = False
     ) -> None:
         super().__init__()
         self.vector = nn.Parameter(torch.randn(width))
@@ -94,14 +96,14 @@ KINDS = {
 
 
 def condition_name(params: "Condition") -> str:
-    """The name by which a caller sets the condition: its kind, or the field of a vector."""
+    """Return the name by which a caller sets the condition: its kind, or the field of a vector."""
     return params.field if params.kind == "vector" else params.kind
 
 
 class Conditions(nn.Module):
-    """All conditions of a model for L tokens, added up.
+    """Sum all conditions of a model for L tokens.
 
-    `sizes`: name → C, how many values each has. `head_L`: which tokens are of the network's head.
+    `sizes` maps the name of a condition to C, its number of values. `head_L` marks the tokens of the network's head.
     """
 
     head: Tensor
@@ -112,22 +114,22 @@ class Conditions(nn.Module):
         sizes: Mapping[str, int],
         head_L: Tensor,
         width: int,
-        normalised: bool = False,
+        normalized: bool = False,
     ) -> None:
         super().__init__()
         self.register_buffer("head", head_L.unsqueeze(-1), persistent=False)
         self.kinds = nn.ModuleDict()
-        self.of_head = {condition_name(entry) for entry in params if getattr(entry, "reach", None) == "head"}
+        self.head_only = {condition_name(entry) for entry in params if getattr(entry, "reach", None) == "head"}
         for entry in params:
             name = condition_name(entry)
-            self.kinds[name] = KINDS[entry.kind](entry, sizes[name], len(head_L), width, normalised)
+            self.kinds[name] = KINDS[entry.kind](entry, sizes[name], len(head_L), width, normalized)
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
-        """[B, 1 or L, M] from name → values [B, C]; ValueError if the names are not those of the conditions."""
+        """Return the sum [B, 1 or L, M] for `values`, name → [B, C]; ValueError if a name is missing or unknown."""
         if set(values) != set(self.kinds):
             raise ValueError(f"conditions {sorted(values)} given, the model was trained with {sorted(self.kinds)}")
         embedded = [
-            kind(values[name]) * self.head if name in self.of_head else kind(values[name])
+            kind(values[name]) * self.head if name in self.head_only else kind(values[name])
             for name, kind in self.kinds.items()
         ]
         total = embedded[0]

@@ -2,9 +2,9 @@
 
     x_t = α_t x_0 + σ_t ε,    α_t² = ᾱ_t = Π_{s ≤ t} (1 - β_s),    σ_t² = 1 - ᾱ_t
 
-T = 1000 steps, β linear from 1e-4 to 0.02, t counted from 0 (DDPM, Ho et al. 2020, as RPG uses it). Solvers: DDPM
-ancestral sampling and DDIM (Song et al. 2021), both on a subsequence of the T steps, and DPM-Solver++(2M) (Lu et al.
-2022). All end at ᾱ = 1 exactly, so the last step adds no noise and returns the prediction of x_0.
+T = 1000 steps; β is linear from 1e-4 to 0.02; t counts from 0 (DDPM, Ho et al. 2020, as RPG uses it). The solvers are
+DDPM ancestral sampling and DDIM (Song et al. 2021), both on a subsequence of the T steps, and DPM-Solver++(2M) (Lu et
+al. 2022). All solvers end at ᾱ = 1 exactly, so the last step adds no noise and returns the prediction of x_0.
 """
 
 from collections.abc import Callable
@@ -16,28 +16,28 @@ from torch import Tensor
 T = 1000
 Target = Literal["epsilon", "x0", "v"]
 Solver = Literal["ddpm", "ddim", "dpm-solver++"]
-# (x [..., D], t, which broadcasts to [...]) → what the network was trained to predict, [..., D].
+# (x [..., D], t that broadcasts to [...]) → the network's prediction of the training target [..., D].
 Predict = Callable[[Tensor, Tensor], Tensor]
-# A tensor of standard normal noise like its argument.
+# Returns standard normal noise of the argument's shape.
 Noise = Callable[[Tensor], Tensor]
 
 ALPHA_BAR_T = torch.cumprod(1 - torch.linspace(1e-4, 0.02, T, dtype=torch.float64), dim=0)
 
 
 def _levels(t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """α_t and σ_t [..., 1] for times `t` [...], in the type of `like`. Times may broadcast in all that follows."""
+    """Return α_t and σ_t [..., 1] for times `t` [...], in the dtype of `like`. Times may broadcast in this module."""
     alpha_bar = ALPHA_BAR_T.to(t.device)[t].unsqueeze(-1)
     return alpha_bar.sqrt().to(like.dtype), (1 - alpha_bar).sqrt().to(like.dtype)
 
 
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t [..., D] from x_0 and ε [..., D] at times `t` [...]."""
+    """Return x_t [..., D] from x_0 and ε [..., D] at times `t` [...]."""
     alpha, sigma = _levels(t, x0)
     return alpha * x0 + sigma * noise
 
 
 def training_target(x0: Tensor, noise: Tensor, t: Tensor, target: Target) -> Tensor:
-    """What the network learns to predict: ε, x_0, or v = α ε - σ x_0 (Salimans and Ho 2022)."""
+    """Return the target of the prediction: ε, x_0, or v = α ε - σ x_0 (Salimans and Ho 2022)."""
     if target == "epsilon":
         return noise
     if target == "x0":
@@ -47,7 +47,7 @@ def training_target(x0: Tensor, noise: Tensor, t: Tensor, target: Target) -> Ten
 
 
 def predicted_x0(x: Tensor, output: Tensor, t: Tensor, target: Target) -> Tensor:
-    """x_0 [..., D] implied by the network's `output` for `x` at times `t`."""
+    """Return x_0 [..., D], computed from the network's `output` for `x` at times `t`."""
     alpha, sigma = _levels(t, x)
     if target == "epsilon":
         return (x - sigma * output) / alpha
@@ -57,19 +57,22 @@ def predicted_x0(x: Tensor, output: Tensor, t: Tensor, target: Target) -> Tensor
 
 
 def timesteps(steps: int) -> list[int]:
-    """`steps` times, evenly spread and rounded, from T - 1 (always the first) down to 0 (the last, if steps > 1)."""
+    """Return `steps` evenly spread, rounded times from T - 1 down to 0; a single step is at T - 1.
+
+    Raises ValueError unless `steps` is in 1..T.
+    """
     if not 1 <= steps <= T:
         raise ValueError(f"the number of sampling steps must be in 1..{T}, not {steps}")
     return [round(t) for t in torch.linspace(T - 1, 0, steps, dtype=torch.float64).tolist()]
 
 
 def sample(predict: Predict, x: Tensor, *, target: Target, solver: Solver, steps: int, noise: Noise) -> Tensor:
-    """Denoise `x` [..., D], standard normal at the start, in `steps` calls of `predict`; returns x_0 [..., D].
+    """Denoise standard normal `x` [..., D] in `steps` calls of `predict`; return x_0 [..., D].
 
-    `noise` is called by the DDPM solver alone, once per step but the last.
+    Only the DDPM solver calls `noise`: once in each step except the last.
     """
     times = timesteps(steps)
-    # ᾱ = 1 after the last step: no noise is left and none is added.
+    # ᾱ = 1 after the last step, so this step adds no noise and leaves none.
     levels = [ALPHA_BAR_T[t].item() for t in times] + [1.0]
     earlier: tuple[float, Tensor] | None = None
     for t, now, then in zip(times, levels, levels[1:], strict=False):
@@ -92,7 +95,10 @@ def sample(predict: Predict, x: Tensor, *, target: Target, solver: Solver, steps
 def _dpm_solver_step(
     x: Tensor, x0: Tensor, now: float, then: float, earlier: tuple[float, Tensor] | None
 ) -> tuple[Tensor, tuple[float, Tensor]]:
-    """One step of DPM-Solver++(2M), algorithm 2 of Lu et al. 2022, in λ = log(α / σ); `earlier` is (h, x0) before."""
+    """Take one step of DPM-Solver++(2M), Lu et al. 2022, algorithm 2, in λ = log(α / σ).
+
+    `earlier` is (h, x0) of the previous step.
+    """
     log_snr = [0.5 * torch.tensor(level / (1 - level), dtype=torch.float64).log().item() for level in (now, then)]
     h = log_snr[1] - log_snr[0]
     data = x0

@@ -5,11 +5,11 @@ from torch import Tensor
 
 
 def position_embedding(positions_LA: Tensor, width: int) -> Tensor:
-    """Fixed position embedding [L, M] of positions with A axes, M = `width` divisible by 2 A (RPG section 2.2).
+    """Return the fixed embedding [L, M] of positions [L, A], M = `width` (RPG section 2.2).
 
-    Published with A = 2: the first half of the channels encodes the token's index inside its tensor, the second half
-    the tensor's index. Each part interleaves sin (even channels) and cos (odd), with frequencies
-    10000^(-2i / (M/A)).
+    The paper has A = 2: the first half of the channels encodes the token's index inside its tensor, the second half
+    encodes the tensor's index. Each part interleaves sin (even channels) and cos (odd channels) with the frequencies
+    10000^(-2i / (M/A)). Raises ValueError if M is not divisible by 2 A.
     """
     axes = positions_LA.shape[1]
     if width % (2 * axes):
@@ -21,7 +21,10 @@ def position_embedding(positions_LA: Tensor, width: int) -> Tensor:
 
 
 def time_embedding(t: Tensor, width: int = 256) -> Tensor:
-    """[..., width] sinusoids of the diffusion times `t`: cosines, then sines, frequencies 10000^(-k / (width/2))."""
+    """Return sinusoids [..., width] of the diffusion times `t`: cosines, then sines.
+
+    The frequencies are 10000^(-k / (width/2)).
+    """
     half = width // 2
     frequencies = 10000.0 ** (-torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.unsqueeze(-1).float() * frequencies

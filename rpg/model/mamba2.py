@@ -4,9 +4,9 @@ The state-space recurrence, per head with state h [P, N] and scalar decay:
 
     h_l = exp(Δ_l A) h_{l-1} + Δ_l x_l B_lᵀ        y_l = h_l C_l + D x_l
 
-is computed in chunks (state-space duality, section 6): inside a chunk as a masked matrix product, between chunks by
-carrying the state, so time and memory are linear in the length. On a GPU the kernel of `mamba_ssm` computes the same
-where it is installed, and torch's compiler makes kernels of what is here where it is not.
+runs in chunks (state-space duality, section 6). Inside a chunk it is a masked matrix product; between chunks the code
+carries the state. So time and memory are linear in the length. On a GPU the kernel of `mamba_ssm` computes the same
+values if the package is installed; otherwise torch's compiler makes kernels from this code.
 
 Shape letters of this file: B batch, L length, I inner width (= H·P), H heads, P head width, N state width,
 C chunks, Q chunk length.
@@ -25,9 +25,9 @@ from torch.utils.checkpoint import checkpoint
 from rpg.utils.device import compiles
 
 CHUNK = 64
-# Faster than 64 on an H200, and uses less memory (docs/benchmarks.md).
+# On an H200, 128 is faster than 64 and uses less memory (docs/benchmarks.md).
 KERNEL_CHUNK = 128
-# Heads, and tokens, whose activations are computed again at once.
+# The number of heads, and of tokens, in one part of the recomputation.
 HEADS_TOGETHER = 16
 TOKENS_TOGETHER = 1024
 
@@ -42,22 +42,25 @@ def _kernel() -> Any:
 
 
 def _uncompiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function`, which torch's compiler leaves out of what it compiles; to load it takes a second, and a GPU alone has
-    use for it."""
+    """Exclude `function` from compilation.
+
+    Only GPUs use the compiler here. Without a GPU the function stays as it is, because loading the compiler takes a
+    second.
+    """
     return torch.compiler.disable(function) if torch.cuda.device_count() else function
 
 
-# Where a block is compiled this is not a part of it, but a kernel, or compiled by itself.
+# A compiled block excludes the scan: the scan is a kernel or is compiled on its own.
 @_uncompiled
 def scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor) -> Tensor:
-    """y [B, L, H, P] of the recurrence above, from a zero state, for any length L.
+    """Return y [B, L, H, P] of the recurrence above, from a zero state, for any length L.
 
-    `dt_BLH` is positive (after softplus), `A_H` negative.
+    `dt_BLH` must be positive (after softplus), `A_H` negative.
     """
     if x_BLHP.is_cuda and _kernel() is not None:
         return _kernel()(x_BLHP, dt_BLH, A_H, B_BLN.unsqueeze(2), C_BLN.unsqueeze(2), chunk_size=KERNEL_CHUNK, D=D_H)
-    way = _compiled_scan() if compiles(x_BLHP.device) else plain_scan
-    return way(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H)
+    function = _compiled_scan() if compiles(x_BLHP.device) else plain_scan
+    return function(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H)
 
 
 @cache
@@ -66,19 +69,20 @@ def _compiled_scan() -> Callable[..., Tensor]:
 
 
 def plain_scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor) -> Tensor:
-    """`scan` in torch's own operations."""
+    """Compute `scan` with plain torch operations."""
     batch, length, heads, head_width = x_BLHP.shape
-    # Chunks of one length with as little padding as can be. What carries a state costs as much as a longer chunk.
+    # All chunks have one length, with the least padding. Carrying the state costs as much as a longer chunk, so a
+    # short sequence is one chunk.
     chunks = 1 if length <= 2 * CHUNK else math.ceil(length / CHUNK)
     chunk = math.ceil(length / chunks)
-    # Steps that pad the last chunk have Δ = 0: they neither decay nor feed the state.
+    # The padding of the last chunk has Δ = 0: it neither decays nor feeds the state.
     padding = -length % chunk
 
     def chunked(tensor: Tensor) -> Tensor:
         padded = functional.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, padding))
         return padded.reshape(batch, -1, chunk, *tensor.shape[2:])
 
-    # Decays multiply over a whole chunk; in bfloat16 their logarithms would lose the digits that matter.
+    # Decays multiply over a whole chunk; in bfloat16 their logarithms would lose significant digits.
     dt_BCQH = chunked(dt_BLH.to(torch.promote_types(dt_BLH.dtype, torch.float32)))
     x_BCQHP = chunked(x_BLHP) * dt_BCQH.unsqueeze(-1)
     B_BCQN, C_BCQN = chunked(B_BLN).to(x_BCQHP.dtype), chunked(C_BLN).to(x_BCQHP.dtype)
@@ -91,7 +95,7 @@ def plain_scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN
     y_BHCQP = (mix_BCQQ.unsqueeze(1) * decay_BHCQQ) @ x_BHCQP
 
     if chunks > 1:
-        # What each chunk adds to the state by its end, and the state that each chunk starts from.
+        # Each chunk's contribution to the state at its end, and each chunk's starting state.
         to_end_BHCQ = (log_BHCQ[..., -1:] - log_BHCQ).exp()
         added_BHCNP = B_BCQN.transpose(-1, -2).unsqueeze(1) @ (x_BHCQP * to_end_BHCQ.unsqueeze(-1))
         over_BHC11 = log_BHCQ[..., -1].exp()[..., None, None]
@@ -104,12 +108,12 @@ def plain_scan(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN
 
 @_uncompiled
 def _starts(over_BHC11: Tensor, added_BHCNP: Tensor) -> Tensor:
-    """The states that chunks start from [B, H, C, N, P], of what each multiplies the state with, and adds to it.
+    """Return the starting state [B, H, C, N, P] of each chunk from the chunks' factors and addends of the state.
 
-    Not compiled, which would take the longer the more chunks there are.
+    Not compiled: the compile time would grow with the number of chunks.
     """
     state_BHNP, starts = torch.zeros_like(added_BHCNP[:, :, 0]), []
-    # Unbound at once: the gradient of taking one chunk after the other would be as large as all of them, each time.
+    # Unbind once: the gradient of each single index would be as large as all chunks together.
     for over_BH11, added_BHNP in zip(over_BHC11.unbind(2), added_BHCNP.unbind(2), strict=True):
         starts.append(state_BHNP)
         state_BHNP = state_BHNP * over_BH11 + added_BHNP
@@ -117,9 +121,9 @@ def _starts(over_BHC11: Tensor, added_BHCNP: Tensor) -> Tensor:
 
 
 def scan_again(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN: Tensor, D_H: Tensor) -> Tensor:
-    """`scan`, of whose activations none are kept: for the backward pass they are computed again, a few heads at a time.
+    """Compute `scan` without keeping activations; the backward pass computes them again, a few heads at a time.
 
-    A kernel of `mamba_ssm` does so by itself.
+    The kernel of `mamba_ssm` already works this way.
     """
     if x_BLHP.is_cuda and _kernel() is not None:
         return scan(x_BLHP, dt_BLH, A_H, B_BLN, C_BLN, D_H)
@@ -137,19 +141,20 @@ def scan_again(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLN: Tensor, C_BLN
 
 
 def _again(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`function(*inputs)`, whose activations are computed again for the backward pass."""
+    """Return `function(*inputs)`; the backward pass computes the activations again."""
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
 class _Decay(torch.autograd.Function):
-    """exp(log_q - log_k) for k ≤ q, and 0 for what comes later: [..., Q] → [..., Q, Q].
+    """Map log [..., Q] to exp(log_q - log_k) for k ≤ q and to 0 for k > q, [..., Q, Q].
 
-    The tensors [B, H, C, Q, Q] are the largest of a block, and each pass over one counts.
+    The tensors [B, H, C, Q, Q] are the largest of a block, so each pass over them costs time.
     """
 
     @staticmethod
     def forward(ctx: Any, log_Q: Tensor) -> Tensor:
-        # Before exp, which would overflow there. That in place, too, would have torch's compiler lose the gradient.
+        # Mask before exp, because exp would overflow for k > q. exp is not in place: torch's compiler would lose the
+        # gradient.
         later_QQ = torch.full(log_Q.shape[-1:] * 2, -math.inf, dtype=log_Q.dtype, device=log_Q.device).triu(1)
         decay_QQ = (log_Q.unsqueeze(-1) - log_Q.unsqueeze(-2)).add_(later_QQ).exp()
         ctx.save_for_backward(decay_QQ)
@@ -163,10 +168,10 @@ class _Decay(torch.autograd.Function):
 
 
 class _CausalConvolution(torch.autograd.Function):
-    """y_l = bias + Σ_k weight_k · x_{l - K + 1 + k} of each channel alone: x [B, L, I], weight [K, I], bias [I].
+    """Compute y_l = bias + Σ_k weight_k · x_{l - K + 1 + k} per channel: x [B, L, I], weight [K, I], bias [I].
 
-    K products of whole tensors, in place. A convolution of torch with as many groups as channels takes twice as long on
-    a CPU, forward and backward, and copies its padded input.
+    The code takes K in-place products of whole tensors. torch's convolution with one group per channel takes twice as
+    long on a CPU, forward and backward, and copies its padded input.
     """
 
     @staticmethod
@@ -189,7 +194,7 @@ class _CausalConvolution(torch.autograd.Function):
 
 
 class GatedNorm(nn.Module):
-    """y ← RMSNorm(y · silu(z)) · weight, for y and z [..., I]."""
+    """Compute RMSNorm(y · silu(z)) · weight for y and z [..., I]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -201,11 +206,12 @@ class GatedNorm(nn.Module):
 
 
 class Mamba2(nn.Module):
-    """One Mamba2 block, u [B, L, input width] → [B, L, width]; its state dict is that of `mamba_ssm.Mamba2`.
+    """One Mamba2 block, u [B, L, input width] → [B, L, width], with the state dict of `mamba_ssm.Mamba2`.
 
-    One group, gated RMSNorm after the scan, convolution with bias, projections without. `input_width` lets a block
-    take another width than it gives, as the second block of the published 16384-wide networks does. Where `again` is
-    set, activations of the scan are computed again for the backward pass.
+    The block has one group, a gated RMSNorm after the scan, a convolution with bias and projections without bias.
+    `input_width` sets an input width other than the output width, as in the second block of the published 16384-wide
+    networks. If `again` is set, the backward pass computes the activations of the scan again. Raises ValueError if
+    `head_width` does not divide `expand` · `width`.
     """
 
     again = False
@@ -255,7 +261,7 @@ class Mamba2(nn.Module):
         return torch.cat([_again(self.norm, y, z) for y, z in parts], dim=1)
 
     def convolve(self, x_BL: Tensor) -> Tensor:
-        """SiLU of the causal convolution of each channel of `x_BL` [B, L, channels]."""
+        """Return SiLU of the causal convolution of each channel of `x_BL` [B, L, channels]."""
         assert self.conv1d.bias is not None
         weight_KI = self.conv1d.weight[:, 0].t().contiguous()
         return functional.silu(_CausalConvolution.apply(x_BL, weight_KI.to(x_BL), self.conv1d.bias.to(x_BL)))

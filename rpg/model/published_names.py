@@ -1,6 +1,6 @@
-"""Name map between the published RPG's state dict and that of the preset `paper-rpg`, one to one.
+"""The one-to-one map from names in the published RPG's state dict to names in the preset `paper-rpg`.
 
-Parameters of RPG here, in order: recurrent.positions, recurrent.conditions, recurrent.blocks.{0, 1},
+The parameters of RPG here, in order: recurrent.positions, recurrent.conditions, recurrent.blocks.{0, 1},
 denoiser.{time, condition, encoder, decoder}; inside a Mamba2 block the names are `mamba_ssm.Mamba2`'s own.
 """
 
@@ -8,12 +8,12 @@ import re
 
 from torch import Tensor
 
-# Regular expression over a published name → name here. The denoiser stands three times in the published state dict;
-# the copy under `criteria.net.` is taken.
+# Regular expression for a published name → name here. The published state dict holds the denoiser three times; this
+# map takes the copy under `criteria.net.`.
 NAMES = (
     (r"to_permutation_state\.weight", r"recurrent.conditions.kinds.permutation_state.embedding.weight"),
     (r"to_condition\.(weight|bias)", r"recurrent.conditions.kinds.task_code.layers.\1"),
-    # Of the unseen-task experiment, whose task code goes through two layers.
+    # In the unseen-task experiment the task code goes through two layers.
     (r"get_condition\.0\.(weight|bias)", r"recurrent.conditions.kinds.task_code.layers.0.\1"),
     (r"to_condition_linear\.(weight|bias)", r"recurrent.conditions.kinds.task_code.layers.2.\1"),
     (r"model\.pe", r"recurrent.positions"),
@@ -23,14 +23,14 @@ NAMES = (
     (r"criteria\.net\.(encoder|decoder)_list\.(\d+)\.0\.(.+)", r"denoiser.\1.\2.0.\3"),
     (r"criteria\.net\.(encoder|decoder)_list\.(\d+)\.1\.0\.(.+)", r"denoiser.\1.\2.1.0.\3"),
 )
-# 1 for the tokens that are told the task code, 0 for the others, [1, L, 1]; without it all tokens are told.
+# [1, L, 1]: 1 for tokens that receive the task code, 0 for others. Without this tensor all tokens receive the code.
 GATE = "to_condition_gate"
-# Copies and constants of the published state dict that nothing here needs.
+# Copies and constants in the published state dict that this code does not need.
 DROPPED = (r"criteria\.net\.time_embedder\.freqs", r"criteria\.diffusion_(trainer|sampler)\..+")
 
 
 def name_here(published: str) -> str | None:
-    """The name here of a published tensor, None if nothing here needs it; ValueError if it has no counterpart."""
+    """Return the name here of a published tensor, or None for an unneeded one; ValueError without a counterpart."""
     if published == GATE or any(re.fullmatch(pattern, published) for pattern in DROPPED):
         return None
     for pattern, replacement in NAMES:
@@ -40,9 +40,9 @@ def name_here(published: str) -> str | None:
 
 
 def from_published(published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict of the published architecture here, from a published one.
+    """Rename the tensors of a published state dict to the names here.
 
-    ValueError names a tensor without a counterpart.
+    Raises ValueError that names a tensor without a counterpart.
     """
     names = {name: name_here(name) for name in published}
     # Published positions carry a batch dimension, [1, L, M].

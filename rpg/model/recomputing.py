@@ -1,4 +1,4 @@
-"""Activation checkpointing (Chen et al. 2016): what a module's backward pass needs is computed again, not kept."""
+"""Activation checkpointing (Chen et al. 2016): the backward pass computes activations again instead of keeping them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,13 +10,13 @@ from rpg.model.batchnorm import BatchNorm
 
 
 def run(module: nn.Module, *inputs: Tensor, again: bool) -> Tensor:
-    """`module(*inputs)`; if `again`, its activations are dropped and computed again for the backward pass.
+    """Return `module(*inputs)`; if `again`, drop the activations and compute them again in the backward pass.
 
-    The same values and gradients.
+    Values and gradients stay the same.
     """
     if not again:
         return module(*inputs)
-    # No module here draws random numbers.
+    # No module here draws random numbers, so there is no random state to preserve.
     return checkpoint(
         module,
         *inputs,
@@ -28,7 +28,7 @@ def run(module: nn.Module, *inputs: Tensor, again: bool) -> Tensor:
 
 @contextmanager
 def _uncounted(module: nn.Module) -> Iterator[None]:
-    """What passes through `module` has been counted in BatchNorm's running statistics before."""
+    """Keep BatchNorm's running statistics unchanged: the first pass has already counted this batch."""
     norms = [norm for norm in module.modules() if isinstance(norm, BatchNorm)]
     for norm in norms:
         norm.counts = False

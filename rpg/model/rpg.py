@@ -1,4 +1,4 @@
-"""RPG: a backbone gives each token a prototype; a diffusion turns noise into the token, given its prototype."""
+"""RPG: a backbone computes a prototype per token; a diffusion model turns noise into the token, given the prototype."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,17 +15,17 @@ from rpg.utils.device import bfloat16
 if TYPE_CHECKING:
     from rpg.config.model import Model
 
-# Tokens of each network that are denoised at once: at the paper's widths what a denoiser has in between is 100 times
-# as large as they are.
+# The number of tokens of each network that are denoised at once. At the paper's widths a denoiser's activations are 100
+# times as large as the tokens.
 TOGETHER = 512
 
 
 class RPG(nn.Module):
-    """The generator for one architecture, whose `tokens` have width D.
+    """The generator for one architecture with L tokens of width D = `width`.
 
-    `sizes` gives, by name, how many values each of `params.conditions` has. With `params.start: mean` the denoiser's
-    answer is in units of `spread` [L, 1] about `mean` [L, D], which a training sets before its first step and the state
-    dict holds.
+    `sizes` maps the name of each condition to its number of values. With `params.start: mean`, the prediction is
+    `mean` [L, D] + `spread` [L, 1] · output of the denoiser. A training sets `mean` and `spread` before its first step;
+    the state dict holds both.
     """
 
     mean: Tensor | None
@@ -46,59 +46,59 @@ class RPG(nn.Module):
         self.register_buffer("mean", torch.zeros(self.length, width) if starts else None)
         self.register_buffer("spread", torch.ones(self.length, 1) if starts else None)
         backbone, denoiser = params.backbone, params.denoiser
-        # Trained models hold the names `recurrent.` and `denoiser.` in their state dicts, so they stay.
+        # State dicts of trained models contain the names `recurrent.` and `denoiser.`, so these names stay.
         self.recurrent: Backbone = BACKBONES[backbone.kind](backbone, tokens, params.conditions, sizes, width)
         self.denoiser: Denoiser = DENOISERS[denoiser.kind](denoiser, width, self.recurrent.prototype_width)
 
     def recompute(self) -> None:
-        """From now on keep few activations for the backward pass, and compute the others again."""
+        """Switch to activation checkpointing: the backward pass computes most activations again."""
         for module in self.modules():
             if hasattr(module, "again"):
                 module.again = True  # type: ignore[assignment]
 
     def units(self) -> list[nn.Module]:
-        """The parts that are computed one after another, and hold most of the weights."""
+        """Return the parts that run one after another and hold most of the weights."""
         return [*self.recurrent.blocks, self.denoiser]
 
     def forward(
         self, values: Mapping[str, Tensor], tokens: Tensor, picks: Tensor, t: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """`errors` of tokens of B networks that were made under the conditions `values`, name → [B, C]."""
+        """Compute the prototypes for the conditions' `values`, name → [B, C], and return `errors`."""
         return self.errors(tokens, self.recurrent(values), picks, t, noise)
 
     def errors(
         self, tokens: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the squared errors of the prediction, over the weights (not the padding, NaN) of the tokens.
+        """Return the sum of the squared prediction errors over the weights of the tokens, and the number of weights.
 
-        And the number of these weights. `prototypes_BLW` are those of `self.recurrent` for the conditions of the B
-        networks; `tokens` [n, D] are number `picks` [n] of their B·L tokens, `t` [n] their diffusion times, `noise`
-        [n, D] their ε. Where tokens share a time, `tokens` and `noise` are [G, n / G, D], `picks` [G, n / G] and `t`
-        [G, 1].
+        The padding of tokens (NaN) does not count. `prototypes_BLW` come from `self.recurrent` for B networks. `picks`
+        [n] are indices into the B·L tokens of these networks, `tokens` [n, D] the tokens at these indices, `t` [n]
+        their diffusion times and `noise` [n, D] their ε. If tokens share a time, `tokens` and `noise` are
+        [G, n / G, D], `picks` is [G, n / G] and `t` is [G, 1].
         """
         prototypes = prototypes_BLW.flatten(0, 1)[picks]
         holds_weight = ~tokens.isnan()
         x0 = tokens.nan_to_num(0.0)
-        output = self._answer(diffusion.add_noise(x0, noise, t), t, prototypes, picks % self.length)
+        output = self._predict(diffusion.add_noise(x0, noise, t), t, prototypes, picks % self.length)
         errors = (output - diffusion.training_target(x0, noise, t, self.target)).square() * holds_weight
         return errors.sum(), holds_weight.sum()
 
     def loss(self, tokens: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Mean of the squared errors that `errors` adds up."""
+        """Return the mean squared error: the sum from `errors` divided by the number of weights."""
         total, count = self.errors(tokens, prototypes_BLW, picks, t, noise)
         return total / count
 
-    def _answer(self, x_D: Tensor, t: Tensor, prototype_W: Tensor, tokens: Tensor | slice = slice(None)) -> Tensor:
-        """What is predicted of `x_D` [..., D], which are noisy tokens number `tokens` of a network."""
+    def _predict(self, x_D: Tensor, t: Tensor, prototype_W: Tensor, tokens: Tensor | slice = slice(None)) -> Tensor:
+        """Return the prediction for noisy tokens `x_D` [..., D]; `tokens` are their indices in the network."""
         output_D = self.denoiser(x_D, t, prototype_W)
         if self.mean is None or self.spread is None:
             return output_D
         return torch.addcmul(self.mean[tokens], self.spread[tokens], output_D.to(self.mean.dtype))
 
     def denoise(self, x_BLD: Tensor, t_B: Tensor, prototypes_BLW: Tensor) -> Tensor:
-        """x_0 [B, L, D] that the model predicts from x_t [B, L, D] at times `t_B`, in one call of the denoiser."""
+        """Predict x_0 [B, L, D] from x_t [B, L, D] at times `t_B` [B], in one call of the denoiser."""
         t_B1 = t_B.unsqueeze(1)
-        output_BLD = self._answer(x_BLD, t_B1, prototypes_BLW).to(x_BLD.dtype)
+        output_BLD = self._predict(x_BLD, t_B1, prototypes_BLW).to(x_BLD.dtype)
         return diffusion.predicted_x0(x_BLD, output_BLD, t_B1, self.target)
 
     @torch.inference_mode()
@@ -112,11 +112,12 @@ class RPG(nn.Module):
         temperature: float = 1.0,
         precision: Precision = "float32",
     ) -> Tensor:
-        """Tokens [B, L, D], on the CPU, of B new networks; prototypes are computed once, tokens denoised by parts.
+        """Sample tokens [B, L, D], on the CPU, of B new networks.
 
-        `values`: name of a condition → [B, C]. The noise of each network, times `temperature`, is drawn from its own
-        generator, on the CPU, and copied, so that every device starts from the same. `precision` is that of products on
-        a GPU; on a CPU they are of float32.
+        The backbone runs once; the denoiser runs on parts of the tokens. `values` maps the name of a condition to
+        [B, C]. Each network has its own generator. The noise, multiplied by `temperature`, is drawn on the CPU and
+        copied, so every device starts from the same noise. `precision` applies to matrix products on a GPU; a CPU
+        computes them in float32.
         """
         weight = next(self.parameters())
 
@@ -127,7 +128,7 @@ class RPG(nn.Module):
         def denoised(part: slice, x_BPD: Tensor) -> Tensor:
             prototypes_BPW = prototypes_BLW[:, part]
             return diffusion.sample(
-                lambda x_BPD, t: self._answer(x_BPD, t, prototypes_BPW, part),
+                lambda x_BPD, t: self._predict(x_BPD, t, prototypes_BPW, part),
                 x_BPD.to(weight),
                 target=self.target,
                 solver=solver,
@@ -141,7 +142,7 @@ class RPG(nn.Module):
             prototypes_BLW = self.recurrent({name: value.to(weight) for name, value in values.items()})
             for start in range(0, self.length, TOGETHER):
                 part = slice(start, min(start + TOGETHER, self.length))
-                # Drawn while a GPU still computes the part before.
+                # The CPU draws this noise while a GPU still computes the previous part.
                 x_BPD = noise(part.stop - start)
                 if done:
                     tokens_BLD[:, done[0]] = done[1]

@@ -1,8 +1,8 @@
-"""dvc.yaml, the ledger's table of contents: the rules as stages, one per stage of the pipeline and experiment.
+"""Generate dvc.yaml, the ledger's table of contents: one stage per stage of the pipeline and experiment.
 
-A stage of dvc.yaml calls Snakemake for its rules. Its deps, params and outs say what those rules read and write, so
-`dvc status` and `snakemake --dry-run` agree on what is up to date. DVC tracks values in the resolved configurations,
-results/<experiment>/config.yaml.
+A stage of dvc.yaml calls Snakemake for its rules. The stage's deps, params and outs list the inputs and outputs of
+these rules, so `dvc status` and `snakemake --dry-run` agree on what is up to date. DVC tracks values in the resolved
+configurations, results/<experiment>/config.yaml.
 """
 
 import json
@@ -15,7 +15,7 @@ import yaml
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
 from rpg.paths import RESULTS, TABLES, Paths, ablation_file
-from rpg.pipeline.workflow import code, more_reads, task_label
+from rpg.pipeline.workflow import code, conditional_reads, task_label
 from rpg.stages import OPTIONAL, STAGES, SUMMARIES, TASK_CODES, Stage, covered_by
 
 HEADER = """\
@@ -25,34 +25,35 @@ HEADER = """\
 ITEM = Paths("${item}")
 # Small files that live in git, not in DVC's cache.
 IN_GIT = {"cache": False}
-# What the tables' stage writes besides tables.md and the model cards, in DVC's cache: large, or different in every run.
+# Outputs of the tables' stage in DVC's cache, besides tables.md and the model cards: large, or different in every run.
 CACHED = ("metrics.json", "scores.csv", "novelty.csv", "seconds.json", "seconds.md")
 
 
 def covered(params: Params) -> list[str]:
-    """The experiments that dvc.yaml has stages of: those in `run:`, and those of ablations in `run:`."""
-    of = [params.ablation(name).experiment for name in params.ablations_to_run()]
-    return list(dict.fromkeys([*params.experiments_to_run(), *of]))
+    """Return the experiments in dvc.yaml: those in `run:`, and those of ablations in `run:`."""
+    of_ablations = [params.ablation(name).experiment for name in params.ablations_to_run()]
+    return list(dict.fromkeys([*params.experiments_to_run(), *of_ablations]))
 
 
 def lenders(params: Params) -> list[str]:
-    """The experiments that dvc.yaml does not cover, and whose base network others use that it covers."""
+    """Return the experiments outside of dvc.yaml whose base networks an experiment in dvc.yaml uses."""
     owners = (params.experiment(name).task.borrowed_base() for name in covered(params))
     return [name for name in dict.fromkeys(owners) if name and name not in covered(params)]
 
 
 def ledger_stages() -> Iterator[tuple[str, list[Stage]]]:
-    """The stages of dvc.yaml for an experiment, first to last, and the stages of the pipeline that each runs."""
+    """Yield an experiment's stages of dvc.yaml, first to last, each with its stages of the pipeline."""
     for name in STAGES:
         if covered_by(name) == name:
             yield name, [stage for stage in STAGES.values() if covered_by(stage.name) == name]
 
 
 def stage_names(params: Params, experiment: str) -> dict[str, str]:
-    """Stage → its name in dvc.yaml: `tokens@digits-vit`; of an ablation, its only one.
+    """Return stage → name in dvc.yaml, as `tokens@digits-vit`; an ablation has one stage.
 
-    Where stages read different files, the name says so: the benchmark with its data set, optional stages, and files
-    that the benchmark names: `sample-task-codes-digits-tune-hypernetwork@digits-tasks`.
+    Experiments whose stages read different files need different names. So a name contains the benchmark with its data
+    set, the optional stages, and the benchmark's additional files, as
+    `sample-task-codes-digits-tune-hypernetwork@digits-tasks`.
     """
     if experiment in params.ablations:
         return {"ablation": f"ablation-{experiment}"}
@@ -60,31 +61,35 @@ def stage_names(params: Params, experiment: str) -> dict[str, str]:
     names = {}
     for name, stages in ledger_stages():
         if name in chosen.stages():
-            more = [task_label(chosen.task)] if any(stage.task_code for stage in stages) else []
-            # The label already says that there are task codes.
-            more += [why for stage in stages for why in more_reads(stage.name, chosen, ITEM) if why != TASK_CODES]
-            parts = dict.fromkeys([name, *(why.replace("_", "-") for why in more)])
-            names[name] = f"{'-'.join(parts)}@{experiment}"
+            parts = [task_label(chosen.task)] if any(stage.task_code for stage in stages) else []
+            # The label already contains the task codes.
+            parts += [
+                why for stage in stages for why in conditional_reads(stage.name, chosen, ITEM) if why != TASK_CODES
+            ]
+            words = dict.fromkeys([name, *(part.replace("_", "-") for part in parts)])
+            names[name] = f"{'-'.join(words)}@{experiment}"
     return names
 
 
 def _target(stages: list[Stage]) -> Path:
-    """The last artifact that Snakemake is asked for: with it all others of these stages exist."""
+    """Return Snakemake's target: the last artifact, which exists only if all others of these stages exist."""
     last = stages[-1]
     return ITEM.file(f"{last.name}.{next(iter(last.writes))}")
 
 
 def _reads(stages: list[Stage], experiment: Experiment) -> list[str]:
-    """What other stages make, and what the benchmark names, as DVC records it."""
+    """Return the inputs from other stages and from the benchmark, as DVC records them."""
     own = {path for stage in stages for path in stage.recorded}
     paths = [ITEM.file(name) for stage in stages for name in stage.reads]
-    paths += [path for stage in stages for files in more_reads(stage.name, experiment, ITEM).values() for path in files]
+    paths += [
+        path for stage in stages for files in conditional_reads(stage.name, experiment, ITEM).values() for path in files
+    ]
     outs = dict.fromkeys(map(_out, paths))
     return [out for out in outs if Path(out) not in {ITEM.home(stages[0].name) / path for path in own}]
 
 
 def _out(path: Path) -> str:
-    """The out of DVC that `path` is or lies in, or else the path itself: dvc.lock has the hash of an out alone."""
+    """Return DVC's out that contains `path`, or the path itself, because dvc.lock has hashes of whole outs only."""
     if not path.is_relative_to(RESULTS):
         return str(path)
     _, experiment, *rest = path.parts
@@ -95,7 +100,7 @@ def _out(path: Path) -> str:
 
 
 def _stage(stages: list[Stage], experiment: Experiment) -> dict[str, Any]:
-    """A stage as dvc.yaml has it for experiments that read the same files as `experiment`."""
+    """Return the entry in dvc.yaml of `stages` for experiments that read the same files as `experiment`."""
     options = [option for stage in stages for option in stage.options]
     rules = [stage.name for stage in stages]
     command = ["snakemake --cores all --allowed-rules", *rules, *options, "--", str(_target(stages))]
@@ -108,15 +113,15 @@ def _stage(stages: list[Stage], experiment: Experiment) -> dict[str, Any]:
         "params": [{str(ITEM.config): _union(stage.blocks for stage in stages)}],
         "deps": [*_reads(stages, experiment), *_union(code(stage.name, experiment.task) for stage in stages)],
         "outs": [{path: {"persist": True}} if persist else path for path in outs],
-        # A stage with an uncached out that is not called a metric never enters the run-cache.
+        # DVC keeps a stage out of the run-cache if an uncached out is not declared as a metric.
         **({"metrics": metrics} if metrics else {}),
     }
 
 
 def _ablation(params: Params, name: str) -> dict[str, Any]:
-    """The stage of an ablation: all of its trials at once, which take from the experiment what they share with it."""
-    of = params.ablation(name).experiment
-    experiment, home = params.experiment(of), Paths(of)
+    """Return the entry of an ablation: all trials at once, which share artifacts with the ablation's experiment."""
+    base = params.ablation(name).experiment
+    experiment, home = params.experiment(base), Paths(base)
     stages = [STAGES[stage] for stage in STAGES if stage in experiment.stages() or stage in OPTIONAL]
     made = dict.fromkeys(
         str(home.home(stage) / path)
@@ -147,14 +152,14 @@ def _config(params: Params) -> dict[str, Any]:
     return {
         "desc": "Write the resolved configuration of each experiment.",
         "cmd": f"python -m rpg config {' '.join(names)}",
-        # Code that reads params.yaml is no dependency: the files show whether it reads other values.
+        # Code that reads params.yaml is no dependency, because the written files show changed values.
         "deps": ["params.yaml"],
         "outs": [{file: IN_GIT} for file in files],
     }
 
 
 def dvc_yaml(params: Params) -> str:
-    """The text of dvc.yaml for `params`."""
+    """Return the text of dvc.yaml for `params`."""
     run = [Paths(name) for name in params.experiments_to_run()]
     made = ("score.scores", "score.metrics", "novelty.summary", "novelty.rows")
     read = [
@@ -177,16 +182,16 @@ def dvc_yaml(params: Params) -> str:
         stages[stage_names(params, name)["ablation"]] = _ablation(params, name)
         read.append(RESULTS / name)
     stages["tables"] = {
-        "desc": "Put the experiments in `run` beside each other.",
+        "desc": "Write the tables of the experiments in `run`.",
         "cmd": [
             "python -m rpg ledger write --check",
-            # The artifacts may come from the run-cache, behind Snakemake's back.
+            # Snakemake does not know artifacts that DVC restored from the run-cache.
             "python -m rpg ledger adopt",
             f"snakemake --cores all --allowed-rules tables --forcerun tables -- {TABLES}",
         ],
         "params": ["run"],
         "deps": [*map(str, read), *SUMMARIES["tables"].code],
-        # Persistent outs are never taken from the run-cache, so that the commands above end every `dvc repro`.
+        # DVC never restores persistent outs from the run-cache, so every `dvc repro` ends with the commands above.
         "outs": [
             {str(TABLES): {**IN_GIT, "persist": True}},
             *({str(RESULTS / name): {"persist": True}} for name in CACHED),
@@ -219,10 +224,10 @@ def dvc_yaml(params: Params) -> str:
                     "x": {str(RESULTS / "novelty.csv"): "distance"},
                     "y": {str(RESULTS / "novelty.csv"): "test"},
                     "template": "workflow/report/novelty.json",
-                    "title": "Accuracy of networks beside their distance from the zoo",
+                    "title": "Accuracy of networks over their distance from the zoo",
                 }
             },
         ],
     }
-    # Through JSON, so that blocks used twice are written out twice.
+    # A round trip through JSON removes YAML aliases of shared blocks.
     return HEADER + yaml.safe_dump(json.loads(json.dumps(tree)), sort_keys=False, width=120)

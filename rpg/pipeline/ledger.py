@@ -1,6 +1,7 @@
 """The ledger, DVC's records of every artifact and table: `rpg ledger write | status | pull | adopt | push`.
 
-Snakemake is the only engine; DVC is told what it made, and Snakemake what DVC brought back.
+Snakemake is the only engine. The ledger records Snakemake's artifacts in DVC, and tells Snakemake about artifacts that
+DVC restored.
 """
 
 import csv
@@ -32,71 +33,73 @@ CURRENT = "current"
 
 
 def write(check: bool = False) -> None:
-    """Write dvc.yaml; with `check` only raise UserError if it would change."""
+    """Write dvc.yaml; with `check`, write nothing and raise UserError if the file would change."""
     path, text = Path("dvc.yaml"), dvc_yaml(load_params())
     if not check:
         write_text(path, text)
     elif not path.is_file() or path.read_text(encoding="utf-8") != text:
-        raise UserError(f"{path}: not that of params.yaml and the rules; run `rpg ledger write`, then go on")
+        raise UserError(
+            f"{path}: differs from params.yaml and the stages; run `rpg ledger write`, then this command again"
+        )
 
 
 def status() -> None:
-    """Print one line per experiment in `run:` and one for the tables; every byte is read for it."""
+    """Print one line per experiment in `run:` and one for the tables; read every byte of the artifacts."""
     write(check=True)
     with _repository() as repo:
         lines = examine(repo)
         damaged = damaged_copies(repo)
     unfinished = unfinished_files()
     for name, line in lines.items():
-        # A clone's tables are current without the artifacts behind them.
+        # In a clone the tables are current although the artifacts are missing.
         whole = name != "tables" or set(lines.values()) == {CURRENT}
         if line == CURRENT and whole and any(owner == name for owner, _ in unfinished):
-            line = "current, but Snakemake does not know it; `rpg ledger pull` tells it"
+            line = "current, but not recorded in Snakemake; run `rpg ledger pull`"
         elif line != CURRENT and not unfinished and _is_whole(name):
-            line = f"finished, but not recorded; `rpg ledger push` does that ({line})"
+            line = f"finished, but not recorded in dvc.lock; run `rpg ledger push` ({line})"
         print(f"{name:{max(map(len, lines))}}  {line}")
     for artifact in damaged.values():
         print(f"{artifact}: the copy in DVC's cache is damaged; `rpg ledger pull` drops it and fetches it again")
 
 
 def pull() -> None:
-    """Fetch the artifacts that dvc.lock records, read every byte of them, and tell Snakemake that they are finished.
+    """Fetch the artifacts in dvc.lock, check every byte, and mark the artifacts as finished in Snakemake.
 
-    Raises UserError, and tells Snakemake nothing, if there is no remote, if an artifact is damaged, or if params.yaml
-    or the code is not that of dvc.lock any more.
+    Raises UserError, and marks nothing, if there is no remote, if an artifact is damaged, or if params.yaml or the code
+    differ from dvc.lock.
     """
     write(check=True)
     with _repository() as repo:
-        # Before anything is fetched: what dvc.lock records was made from these very params and files, or is not wanted.
+        # Check before any fetch: artifacts made from other params or code are useless.
         stages = [stage for group in _stages(repo).values() for stage in group]
         for stage in stages:
             for cause in changed_inputs(stage):
                 if not Path(cause).is_relative_to(RESULTS):
                     raise UserError(f"{stage.addressing}: stale because of {cause}; nothing was fetched")
         drop_damaged_copies(repo)
-        wanted = [out for stage in stages for out in stage.outs if out.use_cache and out.workspace_status()]
-        targets = [str(out) for out in wanted]
-        lacking = any(out.changed_cache() for out in wanted)
-        if lacking:
+        changed_outs = [out for stage in stages for out in stage.outs if out.use_cache and out.workspace_status()]
+        targets = [str(out) for out in changed_outs]
+        needs_remote = any(out.changed_cache() for out in changed_outs)
+        if needs_remote:
             _need_remote(repo, "nothing can be fetched")
         elif targets:
             repo.checkout(targets=targets)
-    if lacking:
+    if needs_remote:
         with _repository(remote_config={"verify": True}) as repo:
             repo.pull(targets=targets)
-    # Once more from nothing: DVC remembers what it has just written as whole, whatever it wrote.
+    # A new repository object, because DVC remembers files that it has just written as whole, even damaged ones.
     with _repository() as repo:
         _need_current(examine(repo))
-        # The artifacts are right; this gives the cache the copies that were dropped, or never there.
+        # The artifacts are correct; the commit adds missing or dropped copies to the cache.
         repo.commit(force=True, relink=False)
     _tell_snakemake(TABLES)
-    print("every artifact is that of dvc.lock, and Snakemake has nothing to do")
+    print("every artifact matches dvc.lock, and Snakemake has nothing to do")
 
 
 def adopt() -> None:
-    """Tell Snakemake that the experiments' artifacts are finished; UserError if one is not that of dvc.lock.
+    """Mark the experiments' artifacts as finished in Snakemake; UserError if an artifact differs from dvc.lock.
 
-    The tables' stage calls it, so that Snakemake also knows what DVC brought back from its run-cache.
+    The tables' stage of dvc.yaml calls this function, so that Snakemake knows artifacts from DVC's run-cache.
     """
     with _repository() as repo:
         lines = examine(repo)
@@ -114,14 +117,14 @@ def adopt() -> None:
 def _need_current(lines: dict[str, str]) -> None:
     for name, line in lines.items():
         if line != CURRENT:
-            raise UserError(f"{name}: {line}; Snakemake was told nothing")
+            raise UserError(f"{name}: {line}; Snakemake's records did not change")
 
 
 def push() -> None:
-    """Record what Snakemake has finished in dvc.lock, and upload it to DVC's default remote.
+    """Record all artifacts that Snakemake finished in dvc.lock, and upload them to DVC's default remote.
 
-    Raises UserError if Snakemake would still make something, if an artifact does not hold what it held when it was
-    made, or if there is no remote; what was finished is recorded even then.
+    Raises UserError if Snakemake has unfinished files, if an artifact changed after its job, or if there is no remote.
+    Without a remote the artifacts are recorded, but not uploaded.
     """
     write(check=True)
     for name in [*covered(load_params()), *load_params().ablations_to_run()]:
@@ -131,7 +134,7 @@ def push() -> None:
     check_tables()
     with _repository() as repo:
         drop_damaged_copies(repo)
-        # Relinking would give the files new times.
+        # Relinking would change the files' modification times.
         repo.commit(force=True, relink=False)
         _need_remote(repo, "recorded in dvc.lock and in the cache, but not uploaded")
         repo.push()
@@ -139,6 +142,7 @@ def push() -> None:
 
 
 def _is_whole(name: str) -> bool:
+    """Return whether all artifacts of an experiment, or the tables, are unchanged since their jobs."""
     with suppress(UserError):
         if name == "tables":
             check_tables()
@@ -149,7 +153,7 @@ def _is_whole(name: str) -> bool:
 
 
 def check_tables() -> None:
-    """UserError unless the tables are, byte by byte, what `rpg tables` makes of the experiments' scores."""
+    """Raise UserError unless the tables equal, byte by byte, those that `rpg tables` makes now."""
     from rpg.reports.tables import write_tables
 
     with tempfile.TemporaryDirectory() as again:
@@ -157,13 +161,13 @@ def check_tables() -> None:
         for expected in (path for path in Path(again).rglob("*") if path.is_file()):
             path = RESULTS / expected.relative_to(again)
             if not path.is_file() or path.read_bytes() != expected.read_bytes():
-                raise UserError(f"{path}: not what the scores say; run `rpg tables` again")
+                raise UserError(f"{path}: does not match the scores; run `rpg tables` again")
 
 
 def check_artifacts(name: str) -> None:
-    """UserError unless the artifacts of an experiment hold what they held when they were made, with no file beside.
+    """Raise UserError if an artifact of an experiment, or of an ablation's trials, changed after its job.
 
-    Of an ablation, those of all its trials.
+    An additional network among the artifacts is an error, too.
     """
     params = load_params()
     if name in params.ablations:
@@ -180,11 +184,11 @@ def check_artifacts(name: str) -> None:
 
 
 def _check_listed(manifest: Path, entries: list[dict[str, str]], command: str) -> None:
-    """UserError unless the folder of `manifest` has the files that it lists, and no other networks."""
+    """Raise UserError unless the folder of `manifest` has exactly the listed networks, unchanged."""
     folder, listed = manifest.parent, {entry["file"]: entry["sha256"] for entry in entries}
     for file, digest in listed.items():
         check_unchanged(folder, file, digest, "made", f"`{command}`")
-    # state/ is no artifact: a stopped training resumes from it.
+    # state/ is no artifact, but the state of a stopped training.
     known = {folder / file for file in ("state/state.safetensors", *listed)}
     for path in folder.rglob("*.safetensors"):
         if path not in known:
@@ -192,17 +196,17 @@ def _check_listed(manifest: Path, entries: list[dict[str, str]], command: str) -
 
 
 def examine(repo: "Repo") -> dict[str, str]:
-    """What `status` says of each experiment in `run:`, and of `tables`."""
+    """Return the line of `status` for each experiment and ablation in `run:`, and for `tables`."""
     lines = {name: _line(stages) for name, stages in _stages(repo).items()}
-    # What is only missing here was there when the tables were made.
-    behind = [name for name, line in lines.items() if line.startswith("stale")]
-    if behind and lines["tables"] == CURRENT:
-        lines["tables"] = f"stale because of {behind[0]}"
+    # Stale experiments make the tables stale. Missing artifacts do not: they existed when the tables were made.
+    stale = [name for name, line in lines.items() if line.startswith("stale")]
+    if stale and lines["tables"] == CURRENT:
+        lines["tables"] = f"stale because of {stale[0]}"
     return lines
 
 
 def _stages(repo: "Repo") -> dict[str, list["PipelineStage"]]:
-    """Each experiment, and ablation in `run:` → its stages, first to last; then `tables` → theirs."""
+    """Return experiment or ablation in `run:` → its stages of dvc.yaml, first to last; then `tables` → its stage."""
     params = load_params()
     run = [*covered(params), *params.ablations_to_run()]
     names = {name: list(stage_names(params, name).values()) for name in run} | {"tables": ["tables"]}
@@ -210,7 +214,7 @@ def _stages(repo: "Repo") -> dict[str, list["PipelineStage"]]:
 
 
 def _line(stages: list["PipelineStage"]) -> str:
-    """The line of the experiment that `stages` make, first to last: its first cause to be stale, or what is missing."""
+    """Return the status of an experiment with these `stages`: current, the first cause of staleness, or missing."""
     for stage in stages:
         if not any(out.hash_info for out in stage.outs):
             return f"missing: {stage.addressing} was never recorded"
@@ -222,20 +226,20 @@ def _line(stages: list["PipelineStage"]) -> str:
 
 
 def causes(stage: "PipelineStage") -> Iterator[str]:
-    """The keys and files that make `stage` differ from dvc.lock, other than artifacts that are not there."""
+    """Yield the keys and files that differ from dvc.lock; missing artifacts do not count."""
     yield from changed_inputs(stage)
     for out in stage.outs:
         if out.workspace_status().get(str(out)) not in (None, "deleted"):
-            yield f"{_first_difference(out)}, which is not what was recorded"
+            yield f"{_first_difference(out)}, which differs from dvc.lock"
 
 
 def changed_inputs(stage: "PipelineStage") -> Iterator[str]:
-    """The keys of params.yaml and the files that `stage` would be made from now, and was not; then its command."""
+    """Yield the keys of params.yaml and input files of `stage` that differ from dvc.lock; then a changed command."""
     for dependency in sorted(stage.deps, key=lambda dependency: not hasattr(dependency, "read_params")):
         if hasattr(dependency, "read_params"):
             recorded = dependency.hash_info.value if dependency.hash_info else {}
             path = Path(str(dependency))
-            # The keys of a resolved configuration, by the names that they have in params.yaml.
+            # Name the keys of a resolved configuration as in params.yaml.
             where = f"experiments.{path.parent.relative_to(RESULTS)}" if path.is_relative_to(RESULTS) else ""
             yield from _changed_keys(recorded, dependency.read_params(), where)
         elif dependency.workspace_status().get(str(dependency)) not in (None, "deleted"):
@@ -245,7 +249,7 @@ def changed_inputs(stage: "PipelineStage") -> Iterator[str]:
 
 
 def _changed_keys(before: Any, after: Any, where: str = "") -> Iterator[str]:
-    """The keys at which two trees differ, with the names of all keys above them."""
+    """Yield the dotted keys at which two trees differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
             yield from _changed_keys(before.get(key), after.get(key), f"{where}.{key}" if where else key)
@@ -254,10 +258,10 @@ def _changed_keys(before: Any, after: Any, where: str = "") -> Iterator[str]:
 
 
 def _first_difference(out: "Output") -> str:
-    """The path of `out`, or of the first file in it that differs from what was recorded."""
+    """Return the path of the first file in `out` that differs from dvc.lock, or the path of `out`."""
     tree = out.get_obj()
     if out.isdir() and isinstance(tree, Iterable):
-        recorded = {Path(str(out), *key): found.value for key, _, found in tree}
+        recorded = {Path(str(out), *key): digest.value for key, _, digest in tree}
         for path in sorted({*recorded, *(path for path in Path(str(out)).rglob("*") if path.is_file())}):
             if not path.is_file() or _md5(path) != recorded.get(path):
                 return str(path)
@@ -265,9 +269,10 @@ def _first_difference(out: "Output") -> str:
 
 
 def damaged_copies(repo: "Repo") -> dict[Path, str]:
-    """Files of DVC's cache that do not hold what their name says → the artifact that they are a copy of.
+    """Return damaged files in DVC's cache → the artifact of each copy.
 
-    DVC itself takes any read-only file of its cache for whole.
+    A file is damaged if its content does not match the hash in its name. DVC itself trusts every read-only file in its
+    cache.
     """
     damaged = {}
     for out in repo.index.outs:
@@ -276,7 +281,7 @@ def damaged_copies(repo: "Repo") -> dict[Path, str]:
         copies = {out.hash_info.value: str(out)}
         tree = out.get_obj()
         if isinstance(tree, Iterable):
-            copies |= {found.value: str(Path(str(out), *key)) for key, _, found in tree}
+            copies |= {digest.value: str(Path(str(out), *key)) for key, _, digest in tree}
         for name, artifact in copies.items():
             copy = Path(out.cache.oid_to_path(name))
             if copy.is_file() and _md5(copy) != name.removesuffix(".dir"):
@@ -285,7 +290,7 @@ def damaged_copies(repo: "Repo") -> dict[Path, str]:
 
 
 def drop_damaged_copies(repo: "Repo") -> None:
-    """Remove what `damaged_copies` finds, and where an artifact is the same damaged bytes, that artifact."""
+    """Remove damaged copies from DVC's cache, and artifacts with the same damaged bytes."""
     for copy, artifact in damaged_copies(repo).items():
         print(f"{artifact}: the copy in DVC's cache was damaged; dropped", file=sys.stderr)
         if Path(artifact).is_file() and _md5(Path(artifact)) == _md5(copy):
@@ -294,21 +299,21 @@ def drop_damaged_copies(repo: "Repo") -> None:
 
 
 def unfinished_files() -> list[tuple[str, str]]:
-    """What Snakemake would make on the way to the tables: the experiment, or `tables`, and the file."""
+    """Return the files that Snakemake would make for the tables: (experiment or `tables`, path)."""
     rows = csv.DictReader(snakemake("--summary", "--", str(TABLES)).splitlines(), delimiter="\t")
-    # Without a record of its own, Snakemake takes a file for finished, whatever params it was made with.
+    # A file without a record in Snakemake counts as unfinished, because Snakemake would not notice changed params.
     pending = [Path(row["output_file"]) for row in rows if row["plan"] != "no update" or row["log-file(s)"] == "-"]
     return [(path.parts[1] if len(path.parts) > 2 else "tables", str(path)) for path in pending]
 
 
 def _tell_snakemake(*made: Path) -> None:
-    """Have Snakemake record that `made` and all that they are made from are finished."""
-    # Without --forceall it records a part only, and later overlooks changed params of the rest.
+    """Make Snakemake record `made` and all of their inputs as finished."""
+    # Without --forceall Snakemake records only a part, and later overlooks changed params of the others.
     snakemake("--touch", "--forceall", "--cores", "1", "--", *map(str, made))
 
 
 def snakemake(*options: str) -> str:
-    """Standard output of Snakemake; UserError with its last words if it fails."""
+    """Run Snakemake and return its standard output; UserError with the last line of its errors if it fails."""
     done = subprocess.run([sys.executable, "-m", "snakemake", *options], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"snakemake {' '.join(options)}: {done.stderr.strip().splitlines()[-1]}")
@@ -322,17 +327,20 @@ def _md5(path: Path) -> str:
 
 @contextmanager
 def _repository(**options: Any) -> Iterator["Repo"]:
-    """The DVC repository, without DVC's memory of hashes, which trusts sizes and times; its errors in one line."""
+    """Open the DVC repository and turn DVC's errors into one line.
+
+    DVC's cache of hashes is disabled, because it trusts file sizes and times.
+    """
     from dvc.exceptions import CheckoutError, DvcException
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
     params = load_params()
-    # DVC compares the values in these files with those of dvc.lock.
+    # DVC compares the values in these files with the values in dvc.lock.
     write_configs(params, [*covered(params), *lenders(params)])
-    with tempfile.TemporaryDirectory() as memory:
+    with tempfile.TemporaryDirectory() as empty_cache:
         try:
-            with Repo(config={"core": {"site_cache_dir": memory}}, **options) as repo:
+            with Repo(config={"core": {"site_cache_dir": empty_cache}}, **options) as repo:
                 yield repo
         except CheckoutError as error:
             raise UserError(f"{error.target_infos[0]}: the remote lacks it, or holds a damaged copy") from error
@@ -342,16 +350,16 @@ def _repository(**options: Any) -> Iterator["Repo"]:
                 raise UserError(f"{path}: not what dvc.lock records; delete it, or `rpg ledger push` it") from error
             raise UserError(f"dvc: {_without_secrets(str(error))}") from error
         except (ImportError, ValueError) as error:
-            # A remote of a kind whose package is not installed, or whose URL is none.
+            # The package for the remote's kind is not installed, or the remote's URL is invalid.
             raise UserError(f"dvc: {_without_secrets(str(error))}") from error
 
 
 def _without_secrets(text: str) -> str:
-    """`text` with the user and password of each URL left out."""
+    """Remove user and password from each URL in `text`."""
     return re.sub(r"(\w://)[^\s/]*@", r"\1", text)
 
 
 def _need_remote(repo: "Repo", otherwise: str) -> None:
-    """UserError, beginning with `otherwise`, if DVC has no default remote."""
+    """Raise UserError that starts with `otherwise` if DVC has no default remote."""
     if repo.config["core"].get("remote") not in repo.config["remote"]:
         raise UserError(f"{otherwise}: there is no remote; add one with `dvc remote add --default NAME URL`")

@@ -1,8 +1,8 @@
-"""What training RPG will take, before anything runs: `rpg plan --experiment imagenet-vit_base`, or `rpg plan --all`.
+"""Estimate the cost of training RPG in advance: `rpg plan --experiment imagenet-vit_base`, or `rpg plan --all`.
 
-One step of the training is taken with tensors that have no memory (torch's FakeTensorMode), so neither data nor a GPU
-is needed; torch's MemTracker counts the bytes that would be in use at its peak, its FlopCounterMode the operations.
-What a library's kernels need besides, and what an allocator leaves unused, is not counted.
+The plan takes one training step with tensors that have no memory (torch's FakeTensorMode), so it needs neither data nor
+a GPU. torch's MemTracker counts the bytes in use at the peak, torch's FlopCounterMode the operations. The plan does not
+count additional memory of library kernels or unused memory of an allocator.
 """
 
 import gc
@@ -36,18 +36,18 @@ from rpg.utils.errors import UserError
 
 GB = 1e9
 FLOAT32 = 4
-# Of a data sheet's operations per second, what a training reaches: that of the published RPG for ViT-Tiny, 4.1 hours
-# for 50,000 steps on an H100 (arXiv 2501.11587), reaches this share.
+# The share of a data sheet's operations per second that a training reaches. It fits the published training for
+# ViT-Tiny: 4.1 hours for 50,000 steps on an H100 (arXiv 2501.11587).
 SHARE = 0.13
-# Bytes of the optimizer's state for each weight; of the one with 8 bits a float for each 256 moments, too.
+# Bytes of the optimizer's state per weight. With 8 bits, each block of 256 moments has one float as a scale.
 MOMENTS = {"adamw": 2 * FLOAT32, "adamw8bit": 2 * (1 + FLOAT32 / 256)}
 
 
 @dataclass(frozen=True)
 class Device:
-    """Operations per second of products of dense matrices, by precision, and bytes of memory.
+    """A device: operations per second of dense matrix products, by precision, and bytes of memory.
 
-    bfloat16 is torch's autocast, which changes what is kept for the backward pass, too.
+    bfloat16 means torch's autocast, which also changes the activations kept for the backward pass.
     """
 
     bfloat16: float
@@ -57,7 +57,7 @@ class Device:
     share: float = SHARE
 
 
-# As data sheets have them; float32 is not rounded to TF32.
+# From data sheets; float32 is without TF32.
 GPUS = {
     "h100": Device(989e12, 67e12, 80 * GB),
     "h200": Device(989e12, 67e12, 141 * GB),
@@ -69,7 +69,7 @@ GPUS = {
 
 
 def this_cpu() -> Device:
-    """The processor that this runs on, measured with as many threads as torch has."""
+    """Measure this machine's CPU with torch's number of threads."""
 
     def rate(rounded: bool) -> float:
         a = torch.ones(1024, 1024)
@@ -82,15 +82,15 @@ def this_cpu() -> Device:
         return 2 * 1024**3 / best
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    # Half of the best product's rate is for the rest of a step.
+    # A whole step reaches about half of the best product's rate.
     return Device(rate(True), rate(False), memory, gpu=False, share=0.5)
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one step takes: weights of the model, bytes of its buffers, operations, and bytes at the peak of memory.
+    """The cost of one step: number of weights, bytes of buffers, operations, and bytes at the memory peak.
 
-    `gradients` and `activations` are those of the moment at which most memory is used.
+    `gradients` and `activations` are bytes at the moment of the peak.
     """
 
     parameters: int
@@ -102,7 +102,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the RPG of one experiment takes: operations of a step, memory of one process in bytes, disk, hours."""
+    """The cost of one experiment's RPG: operations per step, bytes of memory of one process, bytes on disk, hours."""
 
     experiment: str
     processes: int
@@ -122,12 +122,12 @@ class Plan:
 
     @property
     def memory(self) -> float:
-        """All parts of the memory."""
+        """The sum of all parts of the memory, in bytes."""
         return self.weights + self.gradients + self.optimizer + self.average + self.activations + self.tokens
 
 
 def plan(params: Params, name: str, device: Device, processes: int = 1) -> Plan:
-    """The plan of one experiment, in so many processes, or in as many as a batch has checkpoints."""
+    """Return the plan of one experiment in `processes` processes, at most one per checkpoint of a batch."""
     experiment = params.experiment(name)
     task = load_task(experiment.task, params.data_root)
     layout = layout_of(params, experiment, task)
@@ -137,15 +137,15 @@ def plan(params: Params, name: str, device: Device, processes: int = 1) -> Plan:
 def plan_of(
     name: str, experiment: Experiment, layout: Layout, checkpoints: tuple[int, int], device: Device, processes: int = 1
 ) -> Plan:
-    """As `plan`, for a zoo of that `layout` with so many checkpoints to learn from, and so many held out."""
+    """Return the plan for a zoo of this `layout`; `checkpoints` counts (learned from, held out)."""
     train, (learned, held_out) = experiment.train, checkpoints
     batch = min(train.batch, learned)
-    # As `rpg train`, no more than there are checkpoints; of the process that gets most of them.
+    # As in `rpg train`, at most one process per checkpoint. The plan is for the process with the most checkpoints.
     processes = min(processes, batch)
     own = math.ceil(batch / processes)
     picks = min(train.diffusion_batch, batch * layout.length) * train.draws
     times = min(train.times or picks, picks)
-    # As `drawn_tokens` has it; the picks that a process has of all, each has a time of its own.
+    # The shape of `drawn_tokens`. With several processes each pick of a process has its own time.
     shape = (times, picks // times) if own == batch else (math.ceil(picks // times * times * own / batch), 1)
     autocast = train.precision == "bfloat16" and (device.gpu or has_bfloat16(torch.device("cpu")))
     step = measure(experiment, layout, own, shape, autocast)
@@ -155,8 +155,8 @@ def plan_of(
     tokens = FLOAT32 * layout.length * layout.width
     picked = FLOAT32 * math.prod(shape) * layout.width
     average = weights if train.ema else 0
-    codes_asked = (experiment.sample.seen or 0) + len(experiment.task.held_out_codes()) or 1
-    sampled = (experiment.sample.count + experiment.sample.between) * codes_asked
+    codes = (experiment.sample.seen or 0) + len(experiment.task.held_out_codes()) or 1
+    sampled = (experiment.sample.count + experiment.sample.between) * codes
     state = 2 * weights + average + moments
     return Plan(
         experiment=name,
@@ -178,7 +178,7 @@ def plan_of(
 
 
 def checkpoints(experiment: Experiment, task: Task) -> tuple[int, int]:
-    """How many checkpoints RPG will learn from, and how many are held out."""
+    """Return the number of checkpoints that RPG learns from, and the number of held-out ones."""
     counts = {True: 0, False: 0}
     for run in experiment.runs().values():
         counts[run.held_out] += task.saves(experiment.zoo, run)
@@ -186,7 +186,7 @@ def checkpoints(experiment: Experiment, task: Task) -> tuple[int, int]:
 
 
 def layout_of(params: Params, experiment: Experiment, task: Task) -> Layout:
-    """The token map of an experiment's checkpoints; UserError if the network can't be had."""
+    """Return the token layout of an experiment's checkpoints; UserError if the network can't be built."""
     base: BaseConfig | None = experiment.base
     if maker := experiment.task.borrowed_base():
         base = params.experiment(maker).base
@@ -197,10 +197,10 @@ def layout_of(params: Params, experiment: Experiment, task: Task) -> Layout:
 
 @contextmanager
 def _garbage_collected() -> Iterator[None]:
-    """What is no longer used is freed soon: tensors without memory are left in cycles, which real ones are not."""
+    """Collect garbage often, because tensors without memory stay in reference cycles, unlike real tensors."""
     before = gc.get_threshold()
     gc.collect()
-    # What is there stays, so that each collection looks at little.
+    # Freeze existing objects, so that each collection is short.
     gc.freeze()
     gc.set_threshold(500, 1, 1)
     try:
@@ -211,16 +211,16 @@ def _garbage_collected() -> Iterator[None]:
 
 
 def measure(experiment: Experiment, layout: Layout, batch: int, picks: tuple[int, int], autocast: bool) -> Step:
-    """One step of RPG's training on `batch` checkpoints, without memory.
+    """Measure one step of RPG's training on `batch` checkpoints, with tensors that have no memory.
 
-    `picks`: how many diffusion times there are in the loss, and how many tokens of each.
+    `picks` is the shape of the loss: the number of diffusion times, and the number of tokens per time.
     """
     length, width = layout.length, layout.width
     sizes = {"permutation_state": len(experiment.zoo.seeds), "task_code": task_codes.CLASSES}
     names = [condition_name(condition) for condition in experiment.model.conditions]
     sizes |= {name: 1 for name in names if name not in sizes}
     tracker, flops = MemTracker(), FlopCounterMode(display=False)
-    # On a CPU torch has autocast, too; it stands for a GPU's.
+    # torch's autocast on a CPU replaces a GPU's autocast.
     casting = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
     with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings(action="ignore"):
         known = TokenPositions(torch.zeros(length, 2, dtype=torch.int64), torch.zeros(length, dtype=torch.bool))
@@ -248,7 +248,7 @@ def measure(experiment: Experiment, layout: Layout, batch: int, picks: tuple[int
 
 
 def describe(params: Params, names: list[str], device: str, processes: int = 1) -> str:
-    """The plans of these experiments as a table, and what each of them needs that is not there."""
+    """Return the experiments' plans as a table, and one line per missing prerequisite."""
     if device != "cpu" and device not in GPUS:
         raise UserError(f"--device {device}: unknown; known: {', '.join([*GPUS, 'cpu'])}")
     on = this_cpu() if device == "cpu" else GPUS[device]
@@ -272,18 +272,18 @@ def describe(params: Params, names: list[str], device: str, processes: int = 1) 
     return "\n".join([*heads, "", table, *([""] if lines else []), *lines])
 
 
-def _row(of: Plan) -> dict[str, str]:
+def _row(costs: Plan) -> dict[str, str]:
     return {
-        "experiment": of.experiment,
-        "weights of a checkpoint": f"{of.checkpoint:,}",
-        "tokens L × D": f"{of.length} × {of.width}",
-        "RPG parameters": f"{of.parameters:,}",
-        "processes": str(of.processes),
-        "TFLOP per step": f"{of.flops / 1e12:.3g}",
-        **{f"{part} GB": f"{getattr(of, part) / GB:.3g}" for part in PARTS},
-        "memory GB": f"{of.memory / GB:.3g}",
-        "disk GB": f"{of.disk / GB:.3g}",
-        "hours": f"{of.hours:.2g}",
+        "experiment": costs.experiment,
+        "weights of a checkpoint": f"{costs.checkpoint:,}",
+        "tokens L × D": f"{costs.length} × {costs.width}",
+        "RPG parameters": f"{costs.parameters:,}",
+        "processes": str(costs.processes),
+        "TFLOP per step": f"{costs.flops / 1e12:.3g}",
+        **{f"{part} GB": f"{getattr(costs, part) / GB:.3g}" for part in PARTS},
+        "memory GB": f"{costs.memory / GB:.3g}",
+        "disk GB": f"{costs.disk / GB:.3g}",
+        "hours": f"{costs.hours:.2g}",
     }
 
 

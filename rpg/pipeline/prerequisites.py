@@ -1,4 +1,4 @@
-"""What an experiment needs that no stage makes: data sets, and networks that were trained elsewhere."""
+"""Check an experiment's prerequisites: data sets, and networks trained elsewhere."""
 
 from collections.abc import Collection
 
@@ -7,5 +7,5 @@ from rpg.stages import READS_DATA
 
 
 def missing(experiment: Experiment, data_root: str | None, stages: Collection[str] = READS_DATA) -> list[str]:
-    """One line for each thing that these stages need and that is not there, with the remedy."""
+    """Return one line, with the remedy, per missing prerequisite of these stages."""
     return experiment.task.missing(experiment, data_root, stages)

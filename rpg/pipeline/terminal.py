@@ -1,7 +1,7 @@
-"""What a run shows: one line for each finished job, a progress bar with an estimate on a terminal, errors in full.
+"""Show a run: one line per finished job, a progress bar with an estimate on a terminal, and errors in full.
 
-Snakemake's own output, several lines of file names for each job, stays in .snakemake/log. With `--verbose`,
-`--printshellcmds` or a logger plugin, Snakemake's output is left as it is.
+Snakemake's own output, several lines of file names per job, goes to .snakemake/log only. With `--verbose`,
+`--printshellcmds` or a logger plugin, Snakemake's output stays unchanged.
 """
 
 import logging
@@ -20,19 +20,19 @@ from snakemake_interface_logger_plugins.common import LogEvent
 
 from rpg.stages import STAGES
 
-# Events and messages that the lines of the jobs stand for.
+# Events and messages that the lines of the jobs replace.
 HIDDEN_EVENTS = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.PROGRESS, LogEvent.SHELLCMD}
 HIDDEN_MESSAGES = ("Select jobs to execute", "Execute ")
-# Of a rule that is no stage of an experiment.
+# Seconds of a rule that is no stage of an experiment.
 FEW_SECONDS = 2
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job to be done: its rule, the experiment or ablation, and the shard if there is one."""
+    """A job: its rule, and the experiment or ablation, with the shard if there is one."""
 
     rule: str
-    of: str = ""
+    target: str = ""
 
     @property
     def weight(self) -> float:
@@ -41,9 +41,9 @@ class Job:
 
 
 class JobHandler(logging.Handler):
-    """Shows jobs of Snakemake by its log records; `others` shows all other records.
+    """Show Snakemake's jobs from its log records; the handler `others` shows all other records.
 
-    `jobs`: id → job; `cores` run at once.
+    `jobs` maps ids to jobs; `cores` jobs run at once.
     """
 
     def __init__(self, others: logging.Handler, jobs: Mapping[int, Job], cores: int) -> None:
@@ -64,7 +64,7 @@ class JobHandler(logging.Handler):
             self.line(f"{len(jobs)} jobs, {self.left()}")
 
     def left(self) -> str:
-        """The time that is left, in words: by the seconds of the jobs that are done, or by those of a laptop."""
+        """Estimate the remaining time in words, from the finished jobs or, before the first, from the default run."""
         whole, done = (sum(self.jobs[one].weight for one in ids) for ids in (self.jobs, self.done))
         seconds = (whole - done) / self.cores
         if done:
@@ -74,7 +74,7 @@ class JobHandler(logging.Handler):
         return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {max(seconds, 1):.0f} s left"
 
     def line(self, text: str) -> None:
-        """Show one line, above the bar if there is one."""
+        """Print one line, above the bar if there is one."""
         if self.bar:
             self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -91,12 +91,12 @@ class JobHandler(logging.Handler):
                 self.others.handle(record)
 
     def finished(self, number: int) -> None:
-        """Show the line of a finished job, and the progress."""
+        """Print the line of a finished job, and update the progress."""
         if number not in self.jobs or number in self.done:
             return
         self.done.add(number)
         job, seconds = self.jobs[number], time.monotonic() - self.started.get(number, self.begin)
-        text = f"{time.strftime('%H:%M:%S')}  {job.rule:13} {job.of:30} {seconds:6.0f} s"
+        text = f"{time.strftime('%H:%M:%S')}  {job.rule:13} {job.target:30} {seconds:6.0f} s"
         if self.bar:
             self.bar.update(self.task, completed=len(self.done), description=self.left())
         else:
@@ -107,7 +107,7 @@ class JobHandler(logging.Handler):
 
     @contextmanager
     def hidden_bar(self) -> Iterator[None]:
-        """Without the bar, which other output would tear."""
+        """Hide the bar, because other output would break it."""
         if self.bar:
             self.bar.stop()
         yield
@@ -122,7 +122,7 @@ class JobHandler(logging.Handler):
 
 
 def show_jobs(workflow: Any) -> None:
-    """Have the jobs of this run shown by `JobHandler`, in place of Snakemake's lines, if it shows these."""
+    """Let `JobHandler` show the jobs of this run if Snakemake would print its own lines."""
     settings = workflow.output_settings
     shown = [handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"]
     quiet = {Quietness.ALL, Quietness.RULES, Quietness.PROGRESS} & set(settings.quiet or ())
@@ -131,8 +131,8 @@ def show_jobs(workflow: Any) -> None:
     jobs = {}
     for job in workflow.dag.needrun_jobs():
         wildcards = job.wildcards_dict
-        of = " ".join(str(wildcards[name]) for name in ("experiment", "ablation", "shard") if name in wildcards)
-        jobs[workflow.dag.jobid(job)] = Job(job.rule.name, of)
+        target = " ".join(str(wildcards[name]) for name in ("experiment", "ablation", "shard") if name in wildcards)
+        jobs[workflow.dag.jobid(job)] = Job(job.rule.name, target)
     if not jobs:
         return
     (others,) = shown

@@ -1,6 +1,6 @@
-"""Put variants of an experiment beside each other: `rpg ablation --experiment recurrent-model`.
+"""Summarize the variants of an ablation: `rpg ablation --experiment recurrent-model`.
 
-Writes results/<ablation>/ablation.json, a summary of every variant over all of its training seeds.
+Writes results/<ablation>/ablation.json with a summary of every variant over all training seeds.
 """
 
 from pathlib import Path
@@ -9,17 +9,17 @@ from typing import Any
 import pandas as pd
 
 from rpg.config.params import Params
-from rpg.evaluation.novelty import apart, verdict
+from rpg.evaluation.novelty import run_distance, verdict
 from rpg.evaluation.results import ParameterCount, Scores
-from rpg.evaluation.score import SETS, run, summary
+from rpg.evaluation.score import SETS, run_label, summary
 from rpg.paths import Paths, ablation_file, paths_of
 from rpg.utils.files import read_sealed, verified_file, write_sealed
 
 
-def summarise(params: Params, name: str, results: Path) -> None:
-    """Write ablation.json of one ablation; UserError if a trial is missing."""
+def summarize(params: Params, name: str, results: Path) -> None:
+    """Write ablation.json of the ablation `name`; UserError if a trial is missing."""
     ablation = params.ablation(name)
-    # A list: JSON keeps no order of keys.
+    # A list, because JSON keeps no order of keys.
     variants = []
     for variant, changes in ablation.variants.items():
         trials = [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in ablation.seeds]
@@ -28,17 +28,17 @@ def summarise(params: Params, name: str, results: Path) -> None:
 
 
 def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
-    """The summary of one variant: its samples, and the originals, by set of tasks, over all trainings."""
+    """Summarize the samples and originals of one variant, by set of tasks, over all trainings."""
     rows = []
     for trial, paths in enumerate(trials):
         scored = read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
         for kind in ("original", "rpg"):
             for network in scored[kind]:
-                # What belongs together in one training does not in two.
-                facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run(network)}"}
+                # Networks of different trainings are independent, so the group's label names the trial.
+                facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run_label(network)}"}
                 rows.append({**facts, "test": network["test"]})
     scores = pd.DataFrame(rows)
-    # One task has one set of originals.
+    # All trials share the originals, so the first trial's suffice.
     known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
     tree: dict[str, Any] = {
         "parameters": read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount)["parameters"],
@@ -61,13 +61,13 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
             )
             for paths in trials
         ]
-        measured = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
-        originals = measured[measured["networks"] == "original"]
+        measures = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+        originals = measures[measures["networks"] == "original"]
         for name, entry in tree["sets"].items():
-            samples = measured[(measured["networks"] == "RPG") & (measured["set"] == name)]
+            samples = measures[(measures["networks"] == "RPG") & (measures["set"] == name)]
             entry["novelty"] = {
                 "verdict": verdict(samples, originals),
                 "rpg": round(float(samples["aligned"].median()), 4),
-                "original": round(apart(originals), 4),
+                "original": round(run_distance(originals), 4),
             }
     return tree

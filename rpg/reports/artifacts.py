@@ -5,19 +5,19 @@ from rpg.utils.artifacts import LEFT_OUT, Form, Set
 
 
 class ExperimentResult(Form):
-    """An experiment of results/metrics.json, which has its metrics.json, too."""
+    """An experiment's entry in results/metrics.json; it also holds the experiment's metrics.json."""
 
     novelty: NoveltyResult
 
 
 class ExperimentResults(Form):
-    """results/metrics.json."""
+    """The whole of results/metrics.json."""
 
     experiments: dict[str, ExperimentResult]
 
 
 class Distances(Form):
-    """What a variant's samples are, by their distance from the zoo."""
+    """The verdict on a variant's samples, and the distances of samples and originals."""
 
     verdict: str
     rpg: float
@@ -25,7 +25,7 @@ class Distances(Form):
 
 
 class VariantSet(Form):
-    """One set of networks of a variant."""
+    """The scores of one set of a variant's networks."""
 
     original: ScoreSummary
     rpg: ScoreSummary
@@ -42,6 +42,6 @@ class Variant(Form):
 
 
 class AblationResult(Form):
-    """ablation.json."""
+    """The whole of ablation.json."""
 
     variants: list[Variant]

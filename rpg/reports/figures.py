@@ -1,6 +1,6 @@
-"""The figures of the report, as matplotlib figures; colours are Okabe and Ito's, which colour-blind readers tell apart.
+"""The figures of the report, as matplotlib figures in Okabe and Ito's colors, which suit color-blind readers.
 
-Each takes what the stages wrote, in memory, and knows no files.
+Each function takes the results of the stages in memory and reads no files.
 """
 
 import base64
@@ -32,15 +32,15 @@ matplotlib.rcParams |= {
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE = (
     "#000000", "#e69f00", "#56b4e9", "#009e73", "#0072b2", "#d55e00", "#cc79a7"
 )  # fmt: skip
-GREY, YELLOW = "#8c8c8c", "#b8a800"
-# Group of methods → colour, marker. The first whose name is the start of a method's is its own.
+GRAY, YELLOW = "#8c8c8c", "#b8a800"
+# Group of methods → color, marker. A method belongs to the first group whose name its own name starts with.
 GROUPS = {
     "originals": (BLACK, "o"),
     "RPG, not tuned": (YELLOW, "X"),
     "RPG, between states": (PURPLE, "*"),
     "RPG": (RED, "*"),
     "hypernetwork": (GREEN, "D"),
-    "noise": (GREY, "v"),
+    "noise": (GRAY, "v"),
     "within": (SKY, "s"),
     "across": (BLUE, "P"),
     "formula": (ORANGE, "^"),
@@ -49,37 +49,37 @@ MIXED = ("mean w", "mean a", "interpolation", "Gaussian")
 
 
 def as_image(figure: Figure) -> str:
-    """The figure as the address of an SVG image that holds it whole."""
+    """Return the figure as a data URL of an SVG image."""
     file = io.StringIO()
     figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(file.getvalue().encode()).decode()
 
 
 def group(method: str) -> str:
-    """The group that a method is drawn with."""
+    """Return the group in `GROUPS` of a method."""
     if method.startswith(MIXED):
         return "within" if "within" in method else "across"
     return next((name for name in GROUPS if method.startswith(name)), "formula")
 
 
 def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: str) -> Figure:
-    """Mean accuracy, with its interval, over median distance from the zoo, of each method's networks.
+    """Plot each method's mean accuracy, with interval, over the median distance from the zoo.
 
-    `methods`: name → `mean`, `interval` (percent) and `distance`. The line joins the points that no other method but
-    RPG's own beats in both.
+    `methods` maps names to `mean`, `interval` (percent) and `distance`. The line joins the Pareto front of the methods
+    without RPG.
     """
     figure = Figure(figsize=(7.4, 3.6))
     axes = figure.subplots()
     shown: set[str] = set()
-    for name, of in methods:
+    for name, measures in methods:
         kind = group(name)
-        colour, marker = GROUPS[kind]
-        low, high = of["interval"]
+        color, marker = GROUPS[kind]
+        low, high = measures["interval"]
         axes.errorbar(
-            max(of["distance"], 1e-2),
-            of["mean"],
-            yerr=[[max(0.0, of["mean"] - low)], [max(0.0, high - of["mean"])]],
-            color=colour,
+            max(measures["distance"], 1e-2),
+            measures["mean"],
+            yerr=[[max(0.0, measures["mean"] - low)], [max(0.0, high - measures["mean"])]],
+            color=color,
             marker=marker,
             markersize=13 if marker == "*" else 7,
             linewidth=1,
@@ -88,9 +88,11 @@ def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: 
             zorder=3 if marker == "*" else 2,
         )
         shown.add(kind)
-    others = [(max(of["distance"], 1e-2), of["mean"]) for name, of in methods if not name.startswith("RPG")]
+    others = [
+        (max(measures["distance"], 1e-2), measures["mean"]) for name, measures in methods if not name.startswith("RPG")
+    ]
     front = pareto(others)
-    axes.plot(*zip(*front, strict=True), color=GREY, linewidth=1, linestyle="--", drawstyle="steps-pre", zorder=1)
+    axes.plot(*zip(*front, strict=True), color=GRAY, linewidth=1, linestyle="--", drawstyle="steps-pre", zorder=1)
     axes.set_xscale("log")
     axes.set_xlabel("median distance from the zoo, in units of the zoo's own")
     axes.set_ylabel("mean accuracy in percent")
@@ -100,19 +102,19 @@ def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: 
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (distance, accuracy), those that no other point reaches or beats in both, nearest first."""
+    """Return the Pareto front of points (distance, accuracy), nearest first: no other point is as good in both."""
     unique = sorted(set(points))
     return [point for point in unique if not any(q != point and q[0] >= point[0] and q[1] >= point[1] for q in unique)]
 
 
 def losses(logs: Mapping[str, pd.DataFrame]) -> Figure:
-    """Training losses: name → `step` and `loss`."""
+    """Plot training losses; `logs` maps names to the columns `step` and `loss`."""
     figure = Figure(figsize=(7.4, 3.4))
     axes = figure.subplots()
-    colours = [RED, BLUE, GREEN, ORANGE, PURPLE, SKY, BLACK]
+    colors = [RED, BLUE, GREEN, ORANGE, PURPLE, SKY, BLACK]
     for index, (name, log) in enumerate(logs.items()):
-        style = ["-", "--", ":"][index // len(colours) % 3]
-        axes.plot(log["step"], log["loss"], style, color=colours[index % len(colours)], linewidth=1.4, label=name)
+        style = ["-", "--", ":"][index // len(colors) % 3]
+        axes.plot(log["step"], log["loss"], style, color=colors[index % len(colors)], linewidth=1.4, label=name)
     axes.set_yscale("log")
     axes.set_xlabel("training step")
     axes.set_ylabel("loss")
@@ -121,7 +123,7 @@ def losses(logs: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def heat_maps(sample: np.ndarray, original: np.ndarray, title: str) -> Figure:
-    """One tensor of a sample beside that of its nearest original, [rows, columns] each, and their difference."""
+    """Show one tensor [rows, columns] of a sample and of its nearest original, and their difference."""
     figure = Figure(figsize=(7.4, 2.9))
     limit = float(max(np.abs(sample).max(), np.abs(original).max())) or 1.0
     for axes, values, name in zip(
@@ -141,17 +143,17 @@ def heat_maps(sample: np.ndarray, original: np.ndarray, title: str) -> Figure:
 
 
 def projection(originals_NP: np.ndarray, samples: Mapping[str, np.ndarray], title: str) -> Figure:
-    """The first two principal components of the originals [N, P], and name → samples [n, P] in the same plane."""
+    """Plot the first two principal components of the originals [N, P], with name → samples [n, P] in this plane."""
     figure = Figure(figsize=(5.2, 3.6))
     axes = figure.subplots()
     pca = PCA(2).fit(originals_NP)
     x_N, y_N = pca.transform(originals_NP).T
     axes.scatter(x_N, y_N, s=46, color=BLACK, alpha=0.6, label="originals", linewidth=0)
-    for (name, points_NP), colour, marker in zip(
+    for (name, points_NP), color, marker in zip(
         samples.items(), (RED, BLUE, GREEN, ORANGE), ("*", "P", "D", "^"), strict=False
     ):
         x_N, y_N = pca.transform(points_NP).T
-        axes.scatter(x_N, y_N, s=60, color=colour, marker=marker, label=name, alpha=0.9, linewidth=0)
+        axes.scatter(x_N, y_N, s=60, color=color, marker=marker, label=name, alpha=0.9, linewidth=0)
     first, second = 100 * pca.explained_variance_ratio_
     axes.set_xlabel(f"first component ({first:.0f} % of the variance)")
     axes.set_ylabel(f"second component ({second:.0f} %)")
@@ -161,19 +163,19 @@ def projection(originals_NP: np.ndarray, samples: Mapping[str, np.ndarray], titl
 
 
 def strip(pictures: Mapping[str, Sequence[Picture]]) -> Figure:
-    """Images side by side; below each what is on it and what each network found, by the networks' names."""
+    """Show images in a row; below each image the truth and the regions that each named network found."""
     first = next(iter(pictures.values()))
     rows: dict[str, list[list[Region]]] = {
         "image": [[] for _ in first],
         "truth": [picture.truth for picture in first],
-        **{name: [picture.predicted for picture in of] for name, of in pictures.items()},
+        **{name: [picture.predicted for picture in row] for name, row in pictures.items()},
     }
     figure = Figure(figsize=(1.45 * len(first), 1.45 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(first), squeeze=False)
-    for axes_row, (name, found) in zip(grid, rows.items(), strict=True):
+    for axes_row, (name, region_lists) in zip(grid, rows.items(), strict=True):
         axes_row[0].set_ylabel(name)
-        for axes, picture, regions in zip(axes_row, first, found, strict=True):
-            # Paler, so that colours and names can be told apart on it.
+        for axes, picture, regions in zip(axes_row, first, region_lists, strict=True):
+            # Draw regions on a paler image, so that their colors and names stay visible.
             axes.imshow(picture.image if name == "image" else 255 - (255 - picture.image) // 3)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -188,26 +190,26 @@ def _draw(axes: Axes, region: Region) -> None:
     if len(rows) == 0:
         return
     overlay = np.zeros((*region.mask.shape, 4))
-    # Twenty colours in turn; the name tells those of one colour apart.
+    # Twenty colors in turn; regions of the same color differ by their name.
     overlay[region.mask] = (*matplotlib.colormaps["tab20"](region.index % 20)[:3], 0.7)
     axes.imshow(overlay, interpolation="nearest")
-    # Of what goes round something else the centre may lie outside.
+    # The center of a ring lies outside of it, so put the name at the pixel nearest to the center.
     nearest = np.argmin(np.hypot(rows - rows.mean(), columns - columns.mean()))
     axes.text(columns[nearest], rows[nearest], region.name, ha="center", va="center", fontsize=7, clip_on=True)
 
 
 def rule_graph(graph: nx.DiGraph) -> Figure:
-    """The rules and what reads what, from top to bottom."""
+    """Draw the graph of the rules, from top to bottom."""
     graph = nx.transitive_reduction(graph)
-    layers = list(nx.topological_generations(graph))
-    for depth, names in enumerate(layers):
+    generations = list(nx.topological_generations(graph))
+    for depth, names in enumerate(generations):
         for name in names:
             graph.nodes[name]["depth"] = -depth
     places = nx.multipartite_layout(graph, subset_key="depth", align="horizontal")
     places = {name: (3.2 * x, y) for name, (x, y) in places.items()}
-    figure = Figure(figsize=(7.4, 0.8 * len(layers)))
+    figure = Figure(figsize=(7.4, 0.8 * len(generations)))
     axes = figure.subplots()
-    nx.draw_networkx_edges(graph, places, ax=axes, node_size=1100, arrowsize=11, edge_color=GREY)
+    nx.draw_networkx_edges(graph, places, ax=axes, node_size=1100, arrowsize=11, edge_color=GRAY)
     for name, (x, y) in places.items():
         axes.text(
             x,

@@ -1,4 +1,4 @@
-"""Put everything that the stages wrote on one page: `rpg report`, to results/report.html, which needs no other file."""
+"""Write all tables and figures to one page: `rpg report`. The page, results/report.html, needs no other file."""
 
 import math
 import random
@@ -20,7 +20,7 @@ from rpg.evaluation.score import read_samples
 from rpg.paths import Paths
 from rpg.reports import figures
 from rpg.reports.artifacts import ExperimentResults
-from rpg.reports.tables import labelled, measured
+from rpg.reports.tables import label_set, measured_methods
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
@@ -29,17 +29,17 @@ from rpg.zoo.manifest import read_zoo
 
 TEMPLATE = Path("workflow/report/report.html.j2")
 LOGS = Path("logs")
-# Points of the projection of one experiment, at most; all of a large zoo would not fit in memory.
+# The maximum number of points in a projection; a large zoo would not fit in memory.
 POINTS = 300
-# Pixels of a heat map each way, at most.
+# The maximum width and height of a heat map in pixels.
 PIXELS = 64
-# Images of a strip of pictures.
+# The number of images in a strip.
 SCENES = 6
 
 
 @dataclass
 class Plot:
-    """A figure as the page shows it."""
+    """A figure of the page: a data URL and a caption."""
 
     image: str
     caption: str
@@ -47,7 +47,7 @@ class Plot:
 
 @dataclass
 class Section:
-    """A part of the page; `tables` are HTML."""
+    """A section of the page; `tables` are HTML."""
 
     title: str
     intro: str = ""
@@ -62,7 +62,7 @@ class Section:
 def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -> None:
     """Write report.html from the tables, scores, models and samples of all experiments in `run:`.
 
-    `rule_graph` gives the graph of Snakemake's rules as DOT text. Raises UserError if one of them is missing.
+    `rule_graph` returns the graph of Snakemake's rules as DOT text. Raises UserError if a file is missing.
     """
     metrics = read_json(results / "metrics.json", "rpg tables", ExperimentResults)["experiments"]
     sections = [
@@ -70,43 +70,48 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
         *_ablations(results),
         Section(
             "Accuracy and distance",
-            "Right and up is better: far from every checkpoint of the zoo, and as accurate. One point for each way to "
-            "make networks; bars are 95 % bootstrap intervals of the mean. The dashed line joins what no other method "
-            "beats in both, whatever its tasks, RPG left out: a star beyond it is what only RPG can do. Less than "
-            "0.01 is drawn as 0.01.",
+            "Points to the upper right are better: more accurate, and farther from every checkpoint of the zoo. Each "
+            "method has one point; bars are 95 % bootstrap intervals of the mean. The dashed line is the Pareto front "
+            "of all methods except RPG, whatever their tasks: a star beyond the line is out of reach for the others. "
+            "Distances under 0.01 are drawn at 0.01.",
             [
-                _shown(figures.accuracy_and_distance([(label, of) for label, _, of in measured(entry)], name), name)
+                _plot(
+                    figures.accuracy_and_distance(
+                        [(label, measures) for label, _, measures in measured_methods(entry)], name
+                    ),
+                    name,
+                )
                 for name, entry in metrics.items()
             ],
         ),
         *_pictures(params, results),
         Section(
             "Samples beside their nearest original",
-            "The largest tensor of the first sample, and of the checkpoint that is nearest to it, in one colour scale. "
-            "A difference without a pattern and much paler than the weights is a replica.",
-            [_shown(_heat_map(name, results), name) for name in metrics],
+            "The largest tensor of the first sample and of the nearest checkpoint, in one color scale. If the "
+            "difference has no pattern and is much paler than the weights, the sample is a replica.",
+            [_plot(_heat_map(name, results), name) for name in metrics],
         ),
         Section(
             "Zoo and samples in one plane",
-            "The two directions in which the zoo's checkpoints, every tensor normalised, differ most, and the samples "
-            "in the same plane. Saves of one training run lie on each other. A sample on a checkpoint is near it in "
-            "this plane, and may be far in others: the distances in the tables count all of them.",
-            [_shown(_projection(name, results), name) for name in metrics],
+            "The plane of the two directions in which the zoo's normalized checkpoints differ most, with the samples. "
+            "Saves of one training run overlap. A sample near a checkpoint in this plane may be far away in other "
+            "directions; the distances in the tables count all directions.",
+            [_plot(_projection(name, results), name) for name in metrics],
         ),
         Section(
             "Training loss",
-            "The loss of RPG on the tokens of the zoo, and of the stages that learn after it.",
-            [_shown(figures.losses(_losses(params, results)), "loss of every training")],
+            "The loss of RPG on the tokens of the zoo, and of the tuning and the hypernetwork.",
+            [_plot(figures.losses(_losses(params, results)), "loss of every training")],
         ),
         Section(
             "Rules",
-            "What Snakemake runs; an arrow goes from what is made to what is made of it.",
-            [_shown(figures.rule_graph(_rules(rule_graph())), "the graph of the rules")],
+            "The rules that Snakemake runs; an arrow points from a rule to a rule that reads its output.",
+            [_plot(figures.rule_graph(_rules(rule_graph())), "the graph of the rules")],
         ),
         Section(
             "Run times",
-            "Seconds and megabytes of each job, as Snakemake measured them, the longest first. They differ from run to "
-            "run.",
+            "Seconds and megabytes of each job, measured by Snakemake, the longest job first. The numbers vary between "
+            "runs.",
             tables=[_html(results / "seconds.md", "rpg tables"), _jobs(params)],
         ),
     ]
@@ -119,7 +124,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
 
 
 def _html(path: Path, command: str) -> str:
-    """A Markdown file as HTML, without its title; its headings one level lower than the page's sections."""
+    """Convert a Markdown file to HTML, without the title and with headings one level lower than the page's sections."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -127,7 +132,7 @@ def _html(path: Path, command: str) -> str:
     return MarkdownIt("commonmark").enable("table").render(text.partition("\n")[2].replace("\n#", "\n##"))
 
 
-def _shown(figure: Figure, caption: str) -> Plot:
+def _plot(figure: Figure, caption: str) -> Plot:
     return Plot(figures.as_image(figure), caption)
 
 
@@ -137,7 +142,7 @@ def _ablations(results: Path) -> Iterator[Section]:
 
 
 def _pictures(params: Params, results: Path) -> Iterator[Section]:
-    """What networks of segmentation and detection find, if there are such experiments."""
+    """Yield the section of segmentation and detection, if there are such experiments."""
     plots = []
     for name in params.experiments_to_run():
         paths, block = Paths(name, results), params.experiment(name).task
@@ -148,14 +153,14 @@ def _pictures(params: Params, results: Path) -> Iterator[Section]:
                 "original": paths.folder("zoo") / checkpoints[-1]["file"],
                 "sample": paths.folder("sample") / _samples(paths)[0]["file"],
             }
-            found = {kind: task.pictures(read_tensors(path), SCENES) for kind, path in files.items()}
+            pictures = {kind: task.pictures(read_tensors(path), SCENES) for kind, path in files.items()}
             shown = ", ".join(f"{kind} {path.name}" for kind, path in files.items())
-            plots.append(_shown(figures.strip(found), f"{name}: {shown}"))
+            plots.append(_plot(figures.strip(pictures), f"{name}: {shown}"))
     if plots:
         yield Section(
             "What networks see",
-            "Validation images; below each what is on it, what a trained network found and what a sample found. One "
-            "colour for each class, and its name.",
+            "Validation images. Below each image: the truth, the regions that a trained network found, and those of a "
+            "sample. Each class has a color and a name.",
             plots,
         )
 
@@ -166,31 +171,32 @@ def _samples(paths: Paths) -> list[dict[str, Any]]:
 
 
 def _heat_map(name: str, results: Path) -> Figure:
-    """The largest tensor of an experiment's first sample and of the original that is nearest to it."""
+    """Plot the largest tensor of an experiment's first sample and of the nearest original."""
     paths = Paths(name, results)
     store = TokenStore(paths.folder("tokens"))
     rows_file = verified_file(
         paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}"
     )
     rows = pd.read_csv(rows_file, dtype={"nearest": str, "file": str})
-    ours = rows[rows["networks"] == "RPG"].iloc[0]
+    first_sample = rows[rows["networks"] == "RPG"].iloc[0]
     names = [tensor.name for tensor in store.layout.tensors]
     sample, original = (
         read_checkpoint(path, names)
-        for path in (paths.folder("sample") / ours["file"], paths.folder("zoo") / ours["nearest"])
+        for path in (paths.folder("sample") / first_sample["file"], paths.folder("zoo") / first_sample["nearest"])
     )
     largest = max(store.layout.tokenized, key=lambda tensor: math.prod(tensor.shape))
-    first, second = (
+    sample_rows, original_rows = (
         state_dict[largest.name].flatten(1)[:PIXELS, :PIXELS].numpy()
         if len(largest.shape) > 1
         else state_dict[largest.name].reshape(1, -1).numpy()
         for state_dict in (sample, original)
     )
-    return figures.heat_maps(first, second, f"{name}: {largest.name}, {ours['file']} and {ours['nearest']}")
+    title = f"{name}: {largest.name}, {first_sample['file']} and {first_sample['nearest']}"
+    return figures.heat_maps(sample_rows, original_rows, title)
 
 
 def _projection(name: str, results: Path) -> Figure:
-    """The checkpoints that RPG learned from and its samples, in the plane of the former."""
+    """Plot the checkpoints that RPG learned from, and the samples, in the plane of the checkpoints."""
     paths = Paths(name, results)
     store = TokenStore(paths.folder("tokens"))
     weights_LD = ~store.layout.padding()
@@ -201,7 +207,7 @@ def _projection(name: str, results: Path) -> Figure:
     by_label: dict[str, list[dict[str, Any]]] = {}
     for entry in _samples(paths):
         if entry["model"] == "rpg":
-            by_label.setdefault(labelled("RPG", entry["set"]), []).append(entry)
+            by_label.setdefault(label_set("RPG", entry["set"]), []).append(entry)
 
     def point(entry: dict[str, Any]) -> np.ndarray:
         state_dict = read_checkpoint(paths.folder("sample") / entry["file"], names)
@@ -215,7 +221,7 @@ def _projection(name: str, results: Path) -> Figure:
 
 
 def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
-    found = {}
+    logs = {}
     for name in params.experiments_to_run():
         paths, trained = Paths(name, results), params.experiment(name).timed()
         for stage, folder in (
@@ -224,14 +230,14 @@ def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
             ("hypernetwork", paths.folder("hypernetwork")),
         ):
             if stage in trained:
-                found[name if stage == "train" else f"{name}, {stage}"] = pd.read_csv(
+                logs[name if stage == "train" else f"{name}, {stage}"] = pd.read_csv(
                     verified_file(folder / "log.csv", folder / "config.json", f"rpg {stage} --experiment {name}")
                 )
-    return found
+    return logs
 
 
 def _rules(text: str) -> nx.DiGraph:
-    """The rules on the way to the tables, as Snakemake sees them, from DOT text."""
+    """Parse the graph of the rules from Snakemake's DOT text."""
     (dot,) = pydot.graph_from_dot_data(text) or []
     names = {node.get_name(): str(node.get("label")).strip('"') for node in dot.get_nodes() if node.get("label")}
     graph = nx.DiGraph()
@@ -242,20 +248,20 @@ def _rules(text: str) -> nx.DiGraph:
 
 
 def _jobs(params: Params) -> str:
-    """The jobs' own seconds and memory as an HTML table, the longest first."""
+    """Format the jobs' seconds and memory as an HTML table, the longest job first."""
     rows = []
     for name in params.experiments_to_run():
         for path in sorted((LOGS / name).glob("*.tsv")):
-            measured = pd.read_csv(path, sep="\t").iloc[-1]
+            usage = pd.read_csv(path, sep="\t").iloc[-1]
             rows.append(
                 {
                     "experiment": name,
                     "job": path.stem,
-                    "seconds": f"{float(measured['s']):.1f}",
-                    "largest memory in MB": f"{float(measured['max_rss']):.0f}" if measured["max_rss"] != "NA" else "-",
+                    "seconds": f"{float(usage['s']):.1f}",
+                    "largest memory in MB": f"{float(usage['max_rss']):.0f}" if usage["max_rss"] != "NA" else "-",
                 }
             )
     if not rows:
-        return "<p>No job was run by Snakemake here.</p>"
+        return "<p>Snakemake has run no job here.</p>"
     rows.sort(key=lambda row: -float(row["seconds"]))
     return str(pd.DataFrame(rows).to_html(index=False, border=0))

@@ -1,4 +1,4 @@
-"""The main table of results/tables.md for a terminal: `rpg show`."""
+"""Show the main table of results/tables.md in a terminal: `rpg show`."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tabulate import tabulate
 
 from rpg.utils.errors import UserError
 
-# Columns of results/tables.md → of the terminal; what does not fit into 100 characters is left to the file.
+# Column of results/tables.md → column in the terminal. Rows must fit into 100 characters, so some columns are missing.
 COLUMNS = {
     "network": "network",
     "metric": "metric",
@@ -19,7 +19,7 @@ COLUMNS = {
 
 
 def main_table(path: Path) -> str:
-    """The first table in `path` as lines of a terminal, intervals left out; UserError if there is no table."""
+    """Format the first table in `path` for a terminal, without intervals; UserError if there is no table."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Model cards, in Hugging Face's format, for the samples of an experiment; `rpg tables` writes them.
+"""Model cards in Hugging Face's format for the samples of an experiment.
 
-One stands beside each experiment's samples, as results/<experiment>/README.md.
+`rpg tables` writes each card to results/<experiment>/README.md.
 """
 
 from typing import Any
@@ -56,7 +56,7 @@ VERDICTS = {
 
 
 def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
-    """The card of an experiment, from its entry in metrics.json."""
+    """Return the card of an experiment from the experiment's entry in metrics.json."""
     task = experiment.task
     text = task.card(name, adapters=experiment.tokens.canonical is not None)
     kind, metric = task.pipeline_tag, task.card_metric
@@ -72,22 +72,25 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
                 task_type=kind,
                 dataset_type=task.dataset,
                 dataset_name=f"{task.dataset_title}, {SETS[key]}",
-                # Results of one configuration would be merged.
+                # Each set needs its own configuration, because Hugging Face merges results of the same one.
                 dataset_config=key,
                 dataset_split="test",
                 metric_type=metric,
                 metric_name=f"mean {METRICS.get(entry['metric'], entry['metric'])} of all samples",
-                metric_value=of["mean"],
+                metric_value=scores["mean"],
             )
-            for key, of in sets.items()
+            for key, scores in sets.items()
         ],
     )
     rows = ["| networks | mean | interval | min | best | n |", "|:--|--:|--:|--:|--:|--:|"]
-    rows += [_row("originals", entry["original"]), *(_row(f"samples, {SETS[key]}", of) for key, of in sets.items())]
+    rows += [
+        _row("originals", entry["original"]),
+        *(_row(f"samples, {SETS[key]}", scores) for key, scores in sets.items()),
+    ]
     verdicts = [
-        f"- {SETS[key]}: **{of['verdict']}**, that is, {VERDICTS[of['verdict']]}."
+        f"- {SETS[key]}: **{scores['verdict']}**, that is, {VERDICTS[scores['verdict']]}."
         for key in SETS
-        if (of := entry["novelty"]["rpg"].get(key))
+        if (scores := entry["novelty"]["rpg"].get(key))
     ]
     learned = [run for run in experiment.runs().values() if not run.held_out]
     return CARD.format(
@@ -95,8 +98,8 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         name=name,
         network=text.network,
         data=task.dataset_title,
-        n=sum(of["n"] for of in sets.values()),
-        # How many checkpoints a given zoo has is known from its scores alone; none of them is held out.
+        n=sum(scores["n"] for scores in sets.values()),
+        # Only the scores tell the number of checkpoints of a given zoo, which has no held-out ones.
         checkpoints=entry["original"]["n"] if experiment.zoo.saves is None else len(learned) * experiment.zoo.saves,
         runs=len(learned),
         tuned=", and was then tuned on training images" if experiment.tune else "",
@@ -109,7 +112,14 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
     )
 
 
-def _row(label: str, of: dict[str, Any]) -> str:
-    low, high = of["interval"]
-    cells = [label, f"{of['mean']:.2f}", f"{low:.2f} to {high:.2f}", f"{of['min']:.2f}", f"{of['best']:.2f}", of["n"]]
+def _row(label: str, scores: dict[str, Any]) -> str:
+    low, high = scores["interval"]
+    cells = [
+        label,
+        f"{scores['mean']:.2f}",
+        f"{low:.2f} to {high:.2f}",
+        f"{scores['min']:.2f}",
+        f"{scores['best']:.2f}",
+        scores["n"],
+    ]
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -1,9 +1,9 @@
-"""What was published of the networks that the paper's experiments are about, to stand beside what is measured here."""
+"""Published numbers for the networks of the paper's experiments, for comparison with the numbers here."""
 
 from dataclasses import dataclass
 
 RPG = "RPG, published"
-# Method → where its numbers were published.
+# Method → the source of its numbers.
 SOURCES = {
     RPG: "Wang et al. 2025, arXiv 2501.11587",
     "p-diff": "Wang et al. 2024, arXiv 2402.13144",
@@ -14,9 +14,9 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Published:
-    """One row: percent of `metric`, of the originals and of generated networks, as far as they were given.
+    """One row: `metric` in percent of the originals and of generated networks; None for unpublished numbers.
 
-    Where a method's paper gives one number of its generated networks, it is `best`. `metric` is what the task calls it.
+    A paper's single number for generated networks is `best`. `metric` is the task's name of the metric.
     """
 
     method: str
@@ -32,7 +32,7 @@ def _imagenet(original: float, best: float, mean: float, lowest: float, note: st
     return (Published(RPG, "top1", original, best, mean, lowest, note),)
 
 
-# Experiment → rows. The numbers of p-diff, SANE and D2NWG on CIFAR-10 are those that RPG's paper sets beside its own.
+# Experiment → rows. RPG's paper is the source of the numbers of p-diff, SANE and D2NWG on CIFAR-10.
 PUBLISHED = {
     "imagenet-resnet18": _imagenet(70.0, 69.9, 69.5, 69.0),
     "imagenet-resnet50": _imagenet(79.8, 79.6, 79.5, 79.4, "its code has GroupNorm"),

@@ -1,8 +1,8 @@
-"""The tables of all experiments in `run:`: `rpg tables`.
+"""Write the tables of all experiments in `run:`: `rpg tables`.
 
-Writes results/tables.md and metrics.json, scores.csv (one row per network) and novelty.csv (one row per network that
-was measured for it) and a model card for each experiment, the same bytes in every run, and results/seconds.json and
-seconds.md, the measured times. Scores are over all samples and all originals.
+Writes results/tables.md, metrics.json, scores.csv (one row per network), novelty.csv (one row per measured network) and
+a model card per experiment; these files have the same bytes in every run. Also writes the measured times to
+results/seconds.json and seconds.md. Scores are over all samples and all originals.
 """
 
 from pathlib import Path
@@ -73,7 +73,7 @@ units. Saves of one run are very near to each other: where a run has several, {u
 
 """
 
-# In the order of the table; an experiment may lack some.
+# Method → its name in the tables, in the order of the rows; an experiment may lack methods.
 METHODS = {
     "original": "trained for the task",
     "rpg": "RPG",
@@ -88,7 +88,7 @@ METHODS = {
 
 
 def metrics(params: Params, results: Path) -> dict[str, Any]:
-    """metrics.json: one entry per experiment in `run:`, its task, its own metrics.json and its novelty.json."""
+    """Return metrics.json: one entry per experiment in `run:`, with task, metrics.json and novelty.json."""
 
     def entry(name: str) -> dict[str, Any]:
         paths, command = Paths(name, results), f"rpg score --experiment {name}"
@@ -97,7 +97,7 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
         )
         novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult)
         del novelty["files"]
-        # Scored on every task where the score stage did, else as measured beside the zoo.
+        # The score stage scores baselines on every task, so its numbers replace those of the novelty stage.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
         return {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
 
@@ -105,11 +105,11 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
 
 
 def scores(params: Params, results: Path) -> pd.DataFrame:
-    """scores.csv: one row per network, original or RPG, of every experiment in `run:`, with its scores in percent."""
+    """Return scores.csv: one row per original and per sample of every experiment in `run:`, scores in percent."""
     rows = [
         {
             "experiment": name,
-            "networks": labelled(networks, "between" if "between" in entry else "all"),
+            "networks": label_set(networks, "between" if "between" in entry else "all"),
             **{key: entry[key] for key in ("file", "validation", "test")},
         }
         for name in params.experiments_to_run()
@@ -122,7 +122,7 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
 
 
 def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
-    """novelty.csv: one row per measured network of every experiment, distances in units of the zoo's median."""
+    """Return novelty.csv: one row per measured network, with the distance in units of the zoo's median."""
     frames = []
     for name in params.experiments_to_run():
         paths = Paths(name, results)
@@ -136,7 +136,7 @@ def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
 
 
 def seconds(params: Params, results: Path) -> dict[str, Any]:
-    """seconds.json: seconds of each training and seconds per sample, as they were measured."""
+    """Return seconds.json: the measured seconds of each training, and seconds per sample."""
     experiments = {
         name: {
             "seconds": {
@@ -150,19 +150,19 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
 
 
 def markdown(tree: dict[str, Any]) -> str:
-    """tables.md from metrics.json: the columns of the paper's Table 1, then unseen tasks, novelty and the baselines."""
+    """Return tables.md from metrics.json: the columns of the paper's Table 1, unseen tasks, novelty and baselines."""
     experiments = tree["experiments"]
     rows = [
         {
             "network": name,
             "metric": entry["metric"],
             "parameters": f"{entry['parameters']:,}",
-            **beside_originals(entry),
+            **original_and_rpg_columns(entry),
         }
         for experiment, entry in experiments.items()
         for name, entry in [
             (experiment, entry),
-            *([(labelled(experiment, "between"), {**entry, "rpg": entry["between"]})] if "between" in entry else []),
+            *([(label_set(experiment, "between"), {**entry, "rpg": entry["between"]})] if "between" in entry else []),
         ]
     ]
     names = sorted({entry["metric"] for entry in experiments.values()})
@@ -171,15 +171,15 @@ def markdown(tree: dict[str, Any]) -> str:
         + table(rows)
         + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if "held_out" in entry)
         + task_sections(experiments)
-        + beside_published(experiments)
-        + are_they_new(experiments)
+        + published_section(experiments)
+        + novelty_section(experiments)
         + "".join(zoo_baselines(name, entry) for name, entry in experiments.items())
     )
 
 
-def beside_originals(of: dict[str, Any]) -> dict[str, Any]:
-    """The columns of the paper's tables, from the summaries of `original` and of `rpg`."""
-    original, rpg = of["original"], of["rpg"]
+def original_and_rpg_columns(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of the paper's tables from the summaries of `original` and `rpg`."""
+    original, rpg = scores["original"], scores["rpg"]
     return {
         "original mean ± std": mean(original),
         "original best": f"{original['best']:.2f}",
@@ -191,25 +191,25 @@ def beside_originals(of: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def mean(of: dict[str, Any]) -> str:
-    """Mean ± standard deviation, and the mean's interval."""
-    low, high = of["interval"]
-    return f"{of['mean']:.2f} ± {of['std']:.2f} [{low:.2f}, {high:.2f}]"
+def mean(summary: dict[str, Any]) -> str:
+    """Format mean ± standard deviation and the mean's interval."""
+    low, high = summary["interval"]
+    return f"{summary['mean']:.2f} ± {summary['std']:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
-    """The section of an experiment with task codes: the networks trained for the task, RPG, and every baseline."""
+    """Return the section of an experiment with task codes: originals, RPG and every baseline."""
     kinds = {"original": entry["original_by_set"], "rpg": entry, **entry["baselines"]}
     sets = [key for key in SETS if key in entry["original_by_set"]]
 
-    def row(kind: str, of: dict[str, Any]) -> dict[str, Any]:
+    def row(kind: str, summaries: dict[str, Any]) -> dict[str, Any]:
         cells = {"networks": METHODS[kind]}
         for key in sets:
             cells |= {
-                f"{SETS[key]} mean ± std": mean(of[key]),
-                f"{SETS[key]} min": f"{of[key]['min']:.2f}",
-                f"{SETS[key]} best": f"{of[key]['best']:.2f}",
-                f"{SETS[key]} n": of[key]["n"],
+                f"{SETS[key]} mean ± std": mean(summaries[key]),
+                f"{SETS[key]} min": f"{summaries[key]['min']:.2f}",
+                f"{SETS[key]} best": f"{summaries[key]['best']:.2f}",
+                f"{SETS[key]} n": summaries[key]["n"],
             }
         return cells
 
@@ -218,30 +218,30 @@ def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
 
 
 def task_sections(experiments: dict[str, Any]) -> str:
-    """The sections that the benchmarks of these experiments add, each once, in the order of the experiments."""
+    """Return the additional sections of the experiments' benchmarks, each once, in the order of the experiments."""
     sections: list[ReportSection] = []
     for kind in dict.fromkeys(entry["task"] for entry in experiments.values()):
         section = task_blocks()[kind].report_section(experiments)
         if section and section not in sections:
             sections.append(section)
     return "".join(
-        section.text + table([{**columns, **beside_originals(of)} for columns, of in section.rows])
+        section.text + table([{**columns, **original_and_rpg_columns(scores)} for columns, scores in section.rows])
         for section in sections
     )
 
 
-def beside_published(experiments: dict[str, Any]) -> str:
-    """The section of the paper's own experiments: what was measured here, and what was published of them."""
+def published_section(experiments: dict[str, Any]) -> str:
+    """Return the section that compares the paper's experiments here with published numbers, or "" without any."""
     rows = []
     for name, entry in experiments.items():
         measured_here = {entry["metric"]: entry, **entry.get("others", {})}
         known = PUBLISHED.get(name, ())
         for metric in dict.fromkeys(row.metric for row in known):
-            of = measured_here[metric]
-            # Unseen tasks are what that experiment is about.
+            scores = measured_here[metric]
+            # An experiment with unseen tasks is compared on these tasks.
             original, rpg = (
-                of.get("original_by_set", {}).get("held_out", of["original"]),
-                of.get("held_out", of["rpg"]),
+                scores.get("original_by_set", {}).get("held_out", scores["original"]),
+                scores.get("held_out", scores["rpg"]),
             )
             numbers = (original["mean"], rpg["best"], rpg["mean"], rpg["min"])
             rows.append(_published(name, metric, "RPG, here", numbers, f"n = {rpg['n']}"))
@@ -259,65 +259,67 @@ def beside_published(experiments: dict[str, Any]) -> str:
 
 def _published(name: str, metric: str, method: str, numbers: tuple[float | None, ...], note: str) -> dict[str, str]:
     columns = ("original", "best", "mean", "min")
-    cells = {column: "-" if of is None else f"{of:.1f}" for column, of in zip(columns, numbers, strict=True)}
+    cells = {
+        column: "-" if number is None else f"{number:.1f}" for column, number in zip(columns, numbers, strict=True)
+    }
     return {"network": name, "metric": metric, "method": method, **cells, "note": note}
 
 
-def are_they_new(experiments: dict[str, Any]) -> str:
-    """The section with a verdict on the samples of each experiment, and of each set of its tasks."""
+def novelty_section(experiments: dict[str, Any]) -> str:
+    """Return the section with a verdict on the samples of each experiment and set of tasks."""
     rows = []
     for name, entry in experiments.items():
         novelty = entry["novelty"]
-        # What an original is to other training runs, where there are some.
+        # Originals are compared with other training runs if the zoo has several.
         zoo = {**novelty["zoo"], "aligned": novelty["zoo"].get("aligned_across", novelty["zoo"].get("aligned"))}
         for key in (key for key in SETS if key in novelty["rpg"]):
-            of = novelty["rpg"][key]
+            samples = novelty["rpg"][key]
             rows.append(
                 {
-                    "samples": labelled(name, key),
-                    "n": of["n"],
-                    "verdict": of["verdict"],
-                    "distance: sample / original": beside("aligned", 4, of["median"], zoo),
-                    "residual: sample / original": beside("residual", 4, of["median"], zoo),
-                    "IoU: sample / original": beside("iou", 2, of["median"], zoo),
-                    "disagreement: sample / original": beside("disagreement", 1, of["median"], zoo),
-                    "ensemble: samples / originals": ensemble(of.get("ensemble", {})),
+                    "samples": label_set(name, key),
+                    "n": samples["n"],
+                    "verdict": samples["verdict"],
+                    "distance: sample / original": join_medians("aligned", 4, samples["median"], zoo),
+                    "residual: sample / original": join_medians("residual", 4, samples["median"], zoo),
+                    "IoU: sample / original": join_medians("iou", 2, samples["median"], zoo),
+                    "disagreement: sample / original": join_medians("disagreement", 1, samples["median"], zoo),
+                    "ensemble: samples / originals": ensemble(samples.get("ensemble", {})),
                 }
             )
     rule = next(iter(experiments.values()))["novelty"]["rule"]
     return NOVELTY.format(**{**rule, "accurate": f"{rule['accurate']:.0%}"}) + table(rows)
 
 
-def labelled(name: str, key: str) -> str:
-    """A name with the set of networks that is meant."""
+def label_set(name: str, key: str) -> str:
+    """Append the name of a set of networks to `name`, except for the set of all networks."""
     return name if key == "all" else f"{name}, {SETS[key]}"
 
 
-def ensemble(of: dict[str, Any]) -> str:
-    """The accuracies of two ensembles."""
-    return f"{of['rpg']:.1f} / {of['original']:.1f}" if of else "-"
+def ensemble(accuracies: dict[str, Any]) -> str:
+    """Format the accuracies of two ensembles."""
+    return f"{accuracies['rpg']:.1f} / {accuracies['original']:.1f}" if accuracies else "-"
 
 
-def beside(column: str, digits: int, *medians: dict[str, float]) -> str:
-    """A column's medians, one after the other; a dash where there is none."""
-    return " / ".join(f"{of[column]:.{digits}f}" if of.get(column) is not None else "-" for of in medians)
+def join_medians(column: str, digits: int, *medians: dict[str, float]) -> str:
+    """Format one column of several medians, separated by " / ", with a dash for a missing median."""
+    return " / ".join(f"{values[column]:.{digits}f}" if values.get(column) is not None else "-" for values in medians)
 
 
-# A way to make networks as the tables call it, the set of networks (`SETS`), and what was measured of them.
-Measured = tuple[str, str, dict[str, Any]]
+# A method's name in the tables, the set of networks (a key of `SETS`), and the measures of these networks.
+MeasuredMethod = tuple[str, str, dict[str, Any]]
 
 
-def measured(entry: dict[str, Any]) -> list[Measured]:
-    """Every way to make networks of an experiment's zoo, set by set; originals first."""
+def measured_methods(entry: dict[str, Any]) -> list[MeasuredMethod]:
+    """Return every method of an experiment, set by set; originals come first."""
     novelty = entry["novelty"]
     methods = {"rpg": novelty["rpg"], **novelty["baselines"]}
-    # In the order of the other tables, then by name: JSON keeps no order.
+    # Methods in the order of the other tables, then by name, because JSON keeps no order.
     known = [kind for kind in METHODS if kind in methods]
     kinds = known + sorted(set(methods) - set(known), key=str.lower)
     return [
         ("originals", "all", novelty["original"]),
         *(
-            (labelled(str(METHODS.get(kind, kind)), key), key, methods[kind][key])
+            (label_set(str(METHODS.get(kind, kind)), key), key, methods[kind][key])
             for kind in kinds
             for key in SETS
             if key in methods[kind]
@@ -325,45 +327,48 @@ def measured(entry: dict[str, Any]) -> list[Measured]:
     ]
 
 
-def beaten_by(key: str, of: dict[str, Any], networks: list[Measured]) -> int:
-    """How many ways without RPG make networks of the set `key` both as accurate as those of `of` and as far away."""
-    # Where there is but one task, all networks are for it, those between its training runs, too.
+def beaten_by(key: str, measures: dict[str, Any], networks: list[MeasuredMethod]) -> int:
+    """Count methods without RPG that are at least as accurate and as far from the zoo, on the set `key`.
+
+    `measures` belong to the compared method.
+    """
+    # Without task codes all networks are for one task, also those between its training runs.
     return sum(
-        other["mean"] >= of["mean"] and other["distance"] >= of["distance"]
+        other["mean"] >= measures["mean"] and other["distance"] >= measures["distance"]
         for name, rival, other in networks
-        if other is not of and not name.startswith(METHODS["rpg"]) and (rival in (key, "all") or key == "all")
+        if other is not measures and not name.startswith(METHODS["rpg"]) and (rival in (key, "all") or key == "all")
     )
 
 
 def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
-    """The section with what else can be made of an experiment's zoo, accuracy beside distance."""
+    """Return the section that compares all methods on an experiment's zoo by accuracy and distance."""
     if "distance" not in entry["novelty"]["zoo"]:
         return ALONE.format(name=name)
-    novelty, networks = entry["novelty"], measured(entry)
+    novelty, networks = entry["novelty"], measured_methods(entry)
     rows = [
         {
             "networks": label,
-            "n": of["n"],
-            "mean ± std": mean(of),
-            "distance": f"{of['distance']:.2f}",
-            "beaten by": beaten_by(key, of, networks),
-            **{f"> {tau}": f"{share:.2f}" for tau, share in of["novel"].items()},
+            "n": measures["n"],
+            "mean ± std": mean(measures),
+            "distance": f"{measures['distance']:.2f}",
+            "beaten by": beaten_by(key, measures, networks),
+            **{f"> {tau}": f"{share:.2f}" for tau, share in measures["novel"].items()},
         }
-        for label, key, of in networks
+        for label, key, measures in networks
     ]
     accurate = f"{novelty['rule']['accurate']:.0%}"
     return MIXTURES.format(name=name, unit=novelty["zoo"]["distance"], accurate=accurate) + table(rows)
 
 
-def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
-    """The section of an ablation `of` an experiment: a row for each variant, and each set of its tasks."""
+def ablation(name: str, question: str, experiment: str, tree: dict[str, Any]) -> str:
+    """Return the section of an ablation of `experiment`: one row per variant and set of tasks."""
     rows = []
     for entry in tree["variants"]:
-        # In the order of the other tables: JSON keeps none.
+        # The sets in the order of the other tables, because JSON keeps no order.
         for key in (key for key in SETS if key in entry["sets"]):
             scored = entry["sets"][key]
             row = {
-                "variant": labelled(entry["variant"], key),
+                "variant": label_set(entry["variant"], key),
                 "RPG parameters": f"{entry['parameters']:,}",
                 "original mean ± std": mean(scored["original"]),
                 "original n": scored["original"]["n"],
@@ -374,15 +379,15 @@ def ablation(name: str, question: str, of: str, tree: dict[str, Any]) -> str:
                 "RPG n": scored["rpg"]["n"],
             }
             if "novelty" in scored:
-                found = scored["novelty"]
-                row["distance: sample / original"] = f"{found['rpg']:.4f} / {found['original']:.4f}"
-                row["verdict"] = found["verdict"]
+                distances = scored["novelty"]
+                row["distance: sample / original"] = f"{distances['rpg']:.4f} / {distances['original']:.4f}"
+                row["verdict"] = distances["verdict"]
             rows.append(row)
-    return f"\n## {name}, of {of}\n\n{question}\n\n{table(rows)}"
+    return f"\n## {name}, of {experiment}\n\n{question}\n\n{table(rows)}"
 
 
 def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, Any]]:
-    """The sections of several ablations, and what they are made of."""
+    """Return the sections of several ablations, and the ablations' results by name."""
     trees = {
         name: read_sealed(ablation_file(name, results), f"rpg ablation --experiment {name}", AblationResult)
         for name in names
@@ -395,7 +400,7 @@ def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dic
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as a Markdown table, numbers to the right."""
+    """Format rows as a Markdown table, with all columns but the first aligned to the right."""
     frame = pd.DataFrame(rows)
     return (
         frame.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * (frame.shape[1] - 1))
@@ -404,12 +409,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def write_tables(params: Params, results: Path, into: Path | None = None) -> None:
-    """Write all tables, as listed above, into the folder `into`, or `results`."""
+    """Write all files of this module into the folder `into`, by default `results`."""
     into = into or results
     tree = metrics(params, results)
-    text, found = ablations(params, params.ablations_to_run(), results)
+    text, ablation_trees = ablations(params, params.ablations_to_run(), results)
     write_text(into / "tables.md", markdown(tree) + text)
-    write_json(into / "metrics.json", {**tree, "ablations": found} if found else tree)
+    write_json(into / "metrics.json", {**tree, "ablations": ablation_trees} if ablation_trees else tree)
     for name, entry in tree["experiments"].items():
         write_text(Paths(name, into).card, card(name, params.experiment(name), entry))
     write_text(into / "scores.csv", scores(params, results).to_csv(index=False))
@@ -427,4 +432,4 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
         }
         for name, entry in times["experiments"].items()
     ]
-    write_text(into / "seconds.md", "# Measured times\n\n" + table(rows))
+    write_text(into / "seconds.md", "# MeasuredMethod times\n\n" + table(rows))

@@ -1,4 +1,4 @@
-"""AdamW with the moments of the gradients in 8 bits (Dettmers et al. 2021), torchao's."""
+"""torchao's AdamW with the gradients' moments in 8 bits (Dettmers et al. 2021)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from torchao.optim.subclass_8bit import OptimState8bit
 
 
 class AdamW8bit(optim.AdamW8bit):
-    """torchao's, on a CPU without its compiler, and with moments that shards agree on."""
+    """torchao's AdamW8bit, without the compiler on a CPU, and with one moment format on all shards."""
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         on_gpu = self.param_groups[0]["params"][0].is_cuda
@@ -19,14 +19,17 @@ class AdamW8bit(optim.AdamW8bit):
             return super().step(closure)
 
     def _new_buffer(self, p: Tensor, signed: bool) -> Tensor:
-        # torchao decides for each process; of a tensor that does not divide, one could have 8 bits and another 32.
+        # torchao decides in each process. For a tensor of uneven shards one could take 8 bits and another 32.
         if isinstance(p, DTensor) and len(p) % p.device_mesh.size():
             return torch.zeros_like(p)
         return super()._new_buffer(p, signed)
 
 
 def eight_bits(tensors: Mapping[str, Tensor], name: str, signed: bool) -> Tensor:
-    """The moments `name` of a saved state: codes of one byte each in units of their block's scale, or plain numbers."""
+    """Return the moments `name` of a saved state.
+
+    The state holds plain numbers, or codes of one byte in units of their block's scale.
+    """
     if name in tensors:
         return tensors[name]
     codes, scale = tensors[f"{name}.codes"], tensors[f"{name}.scale"]

@@ -1,4 +1,4 @@
-"""What conditions the checkpoints of a zoo meet, and what a caller asks for, as the numbers that the model takes."""
+"""Convert the conditions of a zoo's checkpoints, and a caller's requests, to the numbers that the model takes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,12 +14,12 @@ from rpg.utils.errors import UserError
 Values = dict[str, Tensor]
 # Name of a condition of the kind `vector` → its numbers.
 Vectors = Mapping[str, Sequence[float]]
-# Permutation states that a network shall have equal shares of; one alone is that training run of the zoo.
+# The permutation states of a network, in equal shares. A single state is one training run of the zoo.
 States = tuple[int, ...]
 
 
-def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values:
-    """Name → [N, C]: the values of all checkpoints in `store`; UserError if one lacks the field of a vector."""
+def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Values:
+    """Return name → values [N, C] of all checkpoints in `store`; UserError if a checkpoint lacks a vector's field."""
 
     def values(condition: Condition, checkpoint: dict) -> list[float]:
         if condition.kind == "permutation_state":
@@ -29,8 +29,8 @@ def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values
             return [0.0]
         if condition.kind == "task_code":
             return task_codes.bits(checkpoint["code"])
-        found = checkpoint.get(condition.field)
-        numbers: list = found if isinstance(found, list) else [found]
+        entry = checkpoint.get(condition.field)
+        numbers: list = entry if isinstance(entry, list) else [entry]
         if not all(isinstance(number, (int, float)) for number in numbers):
             known = ", ".join(key for key, value in checkpoint.items() if isinstance(value, (int, float, list)))
             raise UserError(
@@ -44,19 +44,19 @@ def of_checkpoints(conditions: Sequence[Condition], store: TokenStore) -> Values
     }
 
 
-def dropped(conditions: Sequence[Condition], values: Values, draw: torch.Generator) -> Values:
-    """`values` with the state of some networks not told: the mean of all states in its place (state dropout)."""
+def drop_states(conditions: Sequence[Condition], values: Values, draw: torch.Generator) -> Values:
+    """Replace the permutation state of random networks by the mean of all states (state dropout)."""
     for condition in conditions:
         if condition.kind == "permutation_state" and condition.dropout:
             states_BS = values["permutation_state"]
-            hidden_B = torch.rand(len(states_BS), generator=draw) < condition.dropout
-            untold = torch.full_like(states_BS, 1 / states_BS.shape[1])
-            return {**values, "permutation_state": torch.where(hidden_B.unsqueeze(1), untold, states_BS)}
+            dropped_B = torch.rand(len(states_BS), generator=draw) < condition.dropout
+            mean_BS = torch.full_like(states_BS, 1 / states_BS.shape[1])
+            return {**values, "permutation_state": torch.where(dropped_B.unsqueeze(1), mean_BS, states_BS)}
     return values
 
 
-def between(values: Values, draw: torch.Generator) -> Values:
-    """`values` with each network's permutation state mixed with another one, the share of it drawn from 0 to 1."""
+def mix_states(values: Values, draw: torch.Generator) -> Values:
+    """Mix each network's permutation state with another state; the other's share is drawn from 0 to 1."""
     states_BS = values["permutation_state"]
     step_B = torch.randint(1, states_BS.shape[1], (len(states_BS),), generator=draw)
     share_B1 = torch.rand(len(states_BS), 1, generator=draw).to(states_BS)
@@ -64,23 +64,24 @@ def between(values: Values, draw: torch.Generator) -> Values:
     return {**values, "permutation_state": (1 - share_B1) * states_BS + share_B1 * others_BS}
 
 
-def asked(
+def condition_values(
     conditions: Sequence[Condition],
     store: TokenStore,
-    wishes: Sequence[tuple[States | None, str | None]],
+    requests: Sequence[tuple[States | None, str | None]],
     draws: Sequence[torch.Generator],
     vectors: Vectors | None = None,
 ) -> Values:
-    """Name → [B, C] for B networks, each with its wish: permutation states, a task code, either or both.
+    """Return name → values [B, C] for B requested networks.
 
-    `vectors` are wished for all of them. What is not wished for is that of a checkpoint drawn at random. UserError if
-    there is no such state or vector, or if a code is wished for and the model knows none.
+    A request holds permutation states, a task code, both, or None for either. `vectors` apply to all networks. A
+    checkpoint drawn at random supplies the values that a request omits. Raises UserError for an unknown state or
+    vector, and for a code if the model was not trained on codes.
     """
     names = [condition_name(condition) for condition in conditions]
-    known = of_checkpoints(conditions, store)
+    known = checkpoint_values(conditions, store)
     picks = [int(torch.randint(len(store), (), generator=draw)) for draw in draws]
     values = {name: tensor[picks] for name, tensor in known.items()}
-    for row, (states, code) in enumerate(wishes):
+    for row, (states, code) in enumerate(requests):
         if states is not None:
             if "permutation_state" not in names:
                 raise UserError("the model has no permutation states to choose from; leave --state out")
@@ -88,7 +89,7 @@ def asked(
                 if not 0 <= state < len(store.seeds):
                     raise UserError(f"state {state}: the zoo has states 0 to {len(store.seeds) - 1}, one per seed")
             if len(set(states)) < len(states):
-                raise UserError(f"states {', '.join(map(str, states))}: one stands there twice")
+                raise UserError(f"states {', '.join(map(str, states))}: one is given twice; give each state once")
             values["permutation_state"][row] = 0
             values["permutation_state"][row, list(states)] = 1 / len(states)
         if code is not None:

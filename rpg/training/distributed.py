@@ -1,10 +1,10 @@
-"""Several processes that train one model: `rpg train --experiment NAME --processes 4` on one machine; on two nodes
+"""Train one model in several processes: `rpg train --experiment NAME --processes 4` on one machine; on two nodes
 
     srun --nodes 2 torchrun --nnodes 2 --nproc-per-node 4 --rdzv-backend c10d --rdzv-endpoint HOST:29500 \\
         -m rpg train --experiment NAME
 
-with the folder of params.yaml on a disk that all nodes share. Weights are whole on each process (DDP), or split over
-all (FSDP2). What is written is whole, and the same for any number of processes.
+with the folder of params.yaml on a disk that all nodes share. Each process holds all weights (DDP), or a shard of them
+(FSDP2). The written files hold all weights and do not depend on the number of processes.
 """
 
 import logging
@@ -28,9 +28,9 @@ from rpg.utils.errors import UserError
 if TYPE_CHECKING:
     from rpg.model.rpg import RPG
 
-# Others wait while the first process writes a state, or for another run that holds the folder.
+# Other processes wait while the first one writes a state, or waits for another run that locks the folder.
 PATIENCE = timedelta(hours=2)
-# Seconds in which torchrun ends the other processes when one has failed.
+# Seconds that torchrun needs to end the other processes after one has failed.
 GRACE = 5
 # Process groups that must not be destroyed before the process ends.
 _KEPT: list[object] = []
@@ -38,37 +38,37 @@ _KEPT: list[object] = []
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of one training, and which of them this one is."""
+    """The number of processes of one training, and the rank of this process."""
 
     rank: int
     processes: int
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and tells."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of the processes' `tensor`, on each."""
+        """Return the sum of `tensor` over all processes."""
         if self.processes > 1:
             tensor = tensor.clone()
             distributed.all_reduce(tensor)
         return tensor
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes reach this call."""
         if self.processes > 1:
             distributed.barrier()
 
     def spread(self, model: "RPG", sharded: bool, on: torch.device) -> nn.Module:
-        """`model`, to be called in its place, whose gradients are means over the processes."""
+        """Return a module that replaces `model` in calls and averages the gradients over the processes."""
         if self.processes == 1:
             return model
         if not sharded:
             return nn.parallel.DistributedDataParallel(
                 model,
                 device_ids=[on] if on.type == "cuda" else None,
-                # BatchNorm's are the same everywhere, as its batch is that of all processes.
+                # BatchNorm's buffers are equal in all processes, because its batch spans all processes.
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
@@ -98,14 +98,14 @@ def end_process() -> None:
 
 
 def report_first() -> None:
-    """Wait, if this is not the first process: that tells what befell all, and torchrun ends the others."""
+    """Wait unless this is the first process: the first prints the error, and torchrun ends the others."""
     if launched() and os.environ["RANK"] != "0":
         time.sleep(GRACE)
 
 
 @contextmanager
 def joined(on: torch.device) -> Iterator[ProcessGroup]:
-    """The group of processes that torchrun started; without it, this process alone."""
+    """Join the processes that torchrun started; without torchrun, the group is this process alone."""
     if not launched():
         yield ALONE
         return
@@ -113,15 +113,15 @@ def joined(on: torch.device) -> Iterator[ProcessGroup]:
         distributed.init_process_group("nccl", timeout=PATIENCE, device_id=on)
     else:
         distributed.init_process_group("gloo", timeout=PATIENCE)
-    # The gradient of a convolution whose kernels are one row high; to DistributedDataParallel its layout looks odd.
+    # A harmless warning of DistributedDataParallel about the gradient of a convolution with kernels one row high.
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     try:
         yield ProcessGroup(distributed.get_rank(), distributed.get_world_size())
     except RuntimeError:
-        # Where another process has ended, so has the connection to it; it tells why, and torchrun ends this one.
+        # A lost connection means that another process failed. That process prints the cause; torchrun ends this one.
         time.sleep(GRACE)
         raise
-    # The first process writes the model until here.
+    # Wait until the first process has written its files.
     distributed.barrier()
     # The destructor of gloo's group waits for its threads. A thread that drops a tensor waits for Python's lock, which
     # the destructor holds: one process in twelve hung so (torch 2.11.0). The group is kept, and `end_process` ends the
@@ -131,20 +131,20 @@ def joined(on: torch.device) -> Iterator[ProcessGroup]:
 
 
 def whole(tensor: Tensor) -> dict[str, Tensor]:
-    """All of a tensor, which may be split over the processes and may have 8 bits: name of a part → tensor."""
+    """Gather a tensor from its shards: part name → tensor, with two parts (codes and scale) for 8 bits."""
     full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     parts = {f".{part}": getattr(full, part) for part in ("codes", "scale")} if hasattr(full, "codes") else {"": full}
-    # torch has waited for the parts of no tensor but its own.
+    # torch waits only for its own tensors, not for the parts of torchao's.
     return {part: values.wait() if hasattr(values, "wait") else values for part, values in parts.items()}
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor."""
+    """Return this process's shard of a tensor, or the tensor if it is not sharded."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def fill(tensor: Tensor, values: Tensor) -> None:
-    """Set `tensor`, or what this process holds of it, from all of its values."""
+    """Copy the whole `values` into `tensor`, or the matching rows into this process's shard."""
     if mesh := getattr(tensor, "device_mesh", None):
         # FSDP splits rows as torch.chunk does.
         rows = -(-len(values) // mesh.size())
@@ -155,18 +155,21 @@ def fill(tensor: Tensor, values: Tensor) -> None:
 
 
 def launch(processes: int, arguments: list[str]) -> None:
-    """Run `python -m rpg <arguments>` in so many processes of this machine, and end with their exit code."""
+    """Run `python -m rpg <arguments>` in `processes` processes of this machine, and exit with their exit code.
+
+    Raises UserError if torchrun started this process, if there are too few GPUs, or if a signal ended a process.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if launched():
-        raise UserError("--processes: torchrun has started them; leave it out")
+        raise UserError("--processes: torchrun has already started the processes; leave the option out")
     if gpus := torch.cuda.device_count():
         if gpus < processes:
-            raise UserError(f"--processes {processes}: there are {gpus} GPUs, and each process takes one")
+            raise UserError(f"--processes {processes}: each process takes a GPU, and there are {gpus}; take fewer")
         claim(processes)
-    # What went wrong is told by the process where it did.
+    # The failed process itself prints its error.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,

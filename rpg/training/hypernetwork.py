@@ -1,8 +1,9 @@
 """Train RPG's network on the task loss alone, for comparison: `rpg hypernetwork --experiment digits-tasks`.
 
-Writes hypernetwork/model.safetensors (EMA weights), hypernetwork/config.json and hypernetwork/log.csv. What it makes in
-one step from noise is never compared with a checkpoint; only layout and statistics of the tokens are used. No gradient
-tells it what BatchNorm should have counted, so that is taken from training images, in training and when it is sampled.
+Writes hypernetwork/model.safetensors (EMA weights), hypernetwork/config.json and hypernetwork/log.csv. The network
+generates weights in one step from noise. The loss never compares these weights with a checkpoint; only the layout and
+statistics of the tokens enter. BatchNorm's running statistics receive no gradient, so training images supply them, both
+in training and in sampling.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from rpg.model.rpg import RPG
 from rpg.tasks.base import DifferentiableTask
 from rpg.tasks.loading import load_differentiable
 from rpg.tokenizer.store import TokenStore
-from rpg.training import conditions
+from rpg.training.conditions import Values, checkpoint_values
 from rpg.training.model_file import build
 from rpg.training.trainer import Loss, Training, run_training
 from rpg.utils.device import device
@@ -27,36 +28,36 @@ from rpg.utils.rng import derive
 
 
 class Generated:
-    """Networks that a model generates for (state, code) pairs of the zoo, as a differentiable loss of their tasks."""
+    """Generate networks for (state, code) pairs of the zoo, and compute the differentiable loss of their tasks."""
 
     def __init__(
         self,
         task: DifferentiableTask,
         store: TokenStore,
-        asked: Sequence[Condition],
+        conditions: Sequence[Condition],
         params: Hypernetwork | Tune,
         on: torch.device,
     ) -> None:
         self.task, self.store, self.params, self.on = task, store, params, on
-        self.values = conditions.of_checkpoints(asked, store)
+        self.values = checkpoint_values(conditions, store)
         self.states_N = torch.tensor([store.state(checkpoint) for checkpoint in store.checkpoints])
         self.codes = [checkpoint.get("code") for checkpoint in store.checkpoints]
 
-    def draw(self, count: int, draw: torch.Generator) -> tuple[list[int], conditions.Values]:
-        """`count` random checkpoints of the zoo, and the values of their conditions."""
+    def draw(self, count: int, draw: torch.Generator) -> tuple[list[int], Values]:
+        """Draw `count` random checkpoints of the zoo; return their indices and condition values."""
         picks = torch.randint(len(self.store), (count,), generator=draw).tolist()
         return picks, {name: value[picks].to(self.on) for name, value in self.values.items()}
 
     def from_noise(self, model: RPG, prototypes_BLW: Tensor, draw: torch.Generator) -> Tensor:
-        """Tokens [B, L, D] in one step from pure noise."""
+        """Generate tokens [B, L, D] in one step from pure noise."""
         count = len(prototypes_BLW)
         x_BLD = torch.randn(count, model.length, model.width, generator=draw).to(self.on)
         return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW)
 
     def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator, recounted: bool = False) -> Tensor:
-        """Mean loss of the networks in `tokens_BLD` in the tasks of the checkpoints `picks`.
+        """Return the mean loss of the networks `tokens_BLD` in the tasks of the checkpoints `picks`.
 
-        With BatchNorm's statistics from the tokens or, if `recounted`, from the images.
+        BatchNorm's statistics come from the tokens or, if `recounted`, from the training images.
         """
         weights = self.store.detokenize(tokens_BLD.float(), self.states_N[picks])
         on_device = {name: tensor.to(self.on) for name, tensor in weights.items()}
@@ -65,7 +66,7 @@ class Generated:
 
 
 def hypernetwork_loss(generated: Generated) -> Loss:
-    """The task loss of networks in one step from noise."""
+    """Return the task loss of networks generated in one step from noise."""
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         picks, values = generated.draw(generated.params.networks, draw)
@@ -78,12 +79,12 @@ def hypernetwork_loss(generated: Generated) -> Loss:
 def train_hypernetwork(
     experiment: Experiment, tokens: Path, folder: Path, seconds: Path, data_root: str | None
 ) -> None:
-    """Train from scratch, with the codes in the token store `tokens`, and write the model into `folder`.
+    """Train from scratch with the task codes in the token store `tokens`; write the model into `folder`.
 
-    Raises UserError if the loss stops being finite.
+    Writes the training time into `seconds`. Raises Diverged if the loss stops being finite.
     """
     params, on = experiment.hypernetwork, device()
-    # It learns from the task loss alone, so it does not start from the zoo's mean.
+    # This network learns from the task loss alone, so it does not start from the zoo's mean.
     plain = experiment.model.model_copy(update={"start": "zero"})
     assert params
     store = TokenStore(tokens)

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 from torch import Tensor
 
 from rpg.blocks import Block
@@ -15,7 +13,7 @@ from rpg.config.model import Diffusion, Model
 from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
-from rpg.training import conditions
+from rpg.training.conditions import checkpoint_values
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
     check_unchanged,
@@ -29,28 +27,28 @@ from rpg.utils.files import (
 
 
 class File(Block):
-    """A file that another one vouches for."""
+    """A file with the SHA-256 that another file lists."""
 
-    file: Annotated[str, Field(description="path beside the file that names it")]
+    file: Annotated[str, Field(description="path relative to the folder of the listing file")]
     sha256: str
 
 
 class ModelConfig(Block):
-    """rpg/config.json: what rebuilds a trained RPG without params.yaml."""
+    """rpg/config.json: all that is needed to rebuild a trained RPG without params.yaml."""
 
     model: Model
     diffusion: Diffusion
     width: Annotated[int, Field(description="D")]
     length: Annotated[int, Field(description="L")]
     parameters: int
-    tokens: Annotated[str, Field(description="SHA-256 of the layout.json of the tokens it was trained on")]
-    files: Annotated[list[File], Field(description="what was written beside it")]
+    tokens: Annotated[str, Field(description="SHA-256 of layout.json of the training tokens")]
+    files: Annotated[list[File], Field(description="the other files in this folder")]
 
 
 def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
-    """A new RPG for the tokens in `store`; UserError if the model's widths do not fit together."""
+    """Build an untrained RPG for the tokens in `store`; UserError if the model's widths do not fit together."""
     layout = store.layout
-    sizes = {name: values.shape[1] for name, values in conditions.of_checkpoints(model.conditions, store).items()}
+    sizes = {name: values.shape[1] for name, values in checkpoint_values(model.conditions, store).items()}
     try:
         return RPG(
             model,
@@ -64,10 +62,10 @@ def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
 
 
 def fresh(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
-    """As `build`, with what a model starts from taken from the tokens; what is to be trained starts so."""
+    """Build an RPG as a training starts it: `build`, with mean and spread of the tokens if the model needs them."""
     rpg = build(model, diffusion, store)
     if rpg.mean is not None and rpg.spread is not None:
-        # Two passes, since a zoo need not fit into memory.
+        # Two passes over the checkpoints, because a zoo may not fit into memory.
         total_LD = torch.zeros(rpg.mean.shape, dtype=torch.float64)
         for index in range(len(store)):
             total_LD += store[index].nan_to_num(0.0)
@@ -91,7 +89,7 @@ def write_model(
     diffusion: Diffusion,
     store: TokenStore,
 ) -> None:
-    """Write a trained RPG, its log and, last, config.json, which says what it was built from and vouches for both."""
+    """Write a trained RPG, its log and, last, config.json with the model's blocks and the SHA-256 of both files."""
     write_tensors(folder / "model.safetensors", state_dict)
     write_text(folder / "log.csv", log)
     config = ModelConfig(
@@ -107,7 +105,7 @@ def write_model(
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """config.json in `folder`; UserError if it is missing or not whole."""
+    """Read config.json in `folder`; UserError if the file is missing or damaged."""
     path = folder / "config.json"
     try:
         return ModelConfig.model_validate_json(json.dumps(read_sealed(path, maker(folder))))
@@ -116,31 +114,31 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def maker(folder: Path) -> str:
-    """The command that writes the model in `folder`."""
+    """Return the command that writes the model in `folder`."""
     return "rpg train" if folder.name == "rpg" else f"rpg {folder.name}"
 
 
 def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
-    """The trained RPG in `folder`, ready to sample; UserError if it is missing or was trained on other tokens."""
+    """Load the trained RPG in `folder` for sampling; UserError if it is missing, damaged or trained on other tokens."""
     config = read_config(folder)
     if config.tokens != store.sha256:
         raise UserError(f"{folder}: trained on tokens of another zoo; run `{maker(folder)}` again")
     path = folder / "model.safetensors"
     expected = {entry.file: entry.sha256 for entry in config.files}
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
-    # No width and no number of blocks can be more than the bytes of the weights; what is would never end being built.
+    # No valid width or number of blocks exceeds the weights' bytes. A model with larger numbers might never be built.
     if _largest(config.model.model_dump()) > path.stat().st_size:
-        raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again")
+        raise UserError(f"{path}: does not fit config.json in the same folder; run `{maker(folder)}` again")
     model = build(config.model, config.diffusion, store)
     try:
         model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
-        raise UserError(f"{path}: does not fit config.json beside it; run `{maker(folder)}` again") from error
+        raise UserError(f"{path}: does not fit config.json in the same folder; run `{maker(folder)}` again") from error
     return model.to(on).eval()
 
 
 def _largest(tree: Any) -> float:
-    """The largest number in a tree."""
+    """Return the largest number in a tree."""
     if isinstance(tree, dict | list | tuple):
         return max((_largest(value) for value in (tree.values() if isinstance(tree, dict) else tree)), default=0)
     return tree if isinstance(tree, int | float) else 0

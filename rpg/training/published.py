@@ -1,7 +1,8 @@
-"""Take the published RPG's weights in place of training it: `rpg import --experiment NAME --weights FILE`.
+"""Import the published RPG's weights instead of training: `rpg import --experiment NAME --weights FILE`.
 
-Writes what `rpg train` writes: rpg/model.safetensors, rpg/config.json and rpg/log.csv, which has no rows. The zoo has
-to be the published one: tokens depend on its statistics, and each permutation state is one of its checkpoints.
+Writes the files of `rpg train`: rpg/model.safetensors, rpg/config.json and rpg/log.csv, which has no rows. The
+experiment must have the published zoo: the tokens depend on the zoo's statistics, and each permutation state is one of
+the zoo's checkpoints.
 """
 
 import shutil
@@ -24,9 +25,9 @@ _CODE = "recurrent.conditions.kinds.task_code.layers"
 
 
 def import_weights(experiment: Experiment, weights: Path, tokens: Path, folder: Path, seconds: Path) -> None:
-    """Write the published state dict in `weights` into `folder`, as if it had been trained on the store `tokens`.
+    """Write the published state dict in `weights` into `folder`, like a model trained on the store `tokens`.
 
-    Raises UserError that names the first tensor which does not fit the experiment's model.
+    Raises UserError if the experiment's model is not the published one; the error names the first unfitting tensor.
     """
     for part, kind in (("backbone", "paper"), ("denoiser", "convolution")):
         if getattr(experiment.model, part).kind != kind:
@@ -42,7 +43,7 @@ def import_weights(experiment: Experiment, weights: Path, tokens: Path, folder: 
         raise UserError(f"{weights}: {error}") from error
     with exclusive(folder):
         (folder / "config.json").unlink(missing_ok=True)
-        # What a killed training would go on from.
+        # The state of a killed training would no longer fit.
         shutil.rmtree(folder / "state", ignore_errors=True)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         write_model(folder, model.state_dict(), parameters, LOG_HEADER, experiment.model, experiment.diffusion, store)
@@ -50,13 +51,13 @@ def import_weights(experiment: Experiment, weights: Path, tokens: Path, folder: 
 
 
 def load_published(model: RPG, published: dict[str, Tensor]) -> None:
-    """Give the published weights to a `model` of their architecture; ValueError names the first that does not fit."""
+    """Load the published weights into a `model` of their architecture; ValueError names the first unfitting tensor."""
     state, own = from_published(published), model.state_dict()
     names = {name_here(name): name for name in published}
     code = state.get(f"{_CODE}.weight")
     if code is not None and code.shape[-1] == 1 and f"{_CODE}.weight" not in own and _STATES in state:
-        # Published without task codes, the condition is a single number that is always 0: its bias reaches every token,
-        # whatever the state is.
+        # Models published without task codes have a condition that is always the number 0. Its bias reaches every token
+        # in every state, so the states' embeddings take the bias.
         state[_STATES] = state[_STATES] + state.pop(f"{_CODE}.bias")
         del state[f"{_CODE}.weight"]
     states = [len(weights[_STATES]) if _STATES in weights else 0 for weights in (state, own)]
@@ -67,7 +68,7 @@ def load_published(model: RPG, published: dict[str, Tensor]) -> None:
         )
     for name, tensor in own.items():
         if name not in state:
-            raise ValueError(f"nothing in it is '{name}' {list(tensor.shape)} of the experiment's model")
+            raise ValueError(f"has no tensor for '{name}' {list(tensor.shape)} of the experiment's model")
         if state[name].shape != tensor.shape:
             shapes = f"{list(state[name].shape)}, in the experiment's model {list(tensor.shape)}"
             raise ValueError(f"tensor '{names[name]}' has shape {shapes}")
@@ -80,15 +81,15 @@ def load_published(model: RPG, published: dict[str, Tensor]) -> None:
 
 
 def _check_gate(model: RPG, gate_1L1: Tensor | None) -> None:
-    """ValueError unless the task code reaches the same tokens in `model` as published, which are all without a gate."""
+    """Raise ValueError unless the task code reaches the same tokens in `model` as published: all without a gate."""
     conditions = model.recurrent.conditions
     if "task_code" not in conditions.kinds:
         return
     ones_L = torch.ones(model.length, dtype=torch.bool)
-    here_L = conditions.head.flatten() if "task_code" in conditions.of_head else ones_L
-    told_L = ones_L if gate_1L1 is None else gate_1L1.flatten().bool()
-    if not torch.equal(here_L, told_L):
+    here_L = conditions.head.flatten() if "task_code" in conditions.head_only else ones_L
+    published_L = ones_L if gate_1L1 is None else gate_1L1.flatten().bool()
+    if not torch.equal(here_L, published_L):
         raise ValueError(
-            f"the task code reaches {int(told_L.sum())} of its {len(told_L)} tokens, those at the end, and"
-            f" {int(here_L.sum())} of {len(here_L)} in the experiment's model: no `reach` is that of these weights"
+            f"the task code reaches {int(published_L.sum())} of its {len(published_L)} tokens, those at the end, and"
+            f" {int(here_L.sum())} of {len(here_L)} in the experiment's model: no `reach` fits these weights"
         )

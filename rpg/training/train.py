@@ -1,4 +1,4 @@
-"""Train RPG on the tokens of a zoo: `rpg train --experiment digits-resnet`, with `--processes 4` on four GPUs.
+"""Train RPG on the tokens of a zoo: `rpg train --experiment digits-resnet`, on four GPUs with `--processes 4`.
 
 Writes rpg/model.safetensors (EMA weights), rpg/config.json and rpg/log.csv.
 """
@@ -15,7 +15,7 @@ from rpg.config.training import Train
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
-from rpg.training import conditions
+from rpg.training.conditions import Values, checkpoint_values, drop_states
 from rpg.training.distributed import ALONE, ProcessGroup, joined
 from rpg.training.model_file import fresh
 from rpg.training.trainer import Loss, Training, run_training
@@ -27,11 +27,11 @@ from rpg.utils.rng import derive
 def drawn_tokens(
     shape: Sequence[int], count: int, times: int | None, draws: int, draw: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Picks, times and noise, for `RPG.errors`, of `count` random tokens of [B, L, D], each `draws` times.
+    """Draw picks, times and noise for `RPG.errors`: `count` random tokens of `shape` [B, L, D], each `draws` times.
 
-    Each with a time of its own or, with `times`, with one of so many, which are evenly spread over all T from a random
-    one on (Kingma et al. 2021, appendix I): half of a denoiser's products are of the time alone. The tokens are then a
-    multiple of `times`.
+    By default each token has its own diffusion time. With `times`, the tokens share that many times, evenly spread over
+    all T with a random offset (Kingma et al. 2021, appendix I), and the number of tokens is a multiple of `times`.
+    Shared times are cheaper: half of a denoiser's products depend on the time alone.
     """
     batch, length, width = shape
     picks = torch.randperm(batch * length, generator=draw)[:count].repeat(draws)
@@ -39,7 +39,7 @@ def drawn_tokens(
         groups = min(times, len(picks))
         picks = picks[: len(picks) // groups * groups].unflatten(0, (groups, -1))
         share_G1 = (torch.arange(groups).unsqueeze(1) + torch.rand(1, generator=draw)) / groups
-        # The largest share may round to 1.
+        # The largest share may round to 1, so t may round to T.
         t = (T * share_G1).long().clamp(max=T - 1)
     else:
         t = torch.randint(T, picks.shape, generator=draw)
@@ -47,19 +47,19 @@ def drawn_tokens(
 
 
 def train_loss(
-    store: TokenStore, params: Train, asked: Sequence[Condition], on: torch.device, group: ProcessGroup = ALONE
+    store: TokenStore, params: Train, conditions: Sequence[Condition], on: torch.device, group: ProcessGroup = ALONE
 ) -> Loss:
-    """The diffusion loss on random checkpoints of `store`, dealt out to the processes of `group`.
+    """Return the diffusion loss on random checkpoints of `store`, split over the processes of `group`.
 
-    Random numbers are those of one process. Each process takes its own checkpoints and the picks among them; the mean
-    of the processes' losses, and so that of their gradients, is what one process has for all of them.
+    All processes draw the same random numbers. Each process takes its own checkpoints and their tokens. The mean of the
+    processes' losses, and of their gradients, equals the loss and gradient of a single process.
     """
-    values = conditions.of_checkpoints(asked, store)
+    values = checkpoint_values(conditions, store)
     length, width = store.layout.length, store.layout.width
 
-    def draw(draw: torch.Generator) -> tuple[conditions.Values, list[Tensor]]:
+    def draw(draw: torch.Generator) -> tuple[Values, list[Tensor]]:
         checkpoints = torch.randperm(len(store), generator=draw)[: params.batch].tolist()
-        told = conditions.dropped(asked, {name: value[checkpoints] for name, value in values.items()}, draw)
+        chosen = drop_states(conditions, {name: value[checkpoints] for name, value in values.items()}, draw)
         shape = (len(checkpoints), length, width)
         picks, t, noise = drawn_tokens(shape, params.diffusion_batch, params.times, params.draws, draw)
         own = slice(group.rank, None, group.processes)
@@ -68,21 +68,21 @@ def train_loss(
             mine = row % group.processes == group.rank
             t = t.expand(picks.shape)
             picks, t, noise = (row // group.processes * length + token)[mine], t[mine], noise[mine]
-        told = {name: value[own] for name, value in told.items()}
+        chosen = {name: value[own] for name, value in chosen.items()}
         drawn = [picked_tokens(store, checkpoints[own], picks), picks, t, noise]
-        return told, [tensor.pin_memory() for tensor in drawn] if on.type == "cuda" else drawn
+        return chosen, [tensor.pin_memory() for tensor in drawn] if on.type == "cuda" else drawn
 
-    def loss(model: RPG, drawn: tuple[conditions.Values, list[Tensor]]) -> Tensor:
-        told, tensors = drawn
+    def loss(model: RPG, drawn: tuple[Values, list[Tensor]]) -> Tensor:
+        chosen, tensors = drawn
         on_device = [tensor.to(on, non_blocking=True) for tensor in tensors]
-        total, count = model({name: value.to(on) for name, value in told.items()}, *on_device)
+        total, count = model({name: value.to(on) for name, value in chosen.items()}, *on_device)
         return total * group.processes / group.sum(count) if group.processes > 1 else total / count
 
     return Loss(draw, loss)
 
 
 def picked_tokens(store: TokenStore, checkpoints: Sequence[int], picks: Tensor) -> Tensor:
-    """Tokens [..., D] number `picks` [...] of those of the `checkpoints`; of the others nothing is read."""
+    """Read the tokens [..., D] at the indices `picks` [...] into the tokens of `checkpoints`, and no other tokens."""
     tokens = torch.empty(*picks.shape, store.layout.width)
     row, token = picks // store.layout.length, picks % store.layout.length
     for index, checkpoint in enumerate(checkpoints):
@@ -92,9 +92,9 @@ def picked_tokens(store: TokenStore, checkpoints: Sequence[int], picks: Tensor) 
 
 
 def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path) -> None:
-    """Train on the token store `tokens` and write the model into `folder`, and the time it took to `seconds`.
+    """Train on the token store `tokens`; write the model into `folder` and the training time into `seconds`.
 
-    Raises Diverged if the training does, UserError if there are more processes than checkpoints in a batch.
+    Raises Diverged if the training diverges, and UserError if a batch has fewer checkpoints than there are processes.
     """
     params, on = experiment.train, device()
     store = TokenStore(tokens)

@@ -1,8 +1,8 @@
-"""One training, whatever its loss: optimizer, EMA, log, state to resume from, and divergence.
+"""Train a model with any loss: optimizer, EMA, log, resumable state and a check for divergence.
 
-While a training runs, <folder>/state/ holds what a stopped run resumes from, with any number of processes. On a CPU a
-single process ends in the same bytes as a run that was never stopped. On SIGTERM or Ctrl-C it saves its state and ends
-with exit code 143 or 130.
+While a training runs, <folder>/state/ holds its state. A stopped training resumes from this state, with any number of
+processes. On a CPU, a resumed training in a single process ends in the same bytes as an uninterrupted one. On SIGTERM
+or Ctrl-C a training saves its state and exits with code 143 or 130.
 """
 
 import hashlib
@@ -42,21 +42,15 @@ from rpg.utils.rng import generator
 from rpg.utils.signals import postponed
 
 LOG_EVERY = 10
-
-
-# Steps that are drawn at once, each in a thread, where a GPU computes: one thread draws as long as a step takes.
+# On a GPU, threads draw this many later steps in advance: drawing a step takes one thread as long as training it.
 AHEAD = 3
-
-
 LOG_HEADER = "step,loss,learning_rate\n"
-
-
-# A loss that is so many times the first one, or 1, has diverged, though it may still be a number.
+# A finite loss has also diverged if it exceeds max(first loss, 1) by this factor.
 BOUND = 1000
 
 
 def learning_rate(params: Optimization, step: int) -> float:
-    """Linear warm-up over the share `warmup` of the steps, then cosine down to zero; `step` counts from 1."""
+    """Return the rate at `step` (from 1): linear warm-up for the share `warmup` of the steps, then cosine to zero."""
     warmup = params.warmup * params.steps
     if step < warmup:
         return params.learning_rate * step / warmup
@@ -65,20 +59,20 @@ def learning_rate(params: Optimization, step: int) -> float:
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss `of` a model for what a step draws.
+    """A loss in two parts: `draw` draws a step's inputs, `compute` computes the loss of a model for these inputs.
 
-    `draw` makes that of the step's random numbers, on the CPU; where a GPU computes, in the meantime for the next step.
+    `draw` runs on the CPU. While a GPU computes a step, threads call `draw` for the next steps.
     """
 
     draw: Callable[[torch.Generator], Any]
-    of: Callable[[RPG, Any], Tensor]
+    compute: Callable[[RPG, Any], Tensor]
 
 
 class Training:
-    """A model, its EMA and its optimizer, at one step of training; `save` and `resume` carry all of it across a kill.
+    """A model, its EMA and its optimizer at one step of training; `save` and `resume` write and read all of them.
 
-    `stage` is the name under which the random numbers of each step are drawn. The processes of `group` take each step
-    together; each has all of the model, or, if it is `sharded`, a part of it.
+    `stage` is part of the seed of each step's random numbers. The processes of `group` take each step together. Each
+    process holds the whole model, or, if `sharded`, a shard of the model.
     """
 
     def __init__(
@@ -105,7 +99,7 @@ class Training:
             self.averages = {name: tensor.clone() for name, tensor in self.averages.items()}
         self.optimizer = _optimizer(params, model)
         self.step, self.seconds, self.log = 0, 0.0, LOG_HEADER
-        # A thread, as torch computes outside of Python's lock; a signal to end would reach a process as well.
+        # Threads suffice, because torch computes outside of Python's lock. A child process would also receive SIGTERM.
         self._drawing = ThreadPoolExecutor(AHEAD) if on.type == "cuda" else None
         self._ahead: dict[int, Future[Any]] = {}
 
@@ -113,7 +107,7 @@ class Training:
         return self.loss.draw(generator(self.params.seed, self.stage, step))
 
     def _drawn(self) -> Any:
-        """What this step draws."""
+        """Return this step's inputs, and start to draw the next steps' inputs."""
         if self._drawing is None:
             return self._draw(self.step)
         for step in range(self.step, self.step + AHEAD + 1):
@@ -122,15 +116,15 @@ class Training:
         return self._ahead.pop(self.step).result()
 
     def one_step(self) -> Tensor:
-        """Take one optimizer step; returns the loss, on the device. Its random numbers depend on the step alone."""
+        """Take one optimizer step; return the loss, on the device. Random numbers depend on seed, stage and step."""
         self.step += 1
         rate = learning_rate(self.params, self.step)
         for group in self.optimizer.param_groups:
-            # torchao's takes nothing but a tensor.
+            # torchao's optimizer accepts the learning rate as a tensor only.
             group["lr"] = torch.tensor(rate) if isinstance(group["lr"], Tensor) else rate
         with bfloat16(self.params.precision == "bfloat16", self.on):
-            # DistributedDataParallel is called as the model that it wraps.
-            loss = self.loss.of(self.network, self._drawn())  # type: ignore[arg-type]
+            # DistributedDataParallel accepts the arguments of the model inside.
+            loss = self.loss.compute(self.network, self._drawn())  # type: ignore[arg-type]
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
@@ -145,18 +139,18 @@ class Training:
         return loss.detach()
 
     def finite(self) -> bool:
-        """Whether every weight of all processes is a number."""
+        """Return whether all weights of all processes are finite."""
         parts = [local(parameter.detach()) for parameter in self.model.parameters()]
         wrong = sum((~part.isfinite()).sum() for part in parts)
         return not self.group.sum(torch.as_tensor(wrong, device=self.on))
 
     def averaged(self) -> dict[str, Tensor]:
-        """The model's state dict with the averages of the weights, whole; empty in all processes but the first."""
+        """Return the whole state dict with averaged weights in the first process, an empty dict in the others."""
         state = self.model.state_dict()
         return self._whole((name, self.averages.get(name, tensor)) for name, tensor in state.items())
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write everything that the next step depends on; `fingerprint` says what it was trained on."""
+        """Write all tensors that the next step needs; `fingerprint` identifies the training's params and tokens."""
         tensors = self._whole(self._state())
         if self.group.first:
             facts = {"fingerprint": fingerprint, "step": self.step, "seconds": self.seconds, "log": self.log}
@@ -174,21 +168,21 @@ class Training:
                 yield f"optimizer.{index}.{slot}", tensor
 
     def _whole(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        state: dict[str, Tensor] = {}
         for name, tensor in tensors:
-            # All processes put it together, and the first keeps it.
+            # All processes gather the tensor; only the first keeps it.
             parts = whole(tensor)
             if self.group.first:
-                found |= {f"{name}{part}": values.detach().cpu() for part, values in parts.items()}
-        return found
+                state |= {f"{name}{part}": values.detach().cpu() for part, values in parts.items()}
+        return state
 
     def resume(self, path: Path, fingerprint: str) -> bool:
-        """Go on from `path`, if it was saved by a training of the same fingerprint; False if it was not."""
+        """Load the state in `path` and return True, or return False if it is damaged or has another fingerprint."""
         try:
             tensors = read_tensors(path)
             facts = json.loads(bytes(tensors.pop("facts").tolist()))
         except (UserError, KeyError, ValueError):
-            # Writing is atomic, so only a damaged disk or a hand can do this; the training can always start over.
+            # Writing is atomic, so only a damaged disk or a manual edit leaves such a file. Starting over is safe.
             if self.group.first:
                 print(f"{path}: not a whole state; starting over", flush=True)
             return False
@@ -243,10 +237,11 @@ def run_training(
     store: TokenStore,
     learns_from: list[Any],
 ) -> None:
-    """Take all steps, from where a killed run stopped, and write the model into `folder`, the time to `seconds`.
+    """Take all steps, or resume a stopped training; write the model into `folder` and the time into `seconds`.
 
-    `model` and `diffusion` are the blocks that the model was built from. A state that is there to resume is of this
-    training if `learns_from`, what decides its bytes, is the same.
+    `model` and `diffusion` are the blocks of the model's configuration. `learns_from` holds all params and hashes that
+    decide the model's bytes: an existing state is resumed only if its `learns_from` is equal. Raises Diverged if the
+    training diverges, and UserError if the processes do not share `folder`.
     """
     stage, group = training.stage, training.group
     with exclusive(folder) if group.first else nullcontext():
@@ -254,11 +249,11 @@ def run_training(
         fingerprint = hashlib.sha256(json.dumps(learns_from, sort_keys=True).encode()).hexdigest()
         state = folder / "state" / "state.safetensors"
         if group.first:
-            # Written last, so its absence says that the folder is not whole.
+            # config.json is written last, so a folder without it is incomplete.
             (folder / "config.json").unlink(missing_ok=True)
         resumed = state.is_file() and training.resume(state, fingerprint)
         if group.sum(torch.tensor(training.step, device=training.on)) != group.processes * training.step:
-            raise UserError(f"{state}: not the same for all processes; {folder} must be a folder that they share")
+            raise UserError(f"{state}: differs between processes; put {folder} on a disk that all processes share")
         if resumed and group.first:
             print(f"{stage}: going on from step {training.step}", flush=True)
         _run(training, state, fingerprint)
@@ -271,7 +266,7 @@ def run_training(
 
 
 def _run(training: Training, state: Path, fingerprint: str) -> None:
-    """Take the steps that are left, logging and saving on the way."""
+    """Take the remaining steps; log the loss and save the state on the way."""
     steps, started, before = training.params.steps, time.perf_counter(), training.seconds
     total, stage, group = torch.zeros((), device=training.on), training.stage, training.group
     left: Iterable[int] = range(training.step + 1, steps + 1)
@@ -280,13 +275,13 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
             total += training.one_step()
             if step % LOG_EVERY and step != steps:
                 continue
-            # Read only here: a number read from the GPU at every step would make it wait.
+            # Read the loss only here: reading it at every step would make the GPU wait.
             loss = group.sum(total).item() / group.processes / ((step - 1) % LOG_EVERY + 1)
             total.zero_()
             training.log += f"{step},{loss:.6g},{learning_rate(training.params, step):.6g}\n"
             training.seconds = before + time.perf_counter() - started
             first = float(training.log.split("\n", 2)[1].split(",")[1])
-            # All processes stop at one step, whichever of them was signalled.
+            # All processes stop at the same step, even if only one received the signal.
             stop = step != steps and bool(group.sum(torch.tensor(signalled(), device=training.on)))
             due = stop or step == steps or step % training.params.state_every == 0
             if not math.isfinite(loss) or loss > BOUND * max(first, 1):
@@ -302,7 +297,7 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
 
 
 def _diverged(stage: str, step: int, what: str, log: str, state: Path) -> str:
-    """What befell a training, where, and what to change."""
+    """Return the message of a divergence: the cause, the step, and the keys to change."""
     _, *lines = log.splitlines()
     good = [line.split(",") for line in lines[:-1]]
     before = f", after a loss of {good[-1][1]} at step {good[-1][0]}" if good else ""

@@ -2,8 +2,8 @@
 
 Writes tune/model.safetensors (EMA weights), tune/config.json and tune/log.csv.
 
-Weight reconstruction asks that a generated network be close to one that was trained; the task loss asks that it does
-its task. Networks are generated for (state, code) pairs of the zoo and see *training* images only.
+Weight reconstruction rewards a generated network for being close to a trained one. The task loss rewards it for
+solving its task. The networks are generated for (state, code) pairs of the zoo and see *training* images only.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from rpg.model.diffusion import T, add_noise
 from rpg.model.rpg import RPG
 from rpg.tasks.loading import load_differentiable
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import between
+from rpg.training.conditions import mix_states
 from rpg.training.hypernetwork import Generated
 from rpg.training.model_file import load_rpg, read_config
 from rpg.training.train import drawn_tokens, picked_tokens
@@ -26,22 +26,22 @@ from rpg.utils.device import device
 
 
 def tune_loss(generated: Generated, params: Tune) -> Loss:
-    """Task loss of networks generated from noise, and from their own tokens made noisy, plus the diffusion loss.
+    """Return the task loss of networks from noise and from their own noised tokens, plus the diffusion loss.
 
-    All three take the same (state, code) pairs, and the first two, for a share of them, lie between two states.
+    All three terms take the same (state, code) pairs. In the first two, some of the networks lie between two states.
     """
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         count = params.networks // 2
         picks, values = generated.draw(count, draw)
         mixed = round(params.between * count)
-        asked = between({name: value[:mixed] for name, value in values.items()}, draw) if mixed else values
-        # In one pass: two would take longer.
-        together = {name: torch.cat([value, asked[name][:mixed]]) for name, value in values.items()}
+        mixed_values = mix_states({name: value[:mixed] for name, value in values.items()}, draw) if mixed else values
+        # One pass of the backbone takes less time than two.
+        together = {name: torch.cat([value, mixed_values[name][:mixed]]) for name, value in values.items()}
         trained_BLW, mixed_BLW = model.recurrent(together).split([count, mixed])
         prototypes_BLW = torch.cat([mixed_BLW, trained_BLW[mixed:]])
         tokens_BLD = generated.from_noise(model, prototypes_BLW, draw)
-        # A sampler's later steps start from what its earlier ones predicted, plus noise; so does this half.
+        # A sampler's later steps start from the earlier steps' predictions plus noise. This half imitates these steps.
         t_B = torch.randint(T, (count,), generator=draw).to(generated.on)
         noise_BLD = torch.randn(tokens_BLD.shape, generator=draw).to(tokens_BLD)
         x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1))
@@ -52,24 +52,23 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         own, drawn, t, noise = (tensor.to(generated.on) for tensor in (own, drawn, t, noise))
         return task_loss + params.diffusion * model.loss(own, trained_BLW, drawn, t, noise)
 
-    # What is drawn depends on what the task does.
+    # Later draws depend on the task's own draws, so nothing is drawn in advance.
     return Loss(lambda draw: draw, loss)
 
 
 def tune_rpg(
     experiment: Experiment, tokens: Path, rpg: Path, folder: Path, seconds: Path, data_root: str | None
 ) -> None:
-    """Fine-tune the RPG in `rpg`, trained on the token store `tokens`, and write the model into `folder`.
+    """Fine-tune the RPG in `rpg`, trained on the token store `tokens`; write the model into `folder`.
 
-    Raises UserError if the loss stops being finite.
+    Writes the training time into `seconds`. Raises Diverged if the loss stops being finite.
     """
     params, on = experiment.tune, device()
     assert params
     store = TokenStore(tokens)
     model = load_rpg(rpg, store, on)
     config = read_config(rpg)
-    asked = config.model.conditions
-    generated = Generated(load_differentiable(experiment.task, data_root), store, asked, params, on)
+    generated = Generated(load_differentiable(experiment.task, data_root), store, config.model.conditions, params, on)
     training = Training(params, model, tune_loss(generated, params), "tune", on)
     blocks = experiment.model_dump(include={"task", "tune"})
     run_training(

@@ -415,5 +415,6 @@ def test_verbs_refuse_in_one_line(checkout: Path) -> None:
     for arguments in (["status"], ["pull"], ["push"], ["write", "--check"]):
         text = run_in(checkout, "python", "-m", "rpg", "ledger", *arguments, ok=False)
         assert (
-            text == "rpg: error: dvc.yaml: not that of params.yaml and the rules; run `rpg ledger write`, then go on\n"
+            text == "rpg: error: dvc.yaml: differs from params.yaml and the stages; "
+            "run `rpg ledger write`, then this command again\n"
         )

@@ -115,7 +115,7 @@ def test_pull_into_a_clone_and_what_each_key_makes_stale_there(pushed: Path, tmp
     before = contents(other)
     refused = "stale because of experiments.mini.novelty.networks"
     assert f"novelty-classification-digits@mini: {refused}; nothing was fetched" in ledger(other, "pull", ok=False)
-    assert f"mini: {refused}; Snakemake was told nothing" in ledger(other, "adopt", ok=False)
+    assert f"mini: {refused}; Snakemake's records did not change" in ledger(other, "adopt", ok=False)
     assert "is not up to date; run `snakemake" in ledger(other, "push", ok=False)
     assert set(planned(other)) == set(REACHED["novelty", "networks", 5])
     assert contents(other) == before
@@ -202,7 +202,7 @@ def test_what_snakemake_made_is_recorded_by_push(pushed: Path, tmp_path: Path) -
     assert "is not up to date" in ledger(pushed, "push", ok=False)
     snakemake(pushed, "--cores", "2", "results/tables.md")
     for words in status(pushed).values():
-        assert words.startswith("finished, but not recorded; `rpg ledger push` does that (stale because of ")
+        assert words.startswith("finished, but not recorded in dvc.lock; run `rpg ledger push` (stale because of ")
     ledger(pushed, "push")
     assert_all_current(pushed)
     commit(pushed)
@@ -228,7 +228,7 @@ def test_push_refuses_strangers_and_tables_that_the_scores_do_not_give(repositor
         stranger.unlink()
     with (repository / "results/tables.md").open("a") as tables:
         tables.write("| made up | 100.0 |\n")
-    assert "results/tables.md: not what the scores say" in ledger(repository, "push", ok=False)
+    assert "results/tables.md: does not match the scores" in ledger(repository, "push", ok=False)
     assert status(repository)["tables"].startswith("stale because of results/tables.md")
 
 
@@ -259,7 +259,7 @@ def test_truncated_artifact_is_named_and_not_used(pushed: Path) -> None:
     for name in ARTIFACTS:
         path = pushed / "results/mini" / name
         path.write_bytes(path.read_bytes()[:-5])
-        assert status(pushed)["mini"] == f"stale because of results/mini/{name}, which is not what was recorded"
+        assert status(pushed)["mini"] == f"stale because of results/mini/{name}, which differs from dvc.lock"
         assert f"results/mini/{name}: not what dvc.lock records" in ledger(pushed, "pull", ok=False)
         assert "rpg: error: " in ledger(pushed, "push", ok=False)
         if name.startswith("zoo/"):
@@ -308,7 +308,7 @@ def test_damaged_copy_in_cache_or_remote_is_named_and_not_used(pushed: Path, tmp
             path.unlink()
             run_in(pushed, "dvc", "checkout")
             run_in(pushed, "dvc", "status", "-q")
-            assert f"stale because of {artifact}, which is not what was recorded" in status(pushed)["mini"]
+            assert f"stale because of {artifact}, which differs from dvc.lock" in status(pushed)["mini"]
         assert f"{artifact}: the copy in DVC's cache is damaged" in ledger(pushed, "status")
         assert f"{artifact}: the copy in DVC's cache was damaged; dropped" in ledger(pushed, "pull")
         assert contents(pushed) == before
@@ -336,7 +336,7 @@ def test_damaged_copy_in_the_run_cache_stops_repro_by_name(repository: Path) -> 
     damage(cached(repository / ".dvc/cache", md5))
     write_params(repository)
     text = run_in(repository, "dvc", "repro", ok=False)
-    assert "stale because of results/mini/rpg/model.safetensors, which is not what was recorded" in text
+    assert "stale because of results/mini/rpg/model.safetensors, which differs from dvc.lock" in text
     text = run_in(repository, "python", "-m", "rpg", "sample", "--experiment", "mini", ok=False)
     assert "results/mini/rpg/model.safetensors: missing or changed since it was trained" in text
 

@@ -1,5 +1,5 @@
-# One rule for each stage of an experiment; rpg/stages.py says what it reads and writes. Snakemake reads `shell` when a
-# job starts, so it must not name the loop's variable.
+# One rule per stage of an experiment; rpg/stages.py lists the stage's inputs and outputs. Snakemake evaluates `shell` when
+# a job starts, after the loop, so `shell` must not use the loop's variable.
 for stage in pipeline.STAGES.values():
 
     rule:

@@ -1,5 +1,5 @@
-# The steps that put experiments together. They read a few small files and take seconds, so on a cluster they run where
-# Snakemake does.
+# The steps over several experiments. They read a few small files and take seconds, so on a cluster they run on
+# Snakemake's own machine.
 
 
 rule ablation:

@@ -1,4 +1,4 @@
-"""Backbones, by `model.backbone.kind`. A new one is a module here, a config block and an entry of the table."""
+"""The backbones by `model.backbone.kind`. To add one, write a module here, a config block and an entry of the table."""
 
 from rpg.model.backbones.base import Backbone, TokenPositions
 from rpg.model.backbones.mixers import MIXERS

@@ -10,7 +10,7 @@ from rpg.model.conditions import Conditions
 
 @dataclass(frozen=True)
 class TokenPositions:
-    """What a backbone knows of the L tokens: positions [L, 2] int64 and head [L] bool."""
+    """The positions [L, 2] int64 of L tokens, and whether each belongs to the network's head, [L] bool."""
 
     positions_L2: Tensor
     head_L: Tensor
@@ -20,11 +20,11 @@ class TokenPositions:
 
 
 class Backbone(nn.Module):
-    """From the tokens' positions and the conditions to one prototype per token. Weights are never fed in.
+    """Compute one prototype per token from the tokens' positions and the conditions. The input has no weights.
 
     The constructor takes the backbone's block of params.yaml, the positions, the blocks of the conditions, the number
-    of values of each condition by name, and the token width D. It sets `prototype_width`, the width W of its
-    prototypes. If `again` is set, the activations of `blocks` are computed again in the backward pass.
+    of values of each condition by name, and the token width D. It sets `prototype_width`, the prototypes' width W. If
+    `again` is set, the backward pass computes the activations of `blocks` again.
     """
 
     again = False
@@ -33,5 +33,5 @@ class Backbone(nn.Module):
     blocks: nn.Sequential | nn.ModuleList
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Prototypes [B, L, W] from the conditions' values, name → [B, C]."""
+        """Return the prototypes [B, L, W] for the conditions' values, name → [B, C]."""
         raise NotImplementedError

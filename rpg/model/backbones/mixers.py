@@ -1,4 +1,4 @@
-"""Mixers: what a residual block does with the tokens, [B, L, M] → [B, L, M]."""
+"""Mixers, the sequence layers inside residual blocks: [B, L, M] → [B, L, M]."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from rpg.model.mamba2 import Mamba2
 
 
 class LSTM(nn.Module):
-    """One LSTM layer (torch), in the order of the tokens."""
+    """One LSTM layer of torch over the tokens in their order."""
 
     def __init__(self, width: int, *, state_width: int, head_width: int, expand: int) -> None:
         super().__init__()
@@ -17,7 +17,7 @@ class LSTM(nn.Module):
 
 
 class Transformer(nn.TransformerEncoderLayer):
-    """One Transformer layer (torch): every token attends to every token, with heads of `head_width`."""
+    """One Transformer layer of torch: every token attends to every token; each head has `head_width` channels."""
 
     def __init__(self, width: int, *, state_width: int, head_width: int, expand: int) -> None:
         super().__init__(
@@ -26,7 +26,7 @@ class Transformer(nn.TransformerEncoderLayer):
 
 
 class TokenMLP(nn.Sequential):
-    """An MLP on each token alone: no token learns about another."""
+    """An MLP on each token alone; tokens do not exchange information."""
 
     def __init__(self, width: int, *, state_width: int, head_width: int, expand: int) -> None:
         super().__init__(nn.Linear(width, expand * width), nn.SiLU(), nn.Linear(expand * width, width))

@@ -1,4 +1,4 @@
-"""The published backbone."""
+"""The published backbone (RPG section 2.2)."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class PaperBackbone(Backbone):
-    """The published backbone: two Mamba2 blocks in sequence, without residual or norm between (section 2.2).
+    """Run two Mamba2 blocks in sequence, without a residual or a norm between them (section 2.2).
 
-    Conditions are added to every position's embedding. Prototypes have the token width D: the last block has it, or,
-    with `prototype_projection`, both blocks have width M and a Linear projects to D. The blocks' parameters then do not
-    depend on D.
+    The conditions are added to every position's embedding. Prototypes have the token width D. By default the last block
+    has width D. With `prototype_projection`, both blocks have width M and a Linear projects to D, so the blocks'
+    parameters do not depend on D.
     """
 
     positions: Tensor
@@ -41,7 +41,7 @@ class PaperBackbone(Backbone):
         self.conditions = Conditions(conditions, sizes, tokens.head_L, width)
         for module in self.conditions.modules():
             if isinstance(module, nn.Embedding):
-                # Published: all states start equal.
+                # As published, all states start equal.
                 nn.init.constant_(module.weight, 1 / width)
         widths = {"state_width": params.state_width, "head_width": params.head_width, "expand": params.expand}
         self.blocks = nn.Sequential(
@@ -53,7 +53,7 @@ class PaperBackbone(Backbone):
         self.projection = nn.Linear(width, token_width) if projects else nn.Identity()
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Prototypes [B, L, D] from the conditions' values, name → [B, C]."""
+        """Return the prototypes [B, L, D] for the conditions' values, name → [B, C]."""
         hidden_BLM = self.positions + self.conditions(values)
         for block in self.blocks:
             hidden_BLM = run(block, hidden_BLM, again=self.again)

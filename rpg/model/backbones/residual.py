@@ -1,4 +1,4 @@
-"""Pre-norm residual blocks around one mixer, conditioned in each block."""
+"""A backbone of pre-norm residual blocks around one mixer, with the condition in each block."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class ResidualBackbone(Backbone):
-    """Residual blocks with the mixer that `kind` names. The condition also scales and shifts each block's input.
+    """Run residual blocks with the mixer named by `kind`. The condition also scales and shifts each block's input.
 
-    Prototypes have the backbone's width M.
+    The prototypes have the backbone's width M.
     """
 
     positions: Tensor
@@ -38,12 +38,12 @@ class ResidualBackbone(Backbone):
         fixed = [position_embedding(axes[kind], width) for kind in params.positions if kind != "learned"]
         self.register_buffer("positions", sum(fixed, torch.zeros(len(tokens), width)))
         self.tokens = nn.Parameter(torch.randn(len(tokens), width)) if "learned" in params.positions else None
-        self.conditions = Conditions(conditions, sizes, tokens.head_L, width, normalised=True)
+        self.conditions = Conditions(conditions, sizes, tokens.head_L, width, normalized=True)
         self.blocks = nn.ModuleList(_ModulatedBlock(params) for _ in range(params.blocks))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Prototypes [B, L, M] from the conditions' values, name → [B, C]."""
+        """Return the prototypes [B, L, M] for the conditions' values, name → [B, C]."""
         condition_BLM = self.conditions(values)
         hidden_BLM = (
             self.positions + condition_BLM if self.tokens is None else self.positions + self.tokens + condition_BLM
@@ -54,7 +54,7 @@ class ResidualBackbone(Backbone):
 
 
 class _ModulatedBlock(nn.Module):
-    """h + mixer(norm(h) · (1 + scale) + shift), scale and shift linear in the condition."""
+    """Compute h + mixer(norm(h) · (1 + scale) + shift); scale and shift are linear in the condition."""
 
     def __init__(self, params: "ResidualBackboneConfig") -> None:
         super().__init__()

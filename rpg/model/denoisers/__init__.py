@@ -1,4 +1,4 @@
-"""Denoisers, by `model.denoiser.kind`. A new one is a module here, a config block and an entry of the table."""
+"""The denoisers by `model.denoiser.kind`. To add one, write a module here, a config block and an entry of the table."""
 
 from rpg.model.denoisers.base import Denoiser
 from rpg.model.denoisers.convolution import ConvolutionDenoiser

@@ -2,23 +2,23 @@
 
 from torch import Tensor, nn
 
-# Width of the embedding of a diffusion time.
+# The width of a diffusion time's embedding.
 TIME_WIDTH = 256
 
 
 class Denoiser(nn.Module):
-    """From a noisy token, its diffusion time and its prototype to a prediction, each token alone.
+    """Predict the training target of each noisy token from the token, its diffusion time and its prototype.
 
     The constructor takes the denoiser's block of params.yaml, the token width D and the prototypes' width W. If `again`
-    is set, the activations of its steps are computed again in the backward pass.
+    is set, the backward pass computes the activations of the denoiser's steps again.
     """
 
     again = False
 
     def forward(self, x_D: Tensor, t: Tensor, prototype_W: Tensor) -> Tensor:
-        """The prediction [..., D] from noisy tokens [..., D], times that broadcast to [...], and prototypes [..., W].
+        """Return the prediction [..., D] for noisy tokens [..., D], times `t` and prototypes [..., W].
 
-        Tokens that share a time get it once, as [B, 1] or [1]: half of the `mlp` denoiser's products depend on the time
-        alone.
+        `t` broadcasts to [...]. Pass the time of several tokens once, as [B, 1] or [1]: half of the `mlp` denoiser's
+        products depend on the time alone.
         """
         raise NotImplementedError

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class ConvolutionDenoiser(Denoiser):
-    """The published denoiser: a U-shaped stack of 1-D convolutions along the token's D weights.
+    """A U-shaped stack of 1-D convolutions along the token's D weights, as published.
 
     Each step is Conv1d of (x + condition) · time, then BatchNorm and ELU except after the last. The first ⌊n/2⌋ + 1
-    convolutions, n = len(channels), are the encoder; outputs of its first steps are added to the decoder's inputs.
-    Prototypes of another width than D go through one Linear first.
+    convolutions, n = len(channels), are the encoder. The outputs of the encoder's first steps are added to the
+    decoder's inputs. A Linear first projects prototypes of another width to D.
     """
 
     def __init__(self, params: "ConvolutionDenoiserConfig", width: int, prototype_width: int) -> None:
         super().__init__()
         channels = params.channels
-        # Only where it is needed: the published state dict has no such layer.
+        # Only if the widths differ: the published state dict has no such layer.
         self.projection = nn.Identity() if prototype_width == width else nn.Linear(prototype_width, width)
         self.time = nn.Sequential(nn.Linear(TIME_WIDTH, width), nn.SiLU(), nn.Linear(width, width))
         self.condition = nn.Linear(width, width)
@@ -56,7 +56,7 @@ class ConvolutionDenoiser(Denoiser):
 
 
 class _ConvStep(nn.Sequential):
-    """Of x [n, C, 1, D]: as images, whose channels a GPU can have side by side in memory, which it is fastest with."""
+    """One step on x [n, C, 1, D]. The tokens are images, because GPUs are fastest on images in channels-last memory."""
 
     def forward(self, x_BC1D: Tensor, condition_B11D: Tensor, time_B11D: Tensor) -> Tensor:  # type: ignore[override]
         convolution = self[0]

@@ -1,4 +1,4 @@
-"""A residual MLP, which reaches the originals' accuracy in far fewer steps than the published one (docs/choices.md)."""
+"""A residual MLP. It reaches the originals' accuracy in far fewer steps than the published one (docs/choices.md)."""
 
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class MLPDenoiser(Denoiser):
-    """Residual MLP on [noisy token, prototype], with a linear skip from the prototype to the output.
+    """A residual MLP on [noisy token, prototype], with a linear skip connection from the prototype to the output.
 
-    The skip lets the prototype carry the clean token by itself; the MLP adds what depends on the noise.
+    Through the skip connection the prototype alone can carry the clean token; the MLP adds the noise-dependent part.
     """
 
     def __init__(self, params: "MLPDenoiserConfig", width: int, prototype_width: int) -> None:
@@ -38,7 +38,10 @@ class MLPDenoiser(Denoiser):
 
 
 class _ResidualMLP(nn.Module):
-    """h + W₂ silu(W₁ (norm(h) · (1 + scale) + shift)), scale and shift linear in the time embedding; starts as h."""
+    """Compute h + W₂ silu(W₁ (norm(h) · (1 + scale) + shift)); scale and shift are linear in the time embedding.
+
+    W₂ starts at zero, so a new block returns h.
+    """
 
     def __init__(self, hidden: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""No denoiser: an ablation of the diffusion."""
+"""A linear layer in place of a denoiser: an ablation of the diffusion."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class NoDenoiser(Denoiser):
-    """The prediction is one linear layer of the prototype; noisy token and time are ignored."""
+    """Predict by one linear layer on the prototype; the noisy token and the time are ignored."""
 
     def __init__(self, params: "NoDenoiserConfig", width: int, prototype_width: int) -> None:
         super().__init__()

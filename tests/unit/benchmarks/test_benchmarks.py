@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchmarks.common import in_turn, ratio
 from benchmarks.jobs import compare_jobs
-from benchmarks.layers import measure_layers
 from benchmarks.memory import measure
 from benchmarks.published import Files, Published, batches, training
 from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
+from benchmarks.stages import measure_stages
 from rpg.config.model import ConvolutionDenoiserConfig, Model, PaperBackboneConfig, PermutationStateCondition
 from rpg.model import diffusion
 from rpg.model.backbones import TokenPositions
@@ -191,16 +191,16 @@ def test_turns_and_ratios() -> None:
     assert ratio([4.0, 9.0, 2.0], [2.0, 3.0, 2.0]) == {"ratio": 2.0, "smallest": 1.0, "largest": 3.0}
 
 
-def test_seconds_of_layers_are_those_of_the_logs(tmp_path: Path) -> None:
+def test_seconds_of_stages_are_those_of_the_logs(tmp_path: Path) -> None:
     for run, seconds in {"before": 4.0, "now": 1.5}.items():
         for name in ("a/zoo-0000-0003", "a/zoo-0004-0007", "a/train", "tables"):
             path = tmp_path / run / f"{name}.tsv"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"s\th:m:s\n{seconds}\t0:00:01\n")
-    rows = measure_layers(tmp_path / "now", tmp_path / "before", tmp_path / "out.json")
-    by_layer = {row.pop("layer"): row for row in rows}
-    assert by_layer["zoo"] == {"jobs": 2, "seconds before": 8, "seconds": 3}
-    assert by_layer["all"] == {"jobs": 4, "seconds before": 16, "seconds": 6}
+    rows = measure_stages(tmp_path / "now", tmp_path / "before", tmp_path / "out.json")
+    by_stage = {row.pop("stage"): row for row in rows}
+    assert by_stage["zoo"] == {"jobs": 2, "seconds before": 8, "seconds": 3}
+    assert by_stage["all"] == {"jobs": 4, "seconds before": 16, "seconds": 6}
     assert json.loads((tmp_path / "out.json").read_text())["date"]
 
 

@@ -43,7 +43,7 @@ def generate(page: AppTest) -> AppTest:
 
 def test_opens_with_nothing_generated(page: AppTest) -> None:
     assert not page.exception
-    assert page.title[0].value == "Ask for a network"
+    assert page.title[0].value == "Generate a network"
     assert "networks for 6 of 1022 tasks" in page.markdown[0].value
     assert not page.metric
 
@@ -59,9 +59,11 @@ def test_classes_give_a_network_with_its_score(page: AppTest, tasks: Path) -> No
     assert shown["test accuracy"] == f"{accuracy:.1f} %"
     # The confusion table adds up to the same.
     rows = page.table[0].value
-    right = rows.apply(lambda row: row["says yes"] if row["shall be"] == "yes" else row["says no"], axis=1).sum()
-    assert 100 * right / rows[["says yes", "says no"]].to_numpy().sum() == pytest.approx(accuracy)
-    assert list(rows["shall be"]) == ["yes" if bit == "1" else "no" for bit in HELD_OUT]
+    right = rows.apply(
+        lambda row: row["answers yes"] if row["correct answer"] == "yes" else row["answers no"], axis=1
+    ).sum()
+    assert 100 * right / rows[["answers yes", "answers no"]].to_numpy().sum() == pytest.approx(accuracy)
+    assert list(rows["correct answer"]) == ["yes" if bit == "1" else "no" for bit in HELD_OUT]
 
 
 def test_words_and_code_say_the_same(page: AppTest) -> None:
@@ -76,7 +78,7 @@ def test_another_image_asks_the_same_network(page: AppTest) -> None:
     before = page.session_state.network
     page = next(field for field in page.number_input if field.label == "Test image").set_value(7).run()
     assert page.session_state.network is before
-    assert any("The network says" in text.value for text in page.markdown)
+    assert any("The network answers" in text.value for text in page.markdown)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_an_experiment_without_tasks_is_refused(finished: Path, monkeypatch, cap
     with pytest.raises(SystemExit) as stop:
         main(["demo", "--experiment", "mini", "--no-browser"])
     assert stop.value.code == 2
-    assert "its networks have no tasks to choose from" in capsys.readouterr().err
+    assert "the networks have no tasks to choose from" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -144,12 +146,12 @@ def test_in_a_browser(address: str, tasks: Path, tmp_path: Path) -> None:
         sentence.fill("even numbers")
         sentence.press("Enter")
         page.get_by_role("button", name="Generate").click()
-        expect(page.get_by_text("A network that tells 0, 2, 4, 6, 8 from the rest")).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("A network that recognizes 0, 2, 4, 6, 8")).to_be_visible(timeout=60_000)
         expect(page.get_by_text("1010101010")).to_be_visible()
         accuracy = re.search(r"test accuracy\s+([\d.]+) %", page.locator("body").inner_text())
         assert accuracy
 
-        said = page.get_by_text(re.compile("^The network says (yes|no)$"))
+        said = page.get_by_text(re.compile("^The network answers (yes|no)$"))
         expect(said).to_have_count(1)
         pad = page.get_by_label("drawing pad")
         pad.scroll_into_view_if_needed()

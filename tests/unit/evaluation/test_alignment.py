@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import nn
 
-from rpg.evaluation.alignment import as_arrays, distance, groups, match, permute
+from rpg.evaluation.alignment import as_arrays, distance, find_groups, match, permute
 
 # Small ones of three families, with more channels than a permutation could hit by chance.
 NETWORKS = {
@@ -33,7 +33,7 @@ def inputs(name: str) -> torch.Tensor:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_permuted_network_answers_alike_and_is_recovered(name: str) -> None:
     network, x = build(name), inputs(name)
-    found = groups(network, x)
+    found = find_groups(network, x)
     assert found
     before = as_arrays(network.state_dict())
     draw = np.random.default_rng(1)
@@ -52,13 +52,13 @@ def test_networks_of_other_families_have_groups_or_none(name: str) -> None:
     """And no traceback; what is found has passed the test of random permutations."""
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=3).eval()
-    found = groups(network, torch.randn(2, 3, 64, 64))
+    found = find_groups(network, torch.randn(2, 3, 64, 64))
     assert bool(found) == (name in ("efficientnet_b0", "edgenext_xx_small"))
 
 
 def test_groups_of_a_vision_transformer() -> None:
     """The residual stream, and in each of two blocks the heads and the hidden units of the MLP."""
-    found = groups(build("vit_tiny_patch16_224"), inputs("vit_tiny_patch16_224"))
+    found = find_groups(build("vit_tiny_patch16_224"), inputs("vit_tiny_patch16_224"))
     assert [group.units for group in found] == [24, 3, 96, 3, 96]
     heads = {axis.name for axis in found[1].axes}
     assert heads == {f"blocks.0.attn.{name}" for name in ("qkv.weight", "qkv.bias", "proj.weight")}
@@ -73,7 +73,7 @@ def test_groups_of_a_vision_transformer() -> None:
 def test_a_channel_of_a_flattened_map_is_several_inputs() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 4 * 4, 5)).eval()
-    (found,) = groups(network, torch.randn(3, 1, 6, 6))
+    (found,) = find_groups(network, torch.randn(3, 1, 6, 6))
     assert [(axis.name, axis.shape, axis.axis) for axis in found.axes] == [
         ("0.weight", (6, 1, 3, 3), 0), ("0.bias", (6,), 0), ("3.weight", (5, 6, 16), 1),
     ]  # fmt: skip
@@ -90,7 +90,7 @@ def test_what_does_not_pass_the_test_has_no_groups() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.last(torch.cumsum(self.first(x), 1))
 
-    assert groups(Mixed().eval(), torch.randn(3, 4)) == []
+    assert find_groups(Mixed().eval(), torch.randn(3, 4)) == []
 
 
 def test_a_network_that_cannot_be_followed_has_no_groups() -> None:
@@ -103,7 +103,7 @@ def test_a_network_that_cannot_be_followed_has_no_groups() -> None:
             hidden = self.first(x)
             return self.last(hidden if hidden.sum() > 0 else -hidden)
 
-    assert groups(Branching().eval(), torch.randn(3, 4)) == []
+    assert find_groups(Branching().eval(), torch.randn(3, 4)) == []
 
 
 def test_match_is_the_best_of_all_orders() -> None:
@@ -111,7 +111,7 @@ def test_match_is_the_best_of_all_orders() -> None:
     from itertools import permutations
 
     network, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).eval(), torch.randn(5, 3)
-    found = groups(network, x)
+    found = find_groups(network, x)
     draw = np.random.default_rng(0)
     one, other = (
         {name: draw.standard_normal(tensor.shape) for name, tensor in network.state_dict().items()} for _ in range(2)
@@ -134,9 +134,9 @@ def test_distance_by_hand() -> None:
 def test_groups_do_not_depend_on_the_weights() -> None:
     """Weights by which two images can't be told apart would prove nothing; so others are drawn."""
     network, x = build("resnet18"), inputs("resnet18")
-    axes = [[(axis.name, axis.axis) for axis in group.axes] for group in groups(network, x)]
+    axes = [[(axis.name, axis.axis) for axis in group.axes] for group in find_groups(network, x)]
     assert axes
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-    assert [[(axis.name, axis.axis) for axis in group.axes] for group in groups(network, x)] == axes
+    assert [[(axis.name, axis.axis) for axis in group.axes] for group in find_groups(network, x)] == axes

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from rpg.evaluation.alignment import groups
+from rpg.evaluation.alignment import find_groups
 from rpg.evaluation.geometry import Space, ZooPoints, residual
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize
@@ -14,7 +14,7 @@ def space() -> Space:
     """Of a small network with 6 hidden units, whose tensors end within a token."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
-    return Space(Layout.of(network.state_dict(), 5), groups(network, torch.randn(4, 3)))
+    return Space(Layout.of(network.state_dict(), 5), find_groups(network, torch.randn(4, 3)))
 
 
 def random_points(space: Space, count: int, seed: int = 0) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_measure_by_hand(space: Space) -> None:
     points_NP[:, 0] = [0, 1, 10, 14]
     zoo = ZooPoints(Space(space.layout, []), points_NP, np.array([0, 0, 1, 1]), np.array([""] * 4))
     unit = 38**-0.5
-    found = zoo.measure(points_NP[1], but=1)
+    found = zoo.measure(points_NP[1], own_index=1)
     assert found["nearest"] == 0
     names = ("distance", "distance_across", "aligned", "aligned_across", "residual")
     assert [found[name] / unit for name in names] == pytest.approx([1, 9, 1, 9, 0], abs=1e-5)
@@ -79,18 +79,18 @@ def test_runs_are_seeds_and_codes(space: Space) -> None:
     points_NP = np.zeros((3, 38), np.float32)
     points_NP[:, 0] = [0, 1, 5]
     zoo = ZooPoints(Space(space.layout, []), points_NP, np.array([0, 0, 0]), np.array(["01", "10", "01"]))
-    found = zoo.measure(points_NP[0], but=0)
+    found = zoo.measure(points_NP[0], own_index=0)
     assert (found["distance"], found["distance_across"]) == pytest.approx((38**-0.5, 38**-0.5))
-    assert zoo.measure(points_NP[1], but=1)["distance_across"] == pytest.approx(38**-0.5)
+    assert zoo.measure(points_NP[1], own_index=1)["distance_across"] == pytest.approx(38**-0.5)
 
 
 def test_what_there_is_nothing_to_compare_with_is_left_out(space: Space) -> None:
     points_NP = np.zeros((2, 38), np.float32)
     points_NP[:, 0] = [0, 1]
     one_run = ZooPoints(Space(space.layout, []), points_NP, np.array([0, 0]), np.array([""] * 2))
-    assert set(one_run.measure(points_NP[0], but=0)) == {"nearest", "distance", "aligned"}
+    assert set(one_run.measure(points_NP[0], own_index=0)) == {"nearest", "distance", "aligned"}
     alone = ZooPoints(Space(space.layout, []), points_NP[:1], np.array([0]), np.array([""]))
-    assert alone.measure(points_NP[0], but=0) == {}
+    assert alone.measure(points_NP[0], own_index=0) == {}
     assert set(alone.measure(points_NP[1])) == {"nearest", "distance", "aligned", "residual"}
 
 
@@ -105,7 +105,7 @@ def test_alignment_is_by_seed(space: Space) -> None:
     )  # fmt: skip
     points_NP = np.stack([first_P, first_P + 0.01, second_P])
     zoo = ZooPoints(space, points_NP, np.array([0, 0, 1]), np.array([""] * 3))
-    moved_NP = zoo.aligned(first_P[index])
+    moved_NP = zoo.align(first_P[index])
     np.testing.assert_array_equal(moved_NP[0], first_P[index])
     np.testing.assert_allclose(moved_NP[1], first_P[index] + 0.01, rtol=1e-6)
     found = zoo.measure(first_P[index])

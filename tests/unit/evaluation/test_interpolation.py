@@ -3,14 +3,14 @@ import pytest
 import torch
 from torch import nn
 
-from rpg.evaluation.alignment import groups
+from rpg.evaluation.alignment import find_groups
 from rpg.evaluation.geometry import Space, ZooPoints
 from rpg.evaluation.interpolation import mixtures
 from rpg.tokenizer.layout import Layout
 
 torch.manual_seed(0)
 NETWORK = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).eval()
-SPACE = Space(Layout.of(NETWORK.state_dict(), 5), groups(NETWORK, torch.randn(4, 3)))
+SPACE = Space(Layout.of(NETWORK.state_dict(), 5), find_groups(NETWORK, torch.randn(4, 3)))
 
 
 def by_method(*arguments) -> dict[str, list[tuple[int, str | None, np.ndarray]]]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from rpg.config.loading import load_params
 from rpg.evaluation.alignment import permute
 from rpg.evaluation.geometry import ZooPoints
-from rpg.evaluation.novelty import NoveltyAnalysis, iou, summarise, verdict, vote
+from rpg.evaluation.novelty import NoveltyAnalysis, iou, summarize, verdict, vote
 from rpg.paths import Paths
 from rpg.utils.errors import UserError
 from rpg.utils.files import file_entry, write_sealed
@@ -29,7 +29,7 @@ def open_novelty(folder: Path, name: str) -> NoveltyAnalysis:
 
 def judged(novelty: NoveltyAnalysis, points: list[np.ndarray]) -> str:
     """The verdict on samples at these points."""
-    samples = list(novelty.judged(novelty.at("RPG", 0, None, point_P) for point_P in points))
+    samples = list(novelty.judge(novelty.network_at("RPG", 0, None, point_P) for point_P in points))
     samples_rows, originals = (
         pd.DataFrame([novelty.row(network) for network in networks]) for networks in (samples, novelty.originals)
     )
@@ -50,7 +50,7 @@ def test_planted_permutations_are_replicas(novelty: NoveltyAnalysis) -> None:
         planted.append(np.concatenate([moved[tensor.name].ravel() for tensor in space.layout.tokenized]))
     for point_P, moved_P in zip(novelty.zoo.points_NP, planted, strict=True):
         assert novelty.zoo.distances(moved_P).min() > 0.3
-        both = novelty.judged(novelty.at("RPG", 0, None, point) for point in (point_P, moved_P))
+        both = novelty.judge(novelty.network_at("RPG", 0, None, point) for point in (point_P, moved_P))
         answers, moved = (network.answers for network in both)
         assert np.mean(answers == moved) > 0.99
     assert judged(novelty, planted) == "replica"
@@ -87,7 +87,7 @@ def test_networks_trained_anew_are_novel(novelty: NoveltyAnalysis) -> None:
     left_out = zoo.seeds == 2
     smaller = ZooPoints(zoo.space, zoo.points_NP[~left_out], zoo.seeds[~left_out], zoo.codes[~left_out])
     originals, samples = (
-        pd.DataFrame([{**smaller.measure(zoo.points_NP[index], but=but), "test": 97.0} for index, but in which])
+        pd.DataFrame([{**smaller.measure(zoo.points_NP[index], own_index=but), "test": 97.0} for index, but in which])
         for which in (
             [(index, place) for place, index in enumerate(np.flatnonzero(~left_out))],
             [(index, None) for index in np.flatnonzero(left_out)],
@@ -128,7 +128,7 @@ def test_sample_that_was_not_scored_is_one_line(finished: Path) -> None:
         samples = json.loads(before[0])["samples"]
         samples[1] |= file_entry(scored)
         write_sealed(manifest, {"samples": samples})
-        with pytest.raises(UserError, match=r"scores.json: knows nothing of .*0001.safetensors; run `rpg score` again"):
+        with pytest.raises(UserError, match=r"scores.json: has no score of .*0001.safetensors; run `rpg score` again"):
             open_novelty(finished, "mini")
     finally:
         manifest.write_text(before[0])
@@ -163,7 +163,7 @@ def test_vote_by_hand() -> None:
 def test_ensembles_by_hand(novelty: NoveltyAnalysis) -> None:
     found = novelty.ensembles(between=False)
     assert found["networks"] == 4
-    voted = vote([sample.answers for sample in novelty.ours])
+    voted = vote([sample.answers for sample in novelty.rpg_samples])
     labels = novelty.task.data.test.labels.numpy()
     assert found["rpg"] == pytest.approx(100 * np.mean(voted == labels), abs=1e-4)
     assert novelty.ensembles(between=True) == {}
@@ -186,7 +186,7 @@ def test_summary_by_hand() -> None:
     ]
     # The units of the noisy network were not permuted to match.
     rows = [[*row, row[4] if row[0] == "noise 0.1" else row[5]] for row in rows]
-    found = summarise(pd.DataFrame(rows, columns=columns))
+    found = summarize(pd.DataFrame(rows, columns=columns))
     sample = found["rpg"]["all"]
     assert sample["verdict"] == "interpolation"
     assert sample["novel"] == {"0.5": 0.3333, "1.0": 0.3333, "2.0": 0.3333, "4.0": 0.0}
@@ -237,7 +237,7 @@ def test_tasks_are_told_apart(tasks: Path) -> None:
     # Of a code that no checkpoint was learned for there is none to put noise on.
     assert "held_out" not in found["baselines"]["noise 0.1"]
     novelty = open_novelty(tasks, "tasks")
-    for sample in novelty.ours:
+    for sample in novelty.rpg_samples:
         row = novelty.row(sample)
         rivals = [other for other in [*novelty.originals, *novelty.held_out] if other.code == sample.code]
         nearest = min(rivals, key=lambda other: np.mean((other.point_P - sample.point_P) ** 2))
@@ -247,5 +247,5 @@ def test_tasks_are_told_apart(tasks: Path) -> None:
 
 def test_a_network_at_its_point_is_itself(novelty: NoveltyAnalysis) -> None:
     sample = novelty.samples[0]
-    (again,) = novelty.judged(iter([novelty.at("RPG", sample.state, None, sample.point_P)]))
+    (again,) = novelty.judge(iter([novelty.network_at("RPG", sample.state, None, sample.point_P)]))
     assert np.mean(again.answers == sample.answers) > 0.995

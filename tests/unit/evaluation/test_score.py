@@ -148,7 +148,7 @@ def test_file_without_a_task_needs_one(tasks: Path, capsys, monkeypatch) -> None
     arguments = ["score", "--experiment", "tasks", "--weights", "results/tasks/samples/0000.safetensors"]
     with pytest.raises(SystemExit):
         main(arguments)
-    assert "for which task? add --classes or --code" in capsys.readouterr().err
+    assert "names no task; add --classes or --code" in capsys.readouterr().err
     scores = json.loads(Path("results/tasks/scores.json").read_text())
     main([*arguments, "--classes", "1,4,5,6,8"])
     assert capsys.readouterr().out.endswith(f"top1 {scores['rpg'][0]['test']:.2f}\n")

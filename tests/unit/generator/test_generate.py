@@ -105,7 +105,7 @@ def test_what_is_left_out_is_drawn_from_the_zoo(inside: Path) -> None:
     assert codes <= {checkpoint["code"] for checkpoint in generator.store.checkpoints}
     assert {network.code for network in generator.networks(3, HELD_OUT, None)} == {HELD_OUT}
     assert {network.states for network in generator.networks(3, None, (1,))} == {(1,)}
-    assert [generator.standing(code) for code in (HELD_OUT, "1010101010")] == ["held out", "not in the zoo"]
+    assert [generator.zoo_membership(code) for code in (HELD_OUT, "1010101010")] == ["held out", "not in the zoo"]
 
 
 def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -147,7 +147,7 @@ def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, mo
         (["--describe", ""], "the sentence is empty"),
         (["--state", "2"], "state 2: the zoo has states 0 to 1, one per seed"),
         (["--state", "-1"], "state -1: the zoo has states 0 to 1"),
-        (["--state", "1,1"], "states 1, 1: one stands there twice"),
+        (["--state", "1,1"], "states 1, 1: one is given twice; give each state once"),
         (
             ["--count", "0"],
             "Invalid value for '--count': Input should be greater than or equal to 1; see `rpg generate --help`",

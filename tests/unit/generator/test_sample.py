@@ -7,7 +7,7 @@ from conftest import MINIATURE
 from safetensors.torch import load_file
 
 from rpg.config.loading import load_params
-from rpg.generator.sample import sample_networks, wishes
+from rpg.generator.sample import sample_networks, sample_requests
 from rpg.model import rpg as rpg_module
 from rpg.tokenizer.store import TokenStore
 from rpg.training.model_file import load_rpg
@@ -50,18 +50,18 @@ def test_fewer_seen_codes_are_asked_for(tasks: Path) -> None:
     params = load_params(tasks / "params.yaml").experiment("tasks")
     store = TokenStore(tasks / "results/tasks/tokens")
 
-    def asked(seen: int) -> list:
-        return wishes(store, params.sample.model_copy(update={"seen": seen, "count": 3}), True)
+    def requests_for(seen: int) -> list:
+        return sample_requests(store, params.sample.model_copy(update={"seen": seen, "count": 3}), True)
 
-    found = asked(1)
+    found = requests_for(1)
     code = found[-1][1]
     assert found[-3:] == [((0,), code), ((1,), code), ((0,), code)]
     assert len(found) == 9
     # Two pairs are held out, those of the codes that were drawn first: they come before all others.
     with_pair, others = set(params.task.seen_codes()[:2]), set(params.task.seen_codes()[2:])
     assert code in with_pair
-    assert {code for _, code in asked(2)[6:]} == with_pair
-    three = {code for _, code in asked(3)[6:]}
+    assert {code for _, code in requests_for(2)[6:]} == with_pair
+    three = {code for _, code in requests_for(3)[6:]}
     assert three > with_pair
     assert len(three & others) == 1
 
@@ -71,12 +71,12 @@ def test_networks_sampled_together_are_those_sampled_alone(finished: Path) -> No
     experiment = load_params(finished / "params.yaml").experiment("mini")
     store = TokenStore(finished / "results/mini/tokens")
     model = load_rpg(finished / "results/mini/rpg", store, torch.device("cpu"))
-    asked = experiment.model.conditions
+    conditions = experiment.model.conditions
     wanted = [((k % 3,), None) for k in range(10)] + [((0, 2), None)]
-    together = [network for network, _, _ in sample_networks(model, asked, store, experiment.sample, wanted)]
-    for k, wish in enumerate(wanted):
-        ((alone, state, code),) = sample_networks(model, asked, store, experiment.sample, [wish], first=k)
-        assert (state, code) == wish
+    together = [network for network, _, _ in sample_networks(model, conditions, store, experiment.sample, wanted)]
+    for k, request in enumerate(wanted):
+        ((alone, state, code),) = sample_networks(model, conditions, store, experiment.sample, [request], first=k)
+        assert (state, code) == request
         for name, tensor in alone.items():
             torch.testing.assert_close(together[k][name], tensor, rtol=1e-4, atol=1e-5)
 
@@ -100,14 +100,14 @@ def test_tokens_that_are_denoised_by_parts_are_the_same(finished: Path, monkeypa
 def test_networks_between_two_states(finished: Path) -> None:
     params = load_params(finished / "params.yaml").experiment("mini").sample
     store = TokenStore(finished / "results/mini/tokens")
-    found = wishes(store, params.model_copy(update={"count": 2, "between": 4}), True)
+    found = sample_requests(store, params.model_copy(update={"count": 2, "between": 4}), True)
     assert found[:2] == [((0,), None), ((1,), None)]
     # All three pairs before one comes again.
     pairs = [states for states, _ in found[2:]]
     assert set(pairs[:3]) == {(0, 1), (0, 2), (1, 2)}
     assert pairs[3] == pairs[0]
     # A model that knows no states is asked for none.
-    assert wishes(store, params.model_copy(update={"count": 2}), False) == [(None, None)] * 2
+    assert sample_requests(store, params.model_copy(update={"count": 2}), False) == [(None, None)] * 2
 
 
 def test_without_temperature_there_is_nothing_to_draw(finished: Path) -> None:

@@ -42,16 +42,16 @@ def test_vector_by_hand() -> None:
     hidden = values @ first.weight.T + first.bias
     expected = (hidden * hidden.sigmoid()) @ second.weight.T + second.bias
     torch.testing.assert_close(vector(values), expected[:, None])
-    normalised = Vector(params, values=2, length=3, width=6, normalised=True)(values)[:, 0]
-    torch.testing.assert_close(normalised.mean(1), torch.zeros(2), atol=1e-6, rtol=0)
-    torch.testing.assert_close(normalised.std(1, correction=0), torch.ones(2), atol=1e-3, rtol=0)
+    normalized = Vector(params, values=2, length=3, width=6, normalized=True)(values)[:, 0]
+    torch.testing.assert_close(normalized.mean(1), torch.zeros(2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(normalized.std(1, correction=0), torch.ones(2), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("hidden", [None, 5])
 def test_each_token_its_own_vector(hidden: int | None) -> None:
     """Per token is what as many conditions as there are tokens would give, one after another."""
     params = TaskCodeCondition(kind="task_code", hidden=hidden, reach="each")
-    vector = Vector(params, values=2, length=3, width=6, normalised=True)
+    vector = Vector(params, values=2, length=3, width=6, normalized=True)
     values = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
     found = vector(values)
     assert found.shape == (2, 3, 6)

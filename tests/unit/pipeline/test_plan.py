@@ -19,7 +19,7 @@ from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.pipeline.plan import GPUS, MOMENTS, Device, describe, measure, plan, plan_of
 from rpg.tokenizer.layout import Layout
-from rpg.training import conditions
+from rpg.training.conditions import checkpoint_values
 from rpg.training.train import train_loss
 from rpg.training.trainer import Training
 from rpg.utils.errors import UserError
@@ -87,11 +87,11 @@ class Store:
 
 def training_of(experiment: Experiment, layout: Layout) -> Training:
     store: Any = Store(layout)
-    asked = experiment.model.conditions
-    sizes = {name: values.shape[1] for name, values in conditions.of_checkpoints(asked, store).items()}
+    conditions = experiment.model.conditions
+    sizes = {name: values.shape[1] for name, values in checkpoint_values(conditions, store).items()}
     known = TokenPositions(layout.positions(), layout.head())
     model = RPG(experiment.model, known, width=layout.width, sizes=sizes, target=experiment.diffusion.target)
-    loss = train_loss(store, experiment.train, asked, torch.device("cpu"))
+    loss = train_loss(store, experiment.train, conditions, torch.device("cpu"))
     return Training(experiment.train, model, loss, "train", torch.device("cpu"))
 
 

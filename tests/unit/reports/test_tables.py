@@ -11,7 +11,14 @@ from promises import FULL, beaten_between, broken, counts
 from rpg.config.loading import load_params
 from rpg.evaluation.score import summary
 from rpg.reports.published import PUBLISHED, SOURCES
-from rpg.reports.tables import METHODS, beside_originals, beside_published, markdown, task_sections, unseen_tasks
+from rpg.reports.tables import (
+    METHODS,
+    markdown,
+    original_and_rpg_columns,
+    published_section,
+    task_sections,
+    unseen_tasks,
+)
 
 # The experiments with samples between states.
 BETWEEN = ("digits-vit", "digits-convnext")
@@ -200,7 +207,7 @@ def test_committed_tables_reach_the_promised_quality() -> None:
         assert cells(section, "| RPG, between states ")[3] == "0"
     assert broken(tree, FULL) == []
     for name, entry in tree["experiments"].items():
-        columns = [entry["metric"], f"{entry['parameters']:,}", *map(str, beside_originals(entry).values())]
+        columns = [entry["metric"], f"{entry['parameters']:,}", *map(str, original_and_rpg_columns(entry).values())]
         assert cells(text, f"| {name} ") == columns
         assert "held_out" not in entry or unseen_tasks(name, entry) in text
     assert task_sections(tree["experiments"]) in text
@@ -227,8 +234,8 @@ def test_tables_are_those_of_metrics_json() -> None:
 
 def test_published_numbers_stand_beside_ours(finished: Path) -> None:
     entry = json.loads((finished / "results/metrics.json").read_text())["experiments"]["mini"]
-    assert beside_published({"mini": entry}) == ""
-    text = beside_published({"mini": entry, "cifar10-resnet18": entry})
+    assert published_section({"mini": entry}) == ""
+    text = published_section({"mini": entry, "cifar10-resnet18": entry})
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| cifar")
     ]

@@ -9,7 +9,7 @@ from rpg.config.model import (
     VectorCondition,
 )
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import asked, between, dropped, of_checkpoints
+from rpg.training.conditions import checkpoint_values, condition_values, drop_states, mix_states
 from rpg.utils.errors import UserError
 
 STATE, CODE = (
@@ -25,7 +25,7 @@ def store(tasks: Path) -> TokenStore:
 
 
 def test_values_of_checkpoints(store: TokenStore) -> None:
-    values = of_checkpoints([STATE, CODE, ACCURACY], store)
+    values = checkpoint_values([STATE, CODE, ACCURACY], store)
     assert {name: value.shape[1] for name, value in values.items()} == {
         "permutation_state": 2, "task_code": 10, "validation_top1": 1
     }  # fmt: skip
@@ -37,54 +37,56 @@ def test_values_of_checkpoints(store: TokenStore) -> None:
 
 def test_field_that_is_no_number(store: TokenStore) -> None:
     with pytest.raises(UserError, match=r"has no number 'nothing'; known: .*validation_top1"):
-        of_checkpoints([VectorCondition(kind="vector", field="nothing", hidden=None, reach="all")], store)
+        checkpoint_values([VectorCondition(kind="vector", field="nothing", hidden=None, reach="all")], store)
 
 
 def test_wish_is_met_and_the_rest_is_that_of_one_checkpoint(store: TokenStore) -> None:
     draws = [torch.Generator().manual_seed(seed) for seed in range(3)]
-    wishes = [((1,), "0100111010"), (None, "0100111010"), ((0,), None)]
-    values = asked([STATE, CODE, ACCURACY], store, wishes, draws)
+    requests = [((1,), "0100111010"), (None, "0100111010"), ((0,), None)]
+    values = condition_values([STATE, CODE, ACCURACY], store, requests, draws)
     assert values["permutation_state"][0].tolist() == [0, 1]
     assert values["permutation_state"][2].tolist() == [1, 0]
     assert [values["task_code"][row].int().tolist() for row in (0, 1)] == [[0, 1, 0, 0, 1, 1, 1, 0, 1, 0]] * 2
-    known = of_checkpoints([CODE, ACCURACY], store)
+    known = checkpoint_values([CODE, ACCURACY], store)
     rows = [torch.cat([known["task_code"][row], known["validation_top1"][row]]).tolist() for row in range(len(store))]
     assert torch.cat([values["task_code"][2], values["validation_top1"][2]]).tolist() in rows
 
 
 def test_vector_that_is_wished_for(store: TokenStore) -> None:
     draws = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    values = asked([STATE, ACCURACY], store, [((0,), None), ((1,), None)], draws, {"validation_top1": [98.5]})
+    values = condition_values(
+        [STATE, ACCURACY], store, [((0,), None), ((1,), None)], draws, {"validation_top1": [98.5]}
+    )
     assert values["validation_top1"].tolist() == [[98.5], [98.5]]
     assert values["permutation_state"].tolist() == [[1, 0], [0, 1]]
     with pytest.raises(UserError, match="--vector validation_top1: must have 1 numbers, not 2"):
-        asked([STATE, ACCURACY], store, [((0,), None)], draws[:1], {"validation_top1": [98.5, 1.0]})
+        condition_values([STATE, ACCURACY], store, [((0,), None)], draws[:1], {"validation_top1": [98.5, 1.0]})
     with pytest.raises(UserError, match="--vector size: the model has no such vector; known: validation_top1"):
-        asked([STATE, ACCURACY], store, [((0,), None)], draws[:1], {"size": [1.0]})
+        condition_values([STATE, ACCURACY], store, [((0,), None)], draws[:1], {"size": [1.0]})
     with pytest.raises(UserError, match="known: none"):
-        asked([STATE], store, [((0,), None)], draws[:1], {"size": [1.0]})
+        condition_values([STATE], store, [((0,), None)], draws[:1], {"size": [1.0]})
 
 
 def test_wish_for_what_the_model_does_not_know(store: TokenStore) -> None:
     draw = [torch.Generator()]
     with pytest.raises(UserError, match="not trained on task codes"):
-        asked([STATE], store, [(None, "0100111010")], draw)
+        condition_values([STATE], store, [(None, "0100111010")], draw)
     with pytest.raises(UserError, match="no permutation states"):
-        asked([CODE], store, [((0,), None)], draw)
+        condition_values([CODE], store, [((0,), None)], draw)
     with pytest.raises(UserError, match="states 0 to 1"):
-        asked([STATE], store, [((2,), None)], draw)
-    with pytest.raises(UserError, match="stands there twice"):
-        asked([STATE], store, [((1, 1), None)], draw)
+        condition_values([STATE], store, [((2,), None)], draw)
+    with pytest.raises(UserError, match="one is given twice; give each state once"):
+        condition_values([STATE], store, [((1, 1), None)], draw)
 
 
 def test_states_that_are_mixed(store: TokenStore) -> None:
-    values = asked([STATE], store, [((0, 1), None)], [torch.Generator()])
+    values = condition_values([STATE], store, [((0, 1), None)], [torch.Generator()])
     assert values["permutation_state"].tolist() == [[0.5, 0.5]]
 
 
 def test_between_two_states() -> None:
     states = torch.eye(4)[[0, 1, 2, 3] * 50]
-    mixed = between({"permutation_state": states}, torch.Generator().manual_seed(0))["permutation_state"]
+    mixed = mix_states({"permutation_state": states}, torch.Generator().manual_seed(0))["permutation_state"]
     torch.testing.assert_close(mixed.sum(1), torch.ones(200))
     assert ((mixed > 0).sum(1) == 2).all()
     own = (mixed * states).sum(1)
@@ -98,11 +100,11 @@ def test_state_that_is_not_told() -> None:
     states = torch.eye(4)[[0, 1, 2, 3] * 50]
     half = STATE.model_copy(update={"dropout": 0.25})
     values = {"permutation_state": states, "x": torch.zeros(200, 1)}
-    told = dropped([half], values, torch.Generator().manual_seed(0))["permutation_state"]
-    hidden = (told == 0.25).all(1)
+    kept = drop_states([half], values, torch.Generator().manual_seed(0))["permutation_state"]
+    hidden = (kept == 0.25).all(1)
     assert hidden.float().mean().item() == pytest.approx(0.25, abs=0.1)
-    assert torch.equal(told[~hidden], states[~hidden])
+    assert torch.equal(kept[~hidden], states[~hidden])
     draw = torch.Generator().manual_seed(0)
-    assert dropped([STATE], values, draw) is values
+    assert drop_states([STATE], values, draw) is values
     # Without dropout nothing is drawn.
     assert torch.equal(draw.get_state(), torch.Generator().manual_seed(0).get_state())

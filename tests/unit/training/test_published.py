@@ -99,7 +99,7 @@ def test_the_first_tensor_that_does_not_fit_is_named_with_both_shapes(here: Path
         f"w.pth: tensor 'model.pe' has shape [{length + 2}, 32], in the experiment's model [{length}, 32]"
     )
     lacking = {name: tensor for name, tensor in tree.items() if not name.endswith("mamba_forward.1.dt_bias")}
-    assert "nothing in it is 'recurrent.blocks.1.dt_bias' [8]" in fault(lacking, capsys)
+    assert "has no tensor for 'recurrent.blocks.1.dt_bias' [8]" in fault(lacking, capsys)
     assert "'model.mamba_forward.2.D' has no place" in fault({**tree, "model.mamba_forward.2.D": torch.ones(8)}, capsys)
     coded = {**tree, "to_condition.weight": torch.zeros(32, 10)}
     assert "'to_condition.weight' has no place in the experiment's model; see model.conditions" in fault(coded, capsys)
@@ -167,5 +167,5 @@ def test_a_task_code_that_reaches_the_last_tokens_alone_needs_a_reach_like_it(ta
     for reach, found in (("head", count), ("all", store.layout.length)):
         with pytest.raises(ValueError, match=rf"reaches 8 of its .* tokens, those at the end, and {found} of"):
             load_published(made(reach), {**weights, "to_condition_gate": gate})
-    with pytest.raises(ValueError, match="no `reach` is that of these weights"):
+    with pytest.raises(ValueError, match="no `reach` fits these weights"):
         load_published(made("head"), weights)

@@ -12,7 +12,7 @@ from rpg.config.loading import load_params
 from rpg.config.model import Diffusion
 from rpg.model.diffusion import T
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import of_checkpoints
+from rpg.training.conditions import checkpoint_values
 from rpg.training.model_file import fresh
 from rpg.training.train import drawn_tokens, picked_tokens
 
@@ -99,7 +99,7 @@ def test_every_architecture_and_target_learns(finished: Path, model: str, target
 
     @torch.no_grad()
     def loss() -> float:
-        prototypes = training.model.recurrent(of_checkpoints(experiment.model.conditions, store))
+        prototypes = training.model.recurrent(checkpoint_values(experiment.model.conditions, store))
         return training.model.loss(tokens_NLD.flatten(0, 1)[picks], prototypes, picks, t, noise).item()
 
     before = loss()

@@ -93,7 +93,7 @@ def test_checkpointing_keeps_fewer_activations(finished: Path) -> None:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            training.loss.of(training.model, training.loss.draw(torch.Generator().manual_seed(0)))
+            training.loss.compute(training.model, training.loss.draw(torch.Generator().manual_seed(0)))
         kept.append(sum(sizes))
     assert kept[1] < 0.6 * kept[0]
 

@@ -82,7 +82,7 @@ def test_loss_is_task_loss_and_weighted_diffusion_loss(generated: Generated, tas
     def loss(weight: float) -> float:
         params = generated.params.model_copy(update={"diffusion": weight})
         with torch.no_grad():
-            return tune_loss(generated, params).of(model, torch.Generator().manual_seed(0)).item()
+            return tune_loss(generated, params).compute(model, torch.Generator().manual_seed(0)).item()
 
     assert loss(2.0) - loss(1.0) == pytest.approx(loss(1.0) - loss(0.0), rel=1e-4)
     assert loss(1.0) > loss(0.0) > 0
