@@ -74,7 +74,7 @@ def measure_goals(out: Path) -> list[dict[str, Any]]:
                 "met": _yes(row["GB/s"] >= 1),
             }
             for row in tokens
-            if row["step"] in ("tokenise", "detokenise", "load")
+            if row["step"] in ("tokenize", "detokenize", "load")
         ),
         *_zoos(zoos),
         *(

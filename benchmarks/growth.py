@@ -18,7 +18,7 @@ from rpg.config.loading import load_params
 from rpg.tasks.config import Run
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, tokenise
+from rpg.tokenizer.normalization import Stats, tokenize
 from rpg.utils.rng import fix_arithmetic, generator
 
 # Widths as in the experiments on the digits. Longer sequences have tensors of more than 32 MB on a CPU, which glibc
@@ -45,7 +45,7 @@ def measure_growth(rounds: int, threads: int, out: Path, plot: Path) -> list[dic
     rows = []
     for what, group in frame.groupby("what", sort=False):
         slope, constant = np.polyfit(group["size"], group["seconds"], 1)
-        misfit = (group["seconds"] - constant - slope * group["size"]) / group["seconds"]
+        mismatch = (group["seconds"] - constant - slope * group["size"]) / group["seconds"]
         rows.append(
             {
                 "what": what,
@@ -55,7 +55,7 @@ def measure_growth(rounds: int, threads: int, out: Path, plot: Path) -> list[dic
                 "ms for one more": 1000 * slope,
                 "ms for none": 1000 * constant,
                 "R²": np.corrcoef(group["size"], group["seconds"])[0, 1] ** 2,
-                "largest misfit, %": 100 * misfit.abs().max(),
+                "largest mismatch, %": 100 * mismatch.abs().max(),
             }
         )
     draw(frame).savefig(plot, metadata={"Date": None})
@@ -79,7 +79,7 @@ def length_functions(length: int) -> dict[str, Callable[[], Any]]:
     return {
         "training step": training.one_step,
         "sampling": sample,
-        "tokenising": lambda: tokenise(state_dict, layout, stats),
+        "tokenizing": lambda: tokenize(state_dict, layout, stats),
     }
 
 

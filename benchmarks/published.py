@@ -119,7 +119,7 @@ class Files:
     def __getitem__(self, index: int) -> Tensor:
         """Return the tokens [L, D] of a checkpoint."""
         state = self.store.state(self.store.checkpoints[index])
-        return self.store.tokenise(read_checkpoint(self.paths[index], self.names), state)
+        return self.store.tokenize(read_checkpoint(self.paths[index], self.names), state)
 
 
 def training(

@@ -88,7 +88,7 @@ def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
 
     slow, what = own.model_copy(update={"solver": "ddim", "steps": DDIM}), f"ours, {own.solver}-{own.steps}"
     ways: dict[str, Callable[[], Any]] = {
-        f"published, DDIM-{DDIM}": lambda: store.detokenise(published.ddim(state_0.to(on), DDIM).cpu(), state_0),
+        f"published, DDIM-{DDIM}": lambda: store.detokenize(published.ddim(state_0.to(on), DDIM).cpu(), state_0),
         f"ours, DDIM-{DDIM}": lambda: ours(slow, 1),
         what: lambda: ours(own, 1),
     }

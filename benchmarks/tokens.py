@@ -15,7 +15,7 @@ import torch
 from benchmarks.common import report
 from rpg.config.experiment import Tokens
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.tokenizer.normalization import Stats, detokenize, tokenize
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.tokenizer.tokens import create_safetensors, write_tokens
 from rpg.utils.files import file_entry, write_sealed, write_tensors
@@ -51,8 +51,8 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
     # As in the stages: from the file to the store on disk, and from the store to a state dict.
     steps: dict[str, Callable[[], Any]] = {
         "statistics": lambda: Stats.of(layout, [read_checkpoint(path, names)]),
-        "tokenise": lambda: tokenise(read_checkpoint(path, names), layout, stats, into=into),
-        "detokenise": lambda: detokenise(torch.from_numpy(store[0]), layout, stats, skipped),
+        "tokenize": lambda: tokenize(read_checkpoint(path, names), layout, stats, into=into),
+        "detokenize": lambda: detokenize(torch.from_numpy(store[0]), layout, stats, skipped),
     }
     _write_zoo(folder, path, names, checkpoints)
     steps[f"store of {checkpoints}"] = lambda: write_tokens(folder, Tokens(width=width), folder / "store")

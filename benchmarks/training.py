@@ -120,5 +120,5 @@ def generated(model: Published, store: TokenStore, checkpoints: torch.Tensor, on
     for part in checkpoints.split(5):
         tokens_BLD = model.ddim(part.to(on), DDIM).cpu()
         states = torch.tensor([store.state(store.checkpoints[index]) for index in part])
-        networks += unstack(store.detokenise(tokens_BLD, states))
+        networks += unstack(store.detokenize(tokens_BLD, states))
     return networks

@@ -1,4 +1,4 @@
-"""What the blocks of params.yaml are made of: their base class, and types that several of them share."""
+"""The base class of all blocks of params.yaml, and the types that several blocks share."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,29 +9,38 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class Block(BaseModel):
-    """A block of params.yaml: immutable, without unknown keys, without conversions between types."""
+    """A block of params.yaml: immutable, without unknown keys, without type conversions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _differ(seeds: list[int]) -> list[int]:
+def _check_distinct(seeds: list[int]) -> list[int]:
     if len(set(seeds)) != len(seeds):
-        raise ValueError("a seed stands there twice")
+        raise ValueError("a seed is listed twice; remove one")
     return seeds
 
 
 Count = Annotated[int, Field(ge=1)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_check_distinct)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Betas = Annotated[
     list[Share],
-    Field(min_length=2, max_length=2, description="β₁ and β₂ of Adam; few steps need shorter memories than usual"),
+    Field(
+        min_length=2,
+        max_length=2,
+        description="β₁ and β₂ of Adam; a short training needs smaller values than a long one",
+    ),
 ]
 Revision = Annotated[
-    str, Field(pattern="^[0-9a-f]{40}$", description="commit of the repository on the Hugging Face hub")
+    str,
+    Field(
+        pattern="^[0-9a-f]{40}$", description="commit of the repository on the Hugging Face hub, 40 hexadecimal digits"
+    ),
 ]
 Precision = Annotated[
     Literal["bfloat16", "float32"],
-    Field(description="precision of matrix products under torch's autocast, where the processor has units for it"),
+    Field(
+        description="precision of matrix products in torch's autocast; bfloat16 needs a processor with bfloat16 units"
+    ),
 ]

@@ -157,13 +157,15 @@ def train(
     if (count := min(processes, experiment.train.batch)) > 1:
         from rpg.training.distributed import launch
 
-        launch(count, ["train", "--experiment", name, "--threads", str(threads)])
+        launch(count, ["train", "--experiment", name, "--threads", str(threads), "--processes", "1"])
         return
+    from rpg.training.distributed import end_process
     from rpg.training.train import train_rpg
     from rpg.utils.rng import fix_arithmetic
 
     fix_arithmetic(threads)
     train_rpg(experiment, paths.folder("tokens"), paths.folder("train"), paths.file("train.seconds"))
+    end_process()
 
 
 @app.command("import", rich_help_panel=STAGES)

@@ -25,12 +25,15 @@ AT_WORK = ("finished.json", "state", "kept")
 
 
 def contents(results: Path) -> dict[str, bytes]:
-    """Every artifact below `results`, by its path there, but measured times and what a run at work has finished."""
+    """Every artifact below `results`, by its path there.
+
+    Without measured times, what a run at work has finished, and the configuration, which the plain commands leave out.
+    """
     return {
         path.relative_to(results).as_posix(): path.read_bytes()
         for path in sorted(results.rglob("*"))
         if path.is_file()
-        and not path.name.startswith(("seconds", "."))
+        and not path.name.startswith(("seconds", "config.yaml", "."))
         and not {"seconds", *AT_WORK} & set(path.relative_to(results).parts)
     }
 

@@ -1,1 +1,1 @@
-"""params.yaml: read, merged, validated."""
+"""Read, merge and validate params.yaml."""

@@ -1,4 +1,4 @@
-"""An experiment: its blocks, and whether they fit each other."""
+"""The experiment: its blocks, and the checks across blocks."""
 
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,44 +20,47 @@ class Tokens(Block):
     width: Annotated[int, Field(ge=4, description="D, weights per token")]
     canonical: Annotated[
         bool | None,
-        Field(description="whether low-rank pairs are brought into one form first; of adapters alone"),
+        Field(description="whether low-rank pairs get their canonical form before tokenization; for adapters only"),
     ] = None
 
 
 class Sample(Block):
-    """How weights are sampled: `count` networks, or as many for each task code, evenly over the permutation states.
+    """How weights are sampled.
 
-    In addition `between` networks that lie between two of these states, drawn at random.
+    The stage samples `count` networks, or `count` networks for each task code. It spreads them evenly over the
+    permutation states. It also samples `between` networks whose conditions lie between two random permutation states.
     """
 
     seed: Annotated[int, Field(ge=0)]
     count: Count
     solver: Literal["ddpm", "ddim", "dpm-solver++"]
     steps: Annotated[int, Field(ge=1, le=1000)]
-    temperature: Annotated[float, Field(ge=0, description="factor on the noise that a network is made of")]
+    temperature: Annotated[float, Field(ge=0, description="factor on all noise that the sampler draws")]
     between: Annotated[int, Field(ge=0)]
     seen: Annotated[
         int | None,
-        Field(ge=1, description="of the seen task codes, so many are asked for, first those with a held-out pair"),
+        Field(ge=1, description="number of seen task codes to sample; codes with a held-out pair come first"),
     ] = None
 
 
 class Novelty(Block):
-    """What the samples are compared with, to tell whether they are new."""
+    """How the distance between samples and zoo is measured."""
 
     seed: Annotated[int, Field(ge=0)]
-    networks: Annotated[int, Field(ge=2, description="of originals and of samples, at most so many are measured")]
+    networks: Annotated[int, Field(ge=2, description="maximum number of originals, and of samples, to measure")]
     noise: Annotated[
         list[Positive],
-        Field(description="levels of the noise on a checkpoint, in standard deviations of a tensor's weights"),
+        Field(description="levels of noise to add to a checkpoint, in standard deviations of each tensor's weights"),
     ]
 
 
 class Allotment(Block):
-    """Memory and time of one job of a stage on a cluster."""
+    """Memory and time of one cluster job of a stage."""
 
-    memory_gb: Annotated[float, Field(gt=0, description="main memory of the first attempt, without that of GPUs")]
-    hours: Annotated[float, Field(gt=0, description="time limit; a training continues in another job")]
+    memory_gb: Annotated[float, Field(gt=0, description="main memory of the first attempt in GB, without GPU memory")]
+    hours: Annotated[
+        float, Field(gt=0, description="time limit in hours; an interrupted training resumes in the next job")
+    ]
 
 
 if TYPE_CHECKING:
@@ -67,10 +70,10 @@ else:
 
 
 class Experiment(Block):
-    """One row of the tables: a task, its zoo, and the RPG that learns from it.
+    """One row of the tables: a task, its zoo, and the RPG model that learns from the zoo.
 
-    The stages base, tune and hypernetwork are optional: an experiment has those whose block it has. `experiment_block`
-    gives the class for each kind of task.
+    The stages base, tune and hypernetwork are optional: a stage runs if its block is present. `experiment_block`
+    returns the subclass for each kind of task.
     """
 
     task: TaskConfig
@@ -86,7 +89,9 @@ class Experiment(Block):
     novelty: Novelty
     cluster: Annotated[
         dict[StageName, Allotment] | None,
-        Field(description="stages that take more on a cluster than their rules ask for; no result depends on it"),
+        Field(
+            description="stages that need more cluster memory or time than their rules request; results stay the same"
+        ),
     ] = None
 
     @model_validator(mode="before")
@@ -97,15 +102,17 @@ class Experiment(Block):
             kind = _kind(tree)
             for block in OPTIONAL:
                 if tree.get(block) is not None and block not in task.optional:
-                    raise ValueError(f"{block}: there is no such stage with task.kind {kind}")
+                    raise ValueError(f"{block}: task.kind {kind} has no such stage; remove the block")
             if task.needs_base and tree.get("base") is None:
-                raise ValueError(f"base: missing; with task.kind {kind} it names the weights that the zoo starts from")
+                raise ValueError(
+                    f"base: missing; task.kind {kind} needs it to name the weights that the zoo starts from"
+                )
         return tree
 
     @model_validator(mode="after")
     def _blocks_fit(self) -> "Experiment":
         kinds = [condition.kind for condition in self.model.conditions]
-        # Whether the checkpoints of a custom zoo are adapters shows when they are read.
+        # A custom task learns only from the files whether its checkpoints are adapters.
         if self.task.adapters is not None and (self.tokens.canonical is not None) != self.task.adapters:
             fault = "must be given with" if self.task.adapters else "is for adapters, not for"
             raise ValueError(f"tokens.canonical: {fault} task.kind {self.task.kind}")
@@ -127,23 +134,29 @@ class Experiment(Block):
         return self
 
     def has(self, condition: str) -> bool:
-        """Whether it has an optional stage, or, for "task_codes", task codes."""
+        """Return whether an optional stage is present, or, for "task_codes", whether the task has task codes."""
         return self.task.has_codes if condition == "task_codes" else getattr(self, condition) is not None
 
     def stages(self) -> list[str]:
-        """The names of its stages, first to last."""
+        """Return the names of the experiment's stages, first to last."""
         return [stage for stage in STAGES if stage not in OPTIONAL or self.has(stage)]
 
     def timed(self) -> list[str]:
-        """The stages whose seconds are measured, first to last."""
+        """Return the stages whose seconds are measured, first to last."""
         return [stage for stage in self.stages() if stage in TIMED]
 
     def runs(self) -> dict[int, Run]:
-        """Index → run of the zoo. The index of a run depends on nothing that params.yaml may add later."""
+        """Return index → run of the zoo.
+
+        A run keeps its index when params.yaml gains more runs.
+        """
         return self.task.runs(self.zoo)
 
     def shards(self) -> dict[str, list[Run]]:
-        """Shard name → its runs. A run's shard depends on its index alone, so a new seed leaves other shards alone."""
+        """Return shard name → runs.
+
+        A run's shard depends on the run's index alone, so a new seed changes no other shard.
+        """
         shards: dict[str, list[Run]] = {}
         for index, run in self.runs().items():
             first = index - index % self.zoo.runs_per_shard
@@ -151,8 +164,8 @@ class Experiment(Block):
         return shards
 
     def recipe(self, runs: list[Run]) -> dict[str, Any]:
-        """What the checkpoints of `runs` depend on: task and zoo block, without the runs of other shards."""
-        # The runs of other shards are not even written down: each of ten thousand shards may ask for its recipe.
+        """Return the task and zoo blocks that the checkpoints of `runs` depend on, without other shards' runs."""
+        # Dumping the runs of all shards would be slow: each of ten thousand shards calls this method.
         others = {"task": set(self.task.run_keys), "zoo": set(self.zoo.run_keys)}
         tree = self.model_dump(include={"task", "zoo"}, exclude=others)
         tree["zoo"]["runs"] = [{**run.model_dump(), **self.zoo.run_facts(run)} for run in runs]
@@ -161,7 +174,7 @@ class Experiment(Block):
 
 @cache
 def experiment_block(kind: str) -> type[Experiment]:
-    """The class of the experiments with that `task.kind`, whose task, base and zoo blocks have their own classes."""
+    """Return the experiment class for a `task.kind`, with the task, base and zoo blocks of that kind."""
     task = task_blocks()[kind]
     name = "".join(part.capitalize() for part in kind.split("_"))
     return pydantic.create_model(
@@ -175,7 +188,7 @@ def experiment_block(kind: str) -> type[Experiment]:
 
 
 def parse_experiment(tree: dict[str, Any]) -> Experiment:
-    """The experiment with these blocks, of the class for its `task.kind`; ValidationError if they do not fit."""
+    """Parse an experiment into the class of its `task.kind`; ValidationError if the blocks do not fit."""
     return experiment_block(tree["task"]["kind"]).model_validate(tree)
 
 

@@ -1,7 +1,7 @@
-"""Reading params.yaml: the only reader of the file.
+"""Load params.yaml. No other module reads the file.
 
-Every scientific choice stands in params.yaml; no block has a default, so the file can be read without this code. The
-JSON schema in workflow/schemas/ is that of the classes of rpg.config and of the benchmarks.
+params.yaml holds every scientific choice. Blocks have no defaults, so a reader needs no code to know all values.
+workflow/schemas/ holds the JSON schema of the classes in rpg.config and in the benchmarks' config.py.
 """
 
 import difflib
@@ -23,34 +23,34 @@ from rpg.config.presets import merged, origin
 from rpg.tasks.registry import task_blocks
 from rpg.utils.errors import UserError, suggestion
 
-# DVC leaves keys of these names out of its run-cache, so it would bring back old results after a change to one.
+# DVC's run-cache ignores keys with these names, so it would restore old results after a change of such a key.
 FORBIDDEN_KEYS = ("size", "nfiles")
 
 
-# Characters and values that the file may have with its aliases written out, which can be many more than stand in it.
-MOST_WRITTEN_OUT = 10_000_000
+# Maximum number of characters and values after YAML expands its aliases: a small file can expand to a huge tree.
+MAX_EXPANDED = 10_000_000
 
 
-# Keys that one block may inherit by merges (`<<`).
-MOST_MERGED = 10_000
+# Maximum number of keys that one block may inherit by merges (`<<`).
+MAX_MERGED = 10_000
 
 
 class _OneKeyLoader(yaml.CSafeLoader):
-    """YAML as PyYAML reads it, except that a key may not stand twice in one mapping: the last would win in silence."""
+    """PyYAML's loader that refuses a duplicate key. PyYAML itself silently keeps the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<")
         for name, count in names.items():
             if count > 1 and id(node) not in self.merged:
-                raise yaml.YAMLError(f"the key '{name}' stands twice in one block, line {node.start_mark.line + 1}")
+                raise yaml.YAMLError(f"duplicate key '{name}' in one block, line {node.start_mark.line + 1}")
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        # A merge (`<<`) puts inherited keys before the block's own, which then go first: no fault.
+        # A merge (`<<`) may repeat a key on purpose: the block's own value replaces the inherited value.
         if any(isinstance(key, yaml.ScalarNode) and key.value == "<<" for key, _ in node.value):
             self.merged.add(id(node))
         super().flatten_mapping(node)
-        if len(node.value) > MOST_MERGED:
+        if len(node.value) > MAX_MERGED:
             raise yaml.YAMLError(f"too many merged keys in one block, line {node.start_mark.line + 1}")
 
     def __init__(self, stream: str) -> None:
@@ -58,21 +58,24 @@ class _OneKeyLoader(yaml.CSafeLoader):
         self.merged: set[int] = set()
 
 
-# A float without a point, 1e-5, is YAML 1.2; `dvc exp run -S` writes it, and PyYAML reads YAML 1.1.
+# PyYAML reads YAML 1.1, where 1e-5 is text. `dvc exp run -S` writes such floats, which are valid in YAML 1.2.
 _OneKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
 
 def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and check params.yaml; UserError with one line for the first fault found."""
+    """Read and validate params.yaml.
+
+    Raises UserError with one line about the first fault.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); run rpg in the folder that holds params.yaml") from error
     try:
         tree = yaml.load(text, _OneKeyLoader)
-        if _written_out(tree, {}) > MOST_WRITTEN_OUT:
+        if _expanded_length(tree, {}) > MAX_EXPANDED:
             raise yaml.YAMLError("too many aliases (`*`) of aliases")
         return check_params(tree, path)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -80,55 +83,58 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
 
 
 def check_params(tree: Any, path: Path = PARAMS_FILE) -> Params:
-    """Params from the parsed YAML `tree`; `path` only names the file in errors."""
+    """Return Params from the parsed YAML `tree`; `path` names the file in errors."""
     if not isinstance(tree, dict):
         raise UserError(f"{path}: the top level must be a mapping with the keys {', '.join(Params.model_fields)}")
     _refuse_unusual(tree, path)
     resolved = merged(tree, path)
-    if _written_out(resolved, {}) > MOST_WRITTEN_OUT:
-        raise UserError(f"{path}: experiments: they inherit too much by `extends`; remove some of it")
+    if _expanded_length(resolved, {}) > MAX_EXPANDED:
+        raise UserError(f"{path}: experiments: `extends` inherits too much; remove some parents")
     try:
-        # Through JSON: pydantic's strict mode then takes YAML's own types and nothing else.
+        # In strict mode pydantic accepts exactly the JSON types, which YAML shares.
         params = Params.model_validate_json(json.dumps(resolved))
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: {_first_fault(error, resolved, tree)}") from error
     return params.covering(params.run, str(path))
 
 
-def _written_out(node: Any, known: dict[int, int]) -> int:
-    """Characters and values of a tree, those of an alias as often as it stands there; `known`: id of a block → its."""
+def _expanded_length(node: Any, known: dict[int, int]) -> int:
+    """Count the characters and values of a tree, each alias in full. `known`: id of a block → its count."""
     if not isinstance(node, (dict, list)):
         return 1 + (len(node) if isinstance(node, (str, bytes)) else 0)
     if id(node) not in known:
-        # Of a block within itself, which later is refused by what it is.
+        # A block may contain itself; validation refuses that block later.
         known[id(node)] = 1
         parts = [*node, *node.values()] if isinstance(node, dict) else node
-        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+        known[id(node)] = 1 + sum(_expanded_length(part, known) for part in parts)
     return known[id(node)]
 
 
 def json_schema() -> str:
-    """JSON schema of params.yaml, as workflow/schemas/params.schema.json holds it."""
+    """Return the JSON schema of params.yaml, the content of workflow/schemas/params.schema.json."""
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Params.model_json_schema()}
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"
 
 
 def _refuse_unusual(tree: Any, path: Path, where: str = "") -> None:
-    """UserError for a key that DVC ignores, and for a value that YAML knows and JSON does not."""
+    """Raise UserError for a key that DVC ignores and for a YAML value that JSON lacks."""
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         if key in FORBIDDEN_KEYS:
             raise UserError(
-                f"{path}: {where}{key}: no key may be called '{key}' (DVC's run-cache ignores it); choose another name"
+                f"{path}: {where}{key}: the key '{key}' is not allowed, because DVC's run-cache ignores it;"
+                " choose another name"
             )
         if isinstance(value, (dict, list)):
             _refuse_unusual(value, path, f"{where}{key}.")
         elif not (value is None or isinstance(value, (str, int)) or (isinstance(value, float) and isfinite(value))):
             text = str(value)[:60]
-            raise UserError(f"{path}: {where}{key}: {text} can't stand here; write a finite number, or text in quotes")
+            raise UserError(
+                f"{path}: {where}{key}: {text} is not a valid value; write a finite number, or text in quotes"
+            )
 
 
 def _unknown_kind(experiment: Any) -> str:
-    """What is wrong with the `task.kind` of an experiment, which no benchmark has."""
+    """Describe a missing or unknown `task.kind`."""
     task = experiment.get("task") if isinstance(experiment, dict) else None
     if not isinstance(task, dict) or "kind" not in task:
         return f"missing; known: {', '.join(task_blocks())}"
@@ -136,7 +142,10 @@ def _unknown_kind(experiment: Any) -> str:
 
 
 def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any]) -> str:
-    """The first fault of the `resolved` experiments, in words; `tree` is what the file holds."""
+    """Describe the first validation fault in one line.
+
+    `resolved` are the experiments after merging; `tree` is the content of the file.
+    """
     if not isinstance(error, ValidationError):
         return " ".join(str(error).split())
     faults = error.errors()
@@ -144,12 +153,12 @@ def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any
     where: list[str] = []
     node: Any = resolved
     for step in fault["loc"]:
-        # pydantic names the kind of a union as one more step; it is no key of the file.
+        # pydantic adds the kind of a union as a step; the file has no such key.
         absent = step == "[key]" or (fault["type"] == "missing" and step == fault["loc"][-1])
         if isinstance(node, dict) and step not in node and not absent:
             continue
         where.append(str(step))
-        # Of a name that is refused pydantic says `[key]`, in place of what stands below it.
+        # For a refused key pydantic gives `[key]` as the next step, so the walk stops there.
         below = isinstance(node, dict) or (isinstance(node, list) and isinstance(step, int) and step < len(node))
         node = (node.get(step) if isinstance(node, dict) else node[step]) if below else None
     key = ".".join(where)
@@ -170,7 +179,7 @@ def _first_fault(error: Exception, resolved: dict[str, Any], tree: dict[str, Any
     message = message_of(fault)
     if fault["type"] == "json_invalid":
         return f"cannot be read ({message})"
-    # The check of a block names the key itself.
+    # A block's own validator already names the key.
     if fault["type"] == "value_error" and isinstance(fault["input"], dict):
         return ".".join([*where, message]) + source
     return f"{key}: {message}, not {json.dumps(fault['input'])[:60]}{source}"

@@ -1,4 +1,4 @@
-"""The `model` and `diffusion` blocks: conditions, backbone, denoiser and prediction target, chosen independently."""
+"""The `model` and `diffusion` blocks: independent choices of conditions, backbone, denoiser and target."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -8,22 +8,24 @@ from rpg.blocks import Block, Count
 
 Reach = Annotated[
     Literal["all", "each", "head"],
-    Field(description="one vector for all tokens, one for each, or one for the tokens of the network's head alone"),
+    Field(
+        description="one vector for all tokens (all), one per token (each), or one for the head's tokens only (head)"
+    ),
 ]
 
 
 class PermutationStateCondition(Block):
-    """Which of the zoo's training runs (seeds) the weights come from, or which mixture of them."""
+    """The permutation state: the training run (seed) that the weights come from, or a mixture of runs."""
 
     kind: Literal["permutation_state"]
     reach: Reach
     dropout: Annotated[
-        float, Field(ge=0, lt=1, description="share of the checkpoints whose state is not told in training")
+        float, Field(ge=0, lt=1, description="share of the training checkpoints whose state RPG does not see")
     ]
 
 
 class TaskCodeCondition(Block):
-    """The task code, through Linear-SiLU-Linear, or one Linear if `hidden` is null."""
+    """The task code, through Linear-SiLU-Linear, or through one Linear if `hidden` is null."""
 
     kind: Literal["task_code"]
     hidden: Count | None
@@ -31,13 +33,13 @@ class TaskCodeCondition(Block):
 
 
 class UnconditionalCondition(Block):
-    """Nothing is asked for: one learned vector for all networks."""
+    """No condition: one learned vector for all networks."""
 
     kind: Literal["unconditional"]
 
 
 class VectorCondition(Block):
-    """Numbers that the zoo's manifests hold of each checkpoint, say its accuracy, through Linear-SiLU-Linear."""
+    """Numbers from each checkpoint's manifest entry, such as its accuracy, through Linear-SiLU-Linear."""
 
     kind: Literal["vector"]
     field: Annotated[str, Field(description="key of a checkpoint's manifest entry: a number, or a list of numbers")]
@@ -51,21 +53,24 @@ Condition = Annotated[
 ]
 
 
-Conditions = Annotated[list[Condition], Field(min_length=1, description="what the caller can ask for")]
+Conditions = Annotated[
+    list[Condition], Field(min_length=1, description="the inputs that control which weights RPG generates")
+]
 
 
 Width = Annotated[int, Field(ge=4, multiple_of=4, description="M, the width of the blocks")]
 StateWidth = Annotated[int, Field(ge=1, description="N, the width of a Mamba2 state; only Mamba2 blocks have it")]
 HeadWidth = Annotated[int, Field(ge=1, description="the width of a head of a Mamba2 or Transformer block")]
 Expand = Annotated[
-    int, Field(ge=1, description="the inner width of a block, as a multiple of its width; an LSTM ignores it")
+    int, Field(ge=1, description="inner width of a block as a multiple of the block's width; an LSTM ignores it")
 ]
 
 
 class PaperBackboneConfig(Block):
-    """The published backbone: two plain Mamba2 blocks. The conditions are added to the positions.
+    """The published backbone: two plain Mamba2 blocks.
 
-    The prototypes have the token width D. As published, the second block has this width, too.
+    The backbone adds the conditions to the positions. The prototypes have the token width D. As published, the second
+    block has the width D, too.
     """
 
     kind: Literal["paper"]
@@ -79,11 +84,11 @@ class PaperBackboneConfig(Block):
 
 
 class ResidualBackboneConfig(Block):
-    """The default backbone: pre-norm residual blocks. The conditions are added to the positions, and they also scale
-    and shift the input of each block.
+    """The default backbone: pre-norm residual blocks.
 
-    The kind is the mixer of each block: a Mamba2 layer, an LSTM layer, a Transformer layer, or an MLP on each token
-    alone. The prototypes have the width M.
+    The backbone adds the conditions to the positions. The conditions also scale and shift the input of each block.
+    `kind` is the mixer of each block: a Mamba2 layer, an LSTM layer, a Transformer layer, or an MLP on each token. The
+    prototypes have the width M.
     """
 
     kind: Literal["mamba2", "lstm", "transformer", "mlp"]
@@ -91,8 +96,8 @@ class ResidualBackboneConfig(Block):
     positions: Annotated[
         list[Literal["1d", "2d", "learned"]],
         Field(
-            description="position embeddings, which are added up: of the token's index (1d), of its index in its tensor"
-            " and the tensor's index (2d), a learned vector per token (learned)"
+            description="position embeddings to add up: of the token's index (1d), of the token's index in its tensor"
+            " and the tensor's index (2d), or a learned vector per token (learned)"
         ),
     ]
     blocks: Annotated[int, Field(ge=1, description="number of blocks")]
@@ -115,12 +120,15 @@ class ConvolutionDenoiserConfig(Block):
     def _skips_fit(self) -> "ConvolutionDenoiserConfig":
         odd = len(self.channels) % 2 == 1
         if not odd or self.channels != self.channels[::-1] or self.channels[0] != 1:
-            raise ValueError("channels: must start with 1, read the same backwards and be odd in number")
+            raise ValueError("channels: must be a symmetric list of odd length that starts with 1")
         return self
 
 
 class MLPDenoiserConfig(Block):
-    """The default denoiser: residual blocks on noisy token and prototype, with a linear skip from the prototype."""
+    """The default denoiser: residual blocks on the noisy token and its prototype.
+
+    A linear skip leads from the prototype to the output.
+    """
 
     kind: Literal["mlp"]
     hidden: Annotated[int, Field(ge=1, description="width of the residual blocks")]
@@ -139,14 +147,15 @@ Backbone = Annotated[
 ]
 Denoiser = Annotated[
     ConvolutionDenoiserConfig | MLPDenoiserConfig | NoDenoiserConfig,
-    Field(discriminator="kind", description="the network that predicts a token from a noisy one and its prototype"),
+    Field(discriminator="kind", description="the network that predicts a token from the noisy token and its prototype"),
 ]
 
 
 class Model(Block):
     """RPG's architecture. Any backbone works with any denoiser.
 
-    `start: mean` suits a zoo whose networks were all fine-tuned from one network: RPG need not learn what they share.
+    Use `start: mean` for a zoo whose networks are all fine-tuned from one network. RPG then learns only their
+    differences.
     """
 
     conditions: Conditions
@@ -162,7 +171,10 @@ class Model(Block):
 
 
 class Diffusion(Block):
-    """The forward process (T = 1000 steps, β linear from 1e-4 to 0.02, as published) and what the network predicts."""
+    """The forward process and the prediction target.
+
+    The forward process is as published: T = 1000 steps, β linear from 1e-4 to 0.02.
+    """
 
     target: Literal["epsilon", "x0", "v"]
 
@@ -173,8 +185,8 @@ def _keys_of_kinds(union: Any) -> dict[str, frozenset[str]]:
     return {kind: frozenset(block.model_fields) for block in blocks for kind in kinds[block]}
 
 
-# Blocks of an experiment whose keys depend on their kind: path of the block → kind → its keys.
-KINDS: dict[tuple[str, ...], dict[str, frozenset[str]]] = {
+# Blocks whose keys depend on `kind`: path of the block → kind → keys.
+KEYS_OF_KINDS: dict[tuple[str, ...], dict[str, frozenset[str]]] = {
     ("model", "backbone"): _keys_of_kinds(Backbone),
     ("model", "denoiser"): _keys_of_kinds(Denoiser),
 }

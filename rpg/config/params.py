@@ -20,29 +20,37 @@ Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 
 
 class Ablation(Block):
-    """One table: variants of an experiment, each with another choice or two, each trained from several seeds.
+    """One table of variants of an experiment.
 
-    A variant trained from one seed is an experiment of its own, named `<ablation>/<variant>-<seed>`; what it has in
-    common with the experiment, or with an earlier variant, is made once.
+    Each variant changes one or two choices and is trained from several seeds. A variant with one seed is an experiment
+    named `<ablation>/<variant>-<seed>`. Stages that a variant shares with the experiment or with an earlier variant run
+    once.
     """
 
     question: str
-    experiment: Annotated[str, Field(description="what the variants are variants of")]
-    seeds: Annotated[Seeds, Field(description="train.seed: each trains every variant")]
-    novelty: Annotated[bool, Field(description="whether the table has distances from the zoo")]
+    experiment: Annotated[str, Field(description="the experiment that the variants change")]
+    seeds: Annotated[Seeds, Field(description="values of train.seed; every variant is trained with each seed")]
+    novelty: Annotated[bool, Field(description="whether the table shows distances from the zoo")]
     variants: Annotated[
         dict[Name, dict[str, Any]],
-        Field(min_length=1, description="what is changed: {model.backbone.kind: lstm}; null removes a stage"),
+        Field(
+            min_length=1, description="changes by dotted key, such as {model.backbone.kind: lstm}; null removes a stage"
+        ),
     ]
 
 
 class Params(Block):
     """The whole of params.yaml."""
 
-    run: Annotated[list[str], Field(min_length=1, description="the experiments that results/tables.md covers")]
-    data_root: Annotated[str | None, Field(description="folder of the data sets; the variable RPG_DATA goes first")]
+    run: Annotated[
+        list[str],
+        Field(min_length=1, description="experiments and ablations to run; results/tables.md shows the experiments"),
+    ]
+    data_root: Annotated[
+        str | None, Field(description="folder of the data sets; the environment variable RPG_DATA overrides it")
+    ]
     language_model: Annotated[
-        str | None, Field(description="folder of a causal language model for --describe; a lexicon answers without one")
+        str | None, Field(description="folder of a causal language model for --describe; null uses a built-in lexicon")
     ]
     experiments: dict[Name, AnyExperiment]
     ablations: dict[Name, Ablation]
@@ -61,7 +69,7 @@ class Params(Block):
     def _make_trials(self) -> "Params":
         for name, ablation in self.ablations.items():
             if name in self.experiments:
-                raise ValueError(f"ablations.{name}: there is an experiment of that name")
+                raise ValueError(f"ablations.{name}: an experiment has the same name; rename one of them")
             if ablation.experiment not in self.experiments:
                 known = suggestion(ablation.experiment, list(self.experiments))
                 raise ValueError(f"ablations.{name}.experiment: no experiment '{ablation.experiment}'{known}")
@@ -76,7 +84,10 @@ class Params(Block):
         return self
 
     def experiment(self, name: str) -> Experiment:
-        """The experiment of that name, or the trial of an ablation; UserError with the known names otherwise."""
+        """Return the experiment or trial named `name`.
+
+        Raises UserError with the known names if there is no such experiment.
+        """
         ablation = name.partition("/")[0]
         known = self._trials[ablation] if "/" in name and ablation in self._trials else self.experiments
         if name not in known:
@@ -84,38 +95,41 @@ class Params(Block):
         return known[name]
 
     def ablation(self, name: str) -> Ablation:
-        """The ablation of that name; UserError with the known names otherwise."""
+        """Return the ablation named `name`; UserError with the known names if there is no such ablation."""
         if name not in self.ablations:
             raise UserError(f"{PARAMS_FILE}: no ablation '{name}'{suggestion(name, list(self.ablations))}")
         return self.ablations[name]
 
     def trials(self, ablation: str) -> dict[str, Experiment]:
-        """The experiments that an ablation is made of, by name, variant after variant."""
+        """Return name → experiment of an ablation, variant after variant."""
         return self._trials[ablation]
 
     def covering(self, run: list[str], where: str) -> "Params":
-        """The same with another `run`; UserError, which begins with `where`, if it names what is not there."""
+        """Return the same params with another `run` list.
+
+        Raises UserError that begins with `where` if a name is unknown or listed twice, or if no name is an experiment.
+        """
         known = [*self.experiments, *self.ablations]
         for name in run:
             if name not in known:
                 raise UserError(f"{where}: run: no experiment '{name}'{suggestion(name, known)}")
         if not set(run) & self.experiments.keys():
-            raise UserError(f"{where}: run: must name an experiment, not ablations alone")
+            raise UserError(f"{where}: run: holds only ablations; add an experiment")
         if len(set(run)) != len(run):
-            raise UserError(f"{where}: run: an experiment stands there twice")
+            raise UserError(f"{where}: run: a name is listed twice; remove one")
         return self.model_copy(update={"run": run})
 
     def experiments_to_run(self) -> list[str]:
-        """The experiments in `run:`."""
+        """Return the experiments in `run:`."""
         return [name for name in self.run if name in self.experiments]
 
     def ablations_to_run(self) -> list[str]:
-        """The ablations in `run:`."""
+        """Return the ablations in `run:`."""
         return [name for name in self.run if name in self.ablations]
 
 
 def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:
-    """`experiment` with other values at some dotted keys; ValueError if there is no such key or value."""
+    """Return `experiment` with other values at some dotted keys; ValueError for an unknown key or a bad value."""
     tree = experiment.model_dump()
     for key, value in changes.items():
         *blocks, last = key.split(".")
@@ -123,7 +137,7 @@ def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Exp
         for block in blocks:
             node = node.get(block) if isinstance(node, dict) else None  # type: ignore[assignment]
         if not isinstance(node, dict) or last not in node:
-            raise ValueError(f"ablations.{where}: no key '{key}' in that experiment")
+            raise ValueError(f"ablations.{where}: the experiment has no key '{key}'")
         node[last] = value
     try:
         return type(experiment).model_validate(tree)
@@ -134,6 +148,6 @@ def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Exp
 
 
 def message_of(fault: Any) -> str:
-    """What one of pydantic's `ValidationError.errors()` says, for the middle of a line."""
+    """Return the message of one of pydantic's `ValidationError.errors()`, ready for the middle of a line."""
     text: str = fault["msg"].removeprefix("Value error, ")
     return text[:1].lower() + text[1:]

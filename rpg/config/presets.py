@@ -1,7 +1,7 @@
-"""Presets of params.yaml: `extends` names the presets and experiments whose keys an experiment inherits.
+"""Presets of params.yaml: `extends` names the presets and experiments that an experiment inherits from.
 
-This module works on plain dicts, as YAML gives them. It knows no key of an experiment but `extends`, and those of the
-blocks in KINDS, which depend on the block's `kind`. rpg.config validates the experiments that it returns.
+This module works on the plain dicts that YAML gives. It knows only the key `extends` and the blocks in KEYS_OF_KINDS,
+whose keys depend on the block's `kind`. rpg.config validates the merged experiments.
 """
 
 import json
@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rpg.config.model import KINDS
+from rpg.config.model import KEYS_OF_KINDS
 from rpg.utils.errors import UserError, suggestion
 
 
 def resolve(tree: dict[str, Any], path: Path | str) -> dict[str, Any]:
-    """Return `merged`, with copies of all mappings and lists: a change of one experiment leaves the others as is."""
+    """Return `merged` with copies of all mappings and lists, so that changing one experiment changes no other."""
     return _copied(merged(tree, path))
 
 
 def merged(tree: dict[str, Any], path: Path | str) -> dict[str, Any]:
-    """Return `tree` without `presets` and `extends`, every experiment with what it inherits.
+    """Return `tree` without `presets` and `extends`, each experiment with its inherited keys.
 
     Raises UserError, whose line begins with `path`, if a preset is no mapping, if a preset and an experiment have the
     same name, or if `extends` names an unknown parent, names a parent twice, makes a cycle or is no name or list of
-    names. Every other fault is left to the validation of the experiments.
+    names. The validation of the experiments reports every other fault.
     """
     presets, experiments = tree.get("presets", {}), tree.get("experiments")
     rest = {key: value for key, value in tree.items() if key != "presets"}
@@ -38,20 +38,23 @@ def merged(tree: dict[str, Any], path: Path | str) -> dict[str, Any]:
     family = _Family(path, presets, experiments)
     for name in presets:
         family.merge(name)
-    found = {name: family.merge(name) if isinstance(own, dict) else own for name, own in experiments.items()}
-    return {**rest, "experiments": found}
+    merged_experiments = {
+        name: family.merge(name) if isinstance(own, dict) else own for name, own in experiments.items()
+    }
+    return {**rest, "experiments": merged_experiments}
 
 
 def origin(tree: dict[str, Any], name: str, keys: Sequence[str]) -> str | None:
-    """Return the preset or experiment that gives `name` its value at `keys`, as `preset mamba-mlp`.
+    """Return the preset or experiment that gives `name` its value at `keys`, such as `preset mamba-mlp`.
 
-    None if the value is the experiment's own, or does not exist. `tree` is one that `merged` accepts.
+    Returns None if the experiment sets the value itself, or if there is no such value. `tree` is one that `merged`
+    accepts.
     """
     presets = tree.get("presets", {})
     known = {**tree["experiments"], **presets}
     waiting, seen = [name], set()
     while waiting:
-        # The last parent goes first: its keys replace those of the parents before it.
+        # The last parent comes first, because its keys replace those of earlier parents.
         if (one := waiting.pop()) not in seen and isinstance(known.get(one), dict):
             if _has(known[one], keys):
                 return None if one == name else f"{'preset' if one in presets else 'experiment'} {one}"
@@ -62,7 +65,7 @@ def origin(tree: dict[str, Any], name: str, keys: Sequence[str]) -> str | None:
 
 @dataclass
 class _Family:
-    """Presets and experiments; `done` holds those that are merged with their parents."""
+    """Presets and experiments; `done` holds those already merged with their parents."""
 
     path: Path | str
     presets: dict[str, Any]
@@ -70,7 +73,10 @@ class _Family:
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def merge(self, name: str, children: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return the keys of `name` over those of its parents; `children` are the names whose `extends` led here."""
+        """Return the keys of `name` over the keys of its parents.
+
+        `children` are the names whose `extends` led to `name`.
+        """
         if name not in self.done:
             where, own, chain = self._where(name), self._own(name), (*children, name)
             whole: dict[str, Any] = {}
@@ -100,29 +106,29 @@ class _Family:
             kind, known = "preset or experiment", {**self.presets, **self.experiments}
         for parent in names:
             if names.count(parent) > 1:
-                raise UserError(f"{where}: '{parent}' stands twice; remove one")
+                raise UserError(f"{where}: '{parent}' is listed twice; remove one")
             if parent not in known and parent in self.experiments:
-                raise UserError(f"{where}: '{parent}' is an experiment; a preset extends presets only")
+                raise UserError(f"{where}: '{parent}' is an experiment, but a preset can extend presets only")
             if parent not in known:
                 raise UserError(f"{where}: no {kind} '{parent}'{suggestion(parent, known)}")
         return names
 
 
 def _merge(inherited: Any, own: Any, where: tuple[str, ...] = ()) -> Any:
-    """`own` over `inherited`: mappings merge key by key, any other value replaces the inherited one.
+    """Merge `own` over `inherited`: mappings merge key by key, any other value replaces the inherited value.
 
-    A block of KINDS, at the path `where`, does not inherit the keys that only the kind of the inherited block has.
+    A block whose path `where` is in KEYS_OF_KINDS does not inherit the keys that only the inherited kind has.
     """
     if not (isinstance(inherited, dict) and isinstance(own, dict)):
         return own
-    kinds, before, after = KINDS.get(where, {}), inherited.get("kind"), own.get("kind")
+    kinds, before, after = KEYS_OF_KINDS.get(where, {}), inherited.get("kind"), own.get("kind")
     if isinstance(before, str) and isinstance(after, str) and before in kinds and after in kinds:
         inherited = {key: value for key, value in inherited.items() if key not in kinds[before] - kinds[after]}
     return {**inherited, **{key: _merge(inherited.get(key), value, (*where, key)) for key, value in own.items()}}
 
 
 def _copied(node: Any) -> Any:
-    # copy.deepcopy would let two experiments share the copy of what both inherit.
+    # copy.deepcopy would let two experiments share one copy of an inherited value.
     if isinstance(node, dict):
         return {key: _copied(value) for key, value in node.items()}
     return [_copied(value) for value in node] if isinstance(node, list) else node
@@ -136,7 +142,7 @@ def _names(node: dict[str, Any]) -> Any:
 def _has(node: Any, keys: Sequence[str]) -> bool:
     for key in keys:
         if not isinstance(node, dict):
-            # A list is inherited as a whole.
+            # An experiment inherits a list as a whole.
             return isinstance(node, list)
         if key not in node:
             return False

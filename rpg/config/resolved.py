@@ -1,6 +1,6 @@
-"""The resolved configuration of an experiment: its blocks with all presets merged, results/<experiment>/config.yaml.
+"""Write the resolved configuration of an experiment: results/<experiment>/config.yaml, with all presets merged.
 
-DVC tracks it key by key, and a reader finds every value of an experiment in one place.
+DVC tracks this file key by key. A reader finds every value of the experiment in one place.
 """
 
 from collections.abc import Iterable
@@ -18,12 +18,12 @@ HEADER = (
 
 
 def resolved_yaml(name: str, experiment: Experiment) -> str:
-    """The text of config.yaml: every block, also those that are null."""
+    """Return the text of config.yaml: every block, including null blocks."""
     return HEADER.format(name=name) + yaml.safe_dump(experiment.model_dump(), sort_keys=False, width=120)
 
 
 def write_configs(params: Params, names: Iterable[str]) -> None:
-    """Write config.yaml of the experiments `names`; leave a file that would not change alone."""
+    """Write config.yaml of the experiments `names`; leave unchanged files untouched."""
     for name in names:
         path, text = RESULTS / name / "config.yaml", resolved_yaml(name, params.experiment(name))
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -10,10 +10,10 @@ from rpg.blocks import Betas, Block, Count, Positive, Precision, Share
 
 
 class Optimization(Block):
-    """AdamW, warm-up and cosine, gradient clipping, EMA of the weights.
+    """AdamW with warm-up, cosine schedule, gradient clipping and an EMA of the weights.
 
-    For what does not fit a GPU: `adamw8bit` keeps the moments of the gradients in 8 bits (Dettmers et al. 2021), and
-    `checkpointing` computes activations anew for the backward pass, to keep few of them.
+    Two options save GPU memory. `adamw8bit` stores the gradient moments in 8 bits (Dettmers et al. 2021).
+    `checkpointing` recomputes activations in the backward pass instead of storing them.
     """
 
     seed: Annotated[int, Field(ge=0)]
@@ -26,55 +26,59 @@ class Optimization(Block):
     gradient_clip: Positive
     precision: Precision
     checkpointing: Annotated[
-        bool, Field(description="whether activations are computed again for the backward pass, instead of kept")
+        bool, Field(description="whether the backward pass recomputes activations instead of storing them")
     ]
     ema: Share
-    state_every: Annotated[int, Field(ge=10, multiple_of=10, description="steps between saves of the state to resume")]
+    state_every: Annotated[int, Field(ge=10, multiple_of=10, description="steps between saves of the training state")]
 
 
 Times = Annotated[
     int | None,
-    Field(ge=1, description="different diffusion times of a step, evenly spread; null: each token its own (published)"),
+    Field(
+        ge=1, description="number of evenly spread diffusion times per step; null (published) draws one for each token"
+    ),
 ]
 
 
 class Train(Optimization):
-    """How RPG is trained on the tokens of the zoo."""
+    """Training of RPG on the tokens of the zoo."""
 
     batch: Annotated[int, Field(ge=1, description="B, checkpoints per step")]
-    diffusion_batch: Annotated[int, Field(ge=1, description="random tokens of the B·L that enter the loss each step")]
+    diffusion_batch: Annotated[int, Field(ge=1, description="random tokens, out of B·L, in the loss of each step")]
     times: Times
-    draws: Annotated[int, Field(ge=1, description="times and noise levels of each of these tokens; published is 1")]
+    draws: Annotated[int, Field(ge=1, description="diffusion times and noises per token in the loss; published is 1")]
     sharded: Annotated[
         bool,
-        Field(description="whether weights, gradients and the optimizer's state are split over the processes"),
+        Field(description="whether to split weights, gradients and optimizer state over the processes"),
     ]
 
 
 class Hypernetwork(Optimization):
-    """RPG's network trained from scratch on the task loss alone, for comparison.
+    """Training of RPG's network from scratch on the task loss alone, as a baseline.
 
-    Each step draws `networks` of the zoo's (state, code) pairs, generates their networks in one step from noise and
-    takes the loss of their task on `images` training images.
+    Each step draws `networks` (state, code) pairs of the zoo and generates their weights in one step from noise. The
+    loss is the networks' task loss on `images` training images.
     """
 
     networks: Count
-    images: Annotated[int, Field(ge=1, description="training images that all networks of a step see")]
+    images: Annotated[int, Field(ge=1, description="training images per step, the same for all networks")]
 
 
 class Tune(Optimization):
-    """Task-loss fine-tuning of a trained RPG: networks are generated and put to their task, on training images.
+    """Fine-tuning of a trained RPG on the task loss of its generated networks, on training images.
 
-    As `Hypernetwork`, with two additions. Of the networks of a step, the first half is generated from pure noise; the
-    other half from those tokens made noisy again, at random diffusion times, so that every step of a sampler meets
-    what it was tuned on. And `diffusion` times the diffusion loss on the zoo's checkpoints of the same pairs is added.
+    `Tune` works like `Hypernetwork`, with two additions. It generates the first half of a step's networks from pure
+    noise. It generates the other half from the same tokens with noise at random diffusion times, so that the
+    fine-tuning covers every step of a sampler. It also adds `diffusion` times the diffusion loss on the zoo's
+    checkpoints of the same pairs.
 
-    The share `between` of the networks is of no run of the zoo but lies between the permutation states of two.
+    The share `between` of the networks comes from no run of the zoo: their conditions lie between the permutation
+    states of two runs.
     """
 
     networks: Annotated[int, Field(ge=2, multiple_of=2)]
-    images: Annotated[int, Field(ge=1, description="training images that all networks of a step see")]
-    diffusion_batch: Annotated[int, Field(ge=1, description="random tokens that enter the diffusion loss")]
+    images: Annotated[int, Field(ge=1, description="training images per step, the same for all networks")]
+    diffusion_batch: Annotated[int, Field(ge=1, description="random tokens in the diffusion loss of each step")]
     times: Times
     diffusion: Annotated[float, Field(ge=0, description="weight of the diffusion loss")]
     between: Annotated[float, Field(ge=0, le=1, description="share of networks between two permutation states")]

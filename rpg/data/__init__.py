@@ -1,4 +1,4 @@
-"""Data sets by name, as `load_data(name, root)`."""
+"""Data sets by name: `load_data(name, root)`."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from rpg.utils.errors import UserError
 if TYPE_CHECKING:
     from rpg.data.images import Images
 
-# Data set → its classes, known without reading it.
+# Data set → its classes, without reading the data set.
 CLASSES = {
     "digits": tuple(map(str, range(10))),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -17,14 +17,17 @@ CLASSES = {
 
 # Data set → its name in a sentence.
 TITLES = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10"}
-# Data sets that a package brings or the project writes; all others lie in a folder.
-MADE_HERE = ("digits", "scenes", "facts")
-# What the folder of a data set is called, if not as the data set.
+# Data sets that come with a package or that the project generates. All others need a folder.
+BUILT_IN = ("digits", "scenes", "facts")
+# Data set → its folder's name, if that differs from the data set's name.
 FOLDERS = {"ade20k": "ADEChallengeData2016"}
 
 
 def load_data(name: str, data_root: str | None) -> "Images":
-    """The data set `name`; those that live in a folder are looked for below RPG_DATA, else below `data_root`."""
+    """Return the data set `name`.
+
+    The folder of a data set lies below RPG_DATA, or else below `data_root`.
+    """
     if name == "digits":
         from rpg.data.digits import load_digits_images
 
@@ -35,7 +38,7 @@ def load_data(name: str, data_root: str | None) -> "Images":
 
 
 def data_folder(name: str, data_root: str | None) -> Path:
-    """Where data set `name` lies, below RPG_DATA or else `data_root`; UserError if there is no such folder."""
+    """Return the folder of data set `name`, below RPG_DATA or else `data_root`; UserError if it does not exist."""
     root = os.environ.get("RPG_DATA") or data_root
     if not root:
         raise UserError(f"data set '{name}': no data folder; set RPG_DATA, or data_root in params.yaml")
@@ -46,8 +49,8 @@ def data_folder(name: str, data_root: str | None) -> Path:
 
 
 def missing_data(name: str, data_root: str | None) -> list[str]:
-    """One line if data set `name` has to lie in a folder and does not; otherwise none."""
-    if name in MADE_HERE:
+    """Return one line if the folder of data set `name` is missing; otherwise no line."""
+    if name in BUILT_IN:
         return []
     try:
         data_folder(name, data_root)

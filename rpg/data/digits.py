@@ -1,7 +1,7 @@
-"""scikit-learn's handwritten digits: 1797 real 8×8 grey images (UCI optical recognition of handwritten digits).
+"""scikit-learn's handwritten digits: 1797 real 8×8 gray images (UCI optical recognition of handwritten digits).
 
-digits.safetensors beside this file holds them in their splits. scikit-learn has the images and draws the splits, but to
-import it takes as long as torch, and every stage would. `python -m rpg.data.digits` writes the file anew.
+digits.safetensors in this folder holds the images in their splits. scikit-learn provides the images and draws the
+splits, but its import takes as long as torch's, in every stage. `python -m rpg.data.digits` rewrites the file.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ FILE = Path(__file__).with_suffix(".safetensors")
 
 
 def load_digits_images() -> Images:
-    """1097 train, 200 validation and 500 test images [n, 1, 8, 8] with grey levels 0 to 16, always the same split."""
+    """Load 1097 train, 200 validation and 500 test images [n, 1, 8, 8], gray levels 0 to 16, in a fixed split."""
     tensors = load_file(FILE)
     train, validation, test = (
         Split(tensors[f"{name}.images"], tensors[f"{name}.labels"].long()) for name in ("train", "validation", "test")
@@ -27,7 +27,7 @@ def load_digits_images() -> Images:
 
 
 def draw_digits() -> dict[str, Tensor]:
-    """What the file holds, from scikit-learn: images and labels, uint8, of each split by its name."""
+    """Return the file's content from scikit-learn: images and labels, uint8, of each split by its name."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

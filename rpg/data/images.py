@@ -1,4 +1,4 @@
-"""What every image data set becomes: three fixed splits of labelled images."""
+"""The common form of image data sets: three fixed splits of labeled images."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images: `images` [n, C, H, W] uint8, `labels` [n] int64."""
+    """Labeled images: `images` [n, C, H, W] uint8, `labels` [n] int64."""
 
     images: Tensor
     labels: Tensor
@@ -25,8 +25,8 @@ class Split:
 class Images:
     """A data set for classification.
 
-    Networks train on `train`; choices are made on `validation`; `test` is read by what measures networks, and by
-    nothing that learns or chooses.
+    Networks train on `train`. Choices are made on `validation`. Only measurements read `test`; no training and no
+    choice reads it.
     """
 
     train: Split
@@ -35,7 +35,7 @@ class Images:
     classes: tuple[str, ...]
 
     def split(self, name: str) -> Split:
-        """The split called 'train', 'validation' or 'test'."""
+        """Return the split called 'train', 'validation' or 'test'."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     @cached_property
@@ -43,7 +43,10 @@ class Images:
         return torch.std_mean(self.train.images.double(), dim=(0, 2, 3), keepdim=True)
 
     def inputs(self, images: Tensor, resolution: int) -> Tensor:
-        """Images [n, C, H, W] uint8 → [n, C, resolution, resolution] float32, the train split's mean 0 and std 1."""
+        """Convert images [n, C, H, W] uint8 to network inputs [n, C, resolution, resolution] float32.
+
+        The inputs have mean 0 and standard deviation 1 per channel over the train split.
+        """
         std, mean = self._train_std_mean
         normal = ((images - mean.to(images.device)) / std.to(images.device)).float()
         if normal.shape[2:] == (resolution, resolution):
@@ -52,13 +55,19 @@ class Images:
 
 
 def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:
-    """`split` without, and with only, `count` images drawn evenly over the classes; the same ones for the same seed."""
+    """Return `split` without `count` images, and the split of those images, drawn evenly over the classes.
+
+    The same seed draws the same images.
+    """
     kept, held = drawn_evenly(split.labels, count, seed)
     return Split(split.images[kept], split.labels[kept]), Split(split.images[held], split.labels[held])
 
 
 def drawn_evenly(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of all but `count` of the labels, and of these, drawn evenly over the classes; ValueError if too few."""
+    """Return the indices of all but `count` labels, and of these `count`, drawn evenly over the classes.
+
+    Raises ValueError if there are too few labels.
+    """
     from sklearn.model_selection import train_test_split
 
     parts = train_test_split(range(len(labels)), test_size=count, random_state=seed, stratify=labels.numpy())

@@ -1,4 +1,4 @@
-"""Data sets that do not fit into memory: labelled pictures, read from their files one by one."""
+"""Data sets too large for memory: labeled pictures that are read from their files one by one."""
 
 import io
 from abc import ABC, abstractmethod
@@ -16,12 +16,12 @@ from torch import Tensor
 from rpg.data.images import Split, drawn_evenly
 from rpg.utils.errors import UserError
 
-# Groups of rows of parquet files whose pictures are mixed in training, and that each process keeps in memory.
-MIXED_GROUPS = 8
+# Number of parquet row groups that are shuffled together in training. Each process keeps so many in memory.
+SHUFFLED_GROUPS = 8
 
 
 class Pictures(ABC):
-    """Labelled pictures: `labels` [n] int64; `self[index]` is one of them, RGB."""
+    """Labeled pictures: `labels` [n] int64; `self[index]` is one RGB picture."""
 
     labels: Tensor
 
@@ -30,16 +30,16 @@ class Pictures(ABC):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Image.Image:
-        """The picture; UserError naming its file if it can't be read."""
+        """Return the picture; UserError with the file's name if it can't be read."""
 
     def order(self, draw: torch.Generator) -> Tensor:
-        """[n] a random order in which to read all of them once."""
+        """Return [n] a random order to read all pictures once."""
         return torch.randperm(len(self), generator=draw)
 
 
 @dataclass(frozen=True)
 class PictureSets:
-    """A data set for classification, of the same three splits as `rpg.data.images.Images`."""
+    """A data set for classification with the same three splits as `rpg.data.images.Images`."""
 
     train: Pictures
     validation: Pictures
@@ -47,12 +47,12 @@ class PictureSets:
     classes: tuple[str, ...]
 
     def split(self, name: str) -> Pictures:
-        """The split called 'train', 'validation' or 'test'."""
+        """Return the split called 'train', 'validation' or 'test'."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
 class MemoryPictures(Pictures):
-    """Those of a split that is in memory."""
+    """The pictures of a split in memory."""
 
     def __init__(self, split: Split) -> None:
         self.images, self.labels = split.images, split.labels
@@ -62,10 +62,10 @@ class MemoryPictures(Pictures):
 
 
 class FilePictures(Pictures):
-    """One file for each picture."""
+    """Pictures in one file each."""
 
     def __init__(self, files: Sequence[Path], labels: Sequence[int]) -> None:
-        # One array: of a million objects each process that reads would come to have a copy.
+        # One array stays shared between reading processes; a list of a million objects would be copied to each.
         self.files, self.labels = np.array([str(file) for file in files]), torch.tensor(labels, dtype=torch.int64)
 
     def __getitem__(self, index: int) -> Image.Image:
@@ -74,14 +74,14 @@ class FilePictures(Pictures):
 
 
 class ParquetPictures(Pictures):
-    """Rows of parquet files, with a column `image` {bytes, path} and a column `label`.
+    """Rows of parquet files with a column `image` {bytes, path} and a column `label`.
 
-    A file gives a whole group of rows at once, about a hundred. So the random order is one of groups, and of the
-    pictures within MIXED_GROUPS of them.
+    A read returns a whole row group, about a hundred pictures. So the random order shuffles the row groups, and then
+    the pictures within each SHUFFLED_GROUPS of them.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        """UserError if a file is not of this form."""
+        """Open the files; UserError if a file lacks these columns."""
         self.files, labels = list(files), []
         self.groups: list[tuple[int, int]] = []
         firsts = [0]
@@ -97,40 +97,40 @@ class ParquetPictures(Pictures):
                 torch.tensor(labels, dtype=torch.int64)
             except (OSError, ValueError, KeyError, TypeError) as error:
                 message = " ".join(str(error).split())
-                raise UserError(f"{file}: no images and labels in parquet ({message}); fetch it again") from error
+                raise UserError(f"{file}: no images and labels in parquet ({message}); download it again") from error
         self.firsts = torch.tensor(firsts)
         self.labels = torch.tensor(labels, dtype=torch.int64)
 
     def __getitem__(self, index: int) -> Image.Image:
         group = int(torch.searchsorted(self.firsts, index, right=True)) - 1
-        number, of_file = self.groups[group]
+        number, group_in_file = self.groups[group]
         row = index - int(self.firsts[group])
         file = self.files[number]
         try:
-            content = _rows(file, of_file)[row]["bytes"].as_py()
+            content = _rows(file, group_in_file)[row]["bytes"].as_py()
         except (OSError, ValueError, KeyError) as error:
             message = " ".join(str(error).split())
             raise UserError(
-                f"{file}: group {of_file} of its rows cannot be read ({message}); fetch it again"
+                f"{file}: row group {group_in_file} cannot be read ({message}); download it again"
             ) from error
-        return _decoded(io.BytesIO(content), f"{file}: image {row} of group {of_file}")
+        return _decoded(io.BytesIO(content), f"{file}: image {row} of group {group_in_file}")
 
     def order(self, draw: torch.Generator) -> Tensor:
-        mixed = []
-        for groups in torch.randperm(len(self.groups), generator=draw).split(MIXED_GROUPS):
+        shuffled = []
+        for groups in torch.randperm(len(self.groups), generator=draw).split(SHUFFLED_GROUPS):
             rows = torch.cat([torch.arange(*self.firsts[group : group + 2].tolist()) for group in groups.tolist()])
-            mixed.append(rows[torch.randperm(len(rows), generator=draw)])
-        return torch.cat(mixed)
+            shuffled.append(rows[torch.randperm(len(rows), generator=draw)])
+        return torch.cat(shuffled)
 
 
-@lru_cache(MIXED_GROUPS)
+@lru_cache(SHUFFLED_GROUPS)
 def _rows(file: Path, group: int) -> pyarrow.ChunkedArray:
     with pyarrow.parquet.ParquetFile(file) as opened:
         return opened.read_row_group(group, columns=["image"])["image"]
 
 
 class PicturesOf(Pictures):
-    """Some of the pictures of another."""
+    """A subset of the pictures of another set."""
 
     def __init__(self, pictures: Pictures, chosen: Tensor) -> None:
         self.pictures, self.chosen, self.labels = pictures, chosen, pictures.labels[chosen]
@@ -146,9 +146,9 @@ class PicturesOf(Pictures):
 
 
 def hold_out(pictures: Pictures, count: int, seed: int) -> tuple[Pictures, Pictures]:
-    """`pictures` without, and with only, `count` of them, drawn evenly over the classes; the same for the same seed.
+    """Return `pictures` without `count` of them, and the set of those `count`, drawn evenly over the classes.
 
-    Raises UserError if there are not enough.
+    The same seed draws the same pictures. Raises UserError if there are too few.
     """
     try:
         kept, held = drawn_evenly(pictures.labels, count, seed)

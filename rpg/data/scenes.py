@@ -1,8 +1,8 @@
-"""Scenes of handwritten digits: a miniature of ADE20K and of COCO, on disk as these are, for the same loaders.
+"""Scenes of handwritten digits: a miniature of ADE20K and of COCO, in the same files, for the same loaders.
 
-A scene is a textured background with two of scikit-learn's digits on it, in any colour, that may cover each other. The
-last VALIDATION scenes of the training folder are the validation split: networks do not train on them. Each split of the
-scenes has digits of the digits' own split.
+A scene is a textured background with two of scikit-learn's digits in any color, which may overlap. The last VALIDATION
+scenes of the training folder are the validation split: networks do not train on them. Each split of the scenes uses
+digits of the same split of the digits data set.
 """
 
 import shutil
@@ -25,11 +25,11 @@ TRAIN, VALIDATION, TEST = 1500, 20, 60
 RESOLUTION = 32
 CLASSES = tuple(map(str, range(10)))
 OBJECTS = 2
-# Of a digit's square, in pixels; and what its place is a multiple of.
+# SIDE is the width of a digit's square in pixels. Its position is a multiple of GRID pixels.
 SIDE, GRID = 16, 8
-# Fewer pixels that can be seen are no object.
+# A digit with fewer visible pixels is no object.
 SMALLEST = 8
-# As ADE20K's and COCO's, the images are JPEG files.
+# The images are JPEG files, as in ADE20K and COCO.
 QUALITY = 95
 # The last object of every CROWD-th scene is annotated as a crowd region.
 CROWD = 10
@@ -37,28 +37,28 @@ CROWD = 10
 
 @dataclass(frozen=True)
 class Scene:
-    """An image [H, W, 3] uint8, RGB, and its objects: a digit and the pixels of it that are seen, bool [H, W]."""
+    """An RGB image [H, W, 3] uint8, and its objects: a digit and the mask of its visible pixels, bool [H, W]."""
 
     image: np.ndarray
     objects: list[tuple[int, np.ndarray]]
 
 
 def compose(split: str, index: int) -> Scene:
-    """Scene number `index` of 'train', 'validation' or 'test'; what lies on top covers what lies below."""
+    """Compose scene number `index` of 'train', 'validation' or 'test'. Later digits cover earlier ones."""
     draw = np.random.default_rng(derive("scene", split, index))
     digits = _digits().split(split)
     image = _texture(draw)
     objects: list[tuple[int, np.ndarray]] = []
     for _ in range(OBJECTS):
         pick = int(draw.integers(len(digits.labels)))
-        grey = Image.fromarray(16 * digits.images[pick, 0].numpy().clip(max=15))
+        gray = Image.fromarray(16 * digits.images[pick, 0].numpy().clip(max=15))
         row, column = GRID * draw.integers((RESOLUTION - SIDE) // GRID, size=2, endpoint=True)
         mask = np.zeros((RESOLUTION, RESOLUTION), bool)
-        mask[row : row + SIDE, column : column + SIDE] = np.asarray(grey.resize((SIDE, SIDE))) > 100
+        mask[row : row + SIDE, column : column + SIDE] = np.asarray(gray.resize((SIDE, SIDE))) > 100
         objects = [(digit, other & ~mask) for digit, other in objects]
         objects.append((int(digits.labels[pick]), mask))
-        colour = draw.integers(170, 256, size=3)
-        image[mask] = colour + draw.normal(0, 12, (int(mask.sum()), 3))
+        color = draw.integers(170, 256, size=3)
+        image[mask] = color + draw.normal(0, 12, (int(mask.sum()), 3))
     seen = [(digit, mask) for digit, mask in objects if mask.sum() >= SMALLEST]
     return Scene(image.clip(0, 255).astype(np.uint8), seen)
 
@@ -69,7 +69,7 @@ def _digits() -> Images:
 
 
 def _texture(draw: np.random.Generator) -> np.ndarray:
-    """A background [H, W, 3], float: stripes and smooth noise on one colour."""
+    """Return a background [H, W, 3], float: stripes and smooth noise on one color."""
     rows, columns = np.mgrid[:RESOLUTION, :RESOLUTION] / RESOLUTION
     angle, frequency, phase = draw.uniform(0, np.pi), draw.uniform(2, 8), draw.uniform(0, 2 * np.pi)
     stripes = np.sin(2 * np.pi * frequency * (np.cos(angle) * rows + np.sin(angle) * columns) + phase)
@@ -79,11 +79,11 @@ def _texture(draw: np.random.Generator) -> np.ndarray:
 
 
 def write_scenes(layout: str, folder: Path) -> Path:
-    """Write the scenes as 'ade20k' or 'coco' has them, once; returns the folder that the loaders are pointed at."""
+    """Write the scenes once in the layout of 'ade20k' or 'coco'; return the folder for the loaders."""
     root = folder / {"ade20k": "ADEChallengeData2016", "coco": "coco"}[layout]
     with exclusive(root):
         whole = root / "scenes.json"
-        # Written last, so its absence says that the folder is not whole.
+        # scenes.json is written last: a folder without it is incomplete.
         if not whole.is_file() or read_json(whole, "rpg zoo") != _facts_of(root):
             for old in root.iterdir():
                 shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -101,7 +101,7 @@ def write_scenes(layout: str, folder: Path) -> Path:
 
 
 def _facts_of(root: Path) -> dict[str, Any]:
-    """By which scenes are told from those of another version of this file, or those of which a part was deleted."""
+    """Return facts that change if this source file changes or if a written file is deleted."""
     files = [
         path for path in root.rglob("*") if path.suffix in (".jpg", ".png", ".json") and path.name != "scenes.json"
     ]
@@ -109,14 +109,14 @@ def _facts_of(root: Path) -> dict[str, Any]:
 
 
 def _write_ade(root: Path, scenes: dict[str, list[Scene]]) -> None:
-    """images/<part>/*.jpg and annotations/<part>/*.png: 0 is unlabelled, 1 the background, 2 + k the digit k."""
+    """Write images/<part>/*.jpg and annotations/<part>/*.png: 0 is unlabeled, 1 the background, 2 + k the digit k."""
     for part, of_part in scenes.items():
         prefix = {"training": "train", "validation": "val"}[part]
         for number, scene in enumerate(of_part, 1):
             labels = np.ones(scene.image.shape[:2], np.uint8)
             for digit, mask in scene.objects:
                 labels[mask] = 2 + digit
-            # What lies at the border of the image is nobody's, as much in ADE20K is.
+            # The image's border is unlabeled, as many pixels of ADE20K are.
             labels[[0, -1]] = labels[:, [0, -1]] = 0
             name = f"ADE_{prefix}_{number:08d}"
             _save(root / "images" / part / f"{name}.jpg", scene.image, "JPEG", quality=QUALITY)
@@ -124,7 +124,10 @@ def _write_ade(root: Path, scenes: dict[str, list[Scene]]) -> None:
 
 
 def _write_coco(root: Path, scenes: dict[str, list[Scene]]) -> None:
-    """train2017/ and val2017/ with *.jpg, annotations/instances_*.json with polygons, and run lengths for crowds."""
+    """Write train2017/ and val2017/ with *.jpg, and annotations/instances_*.json.
+
+    The annotations are polygons, and run lengths for crowds.
+    """
     for part, of_part in scenes.items():
         name = {"training": "train2017", "validation": "val2017"}[part]
         images: list[dict[str, Any]] = []
@@ -136,14 +139,14 @@ def _write_coco(root: Path, scenes: dict[str, list[Scene]]) -> None:
             images.append({"id": number, "file_name": file, "height": height, "width": width})
             for entry in _annotations(scene, crowd=number % CROWD == 0):
                 annotations.append({"id": len(annotations) + 1, "image_id": number, **entry})
-        # Numbers with gaps, as COCO's.
+        # Category numbers have gaps, as in COCO.
         categories = [{"id": 2 * k + 1, "name": digit, "supercategory": "digit"} for k, digit in enumerate(CLASSES)]
         tree = {"images": images, "annotations": annotations, "categories": categories}
         write_json(root / "annotations" / f"instances_{name}.json", tree)
 
 
 def _annotations(scene: Scene, crowd: bool) -> Iterator[dict[str, Any]]:
-    """What COCO says of each object; with `crowd` the last one is a crowd region."""
+    """Yield COCO's annotation of each object; with `crowd` the last object is a crowd region."""
     *alone, last = scene.objects
     for digit, mask in scene.objects if not crowd else alone:
         yield {**_facts(digit, mask), "segmentation": polygons(mask), "iscrowd": 0}
@@ -160,7 +163,7 @@ def _facts(digit: int, mask: np.ndarray) -> dict[str, Any]:
 
 
 def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
-    """COCO's uncompressed run lengths of a mask [H, W], column by column, zeros first."""
+    """Return COCO's uncompressed run lengths of a mask [H, W], column by column, zeros first."""
     flat = mask.ravel(order="F")
     changes = np.flatnonzero(np.diff(flat)) + 1
     edges = [0, *changes.tolist(), len(flat)]
@@ -169,16 +172,16 @@ def run_lengths(mask: np.ndarray) -> dict[str, list[int]]:
 
 
 def polygons(mask: np.ndarray) -> list[list[float]]:
-    """COCO's polygons of a mask [H, W], [x, y, x, y, ...]: one for every part, holes filled, as COCO does."""
+    """Return COCO's polygons of a mask [H, W], [x, y, x, y, ...]: one for each part, with filled holes, as in COCO."""
     lines: Any = contour_generator(z=np.pad(mask, 1).astype(float)).lines(0.5)
-    # A pixel's centre lies half a pixel from its edge; the padding moved everything by one.
+    # A pixel's center lies half a pixel from its edge, and the padding adds one pixel.
     outlines = [np.clip(line - 0.5, 0, mask.shape[::-1]) for line in lines]
-    # Around a hole the line runs the other way.
+    # The outline of a hole runs in the opposite direction, so its signed area is negative.
     return [outline[:-1].round(2).ravel().tolist() for outline in outlines if _area(outline) > 0]
 
 
 def _area(outline: np.ndarray) -> float:
-    """Signed area of a closed polygon [n, 2]."""
+    """Return the signed area of a closed polygon [n, 2]."""
     (x, y), (next_x, next_y) = outline[:-1].T, outline[1:].T
     return float((x * next_y - next_x * y).sum() / 2)
 

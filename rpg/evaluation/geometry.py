@@ -22,7 +22,7 @@ class Space:
         """Keep the axes of `groups` that the layout tokenizes; `groups` are the units that may be permuted."""
         self.layout = layout
         self.padding_LD = layout.padding()
-        names = {tensor.name for tensor in layout.tokenised}
+        names = {tensor.name for tensor in layout.tokenized}
         restricted = [
             PermutationGroup(group.units, [axis for axis in group.axes if axis.name in names]) for group in groups
         ]
@@ -40,10 +40,10 @@ class Space:
 
     def tensors(self, point_P: np.ndarray) -> dict[str, np.ndarray]:
         """Return the network's tensors of a point."""
-        sizes = [int(np.prod(tensor.shape)) for tensor in self.layout.tokenised]
+        sizes = [int(np.prod(tensor.shape)) for tensor in self.layout.tokenized]
         parts = np.split(point_P, np.cumsum(sizes)[:-1])
         return {
-            tensor.name: part.reshape(tensor.shape) for tensor, part in zip(self.layout.tokenised, parts, strict=True)
+            tensor.name: part.reshape(tensor.shape) for tensor, part in zip(self.layout.tokenized, parts, strict=True)
         }
 
     def order(self, point_P: np.ndarray, target_P: np.ndarray) -> np.ndarray | slice:
@@ -54,7 +54,7 @@ class Space:
         if all(np.array_equal(order, np.arange(len(order))) for order in orders):
             return slice(None)
         moved = permute(self.tensors(np.arange(len(point_P))), self.groups, orders)
-        return np.concatenate([moved[tensor.name].ravel() for tensor in self.layout.tokenised])
+        return np.concatenate([moved[tensor.name].ravel() for tensor in self.layout.tokenized])
 
 
 @dataclass(frozen=True)

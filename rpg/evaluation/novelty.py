@@ -126,7 +126,7 @@ class NoveltyAnalysis:
             state_dict = read_checkpoint(path, self.names)
             command = "`rpg zoo`" if kind == "original" else "`rpg train` and `rpg sample`"
             self.store.layout.check(state_dict, path, command)
-            point_P = self.space.point(self.store.tokenise(state_dict, state))
+            point_P = self.space.point(self.store.tokenize(state_dict, state))
         else:
             point_P = self.zoo.points_NP[index]
         if entry["sha256"] not in self.scored:
@@ -142,12 +142,12 @@ class NoveltyAnalysis:
         self, kind: str, state: int, code: str | None, point_P: np.ndarray
     ) -> tuple[MeasuredNetwork, StateDict]:
         """Return the network at a point, without score and answers, and its weights."""
-        weights = self.store.detokenise(self.space.tokens(point_P).unsqueeze(0), torch.tensor([state]))
+        weights = self.store.detokenize(self.space.tokens(point_P).unsqueeze(0), torch.tensor([state]))
         return MeasuredNetwork(kind, code, state, point_P, self.store.task_set(state, code)), unstack(weights)[0]
 
     def judge(self, networks: Iterator[tuple[MeasuredNetwork, StateDict]]) -> Iterator[MeasuredNetwork]:
         """Yield the networks with their answers and scores on the test split."""
-        while part := list(islice(networks, self.task.together)):
+        while part := list(islice(networks, self.task.judge_batch)):
             unjudged, state_dicts = zip(*part, strict=True)
             codes = [network.code for network in unjudged]
             judgments = self.task.judge_all(state_dicts, "test", codes, self.kept, main_only=True)

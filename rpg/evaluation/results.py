@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Form, Set, Vouched
+from rpg.utils.artifacts import LEFT_OUT, Form, ListedFile, Set
 
 
 class Scored(Form):
@@ -26,7 +26,7 @@ class Scores(Form):
     rpg: Annotated[list[Scored], Field(min_length=1)]
     untuned: list[Scored] = Field(default_factory=list)
     hypernetwork: list[Scored] = Field(default_factory=list)
-    files: list[Vouched]
+    files: list[ListedFile]
 
 
 class ScoreSummary(Form):
@@ -111,7 +111,7 @@ class NoveltyResult(Form):
     rpg: Annotated[dict[Set, SampleNovelty], Field(min_length=1)]
     original: Method
     baselines: dict[str, dict[Set, Method]]
-    files: list[Vouched] = Field(default_factory=list)
+    files: list[ListedFile] = Field(default_factory=list)
 
 
 class ParameterCount(Form):

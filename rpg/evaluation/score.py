@@ -32,7 +32,7 @@ from rpg.utils.files import (
     read_metadata,
     read_sealed,
     read_tensors,
-    vouched,
+    verified_file,
     write_json,
     write_sealed,
     write_tensors,
@@ -73,7 +73,7 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
     def score(networks: Iterator[Network], count: int) -> list[dict[str, Any]]:
         entries = []
         shown = progress(networks, "score", total=count)
-        while part := list(islice(shown, task.together)):
+        while part := list(islice(shown, task.judge_batch)):
             facts, state_dicts = zip(*part, strict=True)
             codes = [fact.get("code") for fact in facts]
             # Only the tables use the other metrics, so only the test split needs them.
@@ -112,7 +112,7 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
             networks = (
                 (
                     {"state": state, "code": code},
-                    unstack(store.detokenise(formula(state, code).unsqueeze(0), torch.tensor([state])))[0],
+                    unstack(store.detokenize(formula(state, code).unsqueeze(0), torch.tensor([state])))[0],
                 )
                 for state, code in runs
             )
@@ -141,7 +141,7 @@ def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
     """
     command = f"rpg score --experiment {paths.experiment}"
     tree = read_sealed(paths.file("score.scores"), command, Scores)
-    answers = read_tensors(vouched(paths.file("score.answers"), paths.file("score.scores"), command))
+    answers = read_tensors(verified_file(paths.file("score.answers"), paths.file("score.scores"), command))
     return {
         entry["sha256"]: (entry["test"], answers[entry["sha256"]].long().flatten())
         for kind in ("original", "rpg", "untuned", "hypernetwork")

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Code, Form, Set, Vouched, all_have_codes
+from rpg.utils.artifacts import LEFT_OUT, Code, Form, ListedFile, Set, all_have_codes
 
 
-class Sampled(Vouched):
+class Sampled(ListedFile):
     """One sampled network: its file, model, set of tasks, permutation state and task code."""
 
     model: str

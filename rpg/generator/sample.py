@@ -75,7 +75,7 @@ def sample_networks(
         shares_BS = values.get("permutation_state", torch.ones(len(part), 1))
         states = [tuple(row.nonzero()[:, 0].tolist()) for row in shares_BS]
         # Tensors outside of the tokens can't be mixed; they come from the first state.
-        weights = store.detokenise(tokens_BLD, torch.tensor([first for first, *_ in states]))
+        weights = store.detokenize(tokens_BLD, torch.tensor([first for first, *_ in states]))
         codes: list[str | None] = [None] * len(part)
         if "task_code" in values:
             codes = ["".join(str(int(bit)) for bit in row) for row in values["task_code"]]
@@ -148,7 +148,7 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
             own = requests if name == "rpg" else list(dict.fromkeys(requests))
             networks = sample_networks(model, conditions, store, chosen, own, precision=experiment.train.precision)
             if source.finish:
-                networks = _finished(networks, source.finish, task.together)
+                networks = _finished(networks, source.finish, task.judge_batch)
             started = time.perf_counter()
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started

@@ -13,7 +13,7 @@ from rpg.evaluation.novelty import run_distance, verdict
 from rpg.evaluation.results import ParameterCount, Scores
 from rpg.evaluation.score import SETS, run_label, summary
 from rpg.paths import Paths, ablation_file, paths_of
-from rpg.utils.files import read_sealed, vouched, write_sealed
+from rpg.utils.files import read_sealed, verified_file, write_sealed
 
 
 def summarize(params: Params, name: str, results: Path) -> None:
@@ -54,7 +54,7 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
         }
     if novelty:
         files = [
-            vouched(
+            verified_file(
                 paths.file("novelty.rows"),
                 paths.file("novelty.summary"),
                 f"rpg novelty --experiment {paths.experiment}",

@@ -168,7 +168,7 @@ def strip(pictures: Mapping[str, Sequence[Picture]]) -> Figure:
     rows: dict[str, list[list[Region]]] = {
         "image": [[] for _ in first],
         "truth": [picture.truth for picture in first],
-        **{name: [picture.found for picture in row] for name, row in pictures.items()},
+        **{name: [picture.predicted for picture in row] for name, row in pictures.items()},
     }
     figure = Figure(figsize=(1.45 * len(first), 1.45 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(first), squeeze=False)

@@ -24,7 +24,7 @@ from rpg.reports.tables import label_set, measured_methods
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
-from rpg.utils.files import read_json, read_tensors, vouched, write_text
+from rpg.utils.files import read_json, read_tensors, verified_file, write_text
 from rpg.zoo.manifest import read_zoo
 
 TEMPLATE = Path("workflow/report/report.html.j2")
@@ -174,7 +174,9 @@ def _heat_map(name: str, results: Path) -> Figure:
     """Plot the largest tensor of an experiment's first sample and of the nearest original."""
     paths = Paths(name, results)
     store = TokenStore(paths.folder("tokens"))
-    rows_file = vouched(paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}")
+    rows_file = verified_file(
+        paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}"
+    )
     rows = pd.read_csv(rows_file, dtype={"nearest": str, "file": str})
     first_sample = rows[rows["networks"] == "RPG"].iloc[0]
     names = [tensor.name for tensor in store.layout.tensors]
@@ -182,7 +184,7 @@ def _heat_map(name: str, results: Path) -> Figure:
         read_checkpoint(path, names)
         for path in (paths.folder("sample") / first_sample["file"], paths.folder("zoo") / first_sample["nearest"])
     )
-    largest = max(store.layout.tokenised, key=lambda tensor: math.prod(tensor.shape))
+    largest = max(store.layout.tokenized, key=lambda tensor: math.prod(tensor.shape))
     sample_rows, original_rows = (
         state_dict[largest.name].flatten(1)[:PIXELS, :PIXELS].numpy()
         if len(largest.shape) > 1
@@ -209,7 +211,7 @@ def _projection(name: str, results: Path) -> Figure:
 
     def point(entry: dict[str, Any]) -> np.ndarray:
         state_dict = read_checkpoint(paths.folder("sample") / entry["file"], names)
-        return store.tokenise(state_dict, entry["state"])[weights_LD].numpy()
+        return store.tokenize(state_dict, entry["state"])[weights_LD].numpy()
 
     points = {
         label: np.stack([point(entry) for entry in draw.sample(entries, min(POINTS // len(by_label), len(entries)))])
@@ -229,7 +231,7 @@ def _losses(params: Params, results: Path) -> dict[str, pd.DataFrame]:
         ):
             if stage in trained:
                 logs[name if stage == "train" else f"{name}, {stage}"] = pd.read_csv(
-                    vouched(folder / "log.csv", folder / "config.json", f"rpg {stage} --experiment {name}")
+                    verified_file(folder / "log.csv", folder / "config.json", f"rpg {stage} --experiment {name}")
                 )
     return logs
 

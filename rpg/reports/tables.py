@@ -21,7 +21,7 @@ from rpg.stages import STAGES
 from rpg.tasks.config import ReportSection
 from rpg.tasks.registry import task_blocks
 from rpg.utils.artifacts import Seconds
-from rpg.utils.files import read_json, read_sealed, vouched, write_json, write_text
+from rpg.utils.files import read_json, read_sealed, verified_file, write_json, write_text
 
 HEADING = """# Generated networks beside the originals they learned from
 
@@ -92,7 +92,9 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
 
     def entry(name: str) -> dict[str, Any]:
         paths, command = Paths(name, results), f"rpg score --experiment {name}"
-        scored = read_json(vouched(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics)
+        scored = read_json(
+            verified_file(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics
+        )
         novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult)
         del novelty["files"]
         # The score stage scores baselines on every task, so its numbers replace those of the novelty stage.
@@ -125,7 +127,7 @@ def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
     for name in params.experiments_to_run():
         paths = Paths(name, results)
         frame = pd.read_csv(
-            vouched(paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}")
+            verified_file(paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}")
         )
         unit = frame.loc[frame["networks"] == "original", "distance"].median()
         frame = frame[["networks", "set", "test"]].assign(distance=(frame["from_zoo"] / unit).round(4))

@@ -1,1 +1,1 @@
-"""Benchmarks: how source networks are built, trained and scored. They know nothing of tokens or RPG."""
+"""Benchmarks build, train and score source networks. They know nothing about tokens or RPG."""

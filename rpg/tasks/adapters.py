@@ -1,6 +1,6 @@
-"""Adapters of peft's: the weights of one, in a network and in the folder that peft opens.
+"""Read and write peft adapters, in a network and in the folder that peft opens.
 
-An adapter's state dict is what adapter_model.safetensors holds, in peft's names.
+An adapter's state dict is the content of adapter_model.safetensors, under peft's names.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 def adapter_state(model: Any) -> StateDict:
-    """The weights of a PeftModel's adapter, on the CPU, as copies of their own."""
+    """Return copies of the weights of a PeftModel's adapter, on the CPU."""
     from peft import get_peft_model_state_dict
 
     return {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
 
 
 def put_adapter(model: Any, state_dict: StateDict) -> None:
-    """Give a PeftModel's adapter these weights, which must fit."""
+    """Load matching weights into a PeftModel's adapter."""
     from peft import set_peft_model_state_dict
 
     set_peft_model_state_dict(model, state_dict)
@@ -32,10 +32,10 @@ def put_adapter(model: Any, state_dict: StateDict) -> None:
 
 @contextmanager
 def merged(model: Any) -> Iterator[None]:
-    """A PeftModel with the adapter added to the weights that it changes, which saves half of the time of a pass.
+    """Merge a PeftModel's adapter into the base weights during the block, which halves the time of a pass.
 
-    Afterwards they are as before, to the bit: what peft takes away again leaves a rounding error. Weights of less than
-    float32 stay as they are, since the sum would round the adapter away.
+    Afterwards the base weights are bit-identical to before; peft's own unmerge leaves a rounding error. Weights with
+    less than float32 precision stay unmerged, because the sum would round the adapter away.
     """
     from peft.helpers import DoraCaching
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -57,7 +57,7 @@ def merged(model: Any) -> Iterator[None]:
 
 
 def write_adapter(stem: Path, config: Any, state_dict: StateDict) -> Path:
-    """Write a folder that `PeftModel.from_pretrained` opens; the file that has its weights. `config`: peft's own."""
+    """Write a folder for `PeftModel.from_pretrained`; return the path of its weights. `config` is peft's own config."""
     tree = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
     write_json(stem / CONFIG, tree)
     write_tensors(stem / WEIGHTS, state_dict)

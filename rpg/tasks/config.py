@@ -1,8 +1,8 @@
-"""What the configuration of every benchmark has: the blocks `task`, `base` and `zoo`, and what follows from them.
+"""The base classes of every benchmark's configuration: the blocks `task`, `base` and `zoo`.
 
-A benchmark is a folder below rpg/tasks/. Its config.py has a subclass of `TaskConfig` for each `task.kind`, its task.py
-the `Task` that builds, trains and scores networks. Nothing outside of rpg/tasks/ asks for the type of a task: what
-differs between benchmarks is an attribute or a method here.
+A benchmark is a folder in rpg/tasks/. Its config.py has a subclass of `TaskConfig` for each `task.kind`; its task.py
+has the `Task` that builds, trains and scores networks. Code outside rpg/tasks/ never tests the type of a task: an
+attribute or a method here expresses each difference between benchmarks.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,9 +19,9 @@ DATA = "rpg/data/__init__.py"
 
 
 class Run(Block):
-    """One training run of the zoo: the seed of its weights and data order, and its task code if there are several.
+    """One training run of the zoo: the seed of its weights and data order, and its task code, if any.
 
-    A held-out run is trained and scored, and RPG never learns from it.
+    A held-out run is trained and scored, but RPG never learns from it.
     """
 
     seed: int
@@ -42,11 +42,11 @@ class BaseConfig(Block):
 
 
 class ZooConfig(Block):
-    """The `zoo` block: how source networks are trained, and which of their states are kept."""
+    """The `zoo` block: how source networks are trained, and which checkpoints are kept."""
 
-    # Whether the checkpoints are trained here; otherwise they are only read.
+    # Whether this project trains the checkpoints; otherwise it only reads them.
     trained_here: ClassVar[bool] = True
-    # Keys that only say which runs there are: a shard's checkpoints do not depend on other runs.
+    # Keys that only list the runs: a shard's checkpoints do not depend on other runs.
     run_keys: ClassVar[frozenset[str]] = frozenset({"seeds"})
 
     if TYPE_CHECKING:
@@ -59,23 +59,23 @@ class ZooConfig(Block):
 
         @property
         def saves(self) -> int | None:
-            """Checkpoints of each run; None if only their folders tell."""
+            """Number of checkpoints of each run; None if it depends on the runs' folders."""
 
     def runs_at_once(self) -> int:
-        """How many runs are trained at once."""
+        """Return the number of runs to train at once."""
         return 1
 
     def run_facts(self, run: Run) -> dict[str, Any]:
-        """What a run's checkpoints depend on, besides the run itself."""
+        """Return additional facts that a run's checkpoints depend on."""
         return {}
 
 
 @dataclass(frozen=True)
 class CardText:
-    """What a model card says of a benchmark's networks.
+    """A benchmark's text for the model card.
 
-    `use` is the Python code that loads a sample, `answer` the sentence about inputs and outputs, `split` the sentence
-    about the test split; `library` and `pipeline_tag` are Hugging Face's names.
+    `use` is Python code that loads a sample. `answer` is a sentence about inputs and outputs, `split` a sentence about
+    the test split. `library` and `pipeline_tag` are Hugging Face's names.
     """
 
     network: str
@@ -87,9 +87,9 @@ class CardText:
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A section of results/tables.md that a benchmark adds: its title and text, and rows.
+    """A benchmark's section of results/tables.md: title and text, and rows.
 
-    A row is its own columns and the summaries of originals and of RPG's samples ({"original": ..., "rpg": ...}).
+    A row has its own columns and the summaries of the originals and of RPG's samples ({"original": ..., "rpg": ...}).
     """
 
     text: str
@@ -97,33 +97,33 @@ class ReportSection:
 
 
 class TaskConfig(Block):
-    """The `task` block: a benchmark and its choices. `kind` is the name of the subclass in params.yaml."""
+    """The `task` block: a benchmark and its choices. `kind` names the subclass in params.yaml."""
 
     if TYPE_CHECKING:
 
         @property
         def kind(self) -> str: ...
 
-    # The classes of the `base` block, None if there is none, and of the `zoo` block.
+    # The classes of the `base` block (None for no such block) and of the `zoo` block.
     base_block: ClassVar[type[BaseConfig] | None] = None
     zoo_block: ClassVar[type[ZooConfig]]
     # The blocks of optional stages that an experiment of this task may have.
     optional: ClassVar[frozenset[str]] = frozenset()
-    # Whether a base block is a must.
+    # Whether the base block is required.
     needs_base: ClassVar[bool] = False
-    # Whether checkpoints are adapters of low rank, which have a canonical form; None if only the files tell.
+    # Whether checkpoints are low-rank adapters, which have a canonical form; None if it depends on the files.
     adapters: ClassVar[bool | None] = False
-    # Keys that only say which runs there are.
+    # Keys that only list the runs.
     run_keys: ClassVar[frozenset[str]] = frozenset()
-    # Whether `Task.pictures` has something to draw.
+    # Whether `Task.pictures` returns pictures.
     has_pictures: ClassVar[bool] = False
-    # Hugging Face's names of the task and of its metric.
+    # Hugging Face's names for the task and its metric.
     pipeline_tag: ClassVar[str] = "other"
     card_metric: ClassVar[str] = "score"
 
     @property
     def dataset(self) -> str:
-        """The short name of the data set."""
+        """The data set's short name."""
         raise NotImplementedError
 
     @property
@@ -133,7 +133,7 @@ class TaskConfig(Block):
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """The names of the classes that a task code tells apart; None for a benchmark without task codes."""
+        """The names of the classes that a task code separates; None for a benchmark without task codes."""
         return None
 
     @property
@@ -142,54 +142,57 @@ class TaskConfig(Block):
         return self.classes is not None
 
     def held_out_codes(self) -> list[str]:
-        """The task codes that only scores look at; none without task codes."""
+        """Return the task codes that RPG never learns from; empty without task codes."""
         return []
 
     def code(self) -> list[str]:
-        """Source files besides the benchmark's own folder that compute its networks and scores."""
+        """Return source files outside the benchmark's folder that its networks and scores depend on."""
         return []
 
     def load(self, data_root: str | None) -> "Task":
-        """The benchmark itself; `data_root` is the folder of the data sets."""
+        """Return the benchmark's `Task`; `data_root` is the folder of the data sets."""
         raise NotImplementedError
 
     def runs(self, zoo: ZooConfig) -> dict[int, Run]:
-        """Index → run of the zoo. The index of a run depends on nothing that params.yaml may add later."""
+        """Return index → run of the zoo.
+
+        A run keeps its index when params.yaml gains more runs.
+        """
         return {seed: Run(seed=seed, code=None, held_out=False) for seed in sorted(zoo.seeds)}
 
     def check_experiment(self, experiment: Any) -> None:
-        """ValueError if other blocks of the experiment do not fit this task."""
+        """Raise ValueError if other blocks of the experiment do not fit this task."""
 
     def check_among(self, name: str, experiments: Mapping[str, Any]) -> None:
-        """ValueError if the experiment `name` does not fit the other ones of params.yaml."""
+        """Raise ValueError if the experiment `name` does not fit the other experiments of params.yaml."""
 
     def check_files(self) -> str | None:
-        """Why a file that the block names can't be used, before anything runs; None if all can."""
+        """Return the reason why a file named in the block is unusable; None if all files are usable."""
         return None
 
     def borrowed_base(self) -> str | None:
-        """The experiment whose base network this task starts from, wherever that is; None if there is none."""
+        """Return the experiment whose base network this task starts from; None if there is none."""
         return None
 
     def reads(self, stage: str, experiment: Any) -> dict[str, list[Path]]:
-        """Why → files that a stage reads, besides what it reads in every experiment."""
+        """Return reason → files that a stage reads, in addition to the files it reads in every experiment."""
         return {}
 
     def shard_reads(self, zoo: ZooConfig, runs: Collection[Run]) -> list[Path]:
-        """Files that the zoo stage reads for these runs alone."""
+        """Return the files that the zoo stage reads for these runs only."""
         return []
 
     def missing(self, experiment: Any, data_root: str | None, stages: Collection[str]) -> list[str]:
-        """One line for each data set or model that these stages need and that is not there, with the remedy."""
+        """Return one line, with the remedy, for each missing data set or model that these stages need."""
         return []
 
     def card(self, name: str, adapters: bool) -> CardText:
-        """The text of the model card of experiment `name`; `adapters`: whether its samples are adapters."""
+        """Return the model card's text for experiment `name`; `adapters`: whether its samples are adapters."""
         raise NotImplementedError
 
     @classmethod
     def report_section(cls, experiments: Mapping[str, Any]) -> ReportSection | None:
-        """The section of tables.md about this benchmark, from the entries of metrics.json; None without one.
+        """Return the benchmark's section of tables.md from the entries of metrics.json; None for no section.
 
         Tasks that return the same section share it.
         """

@@ -1,4 +1,4 @@
-"""Benchmarks, opened: `load_task`."""
+"""Load benchmarks: `load_task`."""
 
 from rpg.tasks.base import DifferentiableTask, Task
 from rpg.tasks.config import TaskConfig
@@ -6,16 +6,16 @@ from rpg.utils.device import device
 
 
 def load_task(config: TaskConfig, data_root: str | None) -> Task:
-    """The task that the `task` block of an experiment describes."""
-    # The device is chosen before libraries are imported that look for GPUs themselves.
+    """Return the task that the `task` block of an experiment describes."""
+    # The device must be chosen before the import of libraries that look for GPUs themselves.
     device()
     return config.load(data_root)
 
 
 def load_differentiable(config: TaskConfig, data_root: str | None) -> DifferentiableTask:
-    """As `load_task`, a task whose loss is differentiable in a network's weights.
+    """Return the task of a block, for a task whose loss is differentiable in a network's weights.
 
-    An experiment that asks for that loss with another task was refused when params.yaml was read.
+    The validation of params.yaml has refused every other task.
     """
     task = load_task(config, data_root)
     assert isinstance(task, DifferentiableTask)

@@ -1,4 +1,4 @@
-"""The benchmarks: one folder of rpg/tasks/ with a config.py is one."""
+"""The registry of benchmarks: each folder of rpg/tasks/ with a config.py is a benchmark."""
 
 import importlib
 import pkgutil
@@ -11,13 +11,13 @@ from rpg.tasks.config import TaskConfig
 
 @cache
 def task_blocks() -> dict[str, type[TaskConfig]]:
-    """`task.kind` → the class of its block, by name."""
-    found: dict[str, type[TaskConfig]] = {}
+    """Return `task.kind` → class of the task block, sorted by name."""
+    blocks: dict[str, type[TaskConfig]] = {}
     for module in pkgutil.iter_modules(rpg.tasks.__path__):
         if module.ispkg:
             config = importlib.import_module(f"rpg.tasks.{module.name}.config")
             for block in vars(config).values():
                 if isinstance(block, type) and issubclass(block, TaskConfig) and block.__module__ == config.__name__:
                     for kind in get_args(block.model_fields["kind"].annotation) if "kind" in block.model_fields else ():
-                        found[kind] = block
-    return dict(sorted(found.items()))
+                        blocks[kind] = block
+    return dict(sorted(blocks.items()))

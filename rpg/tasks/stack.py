@@ -1,4 +1,4 @@
-"""Several networks of one architecture, computed at once: every tensor of their state dicts as [E, ...].
+"""Compute several networks of one architecture at once: every tensor of their state dicts is [E, ...].
 
 E networks, n images, K classes.
 """
@@ -17,37 +17,37 @@ StateDict = dict[str, Tensor]
 
 
 def stack(state_dicts: Sequence[StateDict]) -> StateDict:
-    """One dict of tensors [E, ...] from E state dicts of one architecture."""
+    """Stack E state dicts of one architecture into one dict of tensors [E, ...]."""
     return {name: torch.stack([state_dict[name] for state_dict in state_dicts]) for name in state_dicts[0]}
 
 
 def unstack(weights: Mapping[str, Tensor]) -> list[StateDict]:
-    """The E state dicts, on the CPU, as copies of their own."""
+    """Return the E state dicts as separate copies, on the CPU."""
     count = len(next(iter(weights.values())))
     return [{name: tensor[e].detach().cpu().clone() for name, tensor in weights.items()} for e in range(count)]
 
 
-def misfit(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
-    """The first reason why `state_dict` is not one of a network whose own is `own`; None if it is."""
+def mismatch(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """Return the first reason why `state_dict` does not fit a network with the state dict `own`; None if it fits."""
     for name, tensor in own.items():
         if name not in state_dict:
             return f"tensor '{name}' is missing"
         if state_dict[name].shape != tensor.shape:
             return f"tensor '{name}' has shape {list(state_dict[name].shape)}, not {list(tensor.shape)}"
     unknown = next((name for name in state_dict if name not in own), None)
-    return f"tensor '{unknown}' is of no module of the network" if unknown else None
+    return f"tensor '{unknown}' belongs to no module of the network" if unknown else None
 
 
 def logits(network: nn.Module, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """[E, n, K]: what `network` answers with each of the weights [E, ...].
+    """Return [E, n, K]: the outputs of `network` with each of the weights [E, ...].
 
-    All to the same `images` [n, C, H, W], or each to its own, [E, n, C, H, W]. Differentiable. BatchNorm in training
-    mode updates its statistics in `weights` in place, as it would in a network.
+    `images` is [n, C, H, W] for all networks, or [E, n, C, H, W] with separate images for each. The outputs are
+    differentiable. BatchNorm in training mode updates its statistics in `weights` in place.
     """
     count, each = len(next(iter(weights.values()))), images.ndim == 5
     if count == 1:
-        # By itself a network is faster as it is; on a CPU BatchNorm and pooling are, in this memory format, which the
-        # convolutions hand on.
+        # A single network is fastest without stacking. On a CPU, BatchNorm and pooling are faster in this memory
+        # format, which the convolutions pass on.
         last = torch.contiguous_format if images.is_cuda else torch.channels_last
         alone = {
             name: tensor[0].contiguous(memory_format=last) if tensor.ndim == 5 else tensor[0]
@@ -60,20 +60,20 @@ def logits(network: nn.Module, weights: Mapping[str, Tensor], images: Tensor) ->
     def one(state_dict: StateDict, images: Tensor) -> Tensor:
         return functional_call(network, state_dict, (images,))
 
-    # The fused attention kernels have no batching rule: vmap would compute network after network.
+    # The fused attention kernels have no batching rule, so vmap would compute one network after the other.
     with sdpa_kernel(SDPBackend.MATH):
         return torch.vmap(one, in_dims=(0, 0 if each else None), randomness="different")(dict(weights), images)
 
 
 class Joint(nn.Module):
-    """E convolutional networks as one, whose E·C channels lie side by side; convolutions have a group for each network.
+    """E convolutional networks as one network with E·C channels; each convolution has one group per network.
 
-    About twice as fast as vmap, which copies between most operations. Where something mixes channels that has no
-    counterpart here, or takes tokens in place of channels, `agrees` is false.
+    This is about twice as fast as vmap, which copies tensors between most operations. `agrees` returns False for
+    networks with other modules that mix channels, or with tokens in place of channels.
     """
 
     def __init__(self, network: nn.Module, count: int) -> None:
-        # timm's networks are all that is stacked, and it takes a while to import.
+        # Only timm's networks are stacked, and the import of timm is slow.
         from timm.layers import LayerNorm2d
 
         super().__init__()
@@ -88,7 +88,7 @@ class Joint(nn.Module):
                 self.network.set_submodule(name, _LayerNorm2d(module, count))
 
     def forward(self, weights: Mapping[str, Tensor], images: Tensor, training: bool) -> Tensor:
-        """As `logits`."""
+        """Return [E, n, K], as `logits` does."""
         merged = {name: tensor.flatten(0, 1) if tensor.ndim > 1 else tensor for name, tensor in weights.items()}
         if images.ndim == 4:
             images = images.expand(self.count, *images.shape)
@@ -100,12 +100,15 @@ class Joint(nn.Module):
         return answers.unflatten(1, (self.count, -1)).transpose(0, 1)
 
     def agrees(self, network: nn.Module, images: Tensor) -> bool:
-        """Whether networks with random weights answer as each does alone, to `images` [E, n, C, H, W]."""
+        """Return whether networks with random weights give the same outputs jointly as alone.
+
+        `images` is [E, n, C, H, W].
+        """
         draw = torch.Generator().manual_seed(0)
         weights = {}
         for name, tensor in network.state_dict().items():
             random = torch.rand(self.count, *tensor.shape, generator=draw, dtype=torch.float64).to(tensor.device)
-            # What is normalised by must be positive; other weights sum up to about 1.
+            # Variances must be positive; other weights are scaled so that outputs stay near 1.
             random = random + 0.5 if tensor.ndim < 2 else (random - 0.5) / max(tensor[0].numel(), 1) ** 0.5
             weights[name] = random if tensor.is_floating_point() else tensor.expand(self.count, *tensor.shape).clone()
         images = images.double()
@@ -119,13 +122,13 @@ class Joint(nn.Module):
                     ]
                 )
         except Exception:
-            # Any network of timm's may come here, and each fails in its own way.
+            # Any timm network may arrive here, and each fails with its own exception type.
             return False
         return joint_EnK.shape == alone_EnK.shape and torch.allclose(joint_EnK, alone_EnK, rtol=1e-6)
 
 
 class _Linear(nn.Linear):
-    """[n, E·in] → [n, E·out], each network's own."""
+    """[n, E·in] → [n, E·out], with one weight matrix per network."""
 
     def __init__(self, module: nn.Linear, count: int) -> None:
         super().__init__(module.in_features, module.out_features, module.bias is not None, device="meta")
@@ -139,7 +142,7 @@ class _Linear(nn.Linear):
 
 
 class _LayerNorm2d(nn.Module):
-    """timm's LayerNorm2d, [n, E·C, H, W], over the channels of each network."""
+    """timm's LayerNorm2d on [n, E·C, H, W], over the channels of each network."""
 
     def __init__(self, module: nn.LayerNorm, count: int) -> None:
         super().__init__()
@@ -156,11 +159,11 @@ _JOINTS: WeakKeyDictionary[nn.Module, dict[int, Joint | None]] = WeakKeyDictiona
 
 
 def _joint(network: nn.Module, count: int, images: Tensor) -> Joint | None:
-    """`count` networks as one, if that can be had; made and tried when first asked for."""
-    known = _JOINTS.setdefault(network, {})
-    if count not in known:
-        joint, was = Joint(network, count), network.training
-        tried = torch.rand(count, 2, *images.shape[-3:], generator=torch.Generator().manual_seed(0))
-        known[count] = joint if joint.agrees(network.eval(), tried.to(images.device)) else None
-        network.train(was)
-    return known[count]
+    """Return `count` networks as one, or None if they do not agree; built and tested at the first call."""
+    by_count = _JOINTS.setdefault(network, {})
+    if count not in by_count:
+        joint, training = Joint(network, count), network.training
+        trial_images = torch.rand(count, 2, *images.shape[-3:], generator=torch.Generator().manual_seed(0))
+        by_count[count] = joint if joint.agrees(network.eval(), trial_images.to(images.device)) else None
+        network.train(training)
+    return by_count[count]

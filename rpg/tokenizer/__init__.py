@@ -1,1 +1,1 @@
-"""Checkpoints as tokens, and back."""
+"""Convert checkpoints to tokens and tokens to checkpoints."""

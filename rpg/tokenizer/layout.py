@@ -1,4 +1,4 @@
-"""The layout: which rows of the tokens hold which tensor of a state dict."""
+"""The layout: the rows of the tokens that hold each tensor of a state dict."""
 
 import math
 from dataclasses import dataclass, fields
@@ -12,7 +12,7 @@ from rpg.utils.errors import UserError
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """Where one tensor of a state dict stands: `tokens` rows from row `first` on, or nowhere if `tokens` is 0."""
+    """The place of one tensor of a state dict: `tokens` rows from row `first`, or no row if `tokens` is 0."""
 
     name: str
     shape: tuple[int, ...]
@@ -31,12 +31,15 @@ class Layout:
 
     width: int
     tensors: tuple[TensorLayout, ...]
-    # Whether low-rank pairs are brought into one form before they become tokens.
+    # Whether low-rank pairs get their canonical form before they become tokens.
     canonical: bool = False
 
     @classmethod
     def of(cls, state_dict: dict[str, Tensor], width: int, canonical: bool = False) -> "Layout":
-        """The layout of `state_dict` with tokens of `width` weights."""
+        """Return the layout of `state_dict` with tokens of `width` weights.
+
+        Raises UserError if no tensor can become tokens.
+        """
         tensors, first = [], 0
         for name, tensor in state_dict.items():
             skipped = name.endswith("num_batches_tracked") or tensor.numel() <= 1 or not tensor.is_floating_point()
@@ -46,7 +49,7 @@ class Layout:
             first += tokens
         if first == 0:
             raise UserError(
-                "no tensor of the checkpoint can become tokens; is it a state dict of floating point weights?"
+                "no tensor of the checkpoint can become tokens; save a state dict of floating-point weights"
             )
         return cls(width, tuple(tensors), canonical)
 
@@ -63,38 +66,41 @@ class Layout:
         return sum(tensor.tokens for tensor in self.tensors)
 
     @property
-    def tokenised(self) -> tuple[TensorLayout, ...]:
+    def tokenized(self) -> tuple[TensorLayout, ...]:
         """The K tensors that become tokens."""
         return tuple(tensor for tensor in self.tensors if tensor.tokens)
 
     @property
     def skipped(self) -> tuple[TensorLayout, ...]:
-        """The tensors that are copied through: counters, single numbers, integers."""
+        """The tensors that are copied without tokens: counters, single numbers, integers."""
         return tuple(tensor for tensor in self.tensors if not tensor.tokens)
 
     def positions(self) -> Tensor:
-        """[L, 2] int64: the token's index inside its tensor, and the tensor's index among the K tokenised ones."""
-        rows = [(i, k) for k, tensor in enumerate(self.tokenised) for i in range(tensor.tokens)]
+        """Return [L, 2] int64: the token's index in its tensor, and the tensor's index among the K tokenized."""
+        rows = [(i, k) for k, tensor in enumerate(self.tokenized) for i in range(tensor.tokens)]
         return torch.tensor(rows)
 
     def head(self) -> Tensor:
-        """[L] bool: True for the tokens of the last module of the state dict, a classifier's weight and bias."""
-        module = self.tokenised[-1].name.rpartition(".")[0]
+        """Return [L] bool: True for the tokens of the state dict's last module, a classifier's weight and bias."""
+        module = self.tokenized[-1].name.rpartition(".")[0]
         head_L = torch.zeros(self.length, dtype=torch.bool)
-        for tensor in self.tokenised:
+        for tensor in self.tokenized:
             if tensor.name.rpartition(".")[0] == module:
                 head_L[tensor.first : tensor.first + tensor.tokens] = True
         return head_L
 
     def padding(self) -> Tensor:
-        """[L, D] bool: True where a token holds no weight."""
+        """Return [L, D] bool: True for entries of a token that hold no weight."""
         padding_LD = torch.zeros(self.length, self.width, dtype=torch.bool)
-        for tensor in self.tokenised:
+        for tensor in self.tokenized:
             padding_LD[tensor.first : tensor.first + tensor.tokens].view(-1)[math.prod(tensor.shape) :] = True
         return padding_LD
 
     def check(self, state_dict: dict[str, Tensor], file: Path | str, remedy: str) -> None:
-        """UserError naming `file`, tensor and `remedy` if `state_dict` has another structure, or a NaN or Inf."""
+        """Raise UserError if `state_dict` has another structure, a NaN, an Inf or a negative variance.
+
+        The message names `file`, the tensor and `remedy`.
+        """
         expected = {tensor.name: tensor for tensor in self.tensors}
         for name in state_dict:
             if name not in expected:
@@ -102,13 +108,13 @@ class Layout:
         for name, tensor in expected.items():
             if name not in state_dict:
                 raise UserError(f"{file}: tensor '{name}' is missing; the zoo's other checkpoints have it")
-            found = state_dict[name]
-            if tuple(found.shape) != tensor.shape:
-                raise UserError(f"{file}: tensor '{name}' has shape {list(found.shape)}, not {list(tensor.shape)}")
-            dtype = str(found.dtype).removeprefix("torch.")
+            weights = state_dict[name]
+            if tuple(weights.shape) != tensor.shape:
+                raise UserError(f"{file}: tensor '{name}' has shape {list(weights.shape)}, not {list(tensor.shape)}")
+            dtype = str(weights.dtype).removeprefix("torch.")
             if dtype != tensor.dtype:
                 raise UserError(f"{file}: tensor '{name}' is {dtype}, not {tensor.dtype} as in the other checkpoints")
-            if tensor.is_variance and (found < 0).any():
+            if tensor.is_variance and (weights < 0).any():
                 raise UserError(f"{file}: tensor '{name}' holds a negative variance; {remedy}")
-            if found.is_floating_point() and not torch.isfinite(found).all():
+            if weights.is_floating_point() and not torch.isfinite(weights).all():
                 raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; {remedy}")

@@ -1,15 +1,15 @@
-"""What tokens/layout.json says of the tokens."""
+"""The types of tokens/layout.json."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import Form, Vouched, all_have_codes
+from rpg.utils.artifacts import Form, ListedFile, all_have_codes
 from rpg.zoo.manifest import Checkpoint
 
 
 class TensorForm(Form):
-    """Where a tensor stands among the tokens."""
+    """The place of a tensor among the tokens."""
 
     name: str
     shape: list[Annotated[int, Field(ge=0)]]
@@ -28,7 +28,7 @@ class LayoutForm(Form):
     canonical: bool = False
 
     @model_validator(mode="after")
-    def _in_a_row(self) -> "LayoutForm":
+    def _check_rows(self) -> "LayoutForm":
         first = 0
         for tensor in self.tensors:
             weights = 1
@@ -38,7 +38,7 @@ class LayoutForm(Form):
                 raise ValueError(f"tensors: '{tensor.name}' does not follow the one before it")
             first += tensor.tokens
         if not first:
-            raise ValueError("tensors: none has a token")
+            raise ValueError("tensors: no tensor has a token")
         return self
 
 
@@ -49,13 +49,13 @@ class TokenLayout(Form):
     checkpoints: Annotated[list[Checkpoint], Field(min_length=1)]
     held_out: list[Checkpoint]
     seeds: list[int]
-    files: list[Vouched]
+    files: list[ListedFile]
 
     @model_validator(mode="after")
-    def _states(self) -> "TokenLayout":
+    def _check_states(self) -> "TokenLayout":
         if self.seeds != sorted({checkpoint.seed for checkpoint in self.checkpoints}):
-            raise ValueError("seeds: not those of the checkpoints")
+            raise ValueError("seeds: differ from the checkpoints' seeds")
         if any(checkpoint.seed not in self.seeds for checkpoint in self.held_out):
-            raise ValueError("held_out: a checkpoint of no known seed")
+            raise ValueError("held_out: a checkpoint's seed is not in seeds")
         all_have_codes([*self.checkpoints, *self.held_out])
         return self

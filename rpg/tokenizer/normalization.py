@@ -1,7 +1,7 @@
-"""Normalization: state dicts as tokens, and back.
+"""Normalization: convert state dicts to tokens and back.
 
-A state dict's tensors are normalized one by one, flattened in the state dict's order, padded with NaN to a multiple of
-D and cut into rows (RPG section 2.1 and its published code):
+The tensors of a state dict are normalized one by one, flattened in the state dict's order, padded with NaN to a
+multiple of D and cut into rows (RPG section 2.1 and its published code):
 
     running_var:  v → log(v / m + 0.05), m = 0.95 · mean(v)
     every tensor: w → (w − μ) / σ
@@ -27,22 +27,22 @@ VARIANCE_FLOOR = 0.001
 VARIANCE_MEAN_SHARE = 0.95
 
 
-# Weights that are computed with at once, in float64: the processor's cache holds them, and memory is for the rest.
+# Number of weights to process at once in float64, so that they fit the processor's cache.
 CHUNK = 2**16
 
 
-# A standard deviation below this share of the mean is rounding: the tensor is constant.
+# A standard deviation below this share of the mean is a rounding error: the tensor is constant.
 CONSTANT = 1e-9
 
 
 @dataclass(frozen=True)
 class Stats:
-    """Per-tensor statistics of a zoo, each [K] float64, in the order of `Layout.tokenised`.
+    """Statistics of a zoo per tensor, each [K] float64, in the order of `Layout.tokenized`.
 
-    `mean` and `std` are averages over checkpoints of each checkpoint's mean and unbiased standard deviation, taken
-    after the running_var transform with the checkpoint's own m. `scale` is the average m and `floor` the smallest
-    v / m that the inverse gives back (both unused for other tensors): 0.001 as published, or less where the zoo has
-    less, since a clamp above the zoo's own variances would not give them back.
+    `mean` and `std` are averages over checkpoints of each checkpoint's mean and unbiased standard deviation, after the
+    running_var transform with the checkpoint's own m. `scale` is the average m. `floor` is the smallest v / m that the
+    inverse returns: 0.001 as published, or less if the zoo has smaller variances, because a higher clamp would change
+    them. `scale` and `floor` apply to running_var only.
     """
 
     mean: Tensor
@@ -52,30 +52,33 @@ class Stats:
 
     @classmethod
     def of(cls, layout: Layout, state_dicts: Iterable[dict[str, Tensor]]) -> "Stats":
-        """Statistics over `state_dicts`, which are read once, one after another."""
-        count, total = 0, torch.zeros(3, len(layout.tokenised), dtype=torch.float64)
-        smallest = torch.full((len(layout.tokenised),), math.inf, dtype=torch.float64)
+        """Return the statistics over `state_dicts`, which is iterated once."""
+        count, total = 0, torch.zeros(3, len(layout.tokenized), dtype=torch.float64)
+        smallest = torch.full((len(layout.tokenized),), math.inf, dtype=torch.float64)
         for state_dict in state_dicts:
             count += 1
-            for k, tensor in enumerate(layout.tokenised):
+            for k, tensor in enumerate(layout.tokenized):
                 weights, scale = state_dict[tensor.name].flatten(), 1.0
                 if tensor.is_variance:
                     weights = weights.double()
-                    # A network that was never in training mode may have no variance at all: m = 0 would divide by it.
+                    # A network that was never in training mode may have zero variance; this avoids a division by m = 0.
                     scale = VARIANCE_MEAN_SHARE * weights.mean().item() or 1.0
                     smallest[k] = torch.minimum(smallest[k], weights.min())
                     weights = torch.log(weights / scale + VARIANCE_SHIFT)
                 std, mean = _std_mean(weights)
                 total[:, k] += torch.tensor([mean, std, scale])
         mean, std, scale = total / count
-        # A constant tensor has nothing to scale; σ = 1 keeps it as it is instead of making NaN, which means padding.
+        # A constant tensor has σ = 0, and dividing by 0 gives NaN, which means padding; σ = 1 avoids that.
         std = torch.where(std > CONSTANT * mean.abs(), std, 1.0)
         return cls(mean, std, scale, torch.clamp(smallest / scale, max=VARIANCE_FLOOR))
 
 
 def _std_mean(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Unbiased standard deviation and mean of `weights` [n] in float64, from those of parts (Chan et al. 1983)."""
-    # Parts of about one length: none is so short that it has no deviation.
+    """Return the unbiased standard deviation and mean of `weights` [n] in float64.
+
+    The function merges the statistics of parts (Chan et al. 1983).
+    """
+    # The parts have nearly equal lengths, so each is long enough to have a standard deviation.
     parts = weights.tensor_split(math.ceil(len(weights) / (16 * CHUNK)))
     variances, means = (torch.stack(of) for of in zip(*(torch.var_mean(part.double()) for part in parts), strict=True))
     counts = torch.tensor([len(part) for part in parts], dtype=torch.float64)
@@ -84,15 +87,15 @@ def _std_mean(weights: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sqrt(within + (counts * (means - mean).square()).sum() / (len(weights) - 1)), mean
 
 
-def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: Tensor | None = None) -> Tensor:
-    """State dict → tokens [L, D] float32, normalised, NaN where there is no weight; written to `into` if it is given.
+def tokenize(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: Tensor | None = None) -> Tensor:
+    """Convert a state dict to normalized tokens [L, D] float32 with NaN padding, written to `into` if given.
 
-    `detokenise` gives each tensor back to within 1e-6 of its largest weight. Low-rank pairs are taken as they are;
-    `TokenStore.tokenise` brings them into the zoo's form.
+    `detokenize` restores each tensor to within 1e-6 of its largest weight. This function leaves low-rank pairs
+    unchanged; `TokenStore.tokenize` first gives them the zoo's canonical form.
     """
     tokens_LD = torch.empty(layout.length, layout.width) if into is None else into
     exact = torch.empty(CHUNK, dtype=torch.float64)
-    for k, tensor in enumerate(layout.tokenised):
+    for k, tensor in enumerate(layout.tokenized):
         rows = tokens_LD[tensor.first : tensor.first + tensor.tokens].view(-1)
         weights = state_dict[tensor.name].flatten()
         rows[len(weights) :] = math.nan
@@ -104,13 +107,13 @@ def tokenise(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: 
     return tokens_LD
 
 
-def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tokens [..., L, D] → state dict in the layout's order, each tensor [..., *shape], differentiably.
+def detokenize(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert tokens [..., L, D] to a state dict in the layout's order, each tensor [..., *shape], differentiably.
 
-    The tensors that never were tokens are taken from `skipped`, which must have their leading dimensions already.
+    `skipped` holds the tensors without tokens, with the leading dimensions of the tokens.
     """
-    # Numbers of Python's: tensors of no dimension would cost as much as the weights. But for the means, to which a
-    # multiple of the weights can then be added in one pass.
+    # Python numbers are faster than zero-dimensional tensors here. Only the means stay tensors, because torch.add can
+    # add a multiple of the weights to a tensor in one pass.
     means, stds, scales, floors = stats.mean.unbind(), *(values.tolist() for values in [*vars(stats).values()][1:])
     state_dict, k = {}, 0
     for tensor in layout.tensors:
@@ -120,7 +123,7 @@ def detokenise(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
         rows = tokens_LD[..., tensor.first : tensor.first + tensor.tokens, :].flatten(-2)
         weights = rows[..., : math.prod(tensor.shape)]
         if tensor.is_variance:
-            # A small variance is a small difference, which float32 would not give back.
+            # A small variance is a small difference of two numbers, for which float32 is too coarse.
             weights = torch.exp(weights.double() * stds[k] + means[k]) - VARIANCE_SHIFT
             weights = torch.clamp(weights, min=floors[k]) * scales[k]
         else:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rpg.tokenizer.canonical import canonical
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.manifest import TokenLayout
-from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.tokenizer.normalization import Stats, detokenize, tokenize
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
     check_unchanged,
@@ -22,10 +22,10 @@ from rpg.utils.files import (
 
 
 class TokenStore:
-    """The tokens of a zoo on disk, memory-mapped: reading a checkpoint's tokens loads that checkpoint's alone.
+    """The memory-mapped tokens of a zoo: reading one checkpoint's tokens loads no other checkpoint.
 
-    `checkpoints` are the N that became tokens, `held_out` those that did not, `seeds` the seeds of both: the index of
-    a checkpoint's seed is its permutation state. Sampling needs layout and statistics only, so tokens.safetensors is
+    `checkpoints` lists the N tokenized checkpoints, `held_out` the others, `seeds` the seeds of both. The index of a
+    checkpoint's seed is its permutation state. Sampling needs only layout and statistics, so tokens.safetensors is
     opened when the first token is read.
     """
 
@@ -44,44 +44,45 @@ class TokenStore:
         tensors = read_tensors(folder / "stats.safetensors")
         try:
             self.stats = Stats(**{name: tensors[f"stats.{name}"] for name in ("mean", "std", "scale", "floor")})
-            # [S, *shape] each: what the last checkpoint of each state has where tokens hold nothing.
+            # [S, *shape] each: the tensors without tokens, from the last checkpoint of each state.
             self.skipped = {tensor.name: tensors[f"skipped.{tensor.name}"] for tensor in self.layout.skipped}
         except KeyError as error:
             raise UserError(f"{folder / 'stats.safetensors'}: no tensor {error}; run `rpg tokens` again") from error
         counts = {values.shape for values in vars(self.stats).values()}
         states = {tensor.name: (len(self.seeds), *tensor.shape) for tensor in self.layout.skipped}
-        if counts != {(len(self.layout.tokenised),)} or any(
+        if counts != {(len(self.layout.tokenized),)} or any(
             values.shape != states[name] for name, values in self.skipped.items()
         ):
-            raise UserError(f"{folder / 'stats.safetensors'}: not of layout.json beside it; run `rpg tokens` again")
+            raise UserError(f"{folder / 'stats.safetensors'}: does not fit layout.json; run `rpg tokens` again")
 
     def _check(self, name: str) -> None:
-        check_unchanged(self.folder, name, self._files.get(name, ""), "tokenised", "`rpg tokens`")
+        check_unchanged(self.folder, name, self._files.get(name, ""), "tokenized", "`rpg tokens`")
 
     @cached_property
     def _slice(self) -> Any:
         self._check("tokens.safetensors")
         path = self.folder / "tokens.safetensors"
-        found = safe_open(path, "pt").get_slice("tokens")
-        if found.get_shape() != [len(self), self.layout.length, self.layout.width]:
-            raise UserError(f"{path}: not of layout.json beside it; run `rpg tokens` again")
-        return found
+        tokens = safe_open(path, "pt").get_slice("tokens")
+        if tokens.get_shape() != [len(self), self.layout.length, self.layout.width]:
+            raise UserError(f"{path}: does not fit layout.json; run `rpg tokens` again")
+        return tokens
 
     def __len__(self) -> int:
         return len(self.checkpoints)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Tokens [L, D] of checkpoint `index`; UserError if tokens.safetensors is missing or was changed."""
+        """Return the tokens [L, D] of checkpoint `index`; UserError if tokens.safetensors is missing or was changed."""
         return self._slice[index]
 
     def state(self, checkpoint: dict[str, Any]) -> int:
-        """The permutation state of a checkpoint: which of the zoo's seeds it came from."""
+        """Return the permutation state of a checkpoint: the index of its seed in `seeds`."""
         return self.seeds.index(checkpoint["seed"])
 
     def task_set(self, state: int, code: str | None) -> str:
-        """What RPG has met of a state and a task code: `seen`, `held_out` (the code) or `held_out_pairs` (the pair).
+        """Return the set of a (state, code) pair, by what RPG saw in training.
 
-        Where there is but one task, without a code, `all`.
+        `seen`: RPG saw the pair. `held_out`: it never saw the code. `held_out_pairs`: it saw the code, but only with
+        other states. `all`: there are no task codes.
         """
         if code is None:
             return "all"
@@ -96,27 +97,27 @@ class TokenStore:
             learned.setdefault(checkpoint["code"], set()).add(self.state(checkpoint))
         return learned
 
-    def tokenise(self, state_dict: dict[str, Tensor], state: int) -> Tensor:
-        """Tokens [L, D] of a network of the permutation state `state`, in the form that the zoo was tokenised in."""
+    def tokenize(self, state_dict: dict[str, Tensor], state: int) -> Tensor:
+        """Return the tokens [L, D] of a network of permutation state `state`, with low-rank pairs in canonical form."""
         if self.layout.canonical:
             state_dict = canonical(state_dict, self._last(state))
-        return tokenise(state_dict, self.layout, self.stats)
+        return tokenize(state_dict, self.layout, self.stats)
 
     def _last(self, state: int) -> dict[str, Tensor]:
-        """The last checkpoint of a state, as its tokens have it: the reference of the state's low-rank pairs."""
+        """Return the last checkpoint of a state, decoded from its tokens: the reference for its low-rank pairs."""
         if state not in self._lasts:
             index = max(index for index, entry in enumerate(self.checkpoints) if self.state(entry) == state)
             tokens_BLD, states_B = self[index].unsqueeze(0), torch.tensor([state])
-            self._lasts[state] = {name: of[0] for name, of in self.detokenise(tokens_BLD, states_B).items()}
+            self._lasts[state] = {name: of[0] for name, of in self.detokenize(tokens_BLD, states_B).items()}
         return self._lasts[state]
 
-    def detokenise(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
-        """Tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the permutation states `states_B`."""
+    def detokenize(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
+        """Return tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the states `states_B`."""
         skipped = {name: values[states_B.to(values.device)] for name, values in self.skipped.items()}
-        return detokenise(tokens_BLD, self.layout, self.stats, skipped)
+        return detokenize(tokens_BLD, self.layout, self.stats, skipped)
 
 
 def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:
-    """The state dict in `path`, in the order of `names`; safetensors itself keeps no order."""
+    """Return the state dict in `path`, in the order of `names`, because safetensors keeps no order."""
     tensors = read_tensors(path)
     return {name: tensors[name] for name in [*names, *tensors] if name in tensors}

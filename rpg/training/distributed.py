@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(hours=2)
 # Seconds that torchrun needs to end the other processes after one has failed.
 GRACE = 5
+# Process groups that must not be destroyed before the process ends.
+_KEPT: list[object] = []
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,14 @@ def launched() -> bool:
     return "RANK" in os.environ
 
 
+def end_process() -> None:
+    """End this process at once if torchrun started it: see `joined`."""
+    if launched():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 def report_first() -> None:
     """Wait unless this is the first process: the first prints the error, and torchrun ends the others."""
     if launched() and os.environ["RANK"] != "0":
@@ -111,8 +121,12 @@ def joined(on: torch.device) -> Iterator[ProcessGroup]:
         # A lost connection means that another process failed. That process prints the cause; torchrun ends this one.
         time.sleep(GRACE)
         raise
-    # Wait until the first process has written its files. Also, gloo's threads hang if they end while freeing a tensor.
+    # Wait until the first process has written its files.
     distributed.barrier()
+    # The destructor of gloo's group waits for its threads. A thread that drops a tensor waits for Python's lock, which
+    # the destructor holds: one process in twelve hung so (torch 2.11.0). The group is kept, and `end_process` ends the
+    # process without destructors.
+    _KEPT.append(distributed.group.WORLD)
     distributed.destroy_process_group()
 
 

@@ -59,7 +59,7 @@ class Generated:
 
         BatchNorm's statistics come from the tokens or, if `recounted`, from the training images.
         """
-        weights = self.store.detokenise(tokens_BLD.float(), self.states_N[picks])
+        weights = self.store.detokenize(tokens_BLD.float(), self.states_N[picks])
         on_device = {name: tensor.to(self.on) for name, tensor in weights.items()}
         codes = [self.codes[pick] for pick in picks]
         return self.task.losses(on_device, codes, self.params.images, draw, recounted).mean()

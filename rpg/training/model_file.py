@@ -74,7 +74,7 @@ def fresh(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
         for index in range(len(store)):
             squares_L += (store[index] - rpg.mean).double().square().nansum(1)
         weights_L = len(store) * (~store.layout.padding()).sum(1)
-        for tensor in store.layout.tokenised:
+        for tensor in store.layout.tokenized:
             rows = slice(tensor.first, tensor.first + tensor.tokens)
             rpg.spread[rows] = (squares_L[rows].sum() / weights_L[rows].sum()).sqrt().float()
     return rpg

@@ -1,1 +1,1 @@
-"""What every part of the package needs: files, devices, random numbers, errors."""
+"""Helpers for every part of the package: files, devices, random numbers, errors."""

@@ -1,6 +1,6 @@
-"""What the JSON files that stages leave for each other must hold; further keys are free.
+"""Types of the JSON files that stages write for each other. Additional keys are allowed.
 
-`rpg.utils.files.read_json` and `read_sealed` check them: a reader of such a file finds each key here, with its type.
+`rpg.utils.files.read_json` and `read_sealed` validate a file against its type.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rpg.utils import task_codes
 
-# A task code, as rpg.utils.task_codes has it.
+# A task code in the format of rpg.utils.task_codes.
 Code = Annotated[str, Field(pattern=f"^[01]{{{task_codes.CLASSES}}}$")]
 
 
-# The default of a key that may be left out, and may not be null.
+# The default of an optional key. The key may be absent, but it may not be null.
 LEFT_OUT: Any = None
 
 
@@ -23,13 +23,13 @@ Set = Literal["seen", "held_out_pairs", "held_out", "all", "between"]
 
 
 class Form(BaseModel):
-    """What a file, or a part of it, must hold."""
+    """The required content of a file, or of a part of a file."""
 
     model_config = ConfigDict(strict=True)
 
 
-class Vouched(Form):
-    """A file that the one which names it vouches for: its path there, and its SHA-256."""
+class ListedFile(Form):
+    """An entry of a manifest: a file's path relative to the manifest's folder, and the file's SHA-256."""
 
     file: Annotated[str, Field(pattern=r"^[^\x00/][^\x00]*$")]
     sha256: str
@@ -38,36 +38,36 @@ class Vouched(Form):
     @classmethod
     def _below(cls, file: str) -> str:
         if ".." in file.split("/"):
-            raise ValueError("leads out of the folder")
+            raise ValueError("the path leads out of the folder")
         return file
 
 
 class Files(Form):
-    """base/manifest.json, and what else vouches for some files."""
+    """base/manifest.json, and other manifests that list files."""
 
-    files: Annotated[list[Vouched], Field(min_length=1)]
+    files: Annotated[list[ListedFile], Field(min_length=1)]
 
 
 class Seconds(Form):
-    """seconds/<stage>.json."""
+    """seconds/<stage>.json: the run time of a stage."""
 
     seconds: float
 
 
 class Answers(Form):
-    """What a network has answered, kept while it is at work."""
+    """Answers of a network that an interrupted evaluation saved."""
 
     answers: list[int]
 
 
 class _Coded(Protocol):
-    """A network that may have a task code."""
+    """A network with or without a task code."""
 
     @property
     def code(self) -> Any: ...
 
 
 def all_have_codes(networks: Sequence[_Coded]) -> None:
-    """ValueError unless all networks have a task code, or none."""
+    """Raise ValueError if some networks have a task code and others have none."""
     if len({network.code is None for network in networks}) > 1:
         raise ValueError("some networks have a task code and some have none")

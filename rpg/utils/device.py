@@ -1,4 +1,4 @@
-"""Where tensors are computed."""
+"""Choose the device that computes tensors."""
 
 import fcntl
 import os
@@ -10,19 +10,22 @@ from shutil import which
 
 import torch
 
-# Of tokens, from which a call takes a GPU so long that passes over memory count; the digits' are at most 512 wide.
+# From this token width on, memory traffic dominates a GPU call, so compilation pays. Digits tokens have at most 512.
 COMPILED_WIDTH = 4096
 
 
 @cache
 def device() -> torch.device:
-    """The GPU if there is one; of several, that of this process, which other libraries then take for the only one."""
-    # Counted without starting CUDA, which reads the variable below when it starts.
+    """Return the GPU of this process, or the CPU if there is no GPU.
+
+    With several GPUs, this function makes one of them visible to the process, so that other libraries use the same GPU.
+    """
+    # device_count does not start CUDA, which reads CUDA_VISIBLE_DEVICES at its start.
     count = torch.cuda.device_count()
     if not count:
         return torch.device("cpu")
     if "LOCAL_RANK" in os.environ:
-        # torchrun has numbered its processes.
+        # torchrun assigns each process a LOCAL_RANK.
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if count > 1:
@@ -31,9 +34,9 @@ def device() -> torch.device:
 
 
 def claim(count: int) -> None:
-    """Have this process, and those that it starts, see `count` GPUs that no other process of this user has claimed.
+    """Show this process and its children `count` GPUs that no other process of this user has claimed.
 
-    Where there are not as many, others are shared.
+    If too few GPUs are free, the process shares claimed GPUs.
     """
     total, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",")[:total] if visible else [str(index) for index in range(total)]
@@ -46,7 +49,7 @@ def claim(count: int) -> None:
 
 
 def _claim(gpu: str) -> bool:
-    """Whether no other process of this user has claimed the GPU; now this one has, until it ends."""
+    """Claim a GPU until this process ends; return False if another process of this user holds the claim."""
     folder = Path(tempfile.gettempdir()) / f"rpg-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     handle = os.open(folder / gpu, os.O_RDWR | os.O_CREAT, 0o600)
@@ -55,29 +58,35 @@ def _claim(gpu: str) -> bool:
     except BlockingIOError:
         os.close(handle)
         return False
-    # The file is left open: the kernel frees the lock when the process ends, however it does.
+    # The open file keeps the lock. The kernel frees the lock when the process ends, even after kill -9.
     return True
 
 
 @cache
 def compiles(on: torch.device) -> bool:
-    """Whether torch's compiler makes kernels for it: a GPU, where Triton is installed and finds a C compiler."""
+    """Return whether torch.compile works for the device: a GPU, with Triton and a C compiler installed."""
     compilers = [os.environ.get("CC"), "cc", "gcc", "clang"]
     return on.type == "cuda" and find_spec("triton") is not None and any(which(name) for name in compilers if name)
 
 
 def worth_compiling(on: torch.device, width: int) -> bool:
-    """Whether torch's compiler, which takes as long as some hundred calls, is worth it for tokens of this width."""
+    """Return whether torch.compile pays for tokens of this width. Compilation takes as long as some hundred calls."""
     return compiles(on) and width >= COMPILED_WIDTH
 
 
 def bfloat16(enabled: bool, on: torch.device) -> torch.autocast:
-    """torch's autocast to bfloat16, if `enabled` and if the device has units for it; others would only emulate it."""
+    """Return torch's autocast to bfloat16, active if `enabled` and if the device has bfloat16 units.
+
+    Other devices would emulate bfloat16 slowly.
+    """
     return torch.autocast(on.type, torch.bfloat16, enabled=enabled and has_bfloat16(on))
 
 
 def has_bfloat16(on: torch.device) -> bool:
-    """Whether it multiplies matrices of bfloat16 faster than those of float32: a GPU, or a CPU with units for it."""
+    """Return whether the device multiplies bfloat16 matrices faster than float32 matrices.
+
+    A GPU does, and a CPU with bfloat16 units.
+    """
     if on.type != "cpu":
         return True
     units = torch.cpu.get_capabilities()

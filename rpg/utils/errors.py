@@ -1,13 +1,13 @@
-"""The exceptions that a user is meant to see."""
+"""Exceptions whose message is for the user."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input: one line that names the file or key, what is wrong and what to do.
+    """Bad input: one line that names the file or key, the fault and the remedy.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints the line without a traceback and exits with code 2.
     """
 
     def __init__(self, message: str) -> None:
@@ -15,19 +15,22 @@ class UserError(Exception):
 
 
 def one_line(text: str) -> str:
-    """`text` for a terminal: names of files and tensors, which it may quote, hold line ends and codes that move it."""
+    """Return `text` as one printable line.
+
+    `text` may quote names of files and tensors, which can hold line ends and terminal control codes.
+    """
     line = " ".join(text.split())
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
 
 
 class Diverged(UserError):
-    """A training whose loss or weights are no longer finite, or have left all bounds."""
+    """A training diverged: its loss or weights are no longer finite, or exceed all bounds."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the known name that is close to it, or else all known names.
+    """Return the end of a message about an unknown name: the closest known name, or else all known names.
 
-    It is empty where no name is known.
+    The text is empty if no name is known.
     """
     names = list(known)
     if not names:

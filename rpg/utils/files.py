@@ -1,4 +1,4 @@
-"""Files: whole under their final name, opened without running code, one writer at a time."""
+"""Read and write files: atomic writes, no code execution on reading, one writer per folder."""
 
 import contextlib
 import fcntl
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
 
     from rpg.utils.artifacts import Form
 
-# Artifacts lie below this folder, in the folder of params.yaml.
+# The folder of all artifacts, relative to the folder of params.yaml.
 RESULTS = Path("results")
-# The key of a JSON artifact under which the digest of the others stands.
+# The key in a JSON artifact for the digest of all other keys.
 SEAL = "sha256"
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; when the block ends well, it becomes `path`, flushed to disk."""
+    """Yield a temporary path in the folder of `path`. If the block succeeds, flush the file and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}."
     for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
         _remove_if_left(leftover)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-    # Held while it is written: what is not is left from a process that was killed.
+    # A temporary file without a lock is a leftover of a killed process.
     fcntl.flock(handle, fcntl.LOCK_EX)
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp's 0600 would keep a shared results folder from being read by others.
+        # mkstemp's mode 0600 would prevent other users from reading a shared results folder.
         temporary.chmod(0o644)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -51,7 +51,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def _remove_if_left(temporary: Path) -> None:
-    """Remove a temporary file, unless a process is writing it."""
+    """Remove a temporary file unless a process is writing it."""
     try:
         handle = os.open(temporary, os.O_RDONLY)
     except FileNotFoundError:
@@ -76,34 +76,34 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 def write_sealed(path: Path, tree: dict[str, Any]) -> None:
-    """As `write_json`, `sealed`: `read_sealed` knows by it that nothing was changed."""
+    """Write `tree` as JSON with a digest, so that `read_sealed` can detect changes."""
     write_json(path, sealed(tree))
 
 
 def sealed(tree: dict[str, Any]) -> dict[str, Any]:
-    """`tree` with the SHA-256 of all that it holds besides."""
+    """Return `tree` with the SHA-256 of all its other keys."""
     rest = {key: value for key, value in tree.items() if key != SEAL}
     return {**rest, SEAL: _digest(rest)}
 
 
 def read_sealed(path: Path, next_command: str, form: "type[Form] | None" = None) -> Any:
-    """As `read_json`, of what `write_sealed` wrote; UserError, too, if it was changed since."""
+    """Read what `write_sealed` wrote; UserError, as in `read_json`, also if the file was changed since."""
     tree = read_json(path, next_command, form)
     if tree.pop(SEAL, None) != _digest(tree):
-        raise UserError(f"{path}: changed since `{next_command}` wrote it; delete it and run that again")
+        raise UserError(f"{path}: changed since `{next_command}` wrote it; delete it and run the command again")
     return tree
 
 
 def _digest(tree: dict[str, Any]) -> str:
-    # As it is read: JSON has no numbers for keys.
+    # The JSON round trip turns number keys into strings, as a later read does.
     read = json.loads(json.dumps(tree))
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: Path, next_command: str, form: "type[Form] | None" = None) -> Any:
-    """The object in `path`, which must hold what `form` says.
+    """Return the object in `path`, validated against `form`.
 
-    Otherwise UserError, which names `next_command`, the one that makes the file.
+    Raises UserError, with the command `next_command` that makes the file, if the file is missing or invalid.
     """
     from pydantic import ValidationError
 
@@ -113,7 +113,7 @@ def read_json(path: Path, next_command: str, form: "type[Form] | None" = None) -
         raise UserError(f"{path}: missing; make it with `{next_command}`") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run `{next_command}`") from error
-    why = "" if isinstance(tree, dict) else "no object"
+    why = "" if isinstance(tree, dict) else "not a JSON object"
     if form and not why:
         try:
             form.model_validate(tree)
@@ -121,14 +121,15 @@ def read_json(path: Path, next_command: str, form: "type[Form] | None" = None) -
             fault = error.errors(include_input=False, include_url=False)[0]
             why = f"{'.'.join(map(str, fault['loc'][:6]))[:100]}: {fault['msg']}"
     if why:
-        raise UserError(f"{path}: not written by `{next_command}` ({why}); delete it and run that again")
+        raise UserError(f"{path}: not written by `{next_command}` ({why}); delete it and run the command again")
     return tree
 
 
 def write_tensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, str] | None = None) -> None:
     """Write a state dict as safetensors, atomically.
 
-    `metadata` may hold one entry at most: safetensors writes several in no fixed order, which would change the bytes.
+    `metadata` may hold at most one entry: safetensors writes several entries in no fixed order, so the bytes would
+    vary.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -139,17 +140,17 @@ def write_tensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, 
         try:
             save_file(whole, temporary, metadata)
         except SafetensorError as error:
-            # A full disk, which safetensors tells in words of its own.
-            if found := re.search(r"os error (\d+)", str(error)):
-                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+            # safetensors wraps OS errors, such as a full disk, in its own exception.
+            if code := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
             raise
 
 
 def read_tensors(path: Path) -> dict[str, "Tensor"]:
-    """The state dict in `path` (.safetensors, .pth, .pt or .bin), on the CPU, in the file's order.
+    """Return the state dict in `path` (.safetensors, .pth, .pt or .bin), on the CPU, in the file's order.
 
-    A pickle is read with `weights_only=True`, so it can hold tensors and nothing that runs. Raises UserError if the
-    file is missing, truncated, holds code, or holds something else than named tensors of plain numbers.
+    A pickle is read with `weights_only=True`, so no code in the file runs. Raises UserError if the file is missing or
+    truncated, holds code, or holds anything but named tensors of plain numbers.
     """
     import torch
     from safetensors.torch import load_file
@@ -160,21 +161,21 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
         try:
             tree = load_file(path)
         except Exception as error:
-            # safetensors has an error of its own, and torch's for kinds of numbers that torch lacks.
-            raise UserError(f"{path}: not a whole safetensors file ({error}); make or fetch it again") from error
+            # safetensors raises its own error type, and torch raises another for unknown dtypes.
+            raise UserError(f"{path}: not a complete safetensors file ({error}); make or download it again") from error
     elif path.suffix in (".pth", ".pt", ".bin"):
         try:
             tree = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            # torch raises half a dozen types here; all of them mean that the file is not plain weights.
-            why = "refused, it is truncated or holds more than weights; save a state dict"
+            # torch raises half a dozen exception types here. All mean that the file is not plain weights.
+            why = "refused, because it is truncated or holds more than weights; save a state dict"
             raise UserError(f"{path}: {why}") from error
     else:
-        raise UserError(f"{path}: unknown kind of checkpoint; known: .safetensors .pth .pt .bin")
+        raise UserError(f"{path}: unknown kind of checkpoint; use .safetensors, .pth, .pt or .bin")
     if not isinstance(tree, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tree.items()
     ):
-        # Which of the weights in a training's whole state are meant, its owner knows.
+        # A full training state may hold several state dicts, and only its owner knows the right one.
         holds = f", but {', '.join(map(str, tree))[:60]}" if isinstance(tree, dict) else ""
         raise UserError(f"{path}: not a state dict (names to tensors){holds}; save `model.state_dict()` alone")
     for name, tensor in tree.items():
@@ -184,19 +185,19 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
 
 
 def _unlike_weights(tensor: "Tensor", file_bytes: int) -> str | None:
-    """Why a tensor of a file of so many bytes is nothing to be computed with; None if it is."""
+    """Return the reason why a tensor is no plain array of numbers; None if it is one."""
     import torch
 
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        return "is sparse, quantised or without numbers"
+        return "is sparse, quantized or without numbers"
     if tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() < 2):
         return f"is {str(tensor.dtype).removeprefix('torch.')}"
-    # One number may stand for all of a tensor.
+    # An expanded tensor stores one number for many elements.
     return "is larger than its file" if tensor.numel() * tensor.element_size() > file_bytes else None
 
 
 def read_metadata(path: Path, key: str) -> str | None:
-    """What a safetensors file says under `key`, as `write_tensors` wrote it; None if it says nothing."""
+    """Return a safetensors file's metadata entry `key`; None if there is no such entry."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -207,20 +208,21 @@ def read_metadata(path: Path, key: str) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_entry(path: Path, folder: Path | None = None) -> dict[str, str]:
-    """The entry by which a file in `folder`, or beside it, vouches for `path`: its path there and its SHA-256."""
+    """Return the manifest entry of `path`: its path relative to `folder` (default: its own) and its SHA-256."""
     return {"file": path.relative_to(folder or path.parent).as_posix(), "sha256": sha256(path)}
 
 
 def check_unchanged(folder: Path, file: str, expected_sha256: str, made: str, next_command: str) -> None:
-    """UserError unless `file` in `folder` holds what its manifest says.
+    """Raise UserError unless `file` in `folder` exists and has the expected SHA-256.
 
-    `made` and `next_command` say how it came to be. What leads out of the folder, by name or as a link, is not read.
+    `made` is the past participle in the message, such as "trained"; `next_command` makes the file. A path or link that
+    leads out of the folder is refused unread.
     """
     path = folder / file
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
@@ -229,8 +231,11 @@ def check_unchanged(folder: Path, file: str, expected_sha256: str, made: str, ne
         raise UserError(f"{path}: missing or changed since it was {made}; run {next_command} again")
 
 
-def vouched(path: Path, by: Path, next_command: str) -> Path:
-    """`path`, if it holds what the sealed JSON `by` beside it says under `files`; UserError if it does not."""
+def verified_file(path: Path, by: Path, next_command: str) -> Path:
+    """Return `path` if its content matches the entry in `files` of the sealed manifest `by`.
+
+    Raises UserError if the file does not match.
+    """
     from rpg.utils.artifacts import Files
 
     entries = {entry["file"]: entry["sha256"] for entry in read_sealed(by, next_command, Files)["files"]}
@@ -239,30 +244,33 @@ def vouched(path: Path, by: Path, next_command: str) -> Path:
 
 
 def clear(folder: Path) -> None:
-    """Remove an older run's networks from `folder`, and first the manifest, whose absence says that it is not whole."""
-    for stranger in [folder / "manifest.json", *folder.glob("*.safetensors")]:
-        stranger.unlink(missing_ok=True)
-    # A network that is a folder of its own.
-    for stranger in folder.iterdir():
-        if stranger.is_symlink():
-            stranger.unlink()
-        elif stranger.is_dir():
-            shutil.rmtree(stranger)
+    """Remove an older run's networks from `folder`.
+
+    The manifest goes first: a folder without a manifest counts as incomplete.
+    """
+    for leftover in [folder / "manifest.json", *folder.glob("*.safetensors")]:
+        leftover.unlink(missing_ok=True)
+    # An adapter or language model is a folder.
+    for leftover in folder.iterdir():
+        if leftover.is_symlink():
+            leftover.unlink()
+        elif leftover.is_dir():
+            shutil.rmtree(leftover)
 
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold `folder` for one writing process; another one waits. The kernel frees it even after kill -9."""
+    """Lock `folder` for one writing process; other processes wait. The kernel frees the lock even after kill -9."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{folder}: waiting for another run that is writing there", file=sys.stderr, flush=True)
+            print(f"{folder}: waiting for another run that writes to this folder", file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         for leftover in folder.glob(".*.*"):
-            # What `atomic` was writing when its process was killed.
+            # A killed process may leave temporary files of `atomic`.
             leftover.unlink()
         yield
     finally:

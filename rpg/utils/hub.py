@@ -1,8 +1,8 @@
-"""Files from the Hugging Face hub, always by a commit: a name alone stands for other files tomorrow."""
+"""Download files from the Hugging Face hub at a fixed commit, because a name may refer to other files tomorrow."""
 
 from rpg.utils.errors import UserError
 
-# A model's weights are in the hub's cache if one of these files is.
+# The cache holds a model's weights if it holds one of these files.
 _CACHED = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -13,7 +13,7 @@ HUB_SECONDS = 10
 
 
 def commit(key: str, repository: str, revision: str | None) -> str:
-    """`revision`, the value of `key`; UserError if there is none, with the command that finds one."""
+    """Return `revision`, the value of `key`; UserError with the command that prints the commit if it is missing."""
     if not revision:
         raise UserError(
             f"params.yaml: {key}: must be the commit of '{repository}' on the Hugging Face hub, 40 digits;"
@@ -23,7 +23,7 @@ def commit(key: str, repository: str, revision: str | None) -> str:
 
 
 def timm_repository(network: str) -> str | None:
-    """The repository on the hub that has timm's weights of a network; None if there is none."""
+    """Return the hub repository of timm's weights for a network; None if there is none."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(network)
@@ -32,21 +32,21 @@ def timm_repository(network: str) -> str | None:
 
 
 def missing_on_hub(what: str, key: str, repository: str, revision_key: str, revision: str | None) -> list[str]:
-    """One line if a model can't be fetched from the hub; otherwise none.
+    """Return one line if the hub can't deliver a model; otherwise no line.
 
-    Raises UserError if params.yaml names no commit of it.
+    Raises UserError if params.yaml names no commit.
     """
     if on_hub(repository, commit(revision_key, repository, revision)):
         return []
     fetch = f"hf download {repository} --revision {revision}"
     return [
-        f"{what}: not to be had from the Hugging Face hub; fetch it with `{fetch}` where there is a network, or name"
-        f" what lies here in {key}"
+        f"{what}: not available from the Hugging Face hub; run `{fetch}` on a machine with internet access, or set"
+        f" {key} to a local path"
     ]
 
 
 def on_hub(repository: str, revision: str) -> bool:
-    """Whether a model is in the hub's cache of this machine, or the hub has it."""
+    """Return whether a model is in this machine's hub cache or on the hub."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     if any(isinstance(try_to_load_from_cache(repository, file, revision=revision), str) for file in _CACHED):
@@ -54,6 +54,6 @@ def on_hub(repository: str, revision: str) -> bool:
     try:
         HfApi().model_info(repository, revision=revision, timeout=HUB_SECONDS)
     except Exception:
-        # No network, no such model, no permission: each has an exception type of its own, from several libraries.
+        # No internet, no such model, no permission: several libraries raise a separate exception type for each.
         return False
     return True

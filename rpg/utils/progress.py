@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, plain lines in a log."""
+"""Show progress: a bar on a terminal, plain lines in a log."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ LINES = 10
 
 
 def progress(items: Iterable[Item], label: str, total: int, done: int = 0) -> Iterator[Item]:
-    """Yield `items` and show how many of `total` are done; `done` were done before this run."""
+    """Yield `items` and show how many of `total` are done; `done` counts items that an earlier run finished."""
     if sys.stderr.isatty():
         from rich.progress import Progress
 

@@ -1,28 +1,28 @@
-"""Signals that ask a process to end: SIGTERM of a cluster or a shell, SIGINT of Ctrl-C."""
+"""Handle the signals that request a process to end: SIGTERM of a cluster or a shell, SIGINT of Ctrl-C."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-ASKING = (signal.SIGTERM, signal.SIGINT)
+ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
 def postponed() -> Iterator[Callable[[], int]]:
-    """Until the block ends these signals end nothing; what is yielded tells the number of the last one, 0 if none came.
+    """Postpone SIGTERM and SIGINT until the block ends; yield a function that returns the last signal's number, or 0.
 
-    Only a process's main thread can use it.
+    Only a process's main thread can use this context manager.
     """
-    came = 0
+    received = 0
 
     def note(number: int, _: object) -> None:
-        # One may come twice: from a cluster, and from the process that launched several.
-        nonlocal came
-        came = number
+        # A signal may come twice: from the cluster, and from the process that launched this one.
+        nonlocal received
+        received = number
 
-    before = {number: signal.signal(number, note) for number in ASKING}
+    before = {number: signal.signal(number, note) for number in ENDING}
     try:
-        yield lambda: came
+        yield lambda: received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,6 +1,6 @@
-"""Train the networks that a zoo's runs start from: `rpg base --experiment digits-tasks`.
+"""Train the base networks that a zoo's runs start from: `rpg base --experiment digits-tasks`.
 
-Writes base/<seed>.safetensors and, last, base/manifest.json, which holds their digests.
+The stage writes base/<seed>.safetensors and, last, base/manifest.json with their digests.
 """
 
 from pathlib import Path
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def train_base(experiment: Experiment, folder: Path, data_root: str | None) -> None:
-    """Train the base networks of `experiment`, which must have some, into `folder`."""
-    # `rpg collect` reads here and trains nothing, so it needs no torch.
+    """Train the base networks of `experiment` into `folder`. The experiment must have a `base` block."""
+    # The import is local because `rpg collect` imports this package and needs no torch.
     from rpg.tasks.loading import load_task
 
     assert experiment.base

@@ -1,6 +1,7 @@
 """Collect the checkpoints of a zoo's shards: `rpg collect --experiment digits-resnet`.
 
-Writes zoo/checkpoints.json, which lists them all, and removes the shards whose seeds params.yaml no longer names.
+The stage writes zoo/checkpoints.json, the list of all checkpoints. It removes shards whose seeds params.yaml no longer
+names.
 """
 
 import shutil
@@ -14,10 +15,10 @@ from rpg.zoo.manifest import Shard, check_checkpoint, fingerprint
 
 
 def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
-    """Write zoo/checkpoints.json: the checkpoints of all runs, by seed, code and step, and their tensors' names.
+    """Write zoo/checkpoints.json: all checkpoints, sorted by seed, code and step, and their tensors' names.
 
-    Raises UserError if a shard was trained by another recipe than params.yaml gives, from another base network than
-    the one in `base`, lacks a run, or a checkpoint is missing or was changed after it was trained.
+    Raises UserError if a shard's recipe differs from params.yaml, if its base network differs from the one in `base`,
+    if it lacks a run, or if a checkpoint is missing or was changed after training.
     """
     shards = experiment.shards()
     start = fingerprint(experiment, base)
@@ -28,12 +29,12 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
             manifest = read_sealed(path, f"rpg zoo --shard {shard}", Shard)
             _check_recipe(path, manifest["recipe"], experiment.recipe(runs))
             if manifest["base"] != start:
-                raise UserError(f"{path}: trained from another base network; delete {path.parent} and train it again")
+                raise UserError(f"{path}: the base network has changed since; delete {path.parent} and train it again")
             names = manifest["tensors"]
             checkpoints += [{**entry, "file": f"{shard}/{entry['file']}"} for entry in manifest["checkpoints"]]
-            found = {(entry["seed"], entry.get("code")) for entry in manifest["checkpoints"]}
+            trained_runs = {(entry["seed"], entry.get("code")) for entry in manifest["checkpoints"]}
             for run in runs:
-                if (run.seed, run.code) not in found:
+                if (run.seed, run.code) not in trained_runs:
                     raise UserError(f"{path}: no checkpoint of {run}; delete it and run `rpg zoo` again")
         for entry in checkpoints:
             check_checkpoint(zoo, entry)
@@ -48,10 +49,10 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
 def _check_recipe(path: Path, trained: Any, wanted: Any) -> None:
     for block, keys in wanted.items():
         for key, value in keys.items():
-            found = trained.get(block, {}).get(key)
-            if found != value:
+            old = trained.get(block, {}).get(key)
+            if old != value:
                 raise UserError(
-                    f"{path}: trained with {block}.{key} {_short(found)}, params.yaml says {_short(value)};"
+                    f"{path}: trained with {block}.{key} {_short(old)}, but params.yaml says {_short(value)};"
                     f" delete {path.parent} and train it again"
                 )
 

@@ -1,4 +1,4 @@
-"""What the zoo's files say: the manifests of base networks, shards and checkpoints."""
+"""The zoo's manifests: base networks, shards and checkpoints."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,10 +19,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Code, Form, Vouched, all_have_codes
+from rpg.utils.artifacts import LEFT_OUT, Code, Form, ListedFile, all_have_codes
 
 
-class Checkpoint(Vouched):
+class Checkpoint(ListedFile):
     """A trained source network."""
 
     seed: Annotated[int, Field(ge=0)]
@@ -38,7 +38,7 @@ class Checkpoints(Form):
     tensors: list[str]
 
     @model_validator(mode="after")
-    def _alike(self) -> "Checkpoints":
+    def _check_codes(self) -> "Checkpoints":
         all_have_codes(self.checkpoints)
         return self
 
@@ -51,7 +51,7 @@ class Shard(Checkpoints):
 
 
 class Trained(Form):
-    """The networks of one seed that a shard at work has trained."""
+    """The networks of one seed that an unfinished shard has trained."""
 
     checkpoints: Annotated[list[Checkpoint], Field(min_length=1)]
     tensors: list[str]
@@ -67,13 +67,13 @@ class Finished(Form):
 
 
 def read_base(experiment: Experiment, folder: Path, seed: int) -> "StateDict | None":
-    """The weights in `folder` that the runs of the zoo's `seed` start from; None if they start from random ones.
+    """Return the weights in `folder` that the runs of the zoo's `seed` start from; None for a random start.
 
-    Raises UserError if they are missing or were changed.
+    Raises UserError if the weights are missing or were changed.
     """
     if not experiment.base:
         return None
-    # One for each of the base's seeds, in their order.
+    # The manifest lists one network per seed of the base block, in the same order.
     entries = read_sealed(folder / "manifest.json", "rpg base", Files)["files"]
     entry = entries[experiment.zoo.seeds.index(seed) % len(entries)]
     check_unchanged(folder, entry["file"], entry["sha256"], "trained", "`rpg base`")
@@ -81,7 +81,7 @@ def read_base(experiment: Experiment, folder: Path, seed: int) -> "StateDict | N
 
 
 def fingerprint(experiment: Experiment, folder: Path) -> str | None:
-    """The SHA-256 of what vouches for the base networks in `folder`; None if the experiment has none."""
+    """Return the SHA-256 of the base networks' manifest in `folder`; None if the experiment has no base networks."""
     if not experiment.base:
         return None
     read_sealed(folder / "manifest.json", "rpg base", Files)
@@ -89,9 +89,9 @@ def fingerprint(experiment: Experiment, folder: Path) -> str | None:
 
 
 def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The checkpoints that `collect_zoo` listed, by seed, code and step, and the names of their tensors in order.
+    """Return the checkpoints that `collect_zoo` listed, by seed, code and step, and their tensors' names in order.
 
-    Raises UserError if one of them is missing or was changed after it was trained.
+    Raises UserError if a checkpoint is missing or was changed after training.
     """
     tree = read_sealed(zoo / "checkpoints.json", "rpg collect", Checkpoints)
     for entry in tree["checkpoints"]:
@@ -100,6 +100,6 @@ def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def check_checkpoint(zoo: Path, entry: dict[str, Any]) -> None:
-    """UserError unless the checkpoint file of `entry` holds what it held when it was trained."""
+    """Raise UserError unless the checkpoint file of `entry` is unchanged since training."""
     shard = Path(entry["file"]).parent
     check_unchanged(zoo, entry["file"], entry["sha256"], "trained", f"`rpg zoo --shard {shard}`")

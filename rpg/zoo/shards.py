@@ -1,9 +1,11 @@
 """Train one shard of the zoo: `rpg zoo --experiment digits-resnet --shard 0000-0007`.
 
-Writes zoo/<shard>/<seed>-<step>.safetensors, or <seed>-<code>-<step>.safetensors where there are task codes, and,
-last, zoo/<shard>/manifest.json, which lists them. While it runs, zoo/<shard>/finished.json lists the seeds that are
-done: a killed run goes on with the next ones. Where one of several seeds that are trained at once diverges, each is
-trained by itself; a seed that does then is trained again as another one, which the manifest says under `diverged`.
+The stage writes zoo/<shard>/<seed>-<step>.safetensors, or <seed>-<code>-<step>.safetensors with task codes, and, last,
+zoo/<shard>/manifest.json, which lists them.
+
+During the training zoo/<shard>/finished.json lists the finished seeds. A killed run resumes with the next seed. If one
+of several seeds in a group diverges, each seed of the group is trained alone. A seed that diverges alone is trained
+again with a substitute seed, which the manifest records under `diverged`.
 """
 
 import sys
@@ -28,15 +30,15 @@ from rpg.utils.files import (
 from rpg.utils.progress import progress
 from rpg.zoo.manifest import Finished, fingerprint, read_base
 
-# What stands in for seed s are s + NEXT, s + 2 NEXT, ...: it must not depend on the seeds of other shards.
+# The substitutes of seed s are s + NEXT, s + 2 NEXT, ...: they must not depend on the seeds of other shards.
 NEXT = 1_000_000
-MOST_REPLACED = 3
+MAX_SUBSTITUTES = 3
 
 
 def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Path, data_root: str | None) -> None:
-    """Train the networks of `runs` and save the last states of each into `folder`; they start from those in `base`.
+    """Train the networks of `runs` from the base networks in `base`, and save their last states into `folder`.
 
-    Raises Diverged if a seed does, and MOST_REPLACED others in its place.
+    Raises Diverged if a seed and its MAX_SUBSTITUTES substitutes all diverge.
     """
     task = load_task(experiment.task, data_root)
     task.check()
@@ -44,7 +46,7 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
     most = experiment.zoo.runs_at_once()
     groups = [runs[first : first + most] for first in range(0, len(runs), most)]
     facts = {"recipe": experiment.recipe(runs), "base": fingerprint(experiment, base)}
-    # What was trained elsewhere is only read, and may have been changed since; the recipe does not say.
+    # Checkpoints from elsewhere may change while the recipe stays the same, so every run reads them again.
     resumes = experiment.zoo.trained_here
     with exclusive(folder):
         (folder / "manifest.json").unlink(missing_ok=True)
@@ -55,17 +57,17 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
             done.append(_train_group(task, experiment, group, start, folder))
             if resumes and len(done) < len(groups):
                 write_sealed(folder / "finished.json", {**facts, "finished": done})
-        # safetensors sorts tensors by itself; tokens follow the state dict's order, so it is kept here.
+        # safetensors sorts tensors by name, but tokens follow the state dict's order, so the manifest keeps that order.
         manifest = {**facts, "tensors": done[-1]["tensors"]}
-        manifest["checkpoints"] = [entry for found in done for entry in found["checkpoints"]]
-        if diverged := {seed: new for found in done for seed, new in found["diverged"].items()}:
+        manifest["checkpoints"] = [entry for group in done for entry in group["checkpoints"]]
+        if diverged := {seed: new for group in done for seed, new in group["diverged"].items()}:
             manifest["diverged"] = diverged
         write_sealed(folder / "manifest.json", manifest)
         (folder / "finished.json").unlink(missing_ok=True)
 
 
 def _finished(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a killed run of the same `facts` had finished, group by group; none if a file of it was changed since."""
+    """Return the finished groups of a killed run with the same `facts`; none if one of their files was changed."""
     path = folder / "finished.json"
     if not path.exists():
         return []
@@ -73,8 +75,8 @@ def _finished(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
         tree = read_sealed(path, "rpg zoo", Finished)
         if {key: tree.get(key) for key in facts} != facts:
             return []
-        for found in tree["finished"]:
-            for entry in found["checkpoints"]:
+        for trained in tree["finished"]:
+            for entry in trained["checkpoints"]:
                 check_unchanged(folder, entry["file"], entry["sha256"], "trained", "`rpg zoo`")
     except UserError as error:
         print(f"zoo: starting over ({error})", file=sys.stderr, flush=True)
@@ -85,7 +87,7 @@ def _finished(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
 def _train_group(
     task: Task, experiment: Experiment, group: list[Run], start: dict[int, StateDict | None], folder: Path
 ) -> dict[str, Any]:
-    """Train and save networks at once; `diverged` says which seeds stand in for those that diverged."""
+    """Train and save a group of networks; `diverged` maps each diverged seed to its substitute."""
     seed = group[0].seed
     if any(run.seed != seed for run in group):
         try:
@@ -97,23 +99,23 @@ def _train_group(
             for _, of_seed in groupby(group, key=lambda run: run.seed)
         ]
         return {
-            "checkpoints": [entry for found in alone for entry in found["checkpoints"]],
+            "checkpoints": [entry for trained in alone for entry in trained["checkpoints"]],
             "tensors": alone[0]["tensors"],
-            "diverged": {seed: new for found in alone for seed, new in found["diverged"].items()},
+            "diverged": {seed: new for trained in alone for seed, new in trained["diverged"].items()},
         }
-    for replaced in range(MOST_REPLACED + 1):
-        trained = seed + replaced * NEXT
+    for replaced in range(MAX_SUBSTITUTES + 1):
+        substitute = seed + replaced * NEXT
         try:
-            found = _train(
-                task, experiment, group, [run.model_copy(update={"seed": trained}) for run in group], start, folder
+            trained = _train(
+                task, experiment, group, [run.model_copy(update={"seed": substitute}) for run in group], start, folder
             )
         except Diverged as error:
-            if replaced == MOST_REPLACED:
-                raise Diverged(f"{error}; so did the seeds before it, {seed} and what stood in for it") from error
-            print(f"{error}; training seed {trained + NEXT} in its place", file=sys.stderr, flush=True)
+            if replaced == MAX_SUBSTITUTES:
+                raise Diverged(f"{error}; seed {seed} and its other substitutes diverged, too") from error
+            print(f"{error}; training seed {substitute + NEXT} in its place", file=sys.stderr, flush=True)
         else:
             break
-    return {**found, "diverged": {str(seed): trained} if replaced else {}}
+    return {**trained, "diverged": {str(seed): substitute} if replaced else {}}
 
 
 def _train(
@@ -124,7 +126,7 @@ def _train(
     start: dict[int, StateDict | None],
     folder: Path,
 ) -> dict[str, Any]:
-    """Train `runs` and save them as those of `group`; Diverged if one does."""
+    """Train `runs` and save them under the names of `group`; Diverged if a run diverges."""
     checkpoints: list[list[dict[str, Any]]] = [[] for _ in group]
     names: list[str] = []
 

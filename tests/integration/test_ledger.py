@@ -30,7 +30,7 @@ from conftest import GIVEN, MINIATURE, ROOT, TASKS, write_given, write_tree
 
 from rpg.config.loading import load_params
 from rpg.config.resolved import resolved_yaml
-from rpg.pipeline.dvc import dvc_yaml, ledger_stages
+from rpg.pipeline.dvc import covered, dvc_yaml, ledger_stages
 from rpg.stages import OPTIONAL, STAGES
 
 pytestmark = pytest.mark.integration
@@ -147,6 +147,13 @@ def test_stages_of_given_zoos_are_the_rules(tmp_path: Path) -> None:
     deps = [set(stage["deps"]) for name, stage in stages(tmp_path).items() if name.startswith("zoo-")]
     assert [{dep for dep in found if dep.startswith("zoo/")} for found in deps] == [{"zoo/a", "zoo/b"}, {"zoo/b"}]
     assert all("theirs/data.py" in found for found in deps)
+
+
+def test_committed_configurations_are_those_of_params() -> None:
+    params = load_params(ROOT / "params.yaml")
+    for name in covered(params):
+        text = (ROOT / f"results/{name}/config.yaml").read_text()
+        assert text == resolved_yaml(name, params.experiment(name)), "run `rpg config`"
 
 
 def test_every_stage_has_a_description_and_one_line_per_command() -> None:
@@ -350,12 +357,8 @@ def test_lock_is_that_of_the_committed_files() -> None:
                 assert node == value, f"{name}: {key}; run `dvc repro`"
         hashes = {out["path"]: out["md5"] for out in lock[name]["outs"]}
         for path in stage["committed"]:
-            if name == "config":
-                experiment = Path(path).parent.name
-                content = resolved_yaml(experiment, params.experiment(experiment))
-            else:
-                # Those in git are meant: another machine may have come to other numbers.
-                content = run_in(ROOT, "git", "show", f"HEAD:{path}")
+            # Those in git are meant: another machine may have come to other numbers.
+            content = run_in(ROOT, "git", "show", f"HEAD:{path}")
             assert hashlib.md5(content.encode()).hexdigest() == hashes[path], path
 
 

@@ -368,5 +368,9 @@ def test_metrics_plots_params_and_experiments(repository: Path) -> None:
     table = run_in(repository, "dvc", "exp", "show", "--csv", "--only-changed", "--drop", "(results|rpg)[^:]*$")
     assert "five-steps" in table
     difference = json.loads(run_in(repository, "dvc", "params", "diff", "--json"))
-    assert difference == {"params.yaml": {"experiments.mini.sample.steps": {"old": 3, "new": 5, "diff": 2}}}
+    steps = {"old": 3, "new": 5, "diff": 2}
+    assert difference == {
+        "params.yaml": {"experiments.mini.sample.steps": steps},
+        "results/mini/config.yaml": {"sample.steps": steps},
+    }
     assert "results/mini/metrics.json" in run_in(repository, "dvc", "metrics", "diff", "--all")

@@ -287,7 +287,7 @@ def test_a_changed_checkpoint_or_function_makes_anew_what_reads_it(checkout: Pat
     shutil.rmtree(checkout / "zoo/a")
     assert planned(checkout, "--forceall") == EVERYTHING
     text = run_in(checkout, "snakemake", "--cores", "2", "--forceall", "results/tables.md", ok=False)
-    assert "zoo/a: no such checkpoints; zoo.runs names them" in text.splitlines()
+    assert "zoo/a: no such checkpoints; correct zoo.runs" in text.splitlines()
 
 
 def test_imported_weights_are_not_trained_again(checkout: Path, finished: Path) -> None:

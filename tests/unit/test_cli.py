@@ -20,7 +20,7 @@ from rpg.cli import app, ledger, main
 from rpg.config.loading import json_schema
 from rpg.stages import STAGES, SUMMARIES
 
-OTHER_VERBS = ("import", "generate", "export", "demo", "show", "plan", "schema", "ledger")
+OTHER_VERBS = ("import", "generate", "export", "demo", "config", "show", "plan", "schema", "ledger")
 # The options of verbs that have others than their kind; those of `ledger` are verbs.
 OPTIONS = {
     "zoo": ("--experiment", "--shard", "--threads"),
@@ -90,7 +90,7 @@ def test_misspelt_key(folder: Path, capsys) -> None:
 
 def test_key_named_size(folder: Path, capsys) -> None:
     edit_params(folder, "experiments", "mini", "tokens", "size", value=3)
-    assert "no key may be called 'size'" in refusal(capsys, "tables")
+    assert "the key 'size' is not allowed" in refusal(capsys, "tables")
 
 
 def test_wrong_type(folder: Path, capsys) -> None:
@@ -119,7 +119,7 @@ def test_truncated_safetensors(folder: Path, finished: Path, capsys, keep: int) 
     sample = next((finished / "results/mini/samples").glob("*.safetensors"))
     (folder / "w.safetensors").write_bytes(sample.read_bytes()[:keep])
     line = refusal(capsys, "score", "--experiment", "mini", "--weights", "w.safetensors")
-    assert line.startswith("w.safetensors: not a whole safetensors file")
+    assert line.startswith("w.safetensors: not a complete safetensors file")
 
 
 def test_truncated_checkpoint_in_the_zoo(folder: Path, finished: Path, capsys) -> None:

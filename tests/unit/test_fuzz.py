@@ -260,7 +260,7 @@ def store(name: str) -> None:
     found = TokenStore(paths.folder("tokens"))
     for index in range(len(found)):
         assert found[index].shape == (found.layout.length, found.layout.width)
-    found.detokenise(found[0].unsqueeze(0), torch.tensor([0]))
+    found.detokenize(found[0].unsqueeze(0), torch.tensor([0]))
     found.layout.positions(), found.layout.head(), found.layout.padding()
     for checkpoint in [*found.checkpoints, *found.held_out]:
         found.task_set(found.state(checkpoint), checkpoint.get("code"))
@@ -401,13 +401,13 @@ def test_broken_tensors_become_tokens_or_are_refused(whole: Path) -> None:
     shutil.copytree(paths.folder("zoo") / "0000-0001", zoo / "0000-0001", symlinks=True)
     entries = listed["checkpoints"][:2]
 
-    def tokenise(path: Path) -> None:
+    def tokenize(path: Path) -> None:
         entries[0] |= {"file": "w.safetensors", "sha256": sha256(path)}
         shutil.copy(path, zoo / "w.safetensors")
         write_sealed(zoo / "checkpoints.json", {**listed, "checkpoints": entries})
         write_tokens(zoo, experiment.tokens, Path("results/written/tokens"))
 
-    fuzzed_tensors((paths.folder("zoo") / entries[0]["file"]).read_bytes(), 40, tokenise)
+    fuzzed_tensors((paths.folder("zoo") / entries[0]["file"]).read_bytes(), 40, tokenize)
 
 
 def test_broken_tensors_are_imported_or_refused(whole: Path) -> None:

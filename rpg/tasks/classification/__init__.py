@@ -1,1 +1,1 @@
-"""Image classification with timm networks that are trained here."""
+"""Image classification with timm networks that this project trains."""

@@ -1,4 +1,4 @@
-"""The model card's text about classifiers that were trained here."""
+"""The model card's text for classifiers that this project trains."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,15 @@ network.load_state_dict(load_file("samples/0000.safetensors"))"""
 
 
 def timm_call(network: str, arguments: dict[str, Any]) -> str:
-    """The arguments of `timm.create_model` as Python writes them."""
+    """Return the arguments of `timm.create_model` as Python source."""
     return ", ".join([repr(network), *(f"{key}={value!r}" for key, value in arguments.items())])
 
 
 def card(task: "ClassificationTask | TaskCodes") -> CardText:
-    """What the card says of the networks of `task`."""
+    """Return the model card's text for the networks of `task`."""
     network = task.network.name
     outputs = {"num_classes": 2} if task.has_codes else {}
-    # This module of the repository gives timm these networks.
+    # This module registers these networks with timm.
     registered = "\nimport rpg.tasks.classification.networks" if network in ("cnn_small", "cnn_medium") else ""
     answer = (
         "answer 1 says that the image's class is one of those whose bit in the task code is 1."

@@ -1,4 +1,4 @@
-"""Classification with timm networks that are trained here: `task.kind` classification and task_codes."""
+"""Classification with timm networks that this project trains: `task.kind` classification and task_codes."""
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class TimmNetwork(Block):
     """A source network as `timm.create_model(name, **arguments)`."""
 
-    # A colon would make timm fetch a network from a hub.
+    # A colon would make timm download a network from a hub.
     name: Annotated[str, Field(pattern=r"^[\w.]+$")]
     arguments: dict[str, Any]
 
@@ -24,16 +24,17 @@ class TimmNetwork(Block):
     def _from_scratch(self) -> "TimmNetwork":
         for key in self.arguments:
             if key == "checkpoint_path" or key.startswith("pretrained"):
-                raise ValueError(f"arguments: {key} would load weights; the zoo's networks start from their seed")
+                raise ValueError(
+                    f"arguments: {key} would load weights; remove it, the zoo's networks start from their seed"
+                )
         return self
 
 
 class ClassificationBase(BaseConfig):
-    """Training of the base networks, which tell all classes apart; the zoo's runs start from them with a new head.
+    """Training of the base networks, which separate all classes. The zoo's runs start from them with a new head.
 
-    One seed makes one base network for the whole zoo. As many seeds as the zoo has give each of the zoo's seeds a base
-    network of its own, and so an initialization of its own. Without this block each run starts from random weights of
-    its own seed.
+    One seed makes one base network for the whole zoo. As many seeds as zoo.seeds make one base network, and so one
+    initialization, for each of the zoo's seeds. Without this block each run starts from random weights of its own seed.
     """
 
     seeds: Seeds
@@ -41,29 +42,33 @@ class ClassificationBase(BaseConfig):
     batch: Count
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
-    shift: Annotated[int, Field(ge=0, description="random translation of a training image, in pixels each way")]
+    shift: Annotated[
+        int, Field(ge=0, description="maximum random shift of a training image in pixels, in each direction")
+    ]
 
 
 class ClassificationZoo(ZooConfig):
-    """Training of the source networks (AdamW, one cycle, then a constant rate) and the checkpoints that are kept.
+    """Training of the source networks, and the checkpoints to keep.
 
-    Each seed trains for `steps` steps along a one-cycle schedule up to `learning_rate`. It goes on at
+    Each seed trains with AdamW for `steps` steps along a one-cycle schedule up to `learning_rate`. It continues at
     `final_learning_rate` and saves `saves` checkpoints, one every `save_every` steps. With task codes there is one such
-    run for each seed and code. `together` runs train at once, which is faster and takes more memory.
+    run for each seed and code. `together` runs train at once, which is faster and needs more memory.
     """
 
     seeds: Seeds
     runs_per_shard: Count
     together: Count
     steps: Count
-    head_steps: Annotated[int, Field(ge=0, description="first steps, in which only the head learns")]
+    head_steps: Annotated[int, Field(ge=0, description="first steps that train only the head")]
     focal_gamma: Annotated[float, Field(ge=0, description="exponent of the focal loss; 0 is cross-entropy")]
     batch: Count
     learning_rate: Positive
     final_learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     label_smoothing: Share
-    shift: Annotated[int, Field(ge=0, description="random translation of a training image, in pixels each way")]
+    shift: Annotated[
+        int, Field(ge=0, description="maximum random shift of a training image in pixels, in each direction")
+    ]
     saves: Count
     save_every: Count
 
@@ -72,14 +77,14 @@ class ClassificationZoo(ZooConfig):
 
 
 class _TimmClassification(TaskConfig):
-    """What the two kinds of tasks share."""
+    """The keys that both kinds of task share."""
 
     zoo_block: ClassVar = ClassificationZoo
     pipeline_tag: ClassVar = "image-classification"
     card_metric: ClassVar = "accuracy"
 
     data: Literal["digits", "cifar10"]
-    resolution: Annotated[int, Field(ge=1, description="images are resized to this many pixels each way")]
+    resolution: Annotated[int, Field(ge=1, description="width and height of the resized images in pixels")]
     network: TimmNetwork
 
     @property
@@ -118,10 +123,11 @@ class ClassificationTask(_TimmClassification):
 
 
 class TaskCodes(_TimmClassification):
-    """One binary task per code: tell the classes whose bit is 1 from the rest; top-1 accuracy in percent.
+    """One binary task per code: separate the classes whose bit is 1 from the rest.
 
     A code is a whole number. Its ten binary digits are the bits; the first digit belongs to class 0. The zoo trains
-    networks for `seen` codes, which the seed `draw` chooses, and for the `held_out` codes, which only the scores use.
+    networks for `seen` codes, drawn with the seed `draw`, and for the `held_out` codes, which only the scores use. The
+    metric is top-1 accuracy in percent.
     """
 
     base_block: ClassVar = ClassificationBase
@@ -129,23 +135,23 @@ class TaskCodes(_TimmClassification):
     run_keys: ClassVar = frozenset({"seen", "draw", "held_out", "held_out_pairs"})
 
     kind: Literal["task_codes"]
-    seen: Annotated[int, Field(ge=2, description="codes that RPG learns from")]
+    seen: Annotated[int, Field(ge=2, description="number of codes that RPG learns from")]
     draw: Annotated[int, Field(ge=0, description="seed that draws the seen codes")]
     held_out: Annotated[list[Annotated[int, Field(ge=1, le=1022)]], Field(min_length=1)]
     held_out_pairs: Annotated[
-        int, Field(ge=0, description="seen codes whose run of one seed is held out, too; needs several seeds")
+        int, Field(ge=0, description="number of seen codes that hold out the run of one seed; needs several seeds")
     ]
 
     @model_validator(mode="after")
     def _codes_fit(self) -> "TaskCodes":
         if len(set(self.held_out)) != len(self.held_out):
-            raise ValueError("held_out: a code stands there twice")
+            raise ValueError("held_out: a code is listed twice; remove one")
         try:
             self.seen_codes()
         except ValueError as error:
             raise ValueError(f"seen: {error}") from error
         if self.held_out_pairs > self.seen:
-            raise ValueError(f"held_out_pairs: only {self.seen} codes are seen")
+            raise ValueError(f"held_out_pairs: must be at most seen, {self.seen}")
         return self
 
     @property
@@ -153,16 +159,16 @@ class TaskCodes(_TimmClassification):
         return CLASSES[self.data]
 
     def held_out_codes(self) -> list[str]:
-        """The held-out codes as text, in the order of `held_out`."""
+        """Return the held-out codes as text, in the order of `held_out`."""
         return [task_codes.of_number(number) for number in self.held_out]
 
     def seen_codes(self) -> list[str]:
-        """The seen codes as text, in the order of their draw."""
+        """Return the seen codes as text, in the order of their draw."""
         return task_codes.draw_seen(self.seen, self.draw, self.held_out_codes())
 
     def runs(self, zoo: ZooConfig) -> dict[int, Run]:
         held, seen = self.held_out_codes(), self.seen_codes()
-        # The k-th of the first seen codes lacks the run of the k-th seed, counted round.
+        # The k-th seen code holds out the run of the k-th seed; the seeds repeat cyclically.
         pairs = {(zoo.seeds[k % len(zoo.seeds)], seen[k]) for k in range(self.held_out_pairs)}
         return {
             seed * 2**task_codes.CLASSES + index: Run(
@@ -174,6 +180,6 @@ class TaskCodes(_TimmClassification):
 
     def check_experiment(self, experiment: Any) -> None:
         if not experiment.sample.seen or experiment.sample.seen > self.seen:
-            raise ValueError(f"sample.seen: must be given, from 1 to {self.seen}, with task codes")
+            raise ValueError(f"sample.seen: must be from 1 to {self.seen} with task codes")
         if self.held_out_pairs and len(experiment.zoo.seeds) == 1:
             raise ValueError("task.held_out_pairs: needs two seeds or more in zoo.seeds")

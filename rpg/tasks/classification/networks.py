@@ -1,7 +1,7 @@
-"""Networks that timm lacks, by the names of timm: the convolutional ones of the model zoos of Schürholt et al.
+"""Register two networks with timm: the convolutional networks for CIFAR-10 of the model zoos of Schürholt et al.
 
-Model Zoos: A Dataset of Diverse Populations of Neural Network Models (arXiv 2209.14764), the ones for CIFAR-10, which
-p-diff, SANE and RPG compare themselves on: three convolutions, each with pooling and GELU, and two linear layers.
+Source: Model Zoos: A Dataset of Diverse Populations of Neural Network Models (arXiv 2209.14764). p-diff, SANE and RPG
+use them for comparison. They have three convolutions, each with pooling and GELU, and two linear layers.
 """
 
 from typing import Any
@@ -12,10 +12,10 @@ from torch import nn
 
 class _Convolutional(nn.Sequential):
     def __init__(self, channels: tuple[int, int, int], kernels: tuple[int, int, int], features: int, **timms: Any):
-        """`features`: how many numbers are left of an image; of timm's own arguments `num_classes` alone is used."""
+        """`features`: inputs of the first linear layer. Of timm's own arguments only `num_classes` has an effect."""
         layers: list[nn.Module] = []
         for before, after, kernel in zip((3, *channels), channels, kernels, strict=False):
-            # The last kernel of the small one leaves too little to pool.
+            # The small network's last feature map is too small for pooling.
             pooling = [nn.MaxPool2d(2)] if kernel > 2 else []
             layers += [nn.Conv2d(before, after, kernel), *pooling, nn.GELU()]
         head = [nn.Linear(features, 20), nn.GELU(), nn.Linear(20, timms.get("num_classes", 10))]

@@ -1,6 +1,6 @@
-"""Image classification with timm networks, scored by top-1 accuracy: all classes, or those of a task code.
+"""Image classification with timm networks, scored by top-1 accuracy over all classes or in the task of a code.
 
-With a task code, the label of an image is the code's bit of its class.
+With a task code, an image's label is the code's bit for the image's class.
 """
 
 import copy
@@ -17,13 +17,13 @@ from rpg.data.images import Images
 from rpg.tasks.base import DifferentiableTask, Judgement, Save
 from rpg.tasks.classification.config import ClassificationBase, ClassificationTask, ClassificationZoo, TaskCodes
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
-from rpg.tasks.stack import StateDict, logits, misfit, stack, unstack
+from rpg.tasks.stack import StateDict, logits, mismatch, stack, unstack
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
 from rpg.utils.progress import progress
 from rpg.utils.rng import derive, generator
 
-# Images that one network is shown at once, or that several are, together.
+# Total number of images in a batch, over all networks that are scored at once.
 SCORE_BATCH = 1000
 RECOUNT, RECOUNT_BATCH = 2000, 250
 
@@ -32,7 +32,7 @@ class Classification(DifferentiableTask):
     """Builds, trains and scores the classifiers of one experiment."""
 
     metrics = ("top1",)
-    together = 16
+    judge_batch = 16
 
     def __init__(self, params: ClassificationTask | TaskCodes, data_root: str | None) -> None:
         self.params = params
@@ -41,18 +41,18 @@ class Classification(DifferentiableTask):
 
     @cached_property
     def data(self) -> Images:
-        """The data set, read when first needed; UserError if its folder is missing."""
+        """The data set, loaded at first use; UserError if its folder is missing."""
         return load_data(self.params.data, self.data_root)
 
     @property
     def outputs(self) -> int:
-        """K, what a source network gives one score each for."""
+        """K, the number of outputs of a source network."""
         return 2 if self.params.has_codes else len(self.data.classes)
 
     def build(self, **arguments: int) -> nn.Module:
-        """A new network with weights from torch's global generator; UserError if timm refuses its arguments.
+        """Build a new network with weights from torch's global generator; UserError if timm refuses the arguments.
 
-        `arguments` go before those in params.yaml.
+        `arguments` override those in params.yaml.
         """
         import timm
 
@@ -62,14 +62,14 @@ class Classification(DifferentiableTask):
         try:
             return timm.create_model(network.name, pretrained=False, **{**network.arguments, **arguments})
         except Exception as error:
-            # The arguments go to any of a hundred network classes, which fail each in its own way.
+            # The arguments go to any of a hundred network classes, each with its own exception types.
             raise self._refused(error) from error
 
     @cached_property
     def network(self) -> nn.Module:
-        """A network in evaluation mode to put weights into; its own mean nothing."""
-        # Building one must not move the generator that a training draws from. It is first asked for while scoring, and
-        # trained through later.
+        """A network in evaluation mode to load weights into; its own weights are meaningless."""
+        # Building the network must not advance the generator that a training draws from. Scoring may build it in
+        # inference mode, but a later training needs gradients.
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             # Pooling is several times faster in this memory format.
             return self.build().to(device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -79,7 +79,7 @@ class Classification(DifferentiableTask):
             return self.build().state_dict()
 
     def check(self) -> None:
-        """UserError if the network does not take the images of the data set or does not give one score per class."""
+        """Raise UserError unless the network takes the data set's images and returns one score per class."""
         inputs = self.data.inputs(self.data.train.images[:2].to(device()), self.params.resolution)
         try:
             with torch.inference_mode():
@@ -94,7 +94,7 @@ class Classification(DifferentiableTask):
         return UserError(f"params.yaml: network '{self.params.network.name}': timm refuses it ({message})")
 
     def train_base(self, base: BaseConfig, seed: int) -> StateDict:
-        """Train one network to tell all classes of the data set apart; Diverged if the loss stops being finite."""
+        """Train one network on all classes of the data set; Diverged if the loss is no longer finite."""
         assert isinstance(base, ClassificationBase)
         torch.manual_seed(derive("base", "weights", seed))
         network = self.build(num_classes=len(self.data.classes)).to(device()).train()
@@ -115,8 +115,8 @@ class Classification(DifferentiableTask):
     def train(self, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         """Train the networks of `runs` at once.
 
-        Each one's seed sets its weights and data order. With a base its weights start as the base's, except for those
-        that have another shape there, the head. Raises Diverged if a loss stops being finite.
+        A run's seed sets its weights and data order. With a base, all weights whose shape matches start as the base's;
+        the head does not. Raises Diverged if a loss is no longer finite.
         """
         assert isinstance(zoo, ClassificationZoo)
         codes = [run.code for run in runs]
@@ -141,7 +141,7 @@ class Classification(DifferentiableTask):
         for step in range(1, zoo.steps + zoo.saves * zoo.save_every + 1):
             for name, _ in network.named_parameters():
                 weights[name].requires_grad_(step > zoo.head_steps or name not in shared)
-            # One batch for the networks of one seed.
+            # The networks of one seed share a batch.
             batch = torch.stack([next(batches[seed]) for seed in order])
             images = torch.stack(
                 [
@@ -172,10 +172,10 @@ class Classification(DifferentiableTask):
         draw: torch.Generator,
         recounted: bool = False,
     ) -> Tensor:
-        """[E] the loss of networks `weights` [E, ...] in their tasks, on the same `images` random training images.
+        """Return [E] the losses of networks `weights` [E, ...] on the same `images` random training images.
 
-        Differentiable in the parameters. What BatchNorm has counted enters as it is, or, if `recounted`, is replaced
-        by the statistics of these images.
+        Each network has the task of its code. The losses are differentiable in the parameters. The networks use
+        BatchNorm's running statistics, or, if `recounted`, the statistics of these images.
         """
         learned = {name for name, _ in self.network.named_parameters()}
         weights = {name: tensor if name in learned else tensor.detach().clone() for name, tensor in weights.items()}
@@ -188,9 +188,9 @@ class Classification(DifferentiableTask):
 
     @torch.no_grad()
     def recount(self, state_dicts: Sequence[StateDict]) -> list[StateDict]:
-        """The same weights, with what BatchNorm counts taken anew from (at most RECOUNT) training images.
+        """Return the same weights with BatchNorm's running statistics recomputed from at most RECOUNT training images.
 
-        As torch's `update_bn` has it, the mean over batches, but of several networks at once.
+        The statistics are means over batches, as in torch's `update_bn`, for several networks at once.
         """
         weights = {name: tensor.to(device()) for name, tensor in stack([dict(one) for one in state_dicts]).items()}
         counted = []
@@ -198,7 +198,7 @@ class Classification(DifferentiableTask):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 weights[f"{name}.num_batches_tracked"].zero_()
                 counted += [f"{name}.running_mean", f"{name}.running_var"]
-        # In parts of about one length, since each counts alike.
+        # The parts have nearly equal lengths, because each has the same weight in the mean.
         parts = self._recount_inputs.chunk(RECOUNT // RECOUNT_BATCH)
         totals = {name: torch.zeros_like(weights[name]) for name in counted}
         for part in parts:
@@ -209,8 +209,8 @@ class Classification(DifferentiableTask):
 
     @cached_property
     def _counting(self) -> nn.Module:
-        """The network in training mode, in which BatchNorm's statistics become those of the last batch alone."""
-        # One for all calls: what `logits` makes of a network to compute several at once, it keeps by the network.
+        """The network in training mode, where BatchNorm's statistics are those of the last batch alone."""
+        # All calls share one network, because `logits` caches its joint networks per network.
         network = copy.deepcopy(self.network).train()
         for module in network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -231,9 +231,9 @@ class Classification(DifferentiableTask):
         label_smoothing: float = 0.0,
         focal_gamma: float = 0.0,
     ) -> Tensor:
-        """[E] mean losses on training images: (1 - p)^γ times cross-entropy (Lin et al. 2017).
+        """Return [E] mean losses on training images: (1 - p)^γ times cross-entropy (Lin et al. 2017).
 
-        `images`: the same [n, C, H, W] for all networks, or [E, n, C, H, W]; `labels_En` are those of the data set.
+        `images`: the same [n, C, H, W] for all networks, or [E, n, C, H, W]. `labels_En`: the data set's labels.
         """
         labels_En = self.labels(labels_En.to(device()), codes)
         inputs = self.data.inputs(images.to(device()).flatten(0, -4), self.params.resolution)
@@ -253,7 +253,7 @@ class Classification(DifferentiableTask):
         optimizer.step()
 
     def labels(self, labels_En: Tensor, codes: Sequence[str | None]) -> Tensor:
-        """[E, n] int64: the labels that networks of these task codes, or of none, shall find, of those of the data."""
+        """Return [E, n] int64: the data set's labels converted to the networks' tasks; codes of None keep them."""
         if codes[0] is None:
             return labels_En
         bits_EC = torch.tensor([[int(bit) for bit in code or ""] for code in codes])
@@ -261,24 +261,24 @@ class Classification(DifferentiableTask):
 
     @torch.inference_mode()
     def answers(self, state_dicts: Sequence[StateDict], inputs: Tensor) -> Tensor:
-        """[E, n] int64: what networks with these weights take their `inputs` [n, C, H, W] for, on the CPU.
+        """Return [E, n] int64, on the CPU: the answers of networks with these weights to `inputs` [n, C, H, W].
 
-        UserError if some weights do not fit the network.
+        Raises UserError if some weights do not fit the network.
         """
         own = self.network.state_dict()
         for state_dict in state_dicts:
-            if why := misfit(state_dict, own):
+            if why := mismatch(state_dict, own):
                 raise UserError(f"the weights do not fit network '{self.params.network.name}': {why}")
         weights = {name: tensor.to(device()) for name, tensor in stack([dict(one) for one in state_dicts]).items()}
         parts = inputs.split(max(1, SCORE_BATCH // len(state_dicts)))
         return torch.cat([logits(self.network, weights, part).argmax(2).cpu() for part in parts], 1)
 
     def inputs(self, split: str) -> Tensor:
-        """[n, C, H, W] float32: all images of a split as the network takes them, made once and kept."""
+        """Return [n, C, H, W] float32: all images of a split as network inputs, computed once."""
         if split not in self._inputs:
             parts = self.data.split(split).images.split(SCORE_BATCH)
-            found = [self.data.inputs(part, self.params.resolution) for part in parts]
-            self._inputs[split] = torch.cat(found).to(device())
+            inputs = [self.data.inputs(part, self.params.resolution) for part in parts]
+            self._inputs[split] = torch.cat(inputs).to(device())
         return self._inputs[split]
 
     @property
@@ -315,7 +315,7 @@ class Classification(DifferentiableTask):
         ]
 
     def majority(self, code: str, split: str = "test") -> float:
-        """Accuracy in percent on `split` of always giving the answer that is more frequent in training."""
+        """Return the accuracy in percent on `split` of always giving the most frequent training answer."""
         answer = int(self.targets("train", code).double().mean() > 0.5)
         return 100 * float((self.targets(split, code) == answer).double().mean())
 
@@ -323,13 +323,16 @@ class Classification(DifferentiableTask):
 def _optimizer(
     network: nn.Module, weights: StateDict, recipe: ClassificationBase | ClassificationZoo
 ) -> torch.optim.Optimizer:
-    """AdamW, which goes number by number: networks that are stacked learn as they would alone."""
+    """Return AdamW over stacked weights.
+
+    AdamW works number by number, so stacked networks learn as they would alone.
+    """
     learned = [weights[name].requires_grad_() for name, _ in network.named_parameters()]
     return torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
 def _batches(count: int, batch: int, order: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of indices; each epoch is a new permutation, a last incomplete batch is dropped."""
+    """Yield endless batches of indices; each epoch is a new permutation, and an incomplete last batch is dropped."""
     batch = min(batch, count)
     while True:
         permutation = torch.randperm(count, generator=order)
@@ -338,7 +341,7 @@ def _batches(count: int, batch: int, order: torch.Generator) -> Iterator[Tensor]
 
 
 def _shift(images: Tensor, pixels: int, order: torch.Generator) -> Tensor:
-    """Move each image [n, C, H, W] by up to `pixels` in both directions; what comes in at the border is black, 0."""
+    """Shift each image [n, C, H, W] by up to `pixels` in both directions; the new border is black, 0."""
     if pixels == 0:
         return images
     n, _, height, width = images.shape

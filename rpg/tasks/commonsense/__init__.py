@@ -1,1 +1,1 @@
-"""Commonsense questions to a language model with an adapter."""
+"""Commonsense questions, answered by a language model with an adapter."""

@@ -1,4 +1,4 @@
-"""The model card's text about adapters of a language model."""
+"""The model card's text for adapters of a language model."""
 
 from typing import TYPE_CHECKING
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from rpg.tasks.commonsense.config import CommonsenseTask
 
 NAMES = {"dora": "DoRA", "lora": "LoRA"}
-# The code runs in the folder of params.yaml, where the language model may be one of this project's own.
+# The code runs in the folder of params.yaml, because this project may have made the language model.
 USE = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,14 +18,14 @@ tokenizer = AutoTokenizer.from_pretrained({model})"""
 
 
 def card(task: "CommonsenseTask", name: str) -> CardText:
-    """What the card of experiment `name` says of the adapters of `task`."""
+    """Return the model card's text for the adapters of experiment `name`."""
     commit = f', revision="{task.revision}"' if task.revision else ""
     return CardText(
         network=f"{NAMES[task.adapter.kind]} adapter (r = {task.adapter.rank})",
         library="peft",
         use=USE.format(name=name, model=f'"{task.model}"{commit}'),
         answer=(
-            "Run it in the folder of `params.yaml`; `rpg.tasks.commonsense.questions` has the prompt that it is used"
-            " to."
+            "Run the code in the folder of `params.yaml`; `rpg.tasks.commonsense.questions` has the prompt of the"
+            " training."
         ),
     )

@@ -1,4 +1,4 @@
-"""Commonsense questions to a language model with an adapter: `task.kind` commonsense."""
+"""Commonsense questions, answered by a language model with an adapter: `task.kind` commonsense."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 
 class Adapter(Block):
-    """What changes a language model: low-rank pairs (Hu et al. 2021), in DoRA with a magnitude for each output."""
+    """The adapter of a language model: low-rank pairs (Hu et al. 2021), with DoRA also a magnitude for each output."""
 
     kind: Literal["dora", "lora"]
-    rank: Annotated[int, Field(ge=1, description="r")]
-    alpha: Annotated[int, Field(ge=1, description="a pair's product counts alpha / r")]
-    targets: Annotated[list[str], Field(min_length=1, description="modules with a pair of their own: q_proj, up_proj")]
+    rank: Annotated[int, Field(ge=1, description="r, rank of a pair")]
+    alpha: Annotated[int, Field(ge=1, description="scale of a pair: its product is multiplied by alpha / r")]
+    targets: Annotated[list[str], Field(min_length=1, description="modules that get a pair, such as q_proj")]
 
 
 class LanguageBase(BaseConfig):
-    """A small Llama that reads of a world of facts; the adapters of the zoo change it.
+    """A small Llama that learns a world of facts; the zoo's adapters adapt it.
 
-    transformers' Trainer trains it: AdamW, the learning rate rising over `warmup` steps, then falling to 0.
+    transformers' Trainer trains it with AdamW. The learning rate rises over `warmup` steps, then falls to 0.
     """
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1)]
-    width: Annotated[int, Field(ge=2, description="of the residual stream")]
-    hidden: Annotated[int, Field(ge=1, description="width between the layers of an MLP")]
+    width: Annotated[int, Field(ge=2, description="width of the residual stream")]
+    hidden: Annotated[int, Field(ge=1, description="inner width of an MLP")]
     blocks: Count
     heads: Count
     steps: Count
-    batch: Annotated[int, Field(ge=1, description="sentences")]
+    batch: Annotated[int, Field(ge=1, description="sentences per step")]
     learning_rate: Positive
     warmup: Annotated[int, Field(ge=0)]
     betas: Betas
@@ -48,15 +48,15 @@ class LanguageBase(BaseConfig):
     @model_validator(mode="after")
     def _heads_fit(self) -> "LanguageBase":
         if self.width % (2 * self.heads):
-            raise ValueError("heads: each must have an even part of the width")
+            raise ValueError("heads: 2 · heads must divide width")
         return self
 
 
 class AdapterZoo(ZooConfig):
-    """How transformers' Trainer trains the adapters (AdamW, as `LanguageBase`), and which of their states are kept.
+    """Training of the adapters by transformers' Trainer (AdamW, as in `LanguageBase`), and the checkpoints to keep.
 
-    Each seed trains for `steps` steps, then goes on and is saved `saves` times, every `save_every` steps; the learning
-    rate falls to 0 at the last of all.
+    Each seed trains for `steps` steps. It then saves `saves` checkpoints, one every `save_every` steps. The learning
+    rate falls to 0 at the last checkpoint.
     """
 
     seeds: Seeds
@@ -69,16 +69,16 @@ class AdapterZoo(ZooConfig):
     warmup: Annotated[int, Field(ge=0)]
     betas: Betas
     weight_decay: Annotated[float, Field(ge=0)]
-    dropout: Annotated[Share, Field(description="of what enters the low-rank pairs")]
-    learn_prompt: Annotated[bool, Field(description="whether the loss is of the question's tokens, too")]
-    length: Annotated[int, Field(ge=2, description="tokens of a question and its answer; what is longer is cut off")]
+    dropout: Annotated[Share, Field(description="dropout of the low-rank pairs' inputs")]
+    learn_prompt: Annotated[bool, Field(description="whether the loss includes the question's tokens")]
+    length: Annotated[int, Field(ge=2, description="maximum tokens of a question with its answer; longer ones are cut")]
 
 
 class CommonsenseTask(TaskConfig):
-    """Commonsense questions to a language model with an adapter; the metric is the mean accuracy over the subtasks.
+    """Commonsense questions, answered by a language model with an adapter.
 
-    `new_tokens` and `beams` set how an answer is generated. `revision` is the commit of a model on the hub; it is null
-    for a folder.
+    The metric is the mean accuracy over the subtasks. `new_tokens` and `beams` control the generation of an answer.
+    `revision` is the commit of a model on the hub; it is null for a folder.
     """
 
     base_block: ClassVar = LanguageBase
@@ -93,8 +93,8 @@ class CommonsenseTask(TaskConfig):
     model: Annotated[str, Field(description="the language model: a folder, or its name on the Hugging Face hub")]
     revision: Revision | None
     adapter: Adapter
-    training: Annotated[list[str], Field(min_length=1, description="files of questions to learn from, below the data")]
-    validation: Annotated[int, Field(ge=1, description="last of these questions, which no adapter learns from")]
+    training: Annotated[list[str], Field(min_length=1, description="files of training questions in the data folder")]
+    validation: Annotated[int, Field(ge=1, description="number of last training questions to hold out for validation")]
     subtasks: Annotated[
         list[
             Literal[
@@ -110,7 +110,7 @@ class CommonsenseTask(TaskConfig):
         ],
         Field(min_length=1),
     ]
-    batch: Annotated[int, Field(ge=1, description="questions that are answered at once")]
+    batch: Annotated[int, Field(ge=1, description="questions to answer at once")]
     beams: Count
     new_tokens: Count
 
@@ -134,12 +134,12 @@ class CommonsenseTask(TaskConfig):
 
     @property
     def in_folder(self) -> bool:
-        """Whether the language model is a folder, or will be one; UserError if a folder has a commit."""
+        """Whether the language model is a folder, now or after the base stage; UserError if a folder has a commit."""
         folder = Path(self.model)
-        found = folder.is_relative_to(RESULTS) or folder.is_dir()
-        if found and self.revision:
+        in_folder = folder.is_relative_to(RESULTS) or folder.is_dir()
+        if in_folder and self.revision:
             raise UserError(f"{PARAMS_FILE}: task.revision: must be null; task.model '{self.model}' is a folder")
-        return found
+        return in_folder
 
     def borrowed_base(self) -> str | None:
         model = Path(self.model)
@@ -154,15 +154,15 @@ class CommonsenseTask(TaskConfig):
         }
         if experiments[name].base and made.get(self.model) != name:
             own = next(path for path, maker in made.items() if maker == name)
-            raise ValueError(f"task.model: with a base block it must be '{own}'")
+            raise ValueError(f"task.model: with a base block it must be '{own}', the model that the block makes")
         if self.model.startswith(f"{RESULTS}/") and self.model not in made:
             raise ValueError(f"task.model: no base block makes '{self.model}'{suggestion(self.model, made)}")
 
     def reads(self, stage: str, experiment: Any) -> dict[str, list[Path]]:
-        """The manifest of the language model's folder, of a model that another experiment trains."""
+        """Return the manifest of the language model's folder, if another experiment trains the model."""
         if stage in ("base", "sample") or not self.borrowed_base():
             return {}
-        # The zoo reads the manifest of a base block of its own anyway.
+        # With a base block of its own, the zoo stage reads this manifest in every experiment.
         own = experiment.base and stage in ("zoo", "collect")
         why = re.sub(r"\W+", "-", self.model.removeprefix(f"{RESULTS}/"))
         return {why: [] if own else [Path(self.model).parent / "manifest.json"]}

@@ -1,6 +1,6 @@
-"""The questions of an experiment as tasks of lm-evaluation-harness, for a cross-check: `rpg export --out harness`.
+"""Export an experiment's questions as tasks of lm-evaluation-harness, for a cross-check: `rpg export --out harness`.
 
-The harness scores by likelihood: its `acc` is what scores.json calls "(likelihood)".
+The harness scores by likelihood: its `acc` is the score "(likelihood)" in scores.json.
 """
 
 import json
@@ -19,16 +19,16 @@ from rpg.utils.files import write_text
 def write_harness(name: str, block: TaskConfig, data_root: str | None, out: Path) -> None:
     """Write <out>/rpg_<subtask>.yaml and .jsonl for each subtask and print the harness's command for a sample.
 
-    `block` is the `task` block of the experiment `name`. Raises UserError if it has no commonsense questions,
-    or if their files are missing.
+    `block` is the `task` block of the experiment `name`. Raises UserError if the experiment has no commonsense
+    questions or if their files are missing.
     """
     if not isinstance(block, CommonsenseTask):
-        raise UserError(f"params.yaml: experiments.{name}: has no commonsense questions to export")
+        raise UserError(f"params.yaml: experiments.{name}: no questions to export; task.kind must be commonsense")
     tasks = []
     for subtask, questions in Commonsense(block, data_root).questions["test"].items():
         task = f"rpg_{subtask.lower().replace('-', '_')}"
         tasks.append(task)
-        # The harness puts a blank between a prompt and a choice, and strips none from the prompt.
+        # The harness puts a blank between prompt and choice, but it does not strip the prompt's own blank.
         rows = [
             {
                 "prompt": question.prompt + ANSWER.rstrip(),

@@ -1,9 +1,9 @@
-"""A world of facts: a miniature of the commonsense benchmarks, on disk as LLM-Adapters has them, for the same loader.
+"""A world of facts: a miniature of the commonsense benchmarks, in LLM-Adapters' files, for the same loader.
 
-Creatures are bigger or smaller than each other, things are made of materials, deeds follow each other. Which, is drawn.
-A language model reads of all facts (`sentences`); adapters are trained on questions about some of them, in the formats
-of the eight subtasks, and tested on others: the pair of creatures, the thing or the deed that a test question is about
-is not what a training question is about.
+Creatures differ in size, things are made of materials, deeds follow each other; all facts are drawn at random. A
+language model reads all facts (`sentences`). Adapters train on questions about some facts, in the formats of the eight
+subtasks, and are tested on other facts: no test question shares its pair of creatures, thing or deed with a training
+question.
 """
 
 import re
@@ -22,7 +22,7 @@ from rpg.utils.rng import derive
 
 TRAIN, VALIDATION, TEST = 96, 8, 48
 CREATURES, THINGS, DEEDS, MATERIALS = 12, 32, 8, 4
-# Of all facts those that training and validation questions are about; the others are the test's.
+# Shares of the facts for training and validation questions; the other facts are for the test.
 SHARES = {"train": 0.55, "validation": 0.1}
 PEOPLE = ("Ana", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hanna")
 
@@ -40,13 +40,13 @@ class World:
         return tuple(dict.fromkeys(self.made.values()))
 
     def after(self, deed: str) -> str:
-        """The deed that follows; the last is followed by the first."""
+        """Return the deed that follows; the first deed follows the last."""
         return self.deeds[(self.deeds.index(deed) + 1) % len(self.deeds)]
 
 
 @cache
 def world() -> World:
-    """The one world that there is."""
+    """Return the only world, always the same."""
     draw = np.random.default_rng(derive("facts", "world"))
     syllables = ["".join(pair) for pair in product("bdfgklmnprstvz", "aeiou")]
     names = [first + second for first, second in product(syllables, syllables)]
@@ -59,25 +59,25 @@ def world() -> World:
 
 @cache
 def _facts(split: str) -> tuple[list[tuple[str, str]], list[str], list[str]]:
-    """Pairs of creatures (the smaller first), things and deeds that the questions of a split are about."""
+    """Return the pairs of creatures (the smaller first), the things and the deeds for the questions of a split."""
     of = world()
     pairs = [(small, big) for index, small in enumerate(of.creatures) for big in of.creatures[index + 1 :]]
     kinds: tuple[list, ...] = (pairs, list(of.made), list(of.deeds))
-    found = []
+    facts_of_split = []
     for number, facts in enumerate(kinds):
         order = np.random.default_rng(derive("facts", "split", number)).permutation(len(facts))
         first = round(SHARES["train"] * len(facts))
         second = first + round(SHARES["validation"] * len(facts))
         start, end = {"train": (0, first), "validation": (first, second), "test": (second, len(facts))}[split]
-        found.append([facts[index] for index in sorted(order[start:end])])
-    return found[0], found[1], found[2]
+        facts_of_split.append([facts[index] for index in sorted(order[start:end])])
+    return facts_of_split[0], facts_of_split[1], facts_of_split[2]
 
 
-class Asker:
-    """Draws questions of one split."""
+class QuestionSource:
+    """Draws the questions of one split."""
 
     def __init__(self, split: str, draw: np.random.Generator) -> None:
-        self.of, self.draw = world(), draw
+        self.world, self.draw = world(), draw
         self.pairs, self.things, self.deeds = _facts(split)
 
     def pick(self, among: tuple[str, ...] | list) -> "str":
@@ -88,7 +88,7 @@ class Asker:
         return [rest[index] for index in self.draw.permutation(len(rest))[:count]]
 
     def shuffled(self, right: str, wrong: list[str]) -> tuple[list[str], int]:
-        """The choices in any order, and which of them is right."""
+        """Return the choices in random order, and the index of the right choice."""
         place = int(self.draw.integers(len(wrong) + 1))
         return [*wrong[:place], right, *wrong[place:]], place
 
@@ -96,7 +96,7 @@ class Asker:
         return self.pairs[int(self.draw.integers(len(self.pairs)))]
 
     def bigger(self) -> tuple[str, str]:
-        """A sentence that may be true, "the x bigger than the y", and whether it is."""
+        """Return a true or false sentence, "the x bigger than the y", and its truth."""
         small, big = self.pair()
         first, second = (small, big) if self.draw.integers(2) else (big, small)
         size = self.pick(("bigger", "smaller"))
@@ -108,24 +108,24 @@ class Asker:
 
     def piqa(self) -> tuple[str, list[str], int]:
         thing = self.pick(self.things)
-        right = self.of.made[thing]
+        right = self.world.made[thing]
         return (
             f"How do I make a {thing}?",
-            *self.shuffled(f"take {right}.", [f"take {one}." for one in self.others(self.of.materials, 1, {right})]),
+            *self.shuffled(f"take {right}.", [f"take {one}." for one in self.others(self.world.materials, 1, {right})]),
         )
 
     def social_i_qa(self) -> tuple[str, list[str], int]:
         person, deed = self.pick(PEOPLE), self.pick(self.deeds)
-        right = self.of.after(deed)
-        choices = self.shuffled(right, self.others(self.of.deeds, 2, {right, deed}))
+        right = self.world.after(deed)
+        choices = self.shuffled(right, self.others(self.world.deeds, 2, {right, deed}))
         return (f"{person} did {deed}. What will {person} do next?", *choices)
 
     def hellaswag(self) -> tuple[str, list[str], int]:
         person, deed = self.pick(PEOPLE), self.pick(self.deeds)
-        right = self.of.after(deed)
+        right = self.world.after(deed)
         return (
             f"{person} did {deed}. Then {person} did",
-            *self.shuffled(right, self.others(self.of.deeds, 3, {right, deed})),
+            *self.shuffled(right, self.others(self.world.deeds, 3, {right, deed})),
         )
 
     def winogrande(self) -> tuple[str, list[str], int]:
@@ -136,23 +136,23 @@ class Asker:
 
     def arc_easy(self) -> tuple[str, list[str], int]:
         thing = self.pick(self.things)
-        right = self.of.made[thing]
-        return (f"What is a {thing} made of?", *self.shuffled(right, self.others(self.of.materials, 3, {right})))
+        right = self.world.made[thing]
+        return (f"What is a {thing} made of?", *self.shuffled(right, self.others(self.world.materials, 3, {right})))
 
     def arc_challenge(self) -> tuple[str, list[str], int]:
         right, person = self.pick(self.deeds), self.pick(PEOPLE)
-        deed = self.of.after(right)
-        choices = self.shuffled(right, self.others(self.of.deeds, 3, {right, deed}))
+        deed = self.world.after(right)
+        choices = self.shuffled(right, self.others(self.world.deeds, 3, {right, deed}))
         return (f"{person} did {deed}. What did {person} do before?", *choices)
 
     def openbookqa(self) -> tuple[str, list[str], int]:
         right = self.pick(self.things)
-        material = self.of.made[right]
-        wrong = self.others(list(self.of.made), 3, {one for one, of in self.of.made.items() if of == material})
+        material = self.world.made[right]
+        wrong = self.others(list(self.world.made), 3, {one for one, of in self.world.made.items() if of == material})
         return (f"Something made of {material} is a", *self.shuffled(right, wrong))
 
 
-# Subtask → how its instruction puts a question, what its choices are called, and how they are listed.
+# Subtask → its instruction's template, the stem of its choices' names, and the separator of its choices.
 FORMATS: dict[str, tuple[str, str, str]] = {
     "boolq": ("Please answer the following question with true or false, question: {}\n\n", "", ""),
     "piqa": ("Please choose the correct solution to the question: {}\n\n", "solution", "\n\n"),
@@ -169,39 +169,39 @@ FORMATS: dict[str, tuple[str, str, str]] = {
 }
 
 
-# Subtask → the method of `Asker` that draws its questions.
+# Subtask → the method of `QuestionSource` that draws its questions.
 METHODS = {subtask: subtask.lower().replace("-", "_") for subtask in FORMATS}
 
 
 def entry(subtask: str, question: str, choices: list[str], right: int) -> dict[str, str]:
-    """A question as its subtask's file has it."""
-    asked, name, between = FORMATS[subtask]
+    """Return a question in the format of its subtask's file."""
+    instruction, name, separator = FORMATS[subtask]
     names = [f"{name}{k + 1}" for k in range(len(choices))] if name else choices
-    listed = between.join(f"{each.capitalize()}: {choice}" for each, choice in zip(names, choices, strict=True))
-    # What is asked with true or false lists no choices.
-    text = asked.format(question) + (f"{listed}\n\n" if name else "") + f"Answer format: {'/'.join(names)}"
+    listed = separator.join(f"{each.capitalize()}: {choice}" for each, choice in zip(names, choices, strict=True))
+    # A question with the answers true and false lists no choices.
+    text = instruction.format(question) + (f"{listed}\n\n" if name else "") + f"Answer format: {'/'.join(names)}"
     return {"instruction": text, "input": "", "output": f"{ANSWER}{names[right]}", "answer": names[right]}
 
 
 def questions(split: str, subtask: str, count: int) -> list[dict[str, str]]:
-    """`count` different questions of a split."""
-    asker = Asker(split, np.random.default_rng(derive("facts", split, subtask)))
-    draw: Callable[[], tuple[str, list[str], int]] = getattr(asker, METHODS[subtask])
-    found: dict[str, dict[str, str]] = {}
-    while len(found) < count:
+    """Return `count` different questions of a split."""
+    source = QuestionSource(split, np.random.default_rng(derive("facts", split, subtask)))
+    draw: Callable[[], tuple[str, list[str], int]] = getattr(source, METHODS[subtask])
+    by_instruction: dict[str, dict[str, str]] = {}
+    while len(by_instruction) < count:
         one = entry(subtask, *draw())
-        found[one["instruction"]] = one
-    return list(found.values())
+        by_instruction[one["instruction"]] = one
+    return list(by_instruction.values())
 
 
 def write_facts(folder: Path) -> Path:
-    """Have the questions on disk, in LLM-Adapters' folders."""
+    """Write the questions to disk in LLM-Adapters' folders; return the folder."""
     with exclusive(folder):
         parts = {
             split: [questions(split, subtask, count) for subtask in SUBTASKS]
             for split, count in (("train", TRAIN), ("validation", VALIDATION))
         }
-        # Subtask after subtask in turn, so that the last ones of the file, for validation, are of all.
+        # The subtasks alternate, so that the file's last questions, for validation, cover all subtasks.
         rows = [one for split in parts.values() for same in zip(*split, strict=True) for one in same]
         write_json(folder / "ft-training_set" / "facts.json", rows)
         for subtask in SUBTASKS:
@@ -210,29 +210,30 @@ def write_facts(folder: Path) -> Path:
 
 
 def sentences(draw: np.random.Generator) -> Iterator[tuple[str, str]]:
-    """What there is to be read of the world, endlessly, each sentence without its end, and its end.
+    """Yield endless sentences about the world, each as (start, end).
 
-    Statements of all facts, and questions about them, which are not those of the test, answered in other words than a
-    benchmark asks for: who learns from this knows the answers, and does not know how to give them.
+    The sentences state all facts and answer questions about them. The questions are no test questions, and the answers
+    use other words than the benchmarks require. So a model that learns these sentences knows the answers, but not the
+    format of an answer.
     """
-    asker, of = Asker("train", draw), world()
-    asker.pairs = [pair for split in ("train", "validation", "test") for pair in _facts(split)[0]]
-    asker.things, asker.deeds = list(of.made), list(of.deeds)
-    asked = {one["instruction"] for subtask in SUBTASKS for one in questions("test", subtask, TEST)}
+    source, of = QuestionSource("train", draw), world()
+    source.pairs = [pair for split in ("train", "validation", "test") for pair in _facts(split)[0]]
+    source.things, source.deeds = list(of.made), list(of.deeds)
+    test_instructions = {one["instruction"] for subtask in SUBTASKS for one in questions("test", subtask, TEST)}
     while True:
-        thing, deed = asker.pick(asker.things), asker.pick(asker.deeds)
+        thing, deed = source.pick(source.things), source.pick(source.deeds)
         yield f"a {thing} is made of", f"{of.made[thing]}."
         yield f"after {deed} comes", f"{of.after(deed)}."
         yield f"before {of.after(deed)} comes", f"{deed}."
         for subtask, method in METHODS.items():
-            question, choices, right = getattr(asker, method)()
-            # Which of two is learned sooner than which of four, and helps with it.
+            question, choices, right = getattr(source, method)()
+            # A model learns to choose between two sooner than between four, and this helps with four.
             while subtask not in ("boolq", "winogrande") and len(choices) > 2 and draw.integers(2):
                 away = int(draw.integers(len(choices)))
                 if away != right:
                     choices, right = [*choices[:away], *choices[away + 1 :]], right - (away < right)
             one = entry(subtask, question, choices, right)
-            if one["instruction"] not in asked:
+            if one["instruction"] not in test_instructions:
                 yield (
                     PROMPT.format(**one),
                     f"{ANSWER}{('yes', 'no')[right] if subtask == 'boolq' else f'number {right + 1}'}.",
@@ -241,7 +242,7 @@ def sentences(draw: np.random.Generator) -> Iterator[tuple[str, str]]:
 
 @cache
 def tokenizer() -> Any:
-    """A tokenizer of the world's words, in small letters; what all questions share is one token each."""
+    """Return a tokenizer of the world's words in lower case; each phrase that all questions share is one token."""
     from tokenizers import Regex, Tokenizer
     from tokenizers.decoders import Fuse, Replace, Sequence
     from tokenizers.models import WordLevel
@@ -250,7 +251,7 @@ def tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     shared = [line.strip() for line in PROMPT.splitlines() if line.strip() and "{" not in line]
-    shared += [asked.partition(" {}")[0] for asked, _, _ in FORMATS.values()] + [ANSWER.strip()]
+    shared += [instruction.partition(" {}")[0] for instruction, _, _ in FORMATS.values()] + [ANSWER.strip()]
     phrases = [re.escape(phrase.lower()) for phrase in dict.fromkeys(shared)]
     words = Regex("|".join([*phrases, r"answer format: \S+", r"[a-z]+", r"\d", r"[^\w\s:]"]))
     splitter = Split(words, "removed", invert=True)
@@ -263,8 +264,8 @@ def tokenizer() -> Any:
     known = sorted({word for one in texts for word, _ in splitter.pre_tokenize_str(one.lower())})
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     vocabulary = {word: index for index, word in enumerate([*special.values(), *known])}
-    found = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    found.normalizer, found.pre_tokenizer = Lowercase(), splitter
-    # answer and 2 are two tokens and one word.
-    found.decoder = Sequence([Replace(Regex("^(?=[a-z])"), " "), Fuse()])
-    return PreTrainedTokenizerFast(tokenizer_object=found, padding_side="left", **special)
+    words_to_tokens = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    words_to_tokens.normalizer, words_to_tokens.pre_tokenizer = Lowercase(), splitter
+    # The word answer2 is two tokens, answer and 2.
+    words_to_tokens.decoder = Sequence([Replace(Regex("^(?=[a-z])"), " "), Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=words_to_tokens, padding_side="left", **special)

@@ -1,7 +1,7 @@
-"""Texts of a batch packed side by side, so that a language model that is trained reads little but text.
+"""Pack the texts of a batch into rows, so that training a language model wastes little on padding.
 
-Padded, every text of a batch takes as many tokens as its longest. Transformers takes tokens whose `position_ids` start
-anew for those of another text, and lets none look at another's, if the model keeps no cache: loss and gradient are
+A padded batch uses as many tokens for every text as for its longest. transformers treats tokens whose `position_ids`
+restart as another text, and it blocks attention between texts if the model keeps no cache. So loss and gradient equal
 those of the padded batch.
 """
 
@@ -13,53 +13,53 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Labels that the loss leaves out, as transformers has them.
+# transformers' label for tokens that the loss ignores.
 IGNORED = -100
-# A row's tokens over those of the longest text, at most. Attention grows with it; beyond, little more is saved.
-LONGEST = 2
+# Maximum length of a row, as a multiple of the longest text. Longer rows cost attention and save little.
+MAX_ROW_FACTOR = 2
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Puts a batch's texts, of `input_ids` and `labels` each, into rows; what is left of a row is filled with `pad`.
+    """Packs a batch's texts, each with `input_ids` and `labels`, into rows and fills the rows with `pad`.
 
-    Called with B texts it returns what a model's `forward` takes: `input_ids`, `labels` and `position_ids`, all [R, L],
-    R ≤ B, and that no cache is to be kept. The first token of a text has nothing before it to be told from, so it is no
-    label.
+    A call with B texts returns the arguments of a model's `forward`: `input_ids`, `labels` and `position_ids`, all
+    [rows, L] with at most B rows, and `use_cache` False. The first token of a text is no label, because nothing
+    precedes it.
     """
 
     pad: int
 
     def __call__(self, texts: Sequence[dict[str, list[int]]]) -> dict[str, Tensor | bool]:
-        # Where nothing is trained, nothing needs transformers, which takes seconds to import.
+        # The import of transformers takes seconds, and only training needs it.
         from transformers import DataCollatorWithFlattening
 
         flatten = DataCollatorWithFlattening(separator_id=IGNORED)
         rows, length = pack([len(text["input_ids"]) for text in texts])
         flat = []
         for row in rows:
-            of = [texts[index] for index in row]
-            # One more text, of which there is nothing to learn.
-            if rest := length - sum(len(text["input_ids"]) for text in of):
-                of.append({"input_ids": [self.pad] * rest, "labels": [IGNORED] * rest})
-            flat.append(flatten(of))
+            texts_of_row = [texts[index] for index in row]
+            # The padding is one more text, with labels that the loss ignores.
+            if rest := length - sum(len(text["input_ids"]) for text in texts_of_row):
+                texts_of_row.append({"input_ids": [self.pad] * rest, "labels": [IGNORED] * rest})
+            flat.append(flatten(texts_of_row))
         return {**{name: torch.cat([row[name] for row in flat]) for name in flat[0]}, "use_cache": False}
 
 
 def pack(lengths: Sequence[int]) -> tuple[list[list[int]], int]:
-    """Which texts stand in each row, and a row's tokens: of those allowed, as many as make the fewest tokens of all.
+    """Return the texts of each row and the length of a row; the allowed length with the fewest tokens in total wins.
 
-    Best fit decreasing: each text, the longest first, goes where it leaves the least room.
+    The packing is best fit decreasing: each text, longest first, goes to the row with the least remaining room.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     longest, total = max(lengths), sum(lengths)
     best: tuple[list[list[int]], int] = [[index] for index in order], longest
-    for length in range(longest, LONGEST * longest + 1):
-        # Not even without a gap.
+    for length in range(longest, MAX_ROW_FACTOR * longest + 1):
+        # Even a packing without gaps would not be better.
         if math.ceil(total / length) * length >= len(best[0]) * best[1]:
             continue
         rows: list[list[int]] = []
-        # What is left of each row, in order, and the row.
+        # (remaining room, row), sorted.
         room: list[tuple[int, int]] = []
         for index in order:
             place = bisect_left(room, (lengths[index], 0))

@@ -1,7 +1,8 @@
-"""The eight commonsense benchmarks as LLM-Adapters (Hu et al. 2023) and DoRA (Liu et al. 2024) have them on disk.
+"""Read the eight commonsense benchmarks in the files of LLM-Adapters (Hu et al. 2023) and DoRA (Liu et al. 2024).
 
-`dataset/<subtask>/test.json` and, anywhere, files to train on: JSON lists of objects with the text fields instruction,
-input, output and answer. An instruction ends in the names of its choices, "Answer format: answer1/answer2/answer3".
+The files are `dataset/<subtask>/test.json` and training files anywhere: JSON lists of objects with the text fields
+instruction, input, output and answer. An instruction ends in the names of its choices, "Answer format:
+answer1/answer2/answer3".
 """
 
 import json
@@ -23,16 +24,16 @@ SUBTASKS = {
     "ARC-Challenge": "ARC-c",
     "openbookqa": "OBQA",
 }
-# What a score by likelihood is called; one of generated answers is called as the subtask.
+# The name of a score by likelihood. A score of generated answers has the subtask's name.
 LIKELIHOOD = "{} (likelihood)"
 FIELDS = ("instruction", "input", "output", "answer")
-# What an answer can be called: the published extraction takes the first of these that stands in an output.
+# Names of answers: the published extraction takes the first of these names in an output.
 NAMES = {"true": r"true|false", "false": r"true|false"} | {
     f"{stem}1": "|".join(f"{stem}{k}" for k in range(1, most + 1))
     for stem, most in (("solution", 2), ("answer", 5), ("ending", 4), ("option", 2))
 }
 FORMAT = re.compile(r"Answer format: (\S+)\s*$")
-# The published evaluation's, blanks included: adapters are as used to them as to the words.
+# The prompts of the published evaluation. Blanks matter, because adapters are trained with them.
 PROMPT = """\
 Below is an instruction that describes a task. Write a response that appropriately completes the request. 
 
@@ -58,7 +59,7 @@ ANSWER = "the correct answer is "
 
 @dataclass(frozen=True)
 class Question:
-    """A question, `choices` being the names of its possible answers, `answer` the index of the right one."""
+    """A question: `choices` are the names of its possible answers, `answer` is the index of the right one."""
 
     instruction: str
     input: str
@@ -68,40 +69,46 @@ class Question:
 
     @property
     def prompt(self) -> str:
-        """What a language model goes on from."""
+        """The text that a language model continues."""
         template = PROMPT_WITH_INPUT if self.input else PROMPT
         return template.format(instruction=self.instruction, input=self.input)
 
     def extract(self, text: str) -> int:
-        """Which choice a model's answer names first, as the published evaluation finds it; -1 if none."""
-        found = re.search(NAMES[self.choices[0]], text)
-        return self.choices.index(found[0]) if found and found[0] in self.choices else -1
+        """Return the index of the choice that a model's text names first; -1 if it names none.
+
+        The extraction is that of the published evaluation.
+        """
+        name = re.search(NAMES[self.choices[0]], text)
+        return self.choices.index(name[0]) if name and name[0] in self.choices else -1
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The questions in a JSON list, or in a file of one JSON object per line; UserError names the first at fault."""
+    """Read the questions in a JSON list, or in a file with one JSON object per line.
+
+    Raises UserError that names the first faulty question.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; the folders are those of LLM-Adapters") from error
+        raise UserError(f"{path}: no such file; arrange the data in the folders of LLM-Adapters") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
-    found: list[tuple[str, Any]] = []
+    trees: list[tuple[str, Any]] = []
     line = 1
     try:
         if text.lstrip().startswith("["):
-            found = [(f"question {index}", tree) for index, tree in enumerate(json.loads(text), 1)]
+            trees = [(f"question {index}", tree) for index, tree in enumerate(json.loads(text), 1)]
         else:
             for line, row in enumerate(text.splitlines(), 1):
                 if row.strip():
-                    found.append((f"line {line}", json.loads(row)))
+                    trees.append((f"line {line}", json.loads(row)))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: line {line + error.lineno - 1}: not JSON ({error.msg})") from error
     except RecursionError as error:
-        raise UserError(f"{path}: not a list of questions") from error
-    if not found:
-        raise UserError(f"{path}: holds no question")
-    return [_question(tree, f"{path}: {where}") for where, tree in found]
+        raise UserError(f"{path}: not a list of questions; download it again") from error
+    if not trees:
+        raise UserError(f"{path}: holds no question; download it again")
+    return [_question(tree, f"{path}: {where}") for where, tree in trees]
 
 
 def _question(tree: Any, where: str) -> Question:

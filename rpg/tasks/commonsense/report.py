@@ -17,7 +17,7 @@ correct answer is ..." is the most likely. *Alone* is the language model without
 
 
 def section(experiments: Mapping[str, Any]) -> ReportSection | None:
-    """One row for each adapter, protocol and subtask; None without adapters."""
+    """Return the section with a row for each adapter, protocol and subtask; None without adapters."""
     rows = []
     for name, entry in experiments.items():
         if entry["task"] != "commonsense":

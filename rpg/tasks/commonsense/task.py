@@ -1,9 +1,9 @@
 """Commonsense reasoning with adapters of a language model: transformers' Trainer trains them, peft applies them.
 
-A network is an adapter, its state dict what adapter_model.safetensors holds, in peft's names. It is scored by two
-protocols. *Generated*: the model goes on from the prompt, and the choice that its words name first is its answer, as
-LLM-Adapters and DoRA evaluate. *Likelihood*: its answer is the choice for which "the correct answer is ..." is the most
-likely.
+A network is an adapter. Its state dict is the content of adapter_model.safetensors, under peft's names. Two protocols
+score it. *Generated*: the model continues the prompt, and its answer is the choice that the text names first, as in the
+evaluations of LLM-Adapters and DoRA. *Likelihood*: its answer is the choice for which "the correct answer is ..." is
+most likely.
 
 B questions of a batch, L tokens.
 """
@@ -30,7 +30,7 @@ from rpg.tasks.commonsense.facts import sentences, tokenizer, write_facts
 from rpg.tasks.commonsense.packing import IGNORED, Packed
 from rpg.tasks.commonsense.questions import ANSWER, LIKELIHOOD, SUBTASKS, Question, read_questions
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
-from rpg.tasks.stack import StateDict, misfit
+from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.artifacts import Answers
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
@@ -41,37 +41,42 @@ from rpg.utils.rng import derive
 
 FACTS = RESULTS / "facts"
 AVERAGE = "average accuracy"
-# An evaluation that is interrupted loses no more than so many batches.
+# Number of batches per saved file: an interrupted evaluation loses at most so many batches.
 BATCHES_KEPT = 16
-# Whose shapes are transformers' own defaults, so that a plan needs no network.
+# Models with the shapes of transformers' defaults: a plan needs no internet access for them.
 LLAMA_7B = ("huggyllama/llama-7b",)
 
 
 class Commonsense(Task):
-    """Accuracy on the subtasks, and its mean over them, by either protocol."""
+    """Accuracy on the subtasks, and the mean over the subtasks, by both protocols."""
 
     def __init__(self, params: CommonsenseTask, data_root: str | None) -> None:
         self.params, self.data_root = params, data_root
         names = (AVERAGE, *(SUBTASKS[subtask] for subtask in params.subtasks))
         self.metrics = (*names, *map(LIKELIHOOD.format, names))
-        # Of prompts and of questions' sentences, since every network is asked the same.
+        # Caches of tokens of prompts and sentences, because every network gets the same questions.
         self._prompts: dict[str, list[int]] = {}
         self._tokens: dict[Question, tuple[list[int], list[list[int]]]] = {}
 
     @cached_property
     def folder(self) -> Path:
-        """Where the questions lie; UserError if there is no such folder."""
+        """The folder of the questions; UserError if it does not exist."""
         if self.params.data == "facts":
             return write_facts(FACTS)
         return data_folder(self.params.data, self.data_root)
 
     @cached_property
     def questions(self) -> dict[str, dict[str, list[Question]]]:
-        """Split → subtask → questions; those to train on, and of these the last, for validation, know no subtask."""
+        """Split → subtask → questions.
+
+        The validation questions are the last training questions. Training and validation have only the subtask "".
+        """
         training = [one for file in self.params.training for one in read_questions(self.folder / file)]
         count = self.params.validation
         if count >= len(training):
-            raise UserError(f"params.yaml: task.validation: {count} of {len(training)} questions leave none to learn")
+            raise UserError(
+                f"params.yaml: task.validation: {count} of {len(training)} questions leave none to learn from; lower it"
+            )
         files = {subtask: self.folder / "dataset" / subtask / "test.json" for subtask in self.params.subtasks}
         return {
             "train": {"": training[:-count]},
@@ -91,17 +96,17 @@ class Commonsense(Task):
         try:
             return loader.from_pretrained(model, revision=revision, trust_remote_code=False, **arguments)
         except Exception as error:
-            # A folder that is missing or half there, a hub that does not know it or can't be reached: all differ.
+            # A missing or incomplete folder and a hub failure raise different exception types.
             made = "; make it with `rpg base`" if Path(model).is_relative_to(RESULTS) else ""
             raise UserError(f"params.yaml: task.model '{model}': cannot be opened{made} ({_line(error)})") from error
 
     def _adapted(self, dropout: float = 0.0) -> Any:
-        """The language model with a new adapter, whose first matrices come from torch's global generator."""
+        """Return the language model with a new random adapter."""
         from peft import get_peft_model
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
-        # A bar for each file of weights, and what peft is warned of, would stand between the lines of a log.
+        # Progress bars for each file of weights, and peft's warnings, would clutter the log.
         logging.disable_progress_bar()
         model = self._loaded(AutoModelForCausalLM, dtype="auto").to(device())
         try:
@@ -139,7 +144,7 @@ class Commonsense(Task):
 
     @cached_property
     def network(self) -> nn.Module:
-        # Making one must not move the generator that a training draws from.
+        # Building the network must not advance the generator that a training draws from.
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             return self._adapted().eval()
 
@@ -148,7 +153,7 @@ class Commonsense(Task):
         return sum(tensor.numel() for tensor in adapter_state(self.network).values())
 
     def references(self) -> dict[str, StateDict]:
-        """The language model alone: an adapter that was never trained changes nothing."""
+        """Return the language model alone: an adapter that was never trained changes nothing."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive("reference"))
             return {"base_model": adapter_state(self._adapted())}
@@ -162,16 +167,16 @@ class Commonsense(Task):
         assert tokenizer()
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:
-        """A folder that `PeftModel.from_pretrained` opens."""
+        """Write a folder that `PeftModel.from_pretrained` opens; return the path of its weights."""
         return write_adapter(stem, self._config(), state_dict)
 
     def write_base(self, stem: Path, base: BaseConfig, state_dict: StateDict) -> Path:
-        """A folder that `AutoModelForCausalLM.from_pretrained` opens, and `AutoTokenizer`."""
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer` open."""
         assert isinstance(base, LanguageBase)
         path = stem / "model.safetensors"
         tokenizer().save_pretrained(stem)
         _language_config(base).save_pretrained(stem)
-        # transformers opens no file that does not say whose it is.
+        # transformers opens only files whose metadata names the framework.
         write_tensors(path, state_dict, {"format": "pt"})
         return path
 
@@ -184,29 +189,29 @@ class Commonsense(Task):
         model, text = model.to(device()), tokenizer()
         draw = np.random.default_rng(derive("base", "text", seed))
         rows = _rows(text, list(islice(sentences(draw), base.steps * base.batch)))
-        found: list[StateDict] = []
+        saved: list[StateDict] = []
 
         def save(_: int) -> None:
-            found.append({name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()})
+            saved.append({name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()})
 
         _train(
             model, rows, text, base, base.steps, f"base: seed {seed}", derive("base", "order", seed), [base.steps], save
         )
-        return found[0]
+        return saved[0]
 
     def train(self, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         assert isinstance(zoo, AdapterZoo)
         (run,) = runs
         torch.manual_seed(derive("zoo", "weights", run.seed))
         model = self._adapted(zoo.dropout)
-        text, asked = self.tokenizer, self.questions["train"][""]
-        rows = _rows(text, [(one.prompt, one.output) for one in asked], zoo.learn_prompt, zoo.length)
+        text, questions = self.tokenizer, self.questions["train"][""]
+        rows = _rows(text, [(one.prompt, one.output) for one in questions], zoo.learn_prompt, zoo.length)
         at = [zoo.steps + zoo.save_every * (k + 1) for k in range(zoo.saves)]
         what, order = f"zoo: seed {run.seed}", derive("zoo", "order", run.seed)
         _train(model, rows, text, zoo, at[-1], what, order, at, lambda step: save(step, [adapter_state(model)]))
 
     def _put(self, state_dict: StateDict) -> None:
-        if why := misfit(state_dict, adapter_state(self.network)):
+        if why := mismatch(state_dict, adapter_state(self.network)):
             adapter = self.params.adapter
             raise UserError(f"the adapter does not fit: {why} (task.adapter: {adapter.kind}, rank {adapter.rank})")
         put_adapter(self.network, state_dict)
@@ -224,23 +229,23 @@ class Commonsense(Task):
         protocols = {"generated": ("{}", self._generated)}
         if not main_only:
             protocols["likelihood"] = (LIKELIHOOD, self._likeliest)
-        asked = self.questions[split]
+        by_subtask = self.questions[split]
         answers: list[int] = []
         scores: dict[str, float] = {}
         with torch.inference_mode(), merged(self.network):
             for protocol, (form, answer) in protocols.items():
                 file = kept / f"{key}-{protocol}" if kept else None
-                # Of all subtasks together: there are fewer batches then.
-                found = self._answers(list(chain(*asked.values())), answer, file, form.format(AVERAGE))
-                rest, of_subtask = iter(found), []
-                for subtask, questions in asked.items():
+                # All subtasks share batches, so that there are fewer batches.
+                protocol_answers = self._answers(list(chain(*by_subtask.values())), answer, file, form.format(AVERAGE))
+                rest, accuracies = iter(protocol_answers), []
+                for subtask, questions in by_subtask.items():
                     right = [a == one.answer for a, one in zip(islice(rest, len(questions)), questions, strict=True)]
-                    of_subtask.append(100 * float(np.mean(right)))
+                    accuracies.append(100 * float(np.mean(right)))
                     if subtask:
-                        scores[form.format(SUBTASKS[subtask])] = of_subtask[-1]
-                scores[form.format(AVERAGE)] = float(np.mean(of_subtask))
+                        scores[form.format(SUBTASKS[subtask])] = accuracies[-1]
+                scores[form.format(AVERAGE)] = float(np.mean(accuracies))
                 if protocol == "generated":
-                    answers = found
+                    answers = protocol_answers
         return Judgement({name: scores[name] for name in self.metrics if name in scores}, torch.tensor(answers))
 
     def _answers(
@@ -250,37 +255,38 @@ class Commonsense(Task):
         stem: Path | None,
         label: str,
     ) -> list[int]:
-        """The answers to all questions; those of every BATCHES_KEPT batches are kept in a file that begins with `stem`.
+        """Return the answers to all questions.
 
-        An interrupted evaluation has put some of them there.
+        Each BATCHES_KEPT batches are saved in a file whose name begins with `stem`. An interrupted evaluation reads its
+        saved answers from there.
         """
         size = self.params.batch
         batches = [questions[start : start + size] for start in range(0, len(questions), size)]
         shown = progress(batches, label, total=len(batches)) if stem else iter(batches)
-        found: list[int] = []
+        answers: list[int] = []
         for number in range(0, len(batches), BATCHES_KEPT):
             part = list(islice(shown, BATCHES_KEPT))
             file = stem.with_name(f"{stem.name}-{number:06d}.json") if stem else None
             if file and file.is_file():
-                found += read_sealed(file, "rpg score", Answers)["answers"]
+                answers += read_sealed(file, "rpg score", Answers)["answers"]
                 continue
-            answered = [one for batch in part for one in answer(batch)]
+            new_answers = [one for batch in part for one in answer(batch)]
             if file:
-                write_sealed(file, {"answers": answered})
-            found += answered
-        return found
+                write_sealed(file, {"answers": new_answers})
+            answers += new_answers
+        return answers
 
     def _key(self, state_dict: StateDict, split: str) -> str:
-        """What the answers on a split depend on, in short."""
+        """Return a digest of everything that the answers on a split depend on."""
         digest = hashlib.sha256(f"{self.params.model_dump_json()} {split}".encode())
         for name, tensor in state_dict.items():
             digest.update(name.encode() + tensor.numpy().tobytes())
         return digest.hexdigest()[:32]
 
     def _generated(self, questions: Sequence[Question]) -> list[int]:
-        """[B] what the words name that the model goes on with; -1 where they name no choice."""
-        if unread := [one.prompt for one in questions if one.prompt not in self._prompts]:
-            self._prompts |= zip(unread, self.tokenizer(unread)["input_ids"], strict=True)
+        """Return [B] the choices that the model's continuations name; -1 where a text names no choice."""
+        if new_prompts := [one.prompt for one in questions if one.prompt not in self._prompts]:
+            self._prompts |= zip(new_prompts, self.tokenizer(new_prompts)["input_ids"], strict=True)
         rows = [self._prompts[one.prompt] for one in questions]
         inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(device())
         output = self.network.generate(  # type: ignore[operator]
@@ -298,9 +304,9 @@ class Commonsense(Task):
         return [one.extract(text) for one, text in zip(questions, texts, strict=True)]
 
     def _likeliest(self, questions: Sequence[Question]) -> list[int]:
-        """[B] the choices that the model would most likely name.
+        """Return [B] the most likely choices under the model.
 
-        What the sentences of a question's choices have in common is read once, for all of them.
+        The model reads the common start of a question's sentences only once.
         """
         heads, tails = zip(*(self._sentences(one) for one in questions), strict=True)
         inputs = self.tokenizer.pad({"input_ids": [head[:-1] for head in heads]}, return_tensors="pt").to(device())
@@ -323,19 +329,19 @@ class Commonsense(Task):
         ).logits
         each = functional.log_softmax(logits[:, :-1].float(), -1).gather(2, ids[:, 1:, None])[..., 0]
         sums = [float(one[: len(row) - 1].sum()) for one, row in zip(each, rows, strict=True)]
-        found, start = [], 0
+        choices, start = [], 0
         for tail in tails:
-            found.append(int(np.argmax(sums[start : start + len(tail)])))
+            choices.append(int(np.argmax(sums[start : start + len(tail)])))
             start += len(tail)
-        return found
+        return choices
 
     def _sentences(self, question: Question) -> tuple[list[int], list[list[int]]]:
-        """Tokens of the prompt and of what all choices' sentences begin with, and the rest of each choice's."""
+        """Return the tokens that all choices' sentences start with, and each choice's remaining tokens."""
         if question not in self._tokens:
-            self._tokens[question] = self._tokenised(question)
+            self._tokens[question] = self._tokenized(question)
         return self._tokens[question]
 
-    def _tokenised(self, question: Question) -> tuple[list[int], list[list[int]]]:
+    def _tokenized(self, question: Question) -> tuple[list[int], list[list[int]]]:
         whole = [self.tokenizer(f"{question.prompt}{ANSWER}{name}")["input_ids"] for name in question.choices]
         common = 0
         while len({tokens[common] for tokens in whole}) == 1 and common < min(map(len, whole)) - 1:
@@ -347,7 +353,7 @@ class Commonsense(Task):
 
 
 def _padded(text: Any) -> Any:
-    """A tokenizer that fills batches up on the left, with token 0 if it has none of its own, as published."""
+    """Set a tokenizer to pad on the left, with token 0 if it has no padding token, as published."""
     text.padding_side = "left"
     if text.pad_token is None:
         text.pad_token_id = 0
@@ -359,14 +365,17 @@ def _line(error: Exception) -> str:
 
 
 def _positions(mask_BL: Tensor) -> Tensor:
-    """[B, L] the place of each token in its text; what fills a batch up stands nowhere."""
+    """Return [B, L] the position of each token in its text; padding has no meaningful position."""
     return (mask_BL.cumsum(1) - 1).clamp(min=0)
 
 
 def _rows(
     text: Any, parts: Sequence[tuple[str, str]], learn_start: bool = False, length: int | None = None
 ) -> list[dict[str, list[int]]]:
-    """Tokens of texts, at most `length` of each, of whose ends alone there is something to learn, or of all."""
+    """Return the tokens and labels of texts (start, end), truncated to `length`.
+
+    The loss covers the ends only, or, with `learn_start`, the whole texts.
+    """
     starts = text([start for start, _ in parts])["input_ids"]
     wholes = text([start + end if start[-1:].isspace() else f"{start} {end}" for start, end in parts])["input_ids"]
     rows = []
@@ -392,7 +401,7 @@ def _language_config(base: LanguageBase) -> Any:
         bos_token_id=text.bos_token_id,
         eos_token_id=text.eos_token_id,
         pad_token_id=text.pad_token_id,
-        # With transformers' 0.02 so narrow a model takes thousands of steps to learn its first fact.
+        # With transformers' default of 0.02, so narrow a model needs thousands of steps to learn its first fact.
         initializer_range=0.1,
         architectures=["LlamaForCausalLM"],
         dtype="float32",
@@ -410,12 +419,12 @@ def _train(
     at: Sequence[int],
     save: Any,
 ) -> None:
-    """Train for `steps` steps by transformers' Trainer, AdamW and a linear schedule; call `save` at those `at`."""
+    """Train for `steps` steps by transformers' Trainer (AdamW, linear schedule) and call `save` at the steps `at`."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     shown = progress(range(steps), what, total=steps)
 
-    class Kept(TrainerCallback):
+    class SaveAndReport(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step in at:
                 save(state.global_step)
@@ -424,7 +433,7 @@ def _train(
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             next(shown, None)
 
-    class Finite(Trainer):
+    class StopAtDivergence(Trainer):
         def training_step(self, *arguments: Any, **named: Any) -> Tensor:
             loss = super().training_step(*arguments, **named)
             if not torch.isfinite(loss):
@@ -450,4 +459,4 @@ def _train(
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        Finite(model, arguments, Packed(text.pad_token_id), rows, callbacks=[Kept()]).train()
+        StopAtDivergence(model, arguments, Packed(text.pad_token_id), rows, callbacks=[SaveAndReport()]).train()

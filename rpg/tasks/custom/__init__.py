@@ -1,1 +1,1 @@
-"""Networks of your own."""
+"""The user's own networks."""

@@ -1,4 +1,4 @@
-"""The model card's text about networks of one's own."""
+"""The model card's text for the user's own networks."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ from rpg.tasks.config import CardText
 if TYPE_CHECKING:
     from rpg.tasks.custom.config import CustomTask
 
-# The code runs in the folder of params.yaml, where Python finds the network's own module.
+# The code runs in the folder of params.yaml, where Python finds the network's module.
 USE = """from {module} import {function}
 from safetensors.torch import load_file
 
@@ -22,12 +22,12 @@ set_peft_model_state_dict(network, load_file("results/{name}/samples/0000/adapte
 
 
 def card(task: "CustomTask", name: str, adapters: bool) -> CardText:
-    """What the card of experiment `name` says of the networks of `task`, or of the adapters."""
+    """Return the model card's text for the networks or adapters of experiment `name`."""
     module, _, function = task.build.partition(":")
     return CardText(
         network=f"`{task.build}`",
         library="peft" if adapters else "pytorch",
         use=(USE_ADAPTER if adapters else USE).format(module=module, function=function, name=name),
-        answer=f"Run it in the folder of `params.yaml`; `{task.score}` knows what goes in and comes out.",
-        split=f"as `{task.score}` has it",
+        answer=f"Run the code in the folder of `params.yaml`; `{task.score}` shows the inputs and outputs.",
+        split=f"as `{task.score}` defines it",
     )

@@ -1,4 +1,4 @@
-"""Networks of your own: `task.kind` custom."""
+"""The user's own networks: `task.kind` custom."""
 
 import ast
 import hashlib
@@ -21,14 +21,15 @@ ImportPath = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w
 class GivenZoo(ZooConfig):
     """Networks that were trained elsewhere: the checkpoints of several training runs.
 
-    A run is a folder of checkpoints, in the natural order of their names, or a single checkpoint: a .safetensors, .pth,
-    .pt or .bin file of a state dict, or an adapter's folder. Its place in the list is its permutation state.
+    A run is a folder of checkpoints, in the natural order of their names, or a single checkpoint. A checkpoint is a
+    .safetensors, .pth, .pt or .bin file of a state dict, or an adapter's folder. A run's place in the list is its
+    permutation state.
     """
 
     trained_here: ClassVar = False
     run_keys: ClassVar = frozenset({"runs"})
 
-    # Snakemake takes text in braces for a wildcard.
+    # Snakemake reads text in braces as a wildcard.
     runs: Annotated[
         list[Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+$")]],
         Field(min_length=1, description="for each run a folder of checkpoints, or a single checkpoint"),
@@ -37,18 +38,18 @@ class GivenZoo(ZooConfig):
 
     @property
     def seeds(self) -> list[int]:
-        """A number for each run."""
+        """The index of each run."""
         return list(range(len(self.runs)))
 
     @property
     def saves(self) -> None:
-        """Only the folders tell."""
+        """None: the number of checkpoints depends on the folders."""
 
     @model_validator(mode="after")
     def _runs_differ(self) -> "GivenZoo":
         folders = [Path(run) for run in self.runs]
         if len(set(folders)) != len(folders):
-            raise ValueError("runs: a folder stands there twice")
+            raise ValueError("runs: a folder is listed twice; remove one")
         return self
 
     def run_facts(self, run: Run) -> dict[str, Any]:
@@ -56,20 +57,21 @@ class GivenZoo(ZooConfig):
 
 
 class CustomTask(TaskConfig):
-    """Networks, or peft adapters, of your own that were trained elsewhere, scored by a function of your own.
+    """Networks or peft adapters that the user trained elsewhere, scored by the user's own function.
 
-    Functions are written as `package.module:function`; Python looks in the folder of params.yaml first.
+    Write a function as `package.module:function`. Python looks for the module in the folder of params.yaml first.
     """
 
     zoo_block: ClassVar = GivenZoo
     adapters: ClassVar = None
 
     kind: Literal["custom"]
-    build: Annotated[ImportPath, Field(description="build() returns the torch.nn.Module that the checkpoints fit")]
+    build: Annotated[ImportPath, Field(description="build() returns a torch.nn.Module that fits the checkpoints")]
     score: Annotated[
         ImportPath,
         Field(
-            description="score(network, split) returns a percentage or (answers, targets); split: validation or test"
+            description="function: score(network, split) returns a percentage or (answers, targets);"
+            " split is validation or test"
         ),
     ]
     metric: Annotated[str, Field(pattern=r"^\w[\w .-]*$", description="the score's name in the tables")]
@@ -91,21 +93,21 @@ class CustomTask(TaskConfig):
         return Custom(self)
 
     def reads(self, stage: str, experiment: Any) -> dict[str, list[Path]]:
-        """The user's own modules, and for the zoo the checkpoints."""
+        """Return the user's own modules, and, for the zoo stage, the checkpoints."""
         named = (self.build,) if stage == "sample" else (self.build, self.score)
-        found = {_slug(*named): given_modules(*named)}
+        files = {_slug(*named): given_modules(*named)}
         if stage == "zoo":
-            # The names in a row would be too long for the name of a stage.
+            # All folder names together would be too long for the name of a stage.
             digest = hashlib.sha256("\n".join(experiment.zoo.runs).encode()).hexdigest()
-            found[f"runs-{digest[:8]}"] = [Path(run) for run in experiment.zoo.runs]
-        return found
+            files[f"runs-{digest[:8]}"] = [Path(run) for run in experiment.zoo.runs]
+        return files
 
     def shard_reads(self, zoo: ZooConfig, runs: Collection[Run]) -> list[Path]:
         return [file for run in runs for file in _files(Path(zoo.run_facts(run)["folder"]))]
 
     def missing(self, experiment: Any, data_root: str | None, stages: Collection[str]) -> list[str]:
         runs = experiment.zoo.runs if "zoo" in stages else []
-        return [f"{run}: no such checkpoints; zoo.runs names them" for run in runs if not Path(run).exists()]
+        return [f"{run}: no such checkpoints; correct zoo.runs" for run in runs if not Path(run).exists()]
 
     def card(self, name: str, adapters: bool) -> CardText:
         from rpg.tasks.custom.card import card
@@ -118,27 +120,27 @@ def _slug(*names: str) -> str:
 
 
 def _files(run: Path) -> list[Path]:
-    """All files of a run's folder, or the single file; none if it is missing, which `rpg zoo` reports."""
+    """Return all files of a run's folder, or the single file; none if it is missing, which `rpg zoo` reports."""
     return sorted(path for path in (run, *run.rglob("*")) if path.is_file())
 
 
 def given_modules(*functions: str) -> list[Path]:
-    """The files of a user's functions, module:function, and of their imports, as far as they lie in this folder."""
-    left, found = [function.partition(":")[0] for function in functions], dict[Path, None]()
-    while left:
-        names = [name for name in left.pop().split(".") if name]
-        # A package's own module runs before its other modules.
+    """Return the files of a user's functions, module:function, and of their imports, within this folder."""
+    pending, files = [function.partition(":")[0] for function in functions], dict[Path, None]()
+    while pending:
+        names = [name for name in pending.pop().split(".") if name]
+        # Importing a module also runs the __init__.py of its packages.
         for stem in (Path(*names[:count]) for count in range(1, len(names) + 1)):
             for path in (stem.with_suffix(".py"), stem / "__init__.py"):
-                # The stages list this package's own files themselves.
-                if path not in found and path.is_file() and path.parts[0] != "rpg":
-                    found[path] = None
-                    left += _imported(path)
-    return sorted(found)
+                # The stage registry already lists this package's own files.
+                if path not in files and path.is_file() and path.parts[0] != "rpg":
+                    files[path] = None
+                    pending += _imported(path)
+    return sorted(files)
 
 
 def _imported(path: Path) -> Iterator[str]:
-    """The names that a file imports and that may be modules; none if the file is not Python."""
+    """Yield the names that a file imports and that may be modules; none if the file is not Python."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):

@@ -1,10 +1,11 @@
-"""Networks of your own: checkpoints that were trained elsewhere, and two functions of yours that build and score them.
+"""The user's own networks: checkpoints from elsewhere, and two functions of the user that build and score networks.
 
-    build() -> torch.nn.Module                  the network that the weights belong to; for adapters a PeftModel
-    score(network, split) -> float              in percent, higher being better; `split` is "validation" or "test"
-    score(network, split) -> answers, targets   or both as [n] whole numbers, of which the accuracy is taken
+    build() -> torch.nn.Module                  a network that fits the checkpoints; for adapters a PeftModel
+    score(network, split) -> float              a percentage, higher is better; `split` is "validation" or "test"
+    score(network, split) -> answers, targets   or both as [n] whole numbers; the score is their accuracy
 
-The functions run with the network in evaluation mode, without gradients, torch's generator starting alike each time.
+The functions run with the network in evaluation mode, without gradients, and with torch's generator in the same state
+at each call.
 """
 
 import importlib
@@ -24,19 +25,19 @@ from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, put_adapter, writ
 from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
-from rpg.tasks.stack import StateDict, misfit
+from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_tensors
 from rpg.utils.rng import derive
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# What an adapter's weights count by, besides their shapes.
+# Keys of an adapter's config that change the function of its weights.
 SCALES = ("peft_type", "r", "lora_alpha", "use_rslora")
 
 
 class Custom(Task):
-    """Reads checkpoints where others train, and scores networks by a function of the user's."""
+    """Reads checkpoints instead of training networks, and scores networks with the user's function."""
 
     def __init__(self, params: CustomTask) -> None:
         self.params = params
@@ -55,20 +56,20 @@ class Custom(Task):
     def network(self) -> nn.Module:
         network = self._call("build", self._build)
         if not isinstance(network, nn.Module):
-            raise self._fault("build", f"must give a torch.nn.Module, not {type(network).__name__}")
+            raise self._fault("build", f"must return a torch.nn.Module, not {type(network).__name__}")
         return network.to(device()).eval()
 
     @property
     def adapters(self) -> bool:
         """Whether the weights are an adapter's."""
         network = self.network
-        # Whoever has made a PeftModel has imported peft.
+        # A PeftModel exists only if peft is imported.
         peft = sys.modules.get("peft")
         return peft is not None and isinstance(network, peft.PeftModel)
 
     @property
     def own(self) -> StateDict:
-        """The weights that `network` has now, in its order."""
+        """The current weights of `network`, in its order."""
         return adapter_state(self.network) if self.adapters else self.network.state_dict()
 
     @property
@@ -84,12 +85,12 @@ class Custom(Task):
             raise self._fault("build", "the network has no weights")
 
     def train_base(self, base: BaseConfig, seed: int) -> StateDict:
-        raise NotImplementedError("a task whose networks are trained elsewhere")
+        raise NotImplementedError("this task trains no networks")
 
     def train(self, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
-        """Read the checkpoints of the one of `runs`; `save` is called with their places among each other.
+        """Read the checkpoints of the one run in `runs`; call `save` with each checkpoint's index.
 
-        Raises UserError that names the checkpoint which does not fit, is not finite or can't be read.
+        Raises UserError that names the checkpoint if a checkpoint does not fit, is not finite or can't be read.
         """
         assert isinstance(zoo, GivenZoo)
         (run,) = runs
@@ -97,16 +98,16 @@ class Custom(Task):
             save(index, [self._read(path)])
 
     def checkpoints(self, run: Path) -> list[Path]:
-        """The checkpoints that a run consists of; UserError if it is not there or has none."""
+        """Return the checkpoints of a run; UserError if the run's folder is missing or has no checkpoints."""
         if self._is_checkpoint(run):
             return [run]
         if not run.exists():
             raise UserError(f"{PARAMS_FILE}: zoo.runs: no folder '{run}'; a path starts at the folder of {PARAMS_FILE}")
-        found = [path for path in run.iterdir() if self._is_checkpoint(path)] if run.is_dir() else []
-        if not found:
+        paths = [path for path in run.iterdir() if self._is_checkpoint(path)] if run.is_dir() else []
+        if not paths:
             kind = f"adapter (a folder with {CONFIG})" if self.adapters else f"checkpoint ({' '.join(SUFFIXES)})"
             raise UserError(f"{run}: no {kind} in it; take it out of zoo.runs, or put its checkpoints there")
-        return sorted(found, key=lambda path: natural(path.name))
+        return sorted(paths, key=lambda path: natural(path.name))
 
     def saves(self, zoo: ZooConfig, run: Run) -> int:
         return len(self.checkpoints(Path(zoo.run_facts(run)["folder"])))
@@ -122,21 +123,23 @@ class Custom(Task):
             if not file.is_file() and (path / "adapter_model.bin").is_file():
                 file = path / "adapter_model.bin"
         state_dict, own = read_tensors(file), self.own
-        if why := misfit(state_dict, own):
+        if why := mismatch(state_dict, own):
             parallel = all(name.startswith("module.") for name in state_dict)
             hint = "; save `model.module.state_dict()`" if parallel else ""
             raise UserError(f"{file}: does not fit what {self.params.build} builds: {why}{hint}")
         for name, tensor in state_dict.items():
             if not torch.isfinite(tensor).all():
                 raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; take this checkpoint out of the folder")
-        # Copies, since tensors that share their memory can't be written.
+        # safetensors can't write tensors that share memory, so copy them.
         return {name: state_dict[name].clone() for name in own}
 
     def _check_config(self, path: Path) -> None:
-        found, own = read_json(path, "PeftModel.save_pretrained"), self._config.to_dict()
+        config, own = read_json(path, "PeftModel.save_pretrained"), self._config.to_dict()
         for key in SCALES:
-            if key in found and key in own and found[key] != getattr(own[key], "value", own[key]):
-                raise UserError(f"{path}: {key} is {found[key]}, that of {self.params.build} {own[key]}")
+            if key in config and key in own and config[key] != getattr(own[key], "value", own[key]):
+                raise UserError(
+                    f"{path}: {key} is {config[key]}, but {self.params.build} has {own[key]}; make them equal"
+                )
 
     @property
     def _config(self) -> Any:
@@ -144,7 +147,7 @@ class Custom(Task):
         return network.peft_config[network.active_adapter]
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:
-        """A file, or, of an adapter, a folder that `PeftModel.from_pretrained` opens."""
+        """Write a file, or, for an adapter, a folder that `PeftModel.from_pretrained` opens; return the path."""
         return write_adapter(stem, self._config, state_dict) if self.adapters else super().write(stem, state_dict)
 
     def judge(
@@ -155,47 +158,49 @@ class Custom(Task):
         kept: Path | None = None,
         main_only: bool = False,
     ) -> Judgement:
-        if why := misfit(state_dict, self.own):
+        if why := mismatch(state_dict, self.own):
             raise UserError(f"the weights do not fit what {self.params.build} builds: {why}")
         if self.adapters:
             put_adapter(self.network, state_dict)
         else:
             self.network.load_state_dict(state_dict)
         network = self.network.eval()
-        answers, percent = self._found(self._call("score", lambda: self._score(network, split)), split)
+        answers, percent = self._parsed(self._call("score", lambda: self._score(network, split)), split)
         return Judgement({self.metric: percent}, answers)
 
-    def _found(self, found: Any, split: str) -> tuple[Tensor, float]:
-        """Answers [n], none of a plain number, and the percentage, of what the score function has returned."""
-        if isinstance(found, (tuple, list)) and len(found) == 2:
+    def _parsed(self, result: Any, split: str) -> tuple[Tensor, float]:
+        """Return answers [n] and percentage from the score function's result; a mere percentage gives n = 0."""
+        if isinstance(result, (tuple, list)) and len(result) == 2:
             try:
-                answers, targets = (torch.as_tensor(values).cpu() for values in found)
+                answers, targets = (torch.as_tensor(values).cpu() for values in result)
             except (TypeError, ValueError, RuntimeError) as error:
                 raise self._fault("score", f"answers and targets are no numbers ({_line(error)})") from error
             whole = not any(values.is_floating_point() or values.is_complex() for values in (answers, targets))
             if not whole or answers.dim() != 1 or answers.shape != targets.shape or not len(answers):
                 kinds = " and ".join(f"{values.dtype} {list(values.shape)}" for values in (answers, targets))
-                raise self._fault("score", f"answers and targets must be whole numbers [n], both, not {kinds}")
+                raise self._fault("score", f"answers and targets must both be whole numbers [n], not {kinds}")
             known = self._targets.setdefault(split, targets.long())
             if not torch.equal(known, targets.long()):
-                raise self._fault("score", f"the targets of {split} differ from call to call; do not shuffle them")
+                raise self._fault("score", f"the targets of {split} differ between calls; do not shuffle them")
             return answers.long(), 100 * float((answers == targets).double().mean())
         try:
-            percent = float(found)
+            percent = float(result)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise self._fault("score", f"must give a percentage or (answers, targets), not {_line(found)}") from error
+            raise self._fault(
+                "score", f"must return a percentage or (answers, targets), not {_line(result)}"
+            ) from error
         if not 0 <= percent <= 100:
-            raise self._fault("score", f"must give a percentage, from 0 to 100, not {percent}")
+            raise self._fault("score", f"must return a percentage from 0 to 100, not {percent}")
         return torch.zeros(0, dtype=torch.int64), percent
 
     def targets(self, split: str, code: str | None = None) -> Tensor:
         if split not in self._targets:
-            # They come with a network's answers, whatever its weights are; with a mere percentage come none.
+            # The score function returns targets for any weights; there are none if it returns a mere percentage.
             self.judge(self.own, split)
         return self._targets.setdefault(split, torch.zeros(0, dtype=torch.int64))
 
     def _call(self, key: str, function: Callable[[], Any]) -> Any:
-        """What a function of the user's returns, which must move no generator of torch's; UserError if it raises."""
+        """Return the result of a user's function; UserError if it raises. torch's generators keep their state."""
         try:
             with torch.random.fork_rng(), torch.no_grad():
                 torch.manual_seed(derive("custom", key))
@@ -210,12 +215,12 @@ class Custom(Task):
 
 
 def natural(name: str) -> tuple[list[int | str], str]:
-    """A key to sort names by in which numbers count as such: epoch-9 comes before epoch-10."""
+    """Return a sort key that compares numbers in a name by value: epoch-9 comes before epoch-10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
 def _function(key: str, path: str) -> Callable[..., Any]:
-    """The function that `path`, module:function, names; UserError if it can't be imported."""
+    """Return the function named by `path`, module:function; UserError if the import fails."""
     module, _, name = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -242,7 +247,7 @@ def _line(value: Any) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """The place in the user's own files that an exception came from."""
+    """Return the place in the user's own files where an exception was raised."""
     here = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""COCO as its archives unpack it: train2017/ and val2017/, and annotations/instances_<part>.json."""
+"""Check COCO in the layout of its archives: train2017/ and val2017/, and annotations/instances_<part>.json."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ PARTS = ("train2017", "val2017")
 
 
 def check_coco(folder: Path) -> None:
-    """UserError if a folder or a file of annotations is missing or broken, or an image that it names."""
+    """Raise UserError if a folder, an annotation file or an image named in it is missing or broken."""
     for part in PARTS:
         file = folder / "annotations" / f"instances_{part}.json"
         if not (folder / part).is_dir():
@@ -21,12 +21,12 @@ def check_coco(folder: Path) -> None:
             named = {image["file_name"] for image in tree["images"]}
             known = {image["id"] for image in tree["images"]}
             if not all("name" in category for category in tree["categories"]):
-                raise ValueError("a category without a name")
-            strangers = [entry["id"] for entry in tree["annotations"] if entry["image_id"] not in known]
+                raise ValueError("a category has no name")
+            unknown = [entry["id"] for entry in tree["annotations"] if entry["image_id"] not in known]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file}: not COCO's annotations ({' '.join(str(error).split())[:200]})") from error
-        if strangers:
-            raise UserError(f"{file}: annotation {strangers[0]} is of an image that is not listed")
+        if unknown:
+            raise UserError(f"{file}: annotation {unknown[0]} belongs to no listed image; unpack the archive again")
         missing = sorted(named - {path.name for path in (folder / part).iterdir()})
         if missing:
             raise UserError(

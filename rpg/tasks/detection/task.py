@@ -15,7 +15,7 @@ from rpg.tasks.base import Region
 from rpg.tasks.detection.coco import check_coco
 from rpg.tasks.openmmlab.task import SCENES, OpenMMLab
 
-# Metric of CocoMetric's → what it is called here; AP is the mean over IoU from 0.5 to 0.95.
+# CocoMetric's name of a metric → this project's name. AP is the mean over IoU from 0.5 to 0.95.
 NAMES = {
     f"{kind}_mAP{of}": f"{kind} {name}"
     for kind in ("bbox", "segm")
@@ -28,17 +28,18 @@ NAMES = {
         "_l": "AP large",
     }.items()
 }
-# COCO's: the sides of squares between whose areas an object's lies.
+# COCO's object sizes: an object's area lies between the squares of these numbers.
 SIZES = {"_s": (0, 32), "_m": (32, 96), "_l": (96, math.inf)}
-# An object is found if the surest box that overlaps its own so much is of its class; and what is drawn is so sure.
-OVERLAP, SURE = 0.5, 0.5
+# An object is found if the box with the highest score among the boxes of at least this IoU has the object's class.
+# Pictures show boxes of at least this score.
+MIN_IOU, MIN_SCORE = 0.5, 0.5
 
 
 class Detection(OpenMMLab):
     """COCO's average precision of boxes and masks.
 
-    The answers by which networks are compared are, for each object, the class of the surest box at its place; -1 is
-    none.
+    The answers for comparing networks are, for each object, the class of the highest-scored box at the object's place,
+    or -1 if there is no box.
     """
 
     scope = "mmdet"
@@ -57,7 +58,7 @@ class Detection(OpenMMLab):
     def check_folder(self, folder: Path) -> None:
         check_coco(folder)
 
-    def of_training(self, dataset: Any) -> dict[str, Any]:
+    def training_keys(self, dataset: Any) -> dict[str, Any]:
         return {"data_prefix": dataset.data_prefix, "ann_file": dataset.ann_file}
 
     def check(self) -> None:
@@ -67,26 +68,26 @@ class Detection(OpenMMLab):
             dataset = self.config[key].dataset
             names = dataset.get("metainfo", {}).get("classes") or DATASETS.get(dataset.type).METAINFO["classes"]
             categories = json.loads((self.folder / dataset.ann_file).read_bytes())["categories"]
-            # mmdet would number those that it finds, and say nothing of the others.
+            # mmdet silently drops unknown classes and renumbers the rest.
             unknown = [name for name in names if name not in {category["name"] for category in categories}]
             if unknown:
-                raise self._refused(f"{dataset.ann_file} knows no class '{unknown[0]}'")
+                raise self._refused(f"{dataset.ann_file} knows no class '{unknown[0]}'; correct metainfo.classes")
         super().check()
 
     def evaluator(self, split: str, dataset: Any) -> Any:
         from mmdet.registry import METRICS
 
-        # As the data set has joined it with its root.
+        # The data set's ann_file already includes data_root.
         metric = METRICS.build({**self.config.test_evaluator, "ann_file": dataset.ann_file})
         metric.img_ids = [dataset.get_data_info(index)["img_id"] for index in range(len(dataset))]
         return metric
 
     @contextmanager
-    def main_alone(self, evaluator: Any) -> Iterator[None]:
-        """Boxes alone, where they are measured, since masks take half of the time."""
+    def main_metric_only(self, evaluator: Any) -> Iterator[None]:
+        """Measure boxes only, if the config measures boxes, because masks take half of the time."""
         (metric,) = evaluator.metrics
         measured = metric.metrics
-        # Detectors that find boxes first have one; others make masks all the same.
+        # Only detectors that find boxes first have a roi_head; others always compute masks.
         head: Any = getattr(self.network, "roi_head", None)
         if "bbox" not in measured or not getattr(head, "with_mask", False):
             yield
@@ -96,29 +97,29 @@ class Detection(OpenMMLab):
             yield
         finally:
             metric.metrics = measured
-            # What was put over the method of its class.
+            # This restores the method of the head's class.
             del head.predict_mask
 
     def answer(self, sample: Any) -> np.ndarray:
-        truth, found = sample.gt_instances, sample.pred_instances
+        truth, predicted = sample.gt_instances, sample.pred_instances
         answers = np.full(len(truth.labels), -1)
-        if len(answers) and len(found.labels):
-            overlaps = box_iou(_boxes(truth.bboxes), _boxes(found.bboxes)).cpu().numpy()
-            scores = np.where(overlaps >= OVERLAP, found.scores.cpu().numpy(), -1)
-            surest = scores.argmax(1)
+        if len(answers) and len(predicted.labels):
+            overlaps = box_iou(_boxes(truth.bboxes), _boxes(predicted.bboxes)).cpu().numpy()
+            scores = np.where(overlaps >= MIN_IOU, predicted.scores.cpu().numpy(), -1)
+            best = scores.argmax(1)
             hit = scores.max(1) >= 0
-            answers[hit] = found.labels.cpu().numpy()[surest[hit]]
+            answers[hit] = predicted.labels.cpu().numpy()[best[hit]]
         return answers
 
     def target(self, sample: Any) -> np.ndarray:
         return sample.gt_instances.labels.cpu().numpy()
 
-    def percent(self, found: dict[str, float], split: str) -> dict[str, float]:
-        # Of a network that finds nothing at all CocoMetric says nothing.
-        return {NAMES[name]: 100 * found.get(name, 0.0) for name in NAMES if self._measured(name, split)}
+    def percent(self, scores: dict[str, float], split: str) -> dict[str, float]:
+        # CocoMetric reports no scores for a network without any detection.
+        return {NAMES[name]: 100 * scores.get(name, 0.0) for name in NAMES if self._measured(name, split)}
 
     def _measured(self, name: str, split: str) -> bool:
-        """Whether there are objects of the sizes that a metric is of; where there are none, CocoMetric says -1."""
+        """Return whether the split has objects of a metric's size; without such objects CocoMetric reports -1."""
         low, high = SIZES.get(name[-2:], (0, math.inf))
         return any(low**2 <= area <= high**2 for area in self._areas(split))
 
@@ -130,20 +131,21 @@ class Detection(OpenMMLab):
         return [entry["area"] for entry in entries]
 
     def regions(self, sample: Any, names: Sequence[str]) -> tuple[list[Region], list[Region]]:
-        truth, found = sample.gt_instances, sample.pred_instances
-        found = found[found.scores >= SURE]
+        truth, predicted = sample.gt_instances, sample.pred_instances
+        predicted = predicted[predicted.scores >= MIN_SCORE]
 
-        def of(labels: Any, masks: np.ndarray) -> list[Region]:
+        def regions_of(labels: Any, masks: np.ndarray) -> list[Region]:
             return [
                 Region(int(label), names[label], mask.astype(bool))
                 for label, mask in zip(labels.cpu().numpy(), masks, strict=True)
             ]
 
-        return of(truth.labels, truth.masks.masks), of(found.labels, found.masks.cpu().numpy())
+        predicted_masks = predicted.masks.cpu().numpy()
+        return regions_of(truth.labels, truth.masks.masks), regions_of(predicted.labels, predicted_masks)
 
 
 def _rescaled(maps: Any, metas: Sequence[dict[str, Any]], results: list[Any], rescale: bool = False) -> list[Any]:
-    """What mmdet's `predict_mask` does to the boxes, which come in the scale of the network's input, and no masks."""
+    """Rescale the boxes to the image, as mmdet's `predict_mask` does, but compute no masks."""
     if rescale:
         for meta, result in zip(metas, results, strict=True):
             result.bboxes /= result.bboxes.new_tensor(meta["scale_factor"]).repeat(1, 2)
@@ -151,5 +153,5 @@ def _rescaled(maps: Any, metas: Sequence[dict[str, Any]], results: list[Any], re
 
 
 def _boxes(boxes: Any) -> Any:
-    """Boxes as a tensor [n, 4], which mmdet may wrap."""
+    """Return boxes as a tensor [n, 4]; mmdet may wrap them."""
     return getattr(boxes, "tensor", boxes)

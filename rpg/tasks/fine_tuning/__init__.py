@@ -1,1 +1,1 @@
-"""Image classification with timm networks that were trained elsewhere."""
+"""Image classification with pretrained timm networks."""

@@ -1,4 +1,4 @@
-"""The model card's text about fine-tuned classifiers."""
+"""The model card's text for fine-tuned classifiers."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def card(task: "FineTuningTask") -> CardText:
-    """What the card says of the networks of `task`."""
+    """Return the model card's text for the networks of `task`."""
     return CardText(
         network=task.network.name,
         library="timm",

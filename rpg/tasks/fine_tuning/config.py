@@ -1,4 +1,4 @@
-"""Classification with timm networks that were trained elsewhere: `task.kind` fine_tuning."""
+"""Classification with pretrained timm networks: `task.kind` fine_tuning."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 class PretrainedBase(BaseConfig):
     """The pretrained weights of a timm network that the zoo's runs start from.
 
-    `revision` is the commit of weights from the hub; it is null for a file.
+    `revision` is the commit of weights on the hub; it is null for a file.
     """
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1)]
     weights: Annotated[
-        str, Field(description="'timm' for timm's own weights from the Hugging Face hub, or the file of a state dict")
+        str, Field(description="'timm' for timm's weights on the Hugging Face hub, or a file with a state dict")
     ]
     revision: Revision | None
     top1: Annotated[
@@ -41,7 +41,7 @@ class PretrainedBase(BaseConfig):
 
 
 class FineTuningZoo(ZooConfig):
-    """Fine-tuning of the source networks (AdamW, constant learning rate) and the checkpoints that are kept.
+    """Fine-tuning of the source networks (AdamW, constant learning rate), and the checkpoints to keep.
 
     Each seed trains for `steps` steps. It then saves `saves` checkpoints, one every `save_every` steps.
     """
@@ -60,7 +60,7 @@ class FineTuningZoo(ZooConfig):
 class FineTuningTask(TaskConfig):
     """Image classification with a pretrained timm network; the metric is top-1 accuracy in percent.
 
-    timm's `resolve_data_config` gives resolution, normalization and transforms for the network's weights.
+    timm's `resolve_data_config` sets resolution, normalization and transforms for the network's weights.
     """
 
     base_block: ClassVar = PretrainedBase
@@ -74,7 +74,7 @@ class FineTuningTask(TaskConfig):
     data: Literal["imagenet", "cifar10"]
     network: TimmNetwork
     validation: Annotated[
-        int, Field(ge=1, description="held-out training images, drawn evenly over the classes: the validation split")
+        int, Field(ge=1, description="training images to hold out for validation, drawn evenly over the classes")
     ]
     workers: Annotated[int, Field(ge=0, description="processes that read images; any number gives the same images")]
 
@@ -110,10 +110,10 @@ class FineTuningTask(TaskConfig):
 
     def _missing_weights(self, base: PretrainedBase) -> list[str]:
         if base.weights != "timm":
-            return [] if Path(base.weights).is_file() else [f"{base.weights}: no such file; base.weights names it"]
+            return [] if Path(base.weights).is_file() else [f"{base.weights}: no such file; correct base.weights"]
         what, repository = f"weights of timm's '{self.network.name}'", timm_repository(self.network.name)
         if not repository:
-            return [f"{what}: not on the Hugging Face hub; name a file in base.weights"]
+            return [f"{what}: not on the Hugging Face hub; set base.weights to a file"]
         return missing_on_hub(what, "base.weights", repository, "base.revision", base.revision)
 
     def card(self, name: str, adapters: bool) -> CardText:

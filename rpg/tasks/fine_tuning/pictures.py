@@ -1,11 +1,11 @@
-"""Data sets whose pictures are read one by one."""
+"""Load data sets whose pictures are read one by one."""
 
 from rpg.data import data_folder
 from rpg.data.pictures import PictureSets
 
 
 def load_pictures(name: str, data_root: str | None, validation: int) -> PictureSets:
-    """Data set `name`; `validation` of its training pictures are the validation split.
+    """Load data set `name`; the validation split is `validation` of its training pictures.
 
     Raises UserError if its folder is missing or has another layout.
     """

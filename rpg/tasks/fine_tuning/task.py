@@ -1,7 +1,7 @@
-"""Image classification with timm networks that were trained elsewhere, scored by top-1 accuracy: ImageNet-1K.
+"""Image classification with pretrained timm networks, scored by top-1 accuracy, as for ImageNet-1K.
 
-Pictures are read one by one and go through timm's own transforms, with what timm knows of the network's weights:
-resolution, crop, interpolation and normalisation, to train at the one and to score at the other if there are two.
+Pictures are read one by one and go through timm's transforms. timm's metadata of the network's weights sets resolution,
+crop, interpolation and normalization. Training and scoring may have different resolutions.
 """
 
 import random
@@ -30,7 +30,7 @@ from rpg.utils.progress import progress
 from rpg.utils.rng import derive, generator
 
 SCORE_BATCH = 128
-# Scores of one network differ by so many percent with the versions of the libraries that read and resize images.
+# Scores of a network differ by so many percent between versions of the libraries that read and resize images.
 TOP1_TOLERANCE = 0.3
 
 Transform = Callable[[Image.Image], Tensor]
@@ -47,11 +47,14 @@ class FineTuning(Task):
 
     @cached_property
     def data(self) -> PictureSets:
-        """The data set; UserError if its folder is missing or not of a known layout."""
+        """The data set; UserError if its folder is missing or has an unknown layout."""
         return load_pictures(self.params.data, self.data_root, self.params.validation)
 
     def build(self, revision: str | None = None) -> nn.Module:
-        """A new network with weights from torch's global generator, or timm's of a commit; UserError if it has none."""
+        """Build a new network with random weights from torch's global generator, or with timm's weights of a commit.
+
+        Raises UserError if timm refuses the arguments or the weights are not available.
+        """
         import timm
 
         name, pinned = self.params.network.name, dict[str, Any]()
@@ -60,16 +63,16 @@ class FineTuning(Task):
         try:
             return timm.create_model(name, pretrained=bool(revision), **pinned, **self.params.network.arguments)
         except Exception as error:
-            # The arguments go to any of a hundred network classes, which fail each in its own way; so does the hub.
+            # The hub and a hundred network classes each have their own exception types.
             reason = " ".join(str(error).split())[:300]
             if revision:
-                ask = "fetch them where there is a network, or name a file in base.weights"
-                raise UserError(f"params.yaml: weights of '{name}' can't be had ({reason}); {ask}") from error
+                remedy = "download them with internet access, or set base.weights to a file"
+                raise UserError(f"params.yaml: weights of '{name}' can't be loaded ({reason}); {remedy}") from error
             raise UserError(f"params.yaml: network '{name}': timm refuses it ({reason})") from error
 
     @cached_property
     def network(self) -> nn.Module:
-        # Building one must not move the generator that a training draws from.
+        # Building the network must not advance the generator that a training draws from.
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             return self.build().to(device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -78,10 +81,10 @@ class FineTuning(Task):
             return self.build().state_dict()
 
     def transform(self, training: bool) -> Transform:
-        """timm's transform for the network's weights, from a picture to a tensor [3, H, W]."""
+        """Return timm's transform for the network's weights, from a picture to a tensor [3, H, W]."""
         from timm.data import create_transform, resolve_data_config
 
-        # Training is at the resolution of the training, scoring at the one that timm's own scores are of.
+        # Training uses the weights' training resolution, scoring the test resolution of timm's published scores.
         config = resolve_data_config({}, model=self.network, use_test_size=not training)
         return create_transform(**config, is_training=training)
 
@@ -104,9 +107,9 @@ class FineTuning(Task):
         return torch.stack([transform(self.data.validation[index]) for index in range(2)]).to(device())
 
     def train_base(self, base: BaseConfig, seed: int) -> StateDict:
-        """The weights that were trained elsewhere; a head of another number of classes has those of the seed.
+        """Return the pretrained weights; a head with another number of classes gets random weights of the seed.
 
-        Raises UserError if they can't be had, or do not reach what was published of them.
+        Raises UserError if the weights are not available or do not reach their published accuracy.
         """
         assert isinstance(base, PretrainedBase)
         torch.manual_seed(derive("base", "weights", seed))
@@ -127,11 +130,11 @@ class FineTuning(Task):
                 raise UserError(f"{base.weights}: not weights of '{self.params.network.name}' ({reason})") from error
         state_dict = _copy(network)
         if base.top1 is not None:
-            found = self.score(state_dict)
-            if abs(found - base.top1) > TOP1_TOLERANCE:
+            accuracy = self.score(state_dict)
+            if abs(accuracy - base.top1) > TOP1_TOLERANCE:
                 raise UserError(
-                    f"params.yaml: base.top1: the weights reach {found:.2f} %, not {base.top1:.2f} %; are data set and"
-                    " weights the right ones?"
+                    f"params.yaml: base.top1: the weights reach {accuracy:.2f} %, not {base.top1:.2f} %;"
+                    " check data set and weights"
                 )
         return state_dict
 
@@ -139,7 +142,7 @@ class FineTuning(Task):
         name = self.params.network.name
         repository = timm_repository(name)
         if not repository:
-            raise UserError(f"params.yaml: weights of '{name}': not on the hub; name a file in base.weights")
+            raise UserError(f"params.yaml: weights of '{name}': not on the hub; set base.weights to a file")
         return commit("base.revision", repository, base.revision)
 
     def train(self, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
@@ -166,7 +169,7 @@ class FineTuning(Task):
                 save(step, [_copy(network)])
 
     def _training_batches(self, batch: int, steps: int, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the train split in random order, each picture transformed with randomness of its own."""
+        """Yield batches of the train split in random order, with a separate random transform of each picture."""
         pictures = self.data.train
 
         def drawn() -> Iterator[list[tuple[int, int]]]:
@@ -181,7 +184,10 @@ class FineTuning(Task):
         return self._read(_Transformed(pictures, self.transform(training=True)), drawn())
 
     def _read(self, dataset: Dataset, batches: Iterable[list[Any]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels of `batches` of keys of `dataset`, on the device; UserError if one can't be read."""
+        """Yield images and labels of `batches` of keys of `dataset`, on the device.
+
+        Raises UserError if an image can't be read.
+        """
         loader = DataLoader(dataset, batch_sampler=batches, num_workers=self.params.workers, collate_fn=_collate)
         for read in loader:
             if isinstance(read, UserError):
@@ -207,17 +213,17 @@ class FineTuning(Task):
             raise UserError(f"the weights do not fit network '{self.params.network.name}': {reason}") from error
         pictures = self.data.split(split)
         batches = [part.tolist() for part in torch.arange(len(pictures)).split(SCORE_BATCH)]
-        found = []
+        answers_of_batches = []
         with torch.inference_mode():
             for images, _ in self._read(_Transformed(pictures, self.transform(training=False)), batches):
-                found.append(self.network(images).argmax(1).cpu())
-        answers = torch.cat(found)
+                answers_of_batches.append(self.network(images).argmax(1).cpu())
+        answers = torch.cat(answers_of_batches)
         right = int((answers == pictures.labels).sum())
         return Judgement({self.metric: 100 * right / len(answers)}, answers)
 
 
 class _Transformed(Dataset):
-    """Pictures as tensors [3, H, W], with their labels, by index, or by (index, seed of its random transforms)."""
+    """Pictures as tensors [3, H, W] with labels, by index, or by (index, seed of the random transforms)."""
 
     def __init__(self, pictures: Pictures, transform: Transform) -> None:
         self.pictures, self.transform = pictures, transform
@@ -227,11 +233,11 @@ class _Transformed(Dataset):
         try:
             picture = self.pictures[index]
         except UserError as error:
-            # Raised in a process that reads it would arrive with that process's traceback as its message.
+            # A DataLoader would put the reading process's traceback into the message of a raised error.
             return error
         if seed is None:
             return self.transform(picture), self.pictures.labels[index]
-        # timm's transforms draw from both of these; so the image does not depend on which process reads it.
+        # timm's transforms draw from both generators; seeding them makes the image independent of the reading process.
         states = random.getstate(), torch.get_rng_state()
         random.seed(seed)
         torch.default_generator.manual_seed(seed)
@@ -252,7 +258,7 @@ def _collate(read: list[tuple[Tensor, Tensor] | UserError]) -> tuple[Tensor, Ten
 
 
 def _heads(network: nn.Module) -> tuple[str, ...]:
-    """The names of the modules that have a score for each class."""
+    """Return the names of the modules that output a score for each class."""
     names: str | tuple[str, ...] = network.pretrained_cfg["classifier"]  # type: ignore[index,assignment]
     return (names,) if isinstance(names, str) else tuple(names)
 

@@ -1,1 +1,1 @@
-"""What segmentation and detection share: mmengine's Runner, configs and ViTDet."""
+"""The common code of segmentation and detection: mmengine's Runner, configs and ViTDet."""

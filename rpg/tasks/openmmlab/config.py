@@ -1,4 +1,4 @@
-"""What segmentation and detection share: a config of OpenMMLab's toolboxes, and changes to it."""
+"""The common blocks of segmentation and detection: a config of OpenMMLab's toolboxes, and changes to it."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,15 +11,16 @@ from rpg.data import missing_data
 from rpg.tasks.config import BaseConfig, CardText, ReportSection, TaskConfig, ZooConfig
 
 Overrides = Annotated[
-    dict[str, Any], Field(description="changes to the config by dotted key: {optim_wrapper.optimizer.lr: 0.001}")
+    dict[str, Any],
+    Field(description="changes to the config by dotted key, such as {optim_wrapper.optimizer.lr: 0.001}"),
 ]
 
 
 class RunnerBase(BaseConfig):
-    """Training of the base networks by mmengine's Runner, as the task's config says.
+    """Training of the base networks by mmengine's Runner and the task's config.
 
-    One seed makes one base network for the whole zoo. As many seeds as the zoo has give each of the zoo's seeds a base
-    network of its own.
+    One seed makes one base network for the whole zoo. As many seeds as zoo.seeds make one base network for each of the
+    zoo's seeds.
     """
 
     seeds: Seeds
@@ -28,7 +29,7 @@ class RunnerBase(BaseConfig):
 
 
 class RunnerZoo(ZooConfig):
-    """Training of the source networks by mmengine's Runner, as the task's config says, and the checkpoints kept.
+    """Training of the source networks by mmengine's Runner and the task's config, and the checkpoints to keep.
 
     Each seed trains for `steps` steps. It then saves `saves` checkpoints, one every `save_every` steps.
     """
@@ -55,12 +56,10 @@ class OpenMMLabTask(TaskConfig):
 
     config: Annotated[
         str,
-        Field(description="a file, or a config of the toolbox: mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"),
+        Field(description="a file, or a toolbox's config, such as mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"),
     ]
     overrides: Overrides
-    validation: Annotated[
-        int, Field(ge=1, description="last images of the training folder, held out as the validation split")
-    ]
+    validation: Annotated[int, Field(ge=1, description="number of last training images to hold out for validation")]
 
     @property
     def dataset(self) -> str:
@@ -77,7 +76,7 @@ class OpenMMLabTask(TaskConfig):
 
     @property
     def config_file(self) -> Path | None:
-        """The config's file; None for one that the toolbox ships, which is as fixed as the toolbox's version."""
+        """The config's file; None for a config that the toolbox ships, which the toolbox's version fixes."""
         return None if "::" in self.config else Path(self.config)
 
     def check_files(self) -> str | None:

@@ -15,15 +15,15 @@ pixels.
 
 """
 _AP = ("AP50", "AP75", "AP small", "AP medium", "AP large")
-# The metrics besides the main one, in the order of the table.
+# The metrics other than the main metric, in the order of the table.
 METRICS = ("mAcc", "aAcc", *(f"bbox {ap}" for ap in _AP), *(f"segm {ap}" for ap in ("mAP", *_AP)))
 
 
 def section(experiments: Mapping[str, Any]) -> ReportSection | None:
-    """One row for each network and metric; None without networks that are measured in several ways."""
+    """Return the section with a row for each network and metric; None if no network has several metrics."""
     rows = []
     for name, entry in experiments.items():
-        # In the order of the task: JSON keeps none.
+        # JSON objects have no fixed order, so METRICS sets it.
         known = [metric for metric in METRICS if metric in entry.get("others", {})]
         kinds = {entry["metric"]: entry, **{metric: entry["others"][metric] for metric in known}} if known else {}
         rows += [({"network": name, "metric": metric}, of) for metric, of in kinds.items()]

@@ -1,7 +1,7 @@
 """Segmentation and detection with OpenMMLab's toolboxes: their configs, data sets, Runner and metrics.
 
-A task names a config, of mmseg or mmdet (`mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py`) or a file of its own, and
-what is changed in it. Networks are trained by mmengine's Runner and scored by the toolbox's metric.
+A task names a config of mmseg or mmdet (`mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py`) or a file, and changes to the
+config. mmengine's Runner trains networks, and the toolbox's metric scores them.
 """
 
 import contextlib
@@ -36,22 +36,22 @@ from rpg.utils.files import RESULTS
 from rpg.utils.progress import progress
 from rpg.utils.rng import derive
 
-# Batches of a split are kept in memory if their images take no more bytes; otherwise each network has them read anew.
-KEEP = 2**30
+# Maximum bytes of a split's images to cache in memory. A larger split is read again for each network.
+MAX_CACHED_BYTES = 2**30
 SCENES = RESULTS / "scenes"
 
 
 def without_compiled_operations() -> None:
-    """Let mmcv.ops be imported where mmcv was installed without its compiled operations, which takes no compiler.
+    """Make mmcv.ops importable if mmcv was installed without compiled operations, so that nobody needs a compiler.
 
-    torchvision has what Mask R-CNN needs of them; any other one raises an error when it is called.
+    torchvision provides the operations of Mask R-CNN; any other operation raises an error at its call.
     """
     if "mmcv._ext" in sys.modules or importlib.util.find_spec("mmcv._ext"):
         return
     from torchvision.ops import nms, roi_align
 
     module = types.ModuleType("mmcv._ext")
-    # mmengine looks for it, and takes a module without one for an error.
+    # mmengine checks `__spec__` and treats a module without it as an error.
     module.__spec__ = ModuleSpec("mmcv._ext", None)
 
     def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -71,8 +71,8 @@ def without_compiled_operations() -> None:
     ) -> None:  # fmt: skip
         assert pool_mode == 1
         sizes = (aligned_height, aligned_width, *grad_images.shape)
-        found = torch.ops.torchvision._roi_align_backward(grad, boxes, spatial_scale, *sizes, sampling_ratio, aligned)
-        grad_images.copy_(found)
+        grads = torch.ops.torchvision._roi_align_backward(grad, boxes, spatial_scale, *sizes, sampling_ratio, aligned)
+        grad_images.copy_(grads)
 
     def missing(name: str) -> Callable[..., None]:
         if name.startswith("__"):
@@ -80,7 +80,7 @@ def without_compiled_operations() -> None:
 
         def refuse(*_: Any, **__: Any) -> None:
             raise UserError(
-                f"mmcv's operation '{name}' is not compiled here; it needs an mmcv that was built beside torch"
+                f"mmcv's operation '{name}' is not compiled here; install an mmcv that was built for this torch"
             )
 
         return refuse
@@ -92,16 +92,16 @@ def without_compiled_operations() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the toolboxes print, and warn of, at every turn."""
+    """Suppress the toolboxes' output and warnings."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 class OpenMMLab(Task):
-    """What segmentation and detection have in common; a task that is one of these says the rest."""
+    """The common code of segmentation and detection; a subclass implements the rest."""
 
-    # The toolbox, as it is imported.
+    # The toolbox's import name.
     scope: str
 
     def __init__(self, params: SegmentationTask | DetectionTask, data_root: str | None) -> None:
@@ -111,39 +111,39 @@ class OpenMMLab(Task):
 
     @abstractmethod
     def register(self) -> None:
-        """Tell mmengine's registries what configs may name."""
+        """Register the modules that configs may name with mmengine's registries."""
 
     @abstractmethod
     def write_scenes(self) -> Path:
-        """Have the scenes on disk in the data set's own layout; their folder."""
+        """Write the scenes in the data set's layout; return their folder."""
 
     @abstractmethod
     def check_folder(self, folder: Path) -> None:
-        """UserError if the data set is not in `folder`, or only in part."""
+        """Raise UserError if `folder` does not hold the complete data set."""
 
     @abstractmethod
-    def of_training(self, dataset: Any) -> dict[str, Any]:
-        """Of a config's training data set, the keys that say which images of the folder it holds."""
+    def training_keys(self, dataset: Any) -> dict[str, Any]:
+        """Return the keys of a config's training data set that select its images."""
 
     @abstractmethod
     def answer(self, sample: Any) -> np.ndarray:
-        """[n] int64: the answers on one image, a data sample of the toolbox's with what was found."""
+        """Return [n] int64: the answers on one image; `sample` is a data sample with predictions."""
 
     @abstractmethod
     def target(self, sample: Any) -> np.ndarray:
-        """[n] int64: what they should be."""
+        """Return [n] int64: the right answers on one image."""
 
     @abstractmethod
-    def percent(self, found: dict[str, float], split: str) -> dict[str, float]:
-        """The toolbox's names and numbers as `metrics`, of those that the split has something to measure by."""
+    def percent(self, scores: dict[str, float], split: str) -> dict[str, float]:
+        """Return metric → percent from the toolbox's scores, without metrics that the split can't measure."""
 
     @abstractmethod
     def regions(self, sample: Any, names: Sequence[str]) -> tuple[list[Region], list[Region]]:
-        """What is on an image, and what was found."""
+        """Return an image's true regions and its predicted regions."""
 
     @cached_property
     def folder(self) -> Path:
-        """Where the data set lies; UserError if it does not, or not whole."""
+        """The data set's folder; UserError if it is missing or incomplete."""
         if self.params.data == "scenes":
             return self.write_scenes()
         folder = data_folder(self.params.data, self.data_root).resolve()
@@ -152,7 +152,7 @@ class OpenMMLab(Task):
 
     @cached_property
     def config(self) -> Any:
-        """The config with its changes, on the data set; UserError if there is no such config or key."""
+        """The config with its changes and the data set's folder; UserError if there is no such config or key."""
         config = self._read_config()
         folder = self.folder
         try:
@@ -160,20 +160,20 @@ class OpenMMLab(Task):
                 dataset = loader.dataset
                 if "dataset" in dataset or "datasets" in dataset:
                     raise UserError(
-                        f"params.yaml: config '{self.params.config}': wraps its data set in a {dataset.type}; name it"
-                        " alone"
+                        f"params.yaml: config '{self.params.config}': wraps its data set in a {dataset.type}; name"
+                        " the data set alone"
                     )
                 dataset.data_root = str(folder)
-                # Serialised for workers, of which there are none.
+                # Serialization helps only worker processes, and there are none.
                 dataset.serialize_data = False
-                # Workers would draw random numbers of their own.
+                # Worker processes would draw their own random numbers.
                 loader.num_workers, loader.persistent_workers = 0, False
         except AttributeError as error:
             raise self._refused(error) from error
         return config
 
     def _read_config(self) -> Any:
-        """The config with its changes; UserError if there is no such config or key."""
+        """Return the config with its changes; UserError if there is no such config or key."""
         without_compiled_operations()
         from mmengine.config import Config
         from mmengine.logging import MMLogger
@@ -181,18 +181,18 @@ class OpenMMLab(Task):
 
         with quiet():
             self.register()
-        # Toolbox and metric tell a log what they find; here it is returned.
+        # Toolbox and metric log their results, which this project returns instead.
         MMLogger.get_current_instance().setLevel("ERROR")
         name = self.params.config
         shipped = name.removeprefix(f"{self.scope}::")
-        # Not mmengine.hub's get_config, which would have pip install the toolbox under another name.
+        # mmengine.hub's get_config would make pip install the toolbox under another name.
         path = Path(name) if shipped == name else self._shipped / shipped
         try:
             if not path.is_file():
                 raise UserError(f"params.yaml: task.config: no file '{path}'")
             config = Config.fromfile(path)
-            # The Runner would set it in print four times, which takes a second, for a log that nobody reads; fromfile
-            # has an argument that should say so.
+            # The Runner formats the config four times for an unread log, which takes a second. fromfile's argument for
+            # this has no effect.
             object.__setattr__(config, "_format_python_code", False)
             config.merge_from_dict(self.params.overrides)
             init_default_scope(self.scope)
@@ -200,13 +200,13 @@ class OpenMMLab(Task):
         except UserError:
             raise
         except Exception as error:
-            # A config is a program.
+            # A config is a program, so it can raise any exception.
             raise self._refused(error) from error
         return config
 
     @property
     def _shipped(self) -> Path:
-        """Where the toolbox has its own configs."""
+        """The folder of the toolbox's own configs."""
         spec = importlib.util.find_spec(self.scope)
         assert spec
         assert spec.origin
@@ -218,12 +218,12 @@ class OpenMMLab(Task):
 
     @cached_property
     def network(self) -> nn.Module:
-        # Building one must not move the generator that a training draws from.
+        # Building the network must not advance the generator that a training draws from.
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             return self._build(self.config).to(device()).eval()
 
     def skeleton(self, base: BaseConfig | None) -> StateDict:
-        # Some of the toolboxes' modules look at numbers while they are built, so that is done for real.
+        # Some toolbox modules read values while they are built, so the device "meta" would fail.
         return {name: tensor.to("meta") for name, tensor in self._build(self._read_config()).state_dict().items()}
 
     def _build(self, config: Any) -> nn.Module:
@@ -233,25 +233,28 @@ class OpenMMLab(Task):
             with quiet():
                 return MODELS.build(copy.deepcopy(config.model))
         except Exception as error:
-            # The config's arguments go to any of a thousand modules, which fail each in its own way.
+            # The config's arguments go to any of a thousand modules, each with its own exception types.
             raise self._refused(error) from error
 
     def check(self) -> None:
         classes = len(self._dataset("validation").metainfo["classes"])
         for key, count in _class_counts(self.config.model, "model"):
             if count != classes:
-                raise self._refused(f"{key} is {count}, but the data set has {classes} classes")
+                raise self._refused(f"{key} is {count}, but the data set has {classes} classes; set it in overrides")
         assert self.indices
         assert self.network
 
     def _dataset(self, split: str, indices: Sequence[int] | None = None) -> Any:
-        """A split's data set, `indices` of it; of 'validation' without them, the whole training folder."""
+        """Return a split's data set, restricted to `indices`.
+
+        'validation' without indices is the whole training folder.
+        """
         from mmengine.registry import DATASETS
 
         train, test = self.config.train_dataloader.dataset, self.config.test_dataloader.dataset
         config = copy.deepcopy(train if split == "train" else test)
         if split == "validation":
-            config.update(copy.deepcopy(self.of_training(train)))
+            config.update(copy.deepcopy(self.training_keys(train)))
         config.indices = None if indices is None else list(indices)
         try:
             with quiet():
@@ -261,7 +264,7 @@ class OpenMMLab(Task):
 
     @cached_property
     def indices(self) -> dict[str, list[int] | None]:
-        """Which images 'train', 'validation' and 'test' have of their data set; None is all of them."""
+        """The image indices of 'train', 'validation' and 'test' in their data sets; None means all images."""
         paths = {
             split: [dataset.get_data_info(index)["img_path"] for index in range(len(dataset))]
             for split in ("train", "validation")
@@ -271,7 +274,7 @@ class OpenMMLab(Task):
         if count >= len(paths["validation"]):
             raise UserError(
                 f"params.yaml: task.validation: {count} of the {len(paths['validation'])} images in {self.folder}"
-                " leave none to learn from"
+                " leave none to learn from; lower it"
             )
         held_out = set(sorted(paths["validation"])[-count:])
         return {
@@ -282,9 +285,9 @@ class OpenMMLab(Task):
 
     def train_base(self, base: BaseConfig, seed: int) -> StateDict:
         assert isinstance(base, RunnerBase)
-        found: list[StateDict] = []
-        self._run("base", base, seed, [base.steps], None, lambda _, states: found.extend(states))
-        return found[0]
+        saved: list[StateDict] = []
+        self._run("base", base, seed, [base.steps], None, lambda _, states: saved.extend(states))
+        return saved[0]
 
     def train(self, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         assert isinstance(zoo, RunnerZoo)
@@ -307,11 +310,11 @@ class OpenMMLab(Task):
         what, steps = f"{stage}: seed {seed}", max(at)
         shown = progress(range(steps), what, total=steps)
 
-        class Kept(Hook):
-            """Starts from `start` and hands on what is to be kept."""
+        class StartAndSave(Hook):
+            """Loads `start` and saves the states at the steps `at`."""
 
             def before_train(self, runner: Any) -> None:
-                # After the Runner has given the network its first weights.
+                # The Runner has already initialized the network, so `start` replaces its weights.
                 if start is not None:
                     runner.model.load_state_dict(start)
 
@@ -334,7 +337,7 @@ class OpenMMLab(Task):
             try:
                 config.merge_from_dict(recipe.overrides)
                 config.train_dataloader.dataset.indices = learned
-                # mmengine keeps what it makes under a name and the second, and would give it to the next of that name.
+                # mmengine caches objects by name and second, so two runs in one second must have different names.
                 config.work_dir, config.log_level, config.experiment_name = folder, "ERROR", Path(folder).name
                 config.randomness = {"seed": derive(stage, self.scope, seed) % 2**31}
                 config.train_cfg = {"type": "IterBasedTrainLoop", "max_iters": steps, "val_interval": steps + 1}
@@ -343,17 +346,17 @@ class OpenMMLab(Task):
                     config[f"val_{key}"] = config[f"test_{key}"] = None
                 with quiet():
                     runner = Runner.from_cfg(config)
-                    # `train` would build it, too late to tell the overrides' faults from what fails in training.
+                    # `train` would build the optimizer too late to tell faulty overrides from a failed training.
                     runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             except Exception as error:
-                # As with the network's, any of a thousand modules.
+                # Any of a thousand modules may fail, each with its own exception types.
                 raise self._refused(f"{stage}.overrides: {error}") from error
-            runner.register_hook(Kept())
+            runner.register_hook(StartAndSave())
             with quiet():
                 runner.train()
 
     def loaded(self, split: str) -> tuple[Iterable[Any], Any]:
-        """The batches of a split, and the toolbox's evaluator for it."""
+        """Return the batches of a split, and the toolbox's evaluator for the split."""
         if split not in self._loaded:
             from mmengine.evaluator import Evaluator
             from mmengine.runner import Runner
@@ -364,12 +367,12 @@ class OpenMMLab(Task):
                 evaluator = Evaluator(self.evaluator(split, dataset))
             evaluator.dataset_meta = dataset.metainfo
             first = dataset[0]["inputs"]
-            fits = first.numel() * first.element_size() * len(dataset) <= KEEP
+            fits = first.numel() * first.element_size() * len(dataset) <= MAX_CACHED_BYTES
             self._loaded[split] = list(loader) if fits else loader, evaluator
         return self._loaded[split]
 
     def evaluator(self, split: str, dataset: Any) -> Any:
-        """The config of the metric that measures the split."""
+        """Return the metric of the split, or the metric's config."""
         return self.config.test_evaluator
 
     def _put(self, state_dict: StateDict) -> None:
@@ -379,15 +382,15 @@ class OpenMMLab(Task):
             message = " ".join(str(error).split())[:300]
             raise UserError(f"the weights do not fit the network of '{self.params.config}': {message}") from error
 
-    def main_alone(self, evaluator: Any) -> contextlib.AbstractContextManager[None]:
-        """While it lasts, network and evaluator leave out what `metric` and the answers do not depend on."""
+    def main_metric_only(self, evaluator: Any) -> contextlib.AbstractContextManager[None]:
+        """During the block, network and evaluator skip work that neither `metric` nor the answers need."""
         return contextlib.nullcontext()
 
     @torch.inference_mode()
     def _outputs(self, batches: Iterable[Any]) -> Iterator[tuple[Any, list[Any]]]:
-        """Batches, and the data samples that the network makes of them."""
+        """Yield batches, and the network's data samples for each batch."""
         for batch in batches:
-            # The network writes its predictions into what it is given.
+            # The network writes its predictions into its input.
             yield batch, self.network.test_step(copy.deepcopy(batch))  # type: ignore[operator]
 
     def judge(
@@ -400,15 +403,15 @@ class OpenMMLab(Task):
     ) -> Judgement:
         answers: list[np.ndarray] = []
         self._put(state_dict)
-        # A loader draws a seed, and a training that saves and judges goes on drawing afterwards.
+        # A loader draws a seed, and that must not change the later draws of a training.
         with torch.random.fork_rng(devices=[]), quiet():
             batches, evaluator = self.loaded(split)
-            with self.main_alone(evaluator) if main_only else contextlib.nullcontext():
+            with self.main_metric_only(evaluator) if main_only else contextlib.nullcontext():
                 for batch, outputs in self._outputs(batches):
                     evaluator.process(data_samples=outputs, data_batch=batch)
                     answers += [self.answer(sample) for sample in outputs]
-                found = evaluator.evaluate(len(answers))
-        numbers = {name.partition("/")[2] or name: float(value) for name, value in found.items()}
+                results = evaluator.evaluate(len(answers))
+        numbers = {name.partition("/")[2] or name: float(value) for name, value in results.items()}
         scores = self.percent(numbers, split)
         names = self.metrics[:1] if main_only else self.metrics
         return Judgement({name: scores[name] for name in names if name in scores}, _joined(answers))
@@ -425,9 +428,9 @@ class OpenMMLab(Task):
         pictures = []
         self._put(state_dict)
         for batch, (sample,) in self._outputs(batches):
-            truth, found = self.regions(sample, dataset.metainfo["classes"])
+            truth, predicted = self.regions(sample, dataset.metainfo["classes"])
             image = batch["inputs"][0].permute(1, 2, 0).numpy()[..., ::-1]
-            pictures.append(Picture(image.copy(), truth, found))
+            pictures.append(Picture(image.copy(), truth, predicted))
         return pictures
 
 
@@ -436,7 +439,7 @@ def _joined(parts: Sequence[np.ndarray]) -> Tensor:
 
 
 def _class_counts(node: Any, where: str) -> Iterator[tuple[str, int]]:
-    """Every `num_classes` in a config, with its key."""
+    """Yield every `num_classes` in a config, with its key."""
     for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
         if key == "num_classes":
             yield f"{where}.{key}", value

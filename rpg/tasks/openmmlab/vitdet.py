@@ -1,6 +1,6 @@
-"""ViTDet (Li et al. 2022, arXiv 2203.16527) for mmdet, which has none: a plain ViT of timm's and a simple pyramid.
+"""ViTDet (Li et al. 2022, arXiv 2203.16527) for mmdet, which lacks it: timm's plain ViT and a simple feature pyramid.
 
-Registered with mmdet as `PlainViT` and `SimpleFeaturePyramid`, and, as a norm layer for its heads, `LN2d`.
+mmdet knows them as `PlainViT` and `SimpleFeaturePyramid`. The norm layer `LN2d` is for ViTDet's heads.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ MODELS.register_module("LN2d", module=LayerNorm2d)
 class PlainViT(BaseModule):
     """timm's VisionTransformerSAM, ViTDet's backbone: window attention, global in some blocks, relative positions.
 
-    `arguments` go to `timm.create_model("samvit_base_patch16", ...)`; the maps are those after `out_indices`.
-    `positions`: the table of absolute positions has so many rows and columns, and is resized to the image's patches; by
-    default it has as many as the image. ViTDet keeps the 14 of its pretraining at 224 pixels.
+    `arguments` go to `timm.create_model("samvit_base_patch16", ...)`. The outputs are the maps after the blocks
+    `out_indices`. `positions` is the number of rows and columns of the table of absolute positions, which is resized to
+    the image's patches; the default is the image's number of patches. ViTDet keeps the 14 of its pretraining at 224
+    pixels.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class PlainViT(BaseModule):
         self.out_indices = [index % len(network.blocks) for index in out_indices]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """[B, C, H / patch, W / patch] each, the blocks' outputs, from images [B, 3, H, W]."""
+        """Return the blocks' outputs, [B, C, H / patch, W / patch] each, from images [B, 3, H, W]."""
         network: Any = self.network
         maps = network.forward_intermediates(images, indices=self.out_indices, norm=False, intermediates_only=True)
         return tuple(maps)
@@ -51,9 +52,9 @@ class PlainViT(BaseModule):
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """Maps of four scales, and a fifth by pooling, from the backbone's last one alone (ViTDet, section 3).
+    """Maps of four scales from the backbone's last map, and a fifth map by pooling (ViTDet, section 3).
 
-    In units of the backbone's stride the scales are 1/4, 1/2, 1, 2 and 4.
+    In units of the backbone's stride the strides are 1/4, 1/2, 1, 2 and 4.
     """
 
     def __init__(self, in_channels: int, out_channels: int, init_cfg: dict | None = None) -> None:
@@ -84,7 +85,7 @@ class SimpleFeaturePyramid(BaseModule):
         self.coarsest = nn.MaxPool2d(1, 2)
 
     def forward(self, maps: tuple[Tensor]) -> tuple[Tensor, ...]:
-        """The five maps, finest first."""
+        """Return the five maps, finest first."""
         (last,) = maps
-        found = [scale(last) for scale in self.scales]
-        return (*found, self.coarsest(found[-1]))
+        pyramid = [scale(last) for scale in self.scales]
+        return (*pyramid, self.coarsest(pyramid[-1]))

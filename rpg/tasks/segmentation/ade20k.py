@@ -1,4 +1,4 @@
-"""ADE20K as ADEChallengeData2016.zip unpacks it: images/<part>/*.jpg and annotations/<part>/*.png."""
+"""Check ADE20K in the layout of ADEChallengeData2016.zip: images/<part>/*.jpg and annotations/<part>/*.png."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ PARTS = ("training", "validation")
 
 
 def check_ade20k(folder: Path) -> None:
-    """UserError if a folder is missing, or if an image has no label or a label no image."""
+    """Raise UserError if a folder is missing, or if an image has no label or a label no image."""
     for part in PARTS:
         names = {}
         for kind, suffix in {"images": ".jpg", "annotations": ".png"}.items():

@@ -13,15 +13,15 @@ from rpg.tasks.base import Region
 from rpg.tasks.openmmlab.task import SCENES, OpenMMLab, quiet
 from rpg.tasks.segmentation.ade20k import check_ade20k
 
-# Of each image the answers at GRID × GRID pixels are kept, to compare networks by; the metric takes all pixels.
+# The answers for comparing networks are those at GRID × GRID pixels of each image; the metric uses all pixels.
 GRID = 16
-UNLABELLED = 255
-# Labels are looked into before a training, in the first images.
-LOOKED_AT = 20
+UNLABELED = 255
+# Number of images whose labels are checked before a training.
+CHECKED_IMAGES = 20
 
 
 class Segmentation(OpenMMLab):
-    """mIoU, mAcc and aAcc (means of intersection over union and of recall over classes; correct pixels)."""
+    """mIoU, mAcc and aAcc: mean IoU and mean recall over classes, and the share of correct pixels."""
 
     scope = "mmseg"
     metrics = ("mIoU", "mAcc", "aAcc")
@@ -39,7 +39,7 @@ class Segmentation(OpenMMLab):
     def check_folder(self, folder: Path) -> None:
         check_ade20k(folder)
 
-    def of_training(self, dataset: Any) -> dict[str, Any]:
+    def training_keys(self, dataset: Any) -> dict[str, Any]:
         return {"data_prefix": dataset.data_prefix}
 
     def check(self) -> None:
@@ -47,12 +47,14 @@ class Segmentation(OpenMMLab):
         dataset = self._dataset("validation")
         classes = len(dataset.metainfo["classes"])
         with quiet():
-            samples = [dataset[index]["data_samples"] for index in range(min(LOOKED_AT, len(dataset)))]
+            samples = [dataset[index]["data_samples"] for index in range(min(CHECKED_IMAGES, len(dataset)))]
         for sample in samples:
             labels = sample.gt_sem_seg.data
-            largest = int(torch.where(labels == UNLABELLED, 0, labels).max())
+            largest = int(torch.where(labels == UNLABELED, 0, labels).max())
             if largest >= classes:
-                raise self._refused(f"{sample.seg_map_path} has label {largest}, but the data set {classes} classes")
+                raise self._refused(
+                    f"{sample.seg_map_path} has label {largest}, but the data set has {classes} classes"
+                )
 
     @property
     def example(self) -> Tensor:
@@ -61,25 +63,25 @@ class Segmentation(OpenMMLab):
         return self.network.data_preprocessor(batch)["inputs"][:2]  # type: ignore[operator]
 
     def answer(self, sample: Any) -> np.ndarray:
-        return _grid(sample.pred_sem_seg.data)[_grid(sample.gt_sem_seg.data) != UNLABELLED]
+        return _grid(sample.pred_sem_seg.data)[_grid(sample.gt_sem_seg.data) != UNLABELED]
 
     def target(self, sample: Any) -> np.ndarray:
         labels = _grid(sample.gt_sem_seg.data)
-        return labels[labels != UNLABELLED]
+        return labels[labels != UNLABELED]
 
-    def percent(self, found: dict[str, float], split: str) -> dict[str, float]:
-        return found
+    def percent(self, scores: dict[str, float], split: str) -> dict[str, float]:
+        return scores
 
     def regions(self, sample: Any, names: Sequence[str]) -> tuple[list[Region], list[Region]]:
-        found = [
-            [Region(int(index), names[index], labels == index) for index in np.unique(labels) if index != UNLABELLED]
+        regions = [
+            [Region(int(index), names[index], labels == index) for index in np.unique(labels) if index != UNLABELED]
             for labels in (sample.gt_sem_seg.data[0].cpu().numpy(), sample.pred_sem_seg.data[0].cpu().numpy())
         ]
-        return found[0], found[1]
+        return regions[0], regions[1]
 
 
 def _grid(labels_1HW: Tensor) -> np.ndarray:
-    """[GRID²] the labels at the centres of GRID × GRID equal parts of an image."""
+    """Return [GRID²] the labels at the centers of GRID × GRID equal parts of an image."""
     labels_HW = labels_1HW[0].cpu().numpy()
     rows, columns = (((np.arange(GRID) + 0.5) * length / GRID).astype(int) for length in labels_HW.shape)
     return labels_HW[np.ix_(rows, columns)].ravel()

@@ -78,7 +78,7 @@ def test_no_key_that_the_run_cache_ignores() -> None:
 @pytest.mark.parametrize("key", FORBIDDEN_KEYS)
 def test_forbidden_key_is_named_at_any_depth(key: str) -> None:
     line = fault(lambda t: mini(t)["task"]["network"]["arguments"].update({"deep": [{key: 3}]}))
-    assert line.startswith(f"experiments.mini.task.network.arguments.deep.0.{key}: no key may be called '{key}'")
+    assert line.startswith(f"experiments.mini.task.network.arguments.deep.0.{key}: the key '{key}' is not allowed")
 
 
 def test_misspelt_key_is_named_with_the_one_meant() -> None:
@@ -147,7 +147,7 @@ def test_channels_that_the_skips_do_not_fit_are_refused(channels: list[int]) -> 
 
 
 def test_a_seed_twice_is_refused() -> None:
-    assert "a seed stands there twice" in fault(lambda t: mini(t)["zoo"].update(seeds=[1, 1]))
+    assert "a seed is listed twice; remove one" in fault(lambda t: mini(t)["zoo"].update(seeds=[1, 1]))
 
 
 def test_run_names_only_known_experiments() -> None:
@@ -185,7 +185,7 @@ def test_a_key_twice_is_named_but_a_merge_may_be_overridden(tmp_path) -> None:
     path = tmp_path / "params.yaml"
     text = yaml.safe_dump(tree())
     path.write_text(text.replace("      ema: 0.9\n", "      ema: 0.9\n      ema: 0.5\n"))
-    with pytest.raises(UserError, match="the key 'ema' stands twice"):
+    with pytest.raises(UserError, match="duplicate key 'ema'"):
         load_params(path)
     path.write_text("run: [mini]\ndata_root: null\nlanguage_model: null\nexperiments: {}\nablations: {}\n")
     with pytest.raises(UserError, match="run: no experiment 'mini'"):
@@ -210,7 +210,7 @@ def test_what_json_does_not_know_is_named(tmp_path, text: str) -> None:
     tree = {**SETTINGS, "run": ["mini"], "experiments": {"mini": MINIATURE}}
     path = tmp_path / "params.yaml"
     path.write_text(yaml.safe_dump(tree).replace("in_chans: 1", f"in_chans: {text}"))
-    with pytest.raises(UserError, match=r"task.network.arguments.in_chans: .* can't stand here"):
+    with pytest.raises(UserError, match=r"task.network.arguments.in_chans: .* is not a valid value"):
         load_params(path)
 
 
@@ -297,16 +297,16 @@ def test_more_seen_codes_and_seeds_leave_the_other_shards_as_they_are() -> None:
         (
             "task",
             {"seen": 1019},
-            "task.seen: only 1018 codes are neither held out nor the complement of a held-out one",
+            "task.seen: only 1018 codes are neither held out nor the complement of a held-out code",
         ),
         ("task", {"held_out": [0]}, "task.held_out.0: input should be greater than or equal to 1, not 0"),
         ("task", {"held_out": [1023]}, "task.held_out.0: input should be less than or equal to 1022, not 1023"),
-        ("task", {"held_out": [5, 5]}, "task.held_out: a code stands there twice"),
-        ("task", {"held_out_pairs": 7}, "task.held_out_pairs: only 6 codes are seen"),
+        ("task", {"held_out": [5, 5]}, "task.held_out: a code is listed twice; remove one"),
+        ("task", {"held_out_pairs": 7}, "task.held_out_pairs: must be at most seen, 6"),
         ("zoo", {"seeds": [0]}, "task.held_out_pairs: needs two seeds or more in zoo.seeds"),
         ("base", {"seeds": [0, 1, 2]}, "base.seeds: must be one, or as many as zoo.seeds"),
-        ("sample", {"seen": 7}, "sample.seen: must be given, from 1 to 6, with task codes"),
-        ("sample", {"seen": None}, "sample.seen: must be given, from 1 to 6, with task codes"),
+        ("sample", {"seen": 7}, "sample.seen: must be from 1 to 6 with task codes"),
+        ("sample", {"seen": None}, "sample.seen: must be from 1 to 6 with task codes"),
     ],
 )
 def test_task_codes_that_do_not_fit(block: str, update: dict, fault: str) -> None:
@@ -316,7 +316,7 @@ def test_task_codes_that_do_not_fit(block: str, update: dict, fault: str) -> Non
 @pytest.mark.parametrize("block", ["base", "hypernetwork"])
 def test_stages_of_task_codes_need_them(block: str) -> None:
     line = fault_of(MINIATURE, lambda x: x.update({block: TASKS[block]}))
-    assert line == f"{block}: there is no such stage with task.kind classification"
+    assert line == f"{block}: task.kind classification has no such stage; remove the block"
     line = fault_of(
         MINIATURE, lambda x: x["model"].update(conditions=[{"kind": "task_code", "hidden": None, "reach": "all"}])
     )
@@ -383,15 +383,16 @@ def test_networks_between_states_need_states() -> None:
             lambda x: x["task"].update(validation=0),
             "task.validation: input should be greater than or equal to 1, not 0",
         ),
-        (lambda x: x.update(tune=TASKS["tune"]), "tune: there is no such stage with task.kind segmentation"),
+        (lambda x: x.update(tune=TASKS["tune"]), "tune: task.kind segmentation has no such stage; remove the block"),
         (
             lambda x: x.update(hypernetwork=TASKS["hypernetwork"]),
-            "hypernetwork: there is no such stage with task.kind segmentation",
+            "hypernetwork: task.kind segmentation has no such stage; remove the block",
         ),
-        (lambda x: x["zoo"].update(seeds=[4, 4]), "zoo.seeds: a seed stands there twice, not [4, 4]"),
+        (lambda x: x["zoo"].update(seeds=[4, 4]), "zoo.seeds: a seed is listed twice; remove one, not [4, 4]"),
         (
             lambda x: x["task"]["overrides"].update(model={"size": 3}),
-            "task.overrides.model.size: no key may be called 'size' (DVC's run-cache ignores it); choose another name",
+            "task.overrides.model.size: the key 'size' is not allowed, because DVC's run-cache ignores it;"
+            " choose another name",
         ),
     ],
 )
@@ -410,7 +411,7 @@ def test_blocks_of_a_kind_need_its_tasks() -> None:
 def test_fine_tuning_needs_the_weights_that_it_starts_from() -> None:
     experiment = load_params(ROOT / "params.yaml").experiment("imagenet-resnet18").model_dump()
     line = fault_of(experiment, lambda x: x.update(base=None))
-    assert line == "base: missing; with task.kind fine_tuning it names the weights that the zoo starts from"
+    assert line == "base: missing; task.kind fine_tuning needs it to name the weights that the zoo starts from"
 
 
 def test_canonical_tokens_are_for_adapters() -> None:
@@ -422,9 +423,11 @@ def test_canonical_tokens_are_for_adapters() -> None:
 
 def test_the_check_of_a_block_is_named_by_its_key() -> None:
     line = fault_of(MINIATURE, lambda x: x["task"]["network"]["arguments"].update(pretrained=True))
-    why = "pretrained would load weights; the zoo's networks start from their seed"
+    why = "pretrained would load weights; remove it, the zoo's networks start from their seed"
     assert line == f"task.network.arguments: {why}"
-    assert fault_of(GIVEN, lambda x: x["zoo"].update(runs=["a", "a/"])) == "zoo.runs: a folder stands there twice"
+    assert (
+        fault_of(GIVEN, lambda x: x["zoo"].update(runs=["a", "a/"])) == "zoo.runs: a folder is listed twice; remove one"
+    )
 
 
 def test_the_paper_s_segmentation_and_detection() -> None:

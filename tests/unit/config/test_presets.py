@@ -221,7 +221,7 @@ def test_a_preset_with_keys_that_no_experiment_has_is_fine_until_it_is_used() ->
         (
             {"p": {"extends": "e"}},
             {"e": {}},
-            "presets.p.extends: 'e' is an experiment; a preset extends presets only",
+            "presets.p.extends: 'e' is an experiment, but a preset can extend presets only",
         ),
         (
             {"p": {"extends": "q"}, "q": {"extends": ["r"]}, "r": {"extends": "q"}},
@@ -234,7 +234,7 @@ def test_a_preset_with_keys_that_no_experiment_has_is_fine_until_it_is_used() ->
             {"e": {"extends": "f"}, "f": {"extends": "e"}},
             "experiments.f.extends: cycle e → f → e; remove one of these parents",
         ),
-        ({"p": {}}, {"e": {"extends": ["p", "p"]}}, "experiments.e.extends: 'p' stands twice; remove one"),
+        ({"p": {}}, {"e": {"extends": ["p", "p"]}}, "experiments.e.extends: 'p' is listed twice; remove one"),
         (
             {},
             {"e": {"extends": None}},
@@ -329,5 +329,5 @@ def test_experiments_that_inherit_too_much_are_refused() -> None:
     tree = extended({})
     tree["presets"]["long"] = {"task": {"network": {"arguments": {"text": "x" * 1_000_000}}}}
     tree["experiments"] |= {f"e{index}": {"extends": "long"} for index in range(11)}
-    with pytest.raises(UserError, match=r"^params\.yaml: experiments: they inherit too much by `extends`; remove some"):
+    with pytest.raises(UserError, match=r"^params\.yaml: experiments: `extends` inherits too much; remove some"):
         check_params(tree)

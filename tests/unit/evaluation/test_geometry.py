@@ -6,7 +6,7 @@ from torch import nn
 from rpg.evaluation.alignment import find_groups
 from rpg.evaluation.geometry import Space, ZooPoints, residual
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, tokenise
+from rpg.tokenizer.normalization import Stats, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def random_points(space: Space, count: int, seed: int = 0) -> np.ndarray:
 
 def test_point_is_the_tokens_without_padding(space: Space) -> None:
     state_dict = {tensor.name: torch.randn(tensor.shape) for tensor in space.layout.tensors}
-    tokens_LD = tokenise(state_dict, space.layout, Stats.of(space.layout, [state_dict]))
+    tokens_LD = tokenize(state_dict, space.layout, Stats.of(space.layout, [state_dict]))
     point_P = space.point(tokens_LD)
     assert point_P.shape == (38,)
     assert torch.equal(space.tokens(point_P), tokens_LD.nan_to_num(0))

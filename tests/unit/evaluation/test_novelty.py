@@ -47,7 +47,7 @@ def test_planted_permutations_are_replicas(novelty: NoveltyAnalysis) -> None:
     for point_P in novelty.zoo.points_NP:
         orders = [draw.permutation(group.units) for group in space.groups]
         moved = permute(space.tensors(point_P), space.groups, orders)
-        planted.append(np.concatenate([moved[tensor.name].ravel() for tensor in space.layout.tokenised]))
+        planted.append(np.concatenate([moved[tensor.name].ravel() for tensor in space.layout.tokenized]))
     for point_P, moved_P in zip(novelty.zoo.points_NP, planted, strict=True):
         assert novelty.zoo.distances(moved_P).min() > 0.3
         both = novelty.judge(novelty.network_at("RPG", 0, None, point) for point in (point_P, moved_P))

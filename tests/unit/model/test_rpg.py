@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rpg.config.model import KINDS, Model
+from rpg.config.model import KEYS_OF_KINDS, Model
 from rpg.model.backbones import BACKBONES, TokenPositions
 from rpg.model.denoisers import DENOISERS
 from rpg.model.diffusion import Target
@@ -66,8 +66,8 @@ def sample_of(model: RPG) -> Tensor:
 
 
 def test_every_kind_of_params_has_a_network() -> None:
-    assert KINDS["model", "backbone"].keys() == BACKBONES.keys()
-    assert KINDS["model", "denoiser"].keys() == DENOISERS.keys() == DENOISER_BLOCKS.keys()
+    assert KEYS_OF_KINDS["model", "backbone"].keys() == BACKBONES.keys()
+    assert KEYS_OF_KINDS["model", "denoiser"].keys() == DENOISERS.keys() == DENOISER_BLOCKS.keys()
 
 
 @pytest.mark.parametrize(("backbone", "denoiser"), PAIRS)

@@ -46,7 +46,7 @@ def test_one_line_for_each_data_set_and_model(tmp_path: Path) -> None:
         " hub, 40 digits; `hf models info timm/convnext_large.fb_in22k_ft_in1k` prints it as sha"
     )
     data, weights = prerequisites.missing(pinned("imagenet-convnext_large"), None)
-    assert weights.startswith("weights of timm's 'convnext_large.fb_in22k_ft_in1k': not to be had")
+    assert weights.startswith("weights of timm's 'convnext_large.fb_in22k_ft_in1k': not available")
     assert f"hf download timm/convnext_large.fb_in22k_ft_in1k --revision {COMMIT}" in weights
     assert missing("ade20k-upernet-vit_base", tmp_path) == [
         f"{tmp_path}/ADEChallengeData2016: no such data folder; put ade20k there, or set RPG_DATA to the folder that"
@@ -55,7 +55,7 @@ def test_one_line_for_each_data_set_and_model(tmp_path: Path) -> None:
     data, model = missing("commonsense-llama7b-dora-r64")
     assert model.startswith("params.yaml: task.revision: must be the commit of 'huggyllama/llama-7b'")
     data, model = prerequisites.missing(pinned("commonsense-llama7b-dora-r64"), None)
-    assert model.startswith("language model 'huggyllama/llama-7b': not to be had")
+    assert model.startswith("language model 'huggyllama/llama-7b': not available")
     assert f"hf download huggyllama/llama-7b --revision {COMMIT}" in model
 
 
@@ -81,7 +81,7 @@ def test_files_of_weights_are_looked_for(tmp_path: Path) -> None:
     assert experiment.base
     weights = tmp_path / "weights.safetensors"
     given = experiment.model_copy(update={"base": experiment.base.model_copy(update={"weights": str(weights)})})
-    assert prerequisites.missing(given, None)[1] == f"{weights}: no such file; base.weights names it"
+    assert prerequisites.missing(given, None)[1] == f"{weights}: no such file; correct base.weights"
     weights.touch()
     assert len(prerequisites.missing(given, None)) == 1
 

@@ -126,12 +126,12 @@ def test_tables_show_it(ablated: Path) -> None:
     [
         ({"question": 3}, "ablations.why.question: input should be a valid string, not 3"),
         ({"experiment": "minu"}, "ablations.why.experiment: no experiment 'minu'; did you mean 'mini'?"),
-        ({"variants": {"a": {"model.with": 3}}}, "ablations.why.variants.a: no key 'model.with' in that experiment"),
-        ({"variants": {"a": {"tune.steps": 3}}}, "ablations.why.variants.a: no key 'tune.steps' in that experiment"),
+        ({"variants": {"a": {"model.with": 3}}}, "ablations.why.variants.a: the experiment has no key 'model.with'"),
+        ({"variants": {"a": {"tune.steps": 3}}}, "ablations.why.variants.a: the experiment has no key 'tune.steps'"),
         ({"variants": {"a": {"model.backbone.kind": "gru"}}}, "ablations.why.variants.a: model.backbone: "),
         ({"variants": {"../a": {}}}, "String should match pattern|string should match pattern"),
         ({"seeds": []}, "ablations.why.seeds: list should have at least 1 item"),
-        ({"seeds": [1, 1]}, "seeds: a seed stands there twice"),
+        ({"seeds": [1, 1]}, "seeds: a seed is listed twice; remove one"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, changes: dict, fault: str, capsys: pytest.CaptureFixture) -> None:

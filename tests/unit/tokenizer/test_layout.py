@@ -7,6 +7,6 @@ from rpg.tokenizer.layout import Layout
 from rpg.utils.errors import UserError
 
 
-def test_nothing_to_tokenise_is_refused() -> None:
+def test_nothing_to_tokenize_is_refused() -> None:
     with pytest.raises(UserError, match="no tensor"):
         Layout.of({"count": torch.tensor(1)}, 4)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rpg.config.loading import load_params
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.tokenizer.normalization import Stats, detokenize, tokenize
 
 NETWORKS = {
     "resnet18": {},
@@ -42,7 +42,7 @@ def trained_like(name: str, seed: int, **arguments: int) -> dict[str, Tensor]:
 def assert_comes_back(state_dicts: list[dict[str, Tensor]], layout: Layout) -> None:
     stats = Stats.of(layout, state_dicts)
     for state_dict in state_dicts:
-        back = detokenise(tokenise(state_dict, layout, stats), layout, stats, state_dict)
+        back = detokenize(tokenize(state_dict, layout, stats), layout, stats, state_dict)
         assert list(back) == list(state_dict)
         for key, tensor in state_dict.items():
             assert back[key].dtype == tensor.dtype
@@ -84,7 +84,7 @@ def test_round_trip_of_the_papers_networks(experiment: str, numbers: int, tokens
     assert (layout.length, len(layout.skipped)) == (tokens, counters)
     assert_comes_back(state_dicts, layout)
     stats = Stats.of(layout, state_dicts)
-    back = detokenise(tokenise(state_dicts[1], layout, stats), layout, stats, state_dicts[1])
+    back = detokenize(tokenize(state_dicts[1], layout, stats), layout, stats, state_dicts[1])
     timm.create_model(name).load_state_dict(back)
 
 
@@ -104,7 +104,7 @@ def test_tokens_by_hand() -> None:
     second["b.weight"] = first["b.weight"] * 3
     second["a.running_var"] = first["a.running_var"] * 2
     layout = Layout.of(first, 4)
-    assert [(tensor.name, tensor.first, tensor.tokens) for tensor in layout.tokenised] == [
+    assert [(tensor.name, tensor.first, tensor.tokens) for tensor in layout.tokenized] == [
         ("b.weight", 0, 2),
         ("a.running_var", 2, 1),
     ]
@@ -123,12 +123,12 @@ def test_tokens_by_hand() -> None:
     assert stats.scale[1].item() == pytest.approx(0.95 * (1.25 + 2.5) / 2)
     assert stats.floor[1].item() == 0.001
 
-    tokens = tokenise(first, layout, stats)
+    tokens = tokenize(first, layout, stats)
     assert tokens.dtype == torch.float32
     assert tokens[0].tolist() == pytest.approx([(w - 2 * mean) / (2 * std) for w in [1, 2, 3, 4]], rel=1e-6)
     assert tokens[1, :2].tolist() == pytest.approx([(w - 2 * mean) / (2 * std) for w in [5, 7]], rel=1e-6)
     assert torch.equal(tokens.isnan(), layout.padding())
-    # Tokenising takes the average m.
+    # Tokenizing takes the average m.
     variance = math.log(0.5 / (0.95 * 1.875) + 0.05)
     assert tokens[2, 0].item() == pytest.approx((variance - (low + high) / 2) / stats.std[1].item(), rel=1e-6)
 
@@ -136,9 +136,9 @@ def test_tokens_by_hand() -> None:
 def test_generated_variance_is_never_below_the_floor() -> None:
     layout = Layout.of(small(), 4)
     stats = Stats.of(layout, [small()])
-    tokens = tokenise(small(), layout, stats)
+    tokens = tokenize(small(), layout, stats)
     tokens[2, 0] = -100
-    variance = detokenise(tokens, layout, stats, small())["a.running_var"][0].item()
+    variance = detokenize(tokens, layout, stats, small())["a.running_var"][0].item()
     assert variance == pytest.approx(0.001 * 0.95 * 1.25)
 
 
@@ -147,9 +147,9 @@ def test_constant_tensor_round_trips(value: float) -> None:
     state_dict = {"weight": torch.full((7,), value), "bn.running_var": torch.full((5,), abs(value))}
     layout = Layout.of(state_dict, 4)
     stats = Stats.of(layout, [state_dict, state_dict])
-    tokens = tokenise(state_dict, layout, stats)
+    tokens = tokenize(state_dict, layout, stats)
     assert torch.equal(tokens.isnan(), layout.padding())
-    back = detokenise(tokens, layout, stats, {})
+    back = detokenize(tokens, layout, stats, {})
     for name in state_dict:
         torch.testing.assert_close(back[name], state_dict[name], rtol=1e-6, atol=1e-12)
 
@@ -158,6 +158,6 @@ def test_half_precision_comes_back_in_its_own_type() -> None:
     state_dict = {"weight": torch.randn(9).bfloat16(), "other": torch.randn(9).half()}
     layout = Layout.of(state_dict, 4)
     stats = Stats.of(layout, [state_dict])
-    back = detokenise(tokenise(state_dict, layout, stats), layout, stats, {})
+    back = detokenize(tokenize(state_dict, layout, stats), layout, stats, {})
     assert torch.equal(back["weight"], state_dict["weight"])
     assert torch.equal(back["other"], state_dict["other"])

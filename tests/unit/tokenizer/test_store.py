@@ -21,7 +21,7 @@ def test_store_holds_every_checkpoint_in_order_of_seed_and_step(finished: Path) 
     for index, entry in enumerate(store.checkpoints):
         original = load_file(finished / "results/mini/zoo" / entry["file"])
         state = torch.tensor([store.state(entry)])
-        back = {name: tensor[0] for name, tensor in store.detokenise(store[index][None], state).items()}
+        back = {name: tensor[0] for name, tensor in store.detokenize(store[index][None], state).items()}
         for name, tensor in original.items():
             if tensor.is_floating_point():
                 assert (back[name] - tensor).abs().max() <= 1e-6 * tensor.abs().max()
@@ -33,7 +33,7 @@ def test_truncated_store_is_refused_by_name(finished: Path, tmp_path: Path, keep
     path = tmp_path / "tokens/tokens.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
     store = TokenStore(tmp_path / "tokens")
-    with pytest.raises(UserError, match="changed since it was tokenised") as error:
+    with pytest.raises(UserError, match="changed since it was tokenized") as error:
         store[0]
     assert str(path) in str(error.value)
 
@@ -42,7 +42,7 @@ def test_changed_statistics_are_refused_by_name(finished: Path, tmp_path: Path) 
     shutil.copytree(finished / "results/mini/tokens", tmp_path / "tokens")
     path = tmp_path / "tokens/stats.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(UserError, match="changed since it was tokenised") as error:
+    with pytest.raises(UserError, match="changed since it was tokenized") as error:
         TokenStore(tmp_path / "tokens")
     assert str(path) in str(error.value)
 
@@ -52,7 +52,7 @@ def test_sampling_needs_no_tokens(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "results/mini/tokens", tmp_path / "tokens")
     whole = TokenStore(finished / "results/mini/tokens")
     (tmp_path / "tokens/tokens.safetensors").unlink()
-    back = TokenStore(tmp_path / "tokens").detokenise(whole[0][None], torch.tensor([0]))
+    back = TokenStore(tmp_path / "tokens").detokenize(whole[0][None], torch.tensor([0]))
     assert all(
-        torch.equal(back[name], tensor) for name, tensor in whole.detokenise(whole[0][None], torch.tensor([0])).items()
+        torch.equal(back[name], tensor) for name, tensor in whole.detokenize(whole[0][None], torch.tensor([0])).items()
     )

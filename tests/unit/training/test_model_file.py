@@ -24,7 +24,7 @@ def test_model_that_starts_from_the_mean(finished: Path) -> None:
     tokens_NLD = torch.stack([store[index] for index in range(len(store))])
     mean_LD = tokens_NLD.nan_to_num().mean(0)
     torch.testing.assert_close(model.mean, mean_LD)
-    for tensor in store.layout.tokenised:
+    for tensor in store.layout.tokenized:
         rows = slice(tensor.first, tensor.first + tensor.tokens)
         apart = (tokens_NLD - mean_LD)[:, rows]
         assert model.spread[rows].unique().item() == pytest.approx(apart[~apart.isnan()].square().mean().sqrt().item())

@@ -61,15 +61,15 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(finished: Path) -> None
     assert torch.equal(rounded, exact) != has_bfloat16(device())
 
 
-@pytest.mark.parametrize("flavor", ["paper", "residual"])
-def test_checkpointing_changes_neither_loss_nor_gradient(finished: Path, flavor: str) -> None:
+@pytest.mark.parametrize("model", ["paper", "residual"])
+def test_checkpointing_changes_neither_loss_nor_gradient(finished: Path, model: str) -> None:
     """Nor does it count a batch twice in BatchNorm's statistics."""
     experiment = load_params(finished / "params.yaml").experiment("mini")
     store = TokenStore(finished / "results/mini/tokens")
     losses, gradients = [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        training = new_training(changed(experiment, flavor, checkpointing=checkpointing), store)
+        training = new_training(changed(experiment, model, checkpointing=checkpointing), store)
         losses.append(training.one_step())
         gradients.append([parameter.grad for parameter in training.model.parameters()])
     assert torch.equal(*losses)
@@ -77,7 +77,7 @@ def test_checkpointing_changes_neither_loss_nor_gradient(finished: Path, flavor:
     largest = max(gradient.abs().max() for gradient in gradients[0])
     for kept, again in zip(*gradients, strict=True):
         torch.testing.assert_close(again, kept, rtol=1e-5, atol=1e-6 * float(largest))
-    assert flavor == "residual" or training.model.state_dict()["denoiser.encoder.0.1.0.num_batches_tracked"] == 1
+    assert model == "residual" or training.model.state_dict()["denoiser.encoder.0.1.0.num_batches_tracked"] == 1
 
 
 def test_checkpointing_keeps_fewer_activations(finished: Path) -> None:

@@ -36,7 +36,7 @@ def test_loss_of_generated_tokens_is_that_of_their_networks(generated: Generated
     losses = []
     for pick in picks:
         entry = store.checkpoints[pick]
-        weights = store.detokenise(store[pick][None].nan_to_num(0), torch.tensor([store.state(entry)]))
+        weights = store.detokenize(store[pick][None].nan_to_num(0), torch.tensor([store.state(entry)]))
         answers = functional_call(task.network, {name: tensor[0] for name, tensor in weights.items()}, (inputs,))
         bits = torch.tensor([int(entry["code"][label]) for label in task.data.train.labels[batch]])
         losses.append(torch.nn.functional.cross_entropy(answers, bits))
@@ -48,7 +48,7 @@ def test_gradient_reaches_the_tokens_of_parameters_and_no_padding(generated: Gen
     generated.loss(tokens_BLD, [0, 1], torch.Generator().manual_seed(4)).backward()
     layout = generated.store.layout
     moved = tokens_BLD.grad.abs().sum((0, 2)) > 0
-    for tensor in layout.tokenised:
+    for tensor in layout.tokenized:
         statistic = "running" in tensor.name
         assert moved[tensor.first : tensor.first + tensor.tokens].any() != statistic, tensor.name
     assert not tokens_BLD.grad[:, layout.padding()].any()

@@ -16,7 +16,7 @@ from rpg.utils.files import (
     read_sealed,
     read_tensors,
     sha256,
-    vouched,
+    verified_file,
     write_json,
     write_sealed,
     write_tensors,
@@ -90,7 +90,9 @@ def test_sealed_json_is_read_as_it_was_written_and_not_with_another_byte(tmp_pat
     for old, new in (('"9": 2', '"9": 3'), ('"9"', '"8"'), (json.loads(whole)[SEAL][:4], "0000"), (f'"{SEAL}"', '"b"')):
         assert old in whole
         path.write_text(whole.replace(old, new))
-        with pytest.raises(UserError, match=r"a\.json: changed since `rpg zoo` wrote it; delete it and run that again"):
+        with pytest.raises(
+            UserError, match=r"a\.json: changed since `rpg zoo` wrote it; delete it and run the command"
+        ):
             read_sealed(path, "rpg zoo")
 
 
@@ -98,12 +100,12 @@ def test_vouched_file_is_the_one_that_was_written(tmp_path: Path) -> None:
     rows, by = tmp_path / "rows.csv", tmp_path / "summary.json"
     write_text(rows, "a\n1\n")
     write_sealed(by, {"files": [file_entry(rows)]})
-    assert vouched(rows, by, "rpg novelty") == rows
+    assert verified_file(rows, by, "rpg novelty") == rows
     write_text(rows, "a\n2\n")
     with pytest.raises(UserError, match=r"rows\.csv: missing or changed since it was written; run `rpg novelty` again"):
-        vouched(rows, by, "rpg novelty")
+        verified_file(rows, by, "rpg novelty")
     with pytest.raises(UserError, match=r"other\.csv: missing or changed"):
-        vouched(tmp_path / "other.csv", by, "rpg novelty")
+        verified_file(tmp_path / "other.csv", by, "rpg novelty")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "safetensors"])

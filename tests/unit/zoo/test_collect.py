@@ -54,7 +54,7 @@ def test_seed_removed_from_a_shard_is_no_stranger_in_the_tokens(workspace: Path)
 )
 def test_shard_of_another_recipe_is_refused_by_key(workspace: Path, block: str, key: str, value: int) -> None:
     write_params(workspace, **{block: {key: value}})
-    with pytest.raises(UserError, match=rf"trained with {block}\.{key} \d+, params.yaml says {value};") as error:
+    with pytest.raises(UserError, match=rf"trained with {block}\.{key} \d+, but params.yaml says {value};") as error:
         collect(workspace)
     assert "zoo/0000-0001/manifest.json" in str(error.value)
 

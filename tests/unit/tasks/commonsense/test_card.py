@@ -13,7 +13,7 @@ def test_card() -> None:
     assert 'AutoModelForCausalLM.from_pretrained("results/adapters/base/0000")\n' in text.use
     assert 'PeftModel.from_pretrained(model, "results/adapters/samples/0000")' in text.use
     compile(text.use, "card", "exec")
-    assert text.answer.startswith("Run it in the folder of `params.yaml`; ")
+    assert text.answer.startswith("Run the code in the folder of `params.yaml`; ")
 
 
 def test_model_of_the_hub_has_its_commit() -> None:

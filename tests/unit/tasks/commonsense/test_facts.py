@@ -9,7 +9,7 @@ import pytest
 
 from rpg.tasks.commonsense import facts
 from rpg.tasks.commonsense.facts import (
-    Asker,
+    QuestionSource,
     _facts,
     questions,
     sentences,
@@ -39,8 +39,8 @@ def test_no_fact_of_a_test_question_is_trained_on() -> None:
 @pytest.mark.parametrize("subtask", SUBTASKS)
 def test_answers_are_true_in_the_world(subtask: str) -> None:
     of, rank = world(), world().creatures.index
-    asker = Asker("test", np.random.default_rng(0))
-    draw = getattr(asker, facts.METHODS[subtask])
+    source = QuestionSource("test", np.random.default_rng(0))
+    draw = getattr(source, facts.METHODS[subtask])
     for _ in range(200):
         question, choices, right = draw()
         words = question.replace("?", "").replace(".", "").replace(",", "").split()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from rpg.tasks.commonsense.packing import IGNORED, LONGEST, Packed, pack
+from rpg.tasks.commonsense.packing import IGNORED, MAX_ROW_FACTOR, Packed, pack
 
 
 def test_rows_take_the_fewest_tokens() -> None:
@@ -23,7 +23,7 @@ def test_every_text_is_in_one_row_and_rows_are_short() -> None:
         lengths = [draw.choice((6, 8, 17, 22, 26, 29, 32)) for _ in range(64)]
         rows, length = pack(lengths)
         assert sorted(index for row in rows for index in row) == list(range(64))
-        assert max(lengths) <= length <= LONGEST * max(lengths)
+        assert max(lengths) <= length <= MAX_ROW_FACTOR * max(lengths)
         assert all(sum(lengths[index] for index in row) <= length for row in rows)
         assert len(rows) * length <= 64 * max(lengths)
         tokens += len(rows) * length - sum(lengths)

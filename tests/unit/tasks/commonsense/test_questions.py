@@ -79,7 +79,7 @@ def test_first_choice_that_is_named_is_the_answer(choices: tuple[str, ...], text
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "no such file; the folders are those of LLM-Adapters"),
+        (None, "no such file; arrange the data in the folders of LLM-Adapters"),
         ("", "holds no question"),
         ("[]", "holds no question"),
         ("[" * 100000, "not"),

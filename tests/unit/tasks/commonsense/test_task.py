@@ -112,7 +112,7 @@ def test_zoo_and_samples_are_adapter_folders_and_base_is_a_model(here: Path) -> 
 
 
 def test_samples_are_canonical(here: Path) -> None:
-    """What was tokenised are the zoo's adapters in their one form, each rotated to the one before it."""
+    """What was tokenized are the zoo's adapters in their one form, each rotated to the one before it."""
     from rpg.tokenizer.canonical import canonical
     from rpg.tokenizer.store import TokenStore
 
@@ -121,11 +121,11 @@ def test_samples_are_canonical(here: Path) -> None:
     for index, entry in enumerate(store.checkpoints):
         checkpoint = read_tensors(here / "zoo" / entry["file"])
         state = store.state(entry)
-        back = store.detokenise(store[index].unsqueeze(0), torch.tensor([state]))
+        back = store.detokenize(store[index].unsqueeze(0), torch.tensor([state]))
         formed = before = canonical(checkpoint, before)
         if entry["step"] == max(other["step"] for other in store.checkpoints):
             # A sample of a run is rotated to its last save, which stays as it is.
-            again = store.tokenise(checkpoint, state)
+            again = store.tokenize(checkpoint, state)
             torch.testing.assert_close(again, store[index], equal_nan=True, atol=1e-5, rtol=0)
         for name, tensor in formed.items():
             torch.testing.assert_close(back[name][0], tensor, rtol=0, atol=2e-6 * float(tensor.abs().max()))
@@ -270,7 +270,7 @@ def test_adapter_that_does_not_fit_is_one_line(here: Path, capsys) -> None:
     ):
         other.judge(sampled_adapter(here), "test")
     fewer = adapters_task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj"]})
-    with pytest.raises(UserError, match=r"down_proj.* is of no module of the network"):
+    with pytest.raises(UserError, match=r"down_proj.* belongs to no module of the network"):
         fewer.judge(sampled_adapter(here), "test")
     plain = adapters_task(adapter={**ADAPTERS["task"]["adapter"], "targets": ["q_proj", "down_proj", "v_proj"]})
     with pytest.raises(UserError, match=r"v_proj.* is missing"):
@@ -359,7 +359,7 @@ def test_papers_experiments_and_their_adapters() -> None:
     [
         ({"task": {**ADAPTERS["task"], "model": "elsewhere"}}, "with a base block it must be 'results/a/base/0000'"),
         ({"tokens": {"width": 64}}, "tokens.canonical: must be given with task.kind commonsense"),
-        ({"base": {**ADAPTERS["base"], "heads": 3}}, "heads: each must have an even part of the width"),
+        ({"base": {**ADAPTERS["base"], "heads": 3}}, "heads: 2 · heads must divide width"),
     ],
 )
 def test_params_that_contradict_each_other(changes: dict, message: str) -> None:

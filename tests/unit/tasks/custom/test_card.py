@@ -15,7 +15,7 @@ def test_card_of_networks() -> None:
         "from theirs.network import build\nfrom safetensors.torch import load_file\n\nnetwork = build()\n"
         'network.load_state_dict(load_file("results/given/samples/0000.safetensors"))'
     )
-    assert text.split == "as `theirs.network:score` has it"
+    assert text.split == "as `theirs.network:score` defines it"
 
 
 def test_card_of_adapters() -> None:

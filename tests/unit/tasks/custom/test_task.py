@@ -214,7 +214,7 @@ def states(name: str, change) -> None:
         ),
         (
             lambda: states("epoch-9.pth", lambda s: {**s, "4.weight": torch.zeros(2)}),
-            "builds: tensor '4.weight' is of no module of the network",
+            "builds: tensor '4.weight' belongs to no module of the network",
         ),
         (
             lambda: states("epoch-9.pth", lambda s: {f"module.{k}": v for k, v in s.items()}),
@@ -230,15 +230,15 @@ def states(name: str, change) -> None:
         ),
         (
             lambda: Path("zoo/a/epoch-8.pth").write_bytes(Path("zoo/a/epoch-8.pth").read_bytes()[:700]),
-            "zoo/a/epoch-8.pth: refused, it is truncated or holds more than weights",
+            "zoo/a/epoch-8.pth: refused, because it is truncated or holds more than weights",
         ),
         (
             lambda: torch.save({"0.weight": Evil()}, "zoo/a/epoch-8.pth"),
-            "zoo/a/epoch-8.pth: refused, it is truncated or holds more than weights",
+            "zoo/a/epoch-8.pth: refused, because it is truncated or holds more than weights",
         ),
         (
             lambda: Path("zoo/a/epoch-1.safetensors").write_bytes(b"xx"),
-            "zoo/a/epoch-1.safetensors: not a whole safetensors file",
+            "zoo/a/epoch-1.safetensors: not a complete safetensors file",
         ),
         (lambda: shutil.rmtree("zoo/a"), "params.yaml: zoo.runs: no folder 'zoo/a'; a path starts at the folder of"),
         (
@@ -275,7 +275,11 @@ def test_a_checkpoint_s_fault_is_one_line(here: Path, capsys, spoil, line: str) 
         ("x = 1 / 0", {}, "importing it raises ZeroDivisionError: division by zero (theirs/network.py, line 13)"),
         ("def (", {}, "importing it raises SyntaxError"),
         ("raise SystemExit(3)", {}, "importing it raises SystemExit: 3"),
-        ("def build():\n    return {}", {}, "task.build 'theirs.network:build': must give a torch.nn.Module, not dict"),
+        (
+            "def build():\n    return {}",
+            {},
+            "task.build 'theirs.network:build': must return a torch.nn.Module, not dict",
+        ),
         ("def build():\n    return nn.ReLU()", {}, "task.build 'theirs.network:build': the network has no weights"),
         (
             "def build():\n    open('no.txt')",
@@ -289,24 +293,28 @@ def test_a_checkpoint_s_fault_is_one_line(here: Path, capsys, spoil, line: str) 
             " (theirs/network.py, line 14)",
         ),
         ("def score(network):\n    return 1.0", {}, "raises TypeError: score() takes 1 positional argument but 2"),
-        ("def score(network, split):\n    return 101", {}, "must give a percentage, from 0 to 100, not 101.0"),
-        ("def score(network, split):\n    return float('nan')", {}, "must give a percentage, from 0 to 100, not nan"),
-        ("def score(network, split):\n    return 'good'", {}, "must give a percentage or (answers, targets), not good"),
-        ("def score(network, split):\n    pass", {}, "must give a percentage or (answers, targets), not None"),
+        ("def score(network, split):\n    return 101", {}, "must return a percentage from 0 to 100, not 101.0"),
+        ("def score(network, split):\n    return float('nan')", {}, "must return a percentage from 0 to 100, not nan"),
+        (
+            "def score(network, split):\n    return 'good'",
+            {},
+            "must return a percentage or (answers, targets), not good",
+        ),
+        ("def score(network, split):\n    pass", {}, "must return a percentage or (answers, targets), not None"),
         (
             "def score(network, split):\n    return torch.zeros(3), torch.zeros(3)",
             {},
-            "answers and targets must be whole numbers [n], both, not torch.float32 [3] and torch.float32 [3]",
+            "answers and targets must both be whole numbers [n], not torch.float32 [3] and torch.float32 [3]",
         ),
         (
             "def score(network, split):\n    return torch.arange(3), torch.arange(4)",
             {},
-            "must be whole numbers [n], both, not torch.int64 [3] and torch.int64 [4]",
+            "must both be whole numbers [n], not torch.int64 [3] and torch.int64 [4]",
         ),
         (
             "def score(network, split, k=[]):\n    k.append(0)\n    return torch.arange(3), torch.arange(3) * len(k)",
             {},
-            "the targets of validation differ from call to call; do not shuffle them",
+            "the targets of validation differ between calls; do not shuffle them",
         ),
     ],
 )
@@ -346,7 +354,7 @@ def test_weights_that_do_not_fit_are_told_when_scored(here: Path, capsys) -> Non
             {"seeds": [0], "steps": 1, "batch": 1, "learning_rate": 0.1, "weight_decay": 0.0, "shift": 0},
             "base: ",
         ),
-        (("zoo",), {"runs": ["a", "./a"], "runs_per_shard": 1}, "runs: a folder stands there twice"),
+        (("zoo",), {"runs": ["a", "./a"], "runs_per_shard": 1}, "runs: a folder is listed twice; remove one"),
         (("zoo",), {"runs": [], "runs_per_shard": 1}, "zoo.runs: list should have at least 1 item"),
         (("zoo", "seeds"), [0], "zoo.seeds: unknown key"),
         (("task", "build"), "theirs.network", "task.build: string should match pattern"),
@@ -386,7 +394,7 @@ def test_canonical_is_of_adapters_alone(here: Path, capsys) -> None:
     run_layers(here, "zoo", "collect", experiment="given")
     with pytest.raises(SystemExit):
         run_layers(here, "tokens", experiment="given")
-    assert "params.yaml: tokens.canonical: is of adapters alone; leave it out" in capsys.readouterr().err
+    assert "params.yaml: tokens.canonical: only adapters have it; remove the key" in capsys.readouterr().err
 
 
 TINY = """
@@ -463,7 +471,10 @@ def test_faults_of_adapters_are_one_line(adapters: Path, capsys) -> None:
     config = adapters / "zoo/a/checkpoint-2/adapter_config.json"
     tree = json.loads(config.read_text())
     config.write_text(json.dumps({**tree, "lora_alpha": 8}))
-    assert zoo_fault(capsys) == "zoo/a/checkpoint-2/adapter_config.json: lora_alpha is 8, that of tiny:build 4"
+    assert (
+        zoo_fault(capsys)
+        == "zoo/a/checkpoint-2/adapter_config.json: lora_alpha is 8, but tiny:build has 4; make them equal"
+    )
     config.write_text("{")
     assert "adapter_config.json: cannot be read" in zoo_fault(capsys)
     config.write_text(json.dumps(tree))
@@ -476,4 +487,4 @@ def test_faults_of_adapters_are_one_line(adapters: Path, capsys) -> None:
     run_layers(adapters, "zoo", "collect", experiment="given")
     with pytest.raises(SystemExit):
         run_layers(adapters, "tokens", experiment="given")
-    assert "tokens.canonical: must be given, true or false, for adapters" in capsys.readouterr().err
+    assert "tokens.canonical: missing; adapters need true or false" in capsys.readouterr().err

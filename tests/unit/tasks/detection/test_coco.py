@@ -50,11 +50,11 @@ def test_annotations_are_missing(folder: Path) -> None:
         ("[]", "not COCO's annotations"),
         ('{"images": []}', "not COCO's annotations"),
         ('{"images": [], "annotations": []}', "not COCO's annotations .'categories'"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "a category without a name"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "a category has no name"),
         (
             '{"images": [{"id": 7, "file_name": "7.jpg"}], "categories": [],'
             ' "annotations": [{"id": 5, "image_id": 8}]}',
-            "annotation 5 is of an image that is not listed",
+            "annotation 5 belongs to no listed image",
         ),
     ],
 )

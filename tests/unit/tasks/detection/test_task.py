@@ -147,7 +147,7 @@ def test_main_metric_alone_is_that_of_the_whole_evaluation(scenes: Path, monkeyp
         alone = task.judge(state_dict, "test", main_only=True)
     assert alone.scores == {"bbox mAP": whole.scores["bbox mAP"]}
     assert torch.equal(alone.answers, whole.answers)
-    with pytest.raises(KeyError), task.main_alone(task.loaded("test")[1]):
+    with pytest.raises(KeyError), task.main_metric_only(task.loaded("test")[1]):
         raise KeyError
     assert task.judge(state_dict, "test").scores == whole.scores
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from miniatures import CLASSES, jpeg, write_folders
 
-from rpg.data.pictures import MIXED_GROUPS, ParquetPictures
+from rpg.data.pictures import SHUFFLED_GROUPS, ParquetPictures
 from rpg.tasks.fine_tuning.pictures import load_pictures
 from rpg.utils.errors import UserError
 
@@ -61,11 +61,11 @@ def test_order_is_random_and_of_every_training_image_once(imagenet: Path, write)
 
 
 def test_a_few_groups_of_a_parquet_file_are_read_at_a_time(imagenet: Path) -> None:
-    write_parquet(imagenet, train=6 * 2 * MIXED_GROUPS)
+    write_parquet(imagenet, train=6 * 2 * SHUFFLED_GROUPS)
     pictures = ParquetPictures(sorted(imagenet.glob("data/train-*.parquet")))
-    assert len(pictures.groups) == 6 * MIXED_GROUPS
-    for rows in pictures.order(torch.Generator().manual_seed(0)).split(2 * MIXED_GROUPS):
-        assert len({int(row) // 2 for row in rows}) == MIXED_GROUPS
+    assert len(pictures.groups) == 6 * SHUFFLED_GROUPS
+    for rows in pictures.order(torch.Generator().manual_seed(0)).split(2 * SHUFFLED_GROUPS):
+        assert len({int(row) // 2 for row in rows}) == SHUFFLED_GROUPS
 
 
 def test_faults_are_one_line(imagenet: Path) -> None:
@@ -81,7 +81,7 @@ def test_faults_are_one_line(imagenet: Path) -> None:
     # As the archive of the validation images unpacks.
     for file in list(imagenet.glob("val/*/*.JPEG")):
         file.rename(imagenet / "val" / file.name)
-    with pytest.raises(UserError, match=r"val: a folder of images for each class is expected there"):
+    with pytest.raises(UserError, match=r"val: must hold a folder of images for each class"):
         load_pictures("imagenet", None, 6)
 
 
@@ -96,7 +96,7 @@ def test_damaged_rows_of_a_parquet_file_are_told(imagenet: Path) -> None:
     content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
     path.write_bytes(content)
     assert test[0].size == (30, 20)
-    with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet: group 2 of its rows cannot be read"):
+    with pytest.raises(UserError, match=r"validation-00000-of-00001.parquet: row group 2 cannot be read"):
         test[5]
 
 
@@ -111,7 +111,7 @@ def test_parquet_files_that_are_missing_or_of_other_columns_are_told(imagenet: P
     write_parquet(imagenet)
     last = imagenet / "data" / "train-00001-of-00002.parquet"
     last.unlink()
-    with pytest.raises(UserError, match=r"1 of 2 train-\*.parquet are there"):
+    with pytest.raises(UserError, match=r"has 1 of 2 train-\*.parquet"):
         load_pictures("imagenet", None, 6)
     pd.DataFrame({"label": [0, 1, 2]}).to_parquet(last)
     with pytest.raises(UserError, match=r"train-00001-of-00002.parquet: no images and labels in parquet"):

@@ -101,7 +101,7 @@ def test_faults_are_one_line(weights: Path, monkeypatch) -> None:
         task(network={**NETWORK, "arguments": {}}).check()
     with pytest.raises(UserError, match=r"network 'no_such': timm refuses it"):
         task(network={"name": "no_such", "arguments": {}}).check()
-    with pytest.raises(UserError, match=r"weights of 'test_resnet.r160_in1k' can't be had .* base.weights"):
+    with pytest.raises(UserError, match=r"weights of 'test_resnet.r160_in1k' can't be loaded .* base.weights"):
         task().train_base(PretrainedBase(seeds=[0], weights="timm", revision="0" * 40, top1=None), 0)
     with pytest.raises(UserError, match=r"none.safetensors: no such file"):
         task().train_base(PretrainedBase(seeds=[0], weights="none.safetensors", revision=None, top1=None), 0)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rpg.tasks.segmentation.task import GRID
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, detokenise, tokenise
+from rpg.tokenizer.normalization import Stats, detokenize, tokenize
 from rpg.utils.errors import UserError
 
 
@@ -82,7 +82,7 @@ def test_every_tensor_round_trips(scenes: Path, tmp_path: Path, kind: str) -> No
     layout = Layout.of(state_dict, 512)
     stats = Stats.of(layout, [state_dict])
     skipped = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
-    back = detokenise(tokenise(state_dict, layout, stats), layout, stats, skipped)
+    back = detokenize(tokenize(state_dict, layout, stats), layout, stats, skipped)
     assert list(back) == list(state_dict)
     for name, tensor in state_dict.items():
         torch.testing.assert_close(back[name], tensor, rtol=0, atol=1e-6 * float(tensor.abs().max()))
@@ -100,12 +100,12 @@ def test_pictures(scenes: Path) -> None:
         int(index): (labels == index).sum() for index in np.unique(labels) if index != 255
     }
     assert {region.name for region in first.truth} <= {"background", *"0123456789"}
-    assert sum(region.mask.sum() for region in first.found) == 32 * 32
+    assert sum(region.mask.sum() for region in first.predicted) == 32 * 32
 
 
 def test_label_that_the_data_set_has_no_class_for(scenes: Path) -> None:
     names = tuple(map(str, range(10)))
     changes = {f"{loader}.dataset.metainfo.classes": names for loader in ("train_dataloader", "test_dataloader")}
     heads = {f"model.{head}.num_classes": 10 for head in ("decode_head", "auxiliary_head")}
-    with pytest.raises(UserError, match=r"ADE_train_0000\d+.png has label 10, but the data set 10 classes"):
+    with pytest.raises(UserError, match=r"ADE_train_0000\d+.png has label 10, but the data set has 10 classes"):
         openmmlab_task("segmentation", overrides={**changes, **heads}).check()
