@@ -199,7 +199,7 @@ def test_stage_that_the_experiment_lacks(folder: Path, capsys, stage: str) -> No
 def test_demo_of_an_experiment_without_tasks(folder: Path, finished: Path, capsys) -> None:
     assert "make it with `rpg tokens" in refusal(capsys, "demo", "--experiment", "mini")
     shutil.copytree(finished / "results", folder / "results")
-    assert "rpg demo is for task_codes" in refusal(capsys, "demo", "--experiment", "mini")
+    assert "name an experiment with task_codes" in refusal(capsys, "demo", "--experiment", "mini")
 
 
 @pytest.mark.parametrize(

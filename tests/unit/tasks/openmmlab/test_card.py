@@ -14,4 +14,4 @@ def test_card(name: str, library: str) -> None:
     assert f'load_task(params.experiment("{name}").task, params.data_root).network' in text.use
     assert f'load_file("results/{name}/samples/0000.safetensors")' in text.use
     compile(text.use, "card", "exec")
-    assert f"`network` is what `workflow/configs/{name}.py` describes." in text.answer
+    assert f"`workflow/configs/{name}.py` describes `network`." in text.answer
