@@ -36,7 +36,7 @@ def compare_draws(names: list[str], key: str, values: list[int], seeds: list[int
     fix_arithmetic(1)
     params, rows = load_params(), []
     for name in names:
-        store = TokenStore(paths_of(params, name).tokens)
+        store = TokenStore(paths_of(params, name).folder("tokens"))
         variants = {value: changed(params.experiment(name), **{key: value or None}) for value in values}
         costs = step_seconds(variants, store)
         for value, seed in product(values, seeds):

@@ -26,9 +26,7 @@ from torch import Tensor, nn
 from rpg.data import data_folder
 from rpg.tasks.base import Judgement, Picture, Region, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
-from rpg.tasks.detection.config import DetectionTask
-from rpg.tasks.openmmlab.config import RunnerBase, RunnerZoo
-from rpg.tasks.segmentation.config import SegmentationTask
+from rpg.tasks.openmmlab.config import OpenMMLabTask, RunnerBase, RunnerZoo
 from rpg.tasks.stack import StateDict
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
@@ -104,7 +102,7 @@ class OpenMMLab(Task):
     # The toolbox's import name.
     scope: str
 
-    def __init__(self, params: SegmentationTask | DetectionTask, data_root: str | None) -> None:
+    def __init__(self, params: OpenMMLabTask, data_root: str | None) -> None:
         self.params, self.data_root = params, data_root
         self._loaded: dict[str, tuple[Iterable[Any], Any]] = {}
         self._targets: dict[str, Tensor] = {}
@@ -144,9 +142,9 @@ class OpenMMLab(Task):
     @cached_property
     def folder(self) -> Path:
         """The data set's folder; UserError if it is missing or incomplete."""
-        if self.params.data == "scenes":
+        if self.params.dataset == "scenes":
             return self.write_scenes()
-        folder = data_folder(self.params.data, self.data_root).resolve()
+        folder = data_folder(self.params.dataset, self.data_root).resolve()
         self.check_folder(folder)
         return folder
 
