@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Form, ListedFile, Set
+from rpg.utils.artifacts import LEFT_OUT, Form, ListedFile, Number, Set
 
 
 class Scored(Form):
@@ -13,8 +13,8 @@ class Scored(Form):
     file: str
     sha256: str
     set: Set | None
-    validation: float
-    test: float
+    validation: Number
+    test: Number
 
 
 class Scores(Form):
@@ -32,11 +32,11 @@ class Scores(Form):
 class ScoreSummary(Form):
     """The summary of several scores, as `rpg.evaluation.score.summary` makes it."""
 
-    mean: float
-    std: float
-    interval: Annotated[list[float], Field(min_length=2, max_length=2)]
-    min: float
-    best: float
+    mean: Number
+    std: Number
+    interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    min: Number
+    best: Number
     n: Annotated[int, Field(ge=1)]
 
 
@@ -75,39 +75,39 @@ class Metrics(Compared):
 class Method(ScoreSummary):
     """The accuracy of one method's networks, and their distance from the zoo."""
 
-    distance: float
-    novel: dict[str, float]
+    distance: Number
+    novel: dict[str, Number]
 
 
 class Ensemble(Form):
     """The accuracies of two ensembles, in percent."""
 
-    rpg: float
-    original: float
+    rpg: Number
+    original: Number
 
 
 class SampleNovelty(Method):
     """The novelty of RPG's samples: the verdict and its medians."""
 
     verdict: Literal["replica", "interpolation", "inaccurate", "novel", "none"]
-    median: dict[str, float]
-    ensemble: Ensemble | Annotated[dict[str, float], Field(max_length=0)] = LEFT_OUT
+    median: dict[str, Number]
+    ensemble: Ensemble | Annotated[dict[str, Number], Field(max_length=0)] = LEFT_OUT
 
 
 class Rule(Form):
     """The thresholds of the verdict on novelty."""
 
-    copy_: Annotated[float, Field(alias="copy")]
-    near: float
-    combined: float
-    accurate: float
+    copy_: Annotated[Number, Field(alias="copy")]
+    near: Number
+    combined: Number
+    accurate: Number
 
 
 class NoveltyResult(Form):
     """The whole of novelty.json."""
 
     rule: Rule
-    zoo: dict[str, float]
+    zoo: dict[str, Number]
     rpg: Annotated[dict[Set, SampleNovelty], Field(min_length=1)]
     original: Method
     baselines: dict[str, dict[Set, Method]]

@@ -20,7 +20,7 @@ from scipy.stats import bootstrap
 from rpg.config.experiment import Experiment
 from rpg.evaluation.baselines import formulas
 from rpg.evaluation.results import Scores
-from rpg.generator.manifest import Samples
+from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
@@ -38,7 +38,7 @@ from rpg.utils.files import (
     write_tensors,
 )
 from rpg.utils.progress import progress
-from rpg.zoo.manifest import read_zoo
+from rpg.zoo.manifest import Checkpoint, read_zoo
 
 SPLITS = ("validation", "test")
 # The set of networks in samples/manifest.json → its name in the tables. With task codes, a set says whether RPG learned
@@ -62,10 +62,10 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
     task = load_task(experiment.task, data_root)
     kept, answers = paths.kept("score"), dict[str, torch.Tensor]()
     checkpoints, _ = read_zoo(paths.folder("zoo"))
-    manifest = read_samples(paths.folder("sample"), len({entry["seed"] for entry in checkpoints}))
-    for entry in manifest:
-        check_unchanged(paths.folder("sample"), entry["file"], entry["sha256"], "sampled", "`rpg sample`")
-    if ("code" in manifest[0]) != ("code" in checkpoints[0]):
+    manifest = read_samples(paths.folder("sample"), len({checkpoint.seed for checkpoint in checkpoints}))
+    for sampled in manifest:
+        check_unchanged(paths.folder("sample"), sampled.file, sampled.sha256, "sampled", "`rpg sample`")
+    if (manifest[0].code is None) != (checkpoints[0].code is None):
         raise UserError(
             f"{paths.folder('sample')}: task codes in the samples or in the zoo alone; run `rpg sample` again"
         )
@@ -90,22 +90,26 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
         return entries
 
     facts = ("file", "sha256", "seed", "step", "code", "held_out", "model", "set", "state", "between")
+    listed: tuple[tuple[Path, Sequence[Checkpoint | Sampled]], ...] = (
+        (paths.folder("zoo"), checkpoints),
+        (paths.folder("sample"), manifest),
+    )
     originals, samples = (
         score(
             (
-                ({key: entry[key] for key in facts if key in entry}, read_tensors(path))
-                for entry, path in ((entry, folder / entry["file"]) for entry in entries)
+                ({key: value for key, value in network.tree().items() if key in facts}, read_tensors(path))
+                for network, path in ((network, folder / network.file) for network in networks)
             ),
-            len(entries),
+            len(networks),
         )
-        for folder, entries in ((paths.folder("zoo"), checkpoints), (paths.folder("sample"), manifest))
+        for folder, networks in listed
     )
     references = task.references()
     reference_scores = {name: score(iter([({}, state_dict)]), 1) for name, state_dict in references.items()}
     kinds = {"original": originals}
     for sample in samples:
         kinds.setdefault(sample.pop("model"), []).append(sample)
-    if "code" in checkpoints[0]:
+    if checkpoints[0].code is not None:
         store = TokenStore(paths.folder("tokens"))
         runs = list(dict.fromkeys((sample["state"], sample["code"]) for sample in kinds["rpg"]))
         for name, formula in formulas(store).items():
@@ -140,7 +144,7 @@ def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
     Raises UserError if the files of `rpg score` are missing or changed.
     """
     command = f"rpg score --experiment {paths.experiment}"
-    tree = read_sealed(paths.file("score.scores"), command, Scores)
+    tree = read_sealed(paths.file("score.scores"), command, Scores).tree()
     answers = read_tensors(verified_file(paths.file("score.answers"), paths.file("score.scores"), command))
     return {
         entry["sha256"]: (entry["test"], answers[entry["sha256"]].long().flatten())
@@ -150,14 +154,14 @@ def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
     }
 
 
-def read_samples(folder: Path, states: int) -> list[dict[str, Any]]:
+def read_samples(folder: Path, states: int) -> list[Sampled]:
     """Read the manifest's entries in `folder`; UserError if damaged, or if a state is not below `states`."""
     manifest = folder / "manifest.json"
-    entries = read_sealed(manifest, "rpg sample", Samples)["samples"]
-    for entry in entries:
-        if max([entry["state"], *entry.get("between", [])]) >= states:
-            raise UserError(f"{manifest}: {entry['file']} is of no state of the zoo; run `rpg sample` again")
-    return entries
+    samples = read_sealed(manifest, "rpg sample", Samples).samples
+    for sample in samples:
+        if max([sample.state, *sample.between]) >= states:
+            raise UserError(f"{manifest}: {sample.file} is of no state of the zoo; run `rpg sample` again")
+    return samples
 
 
 def _name_sets(kinds: dict[str, list[dict[str, Any]]], store: TokenStore) -> None:

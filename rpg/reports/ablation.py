@@ -31,7 +31,7 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
     """Summarize the samples and originals of one variant, by set of tasks, over all trainings."""
     rows = []
     for trial, paths in enumerate(trials):
-        scored = read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
+        scored = read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores).tree()
         for kind in ("original", "rpg"):
             for network in scored[kind]:
                 # Networks of different trainings are independent, so the group's label names the trial.
@@ -41,7 +41,7 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
     # All trials share the originals, so the first trial's suffice.
     known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
     tree: dict[str, Any] = {
-        "parameters": read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount)["parameters"],
+        "parameters": read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount).parameters,
         "sets": {},
     }
     for name in (name for name in SETS if (scores["set"] == name).any()):

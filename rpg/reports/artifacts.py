@@ -1,7 +1,7 @@
 """The typed contents of results/metrics.json and of an ablation's summary."""
 
 from rpg.evaluation.results import NoveltyResult, ScoreSummary
-from rpg.utils.artifacts import LEFT_OUT, Form, Set
+from rpg.utils.artifacts import LEFT_OUT, Form, Number, Set
 
 
 class ExperimentResult(Form):
@@ -20,8 +20,8 @@ class Distances(Form):
     """The verdict on a variant's samples, and the distances of samples and originals."""
 
     verdict: str
-    rpg: float
-    original: float
+    rpg: Number
+    original: Number
 
 
 class VariantSet(Form):
@@ -29,7 +29,7 @@ class VariantSet(Form):
 
     original: ScoreSummary
     rpg: ScoreSummary
-    by_seed: list[float]
+    by_seed: list[Number]
     novelty: Distances = LEFT_OUT
 
 

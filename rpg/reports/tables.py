@@ -94,8 +94,8 @@ def metrics(params: Params, results: Path) -> dict[str, Any]:
         paths, command = Paths(name, results), f"rpg score --experiment {name}"
         scored = read_json(
             verified_file(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics
-        )
-        novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult)
+        ).tree()
+        novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult).tree()
         del novelty["files"]
         # The score stage scores baselines on every task, so its numbers replace those of the novelty stage.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
@@ -114,9 +114,9 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
         }
         for name in params.experiments_to_run()
         for kind, networks in (("original", "original"), ("rpg", "RPG"))
-        for entry in read_sealed(Paths(name, results).file("score.scores"), f"rpg score --experiment {name}", Scores)[
-            kind
-        ]
+        for entry in read_sealed(
+            Paths(name, results).file("score.scores"), f"rpg score --experiment {name}", Scores
+        ).tree()[kind]
     ]
     return pd.DataFrame(rows)
 
@@ -140,7 +140,7 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
     experiments = {
         name: {
             "seconds": {
-                stage: read_sealed(Paths(name, results).file(f"{stage}.seconds"), f"rpg {stage}", Seconds)["seconds"]
+                stage: read_sealed(Paths(name, results).file(f"{stage}.seconds"), f"rpg {stage}", Seconds).seconds
                 for stage in params.experiment(name).timed()
             }
         }
@@ -389,7 +389,7 @@ def ablation(name: str, question: str, experiment: str, tree: dict[str, Any]) ->
 def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, Any]]:
     """Return the sections of several ablations, and the ablations' results by name."""
     trees = {
-        name: read_sealed(ablation_file(name, results), f"rpg ablation --experiment {name}", AblationResult)
+        name: read_sealed(ablation_file(name, results), f"rpg ablation --experiment {name}", AblationResult).tree()
         for name in names
     }
     text = "".join(

@@ -1,18 +1,21 @@
-"""Types of the JSON files that stages write for each other. Additional keys are allowed.
+"""Types of the JSON files that stages write for each other. Additional keys are allowed and kept.
 
-`rpg.utils.files.read_json` and `read_sealed` validate a file against its type.
+`rpg.utils.files.read_json` and `read_sealed` return a file as an instance of its type.
 """
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, WrapValidator, field_validator
 
 from rpg.utils import task_codes
 
-# A task code in the format of rpg.utils.task_codes.
-Code = Annotated[str, Field(pattern=f"^[01]{{{task_codes.CLASSES}}}$")]
+_GivenCode = Annotated[str, Field(pattern=f"^[01]{{{task_codes.CLASSES}}}$")]
+# A task code in the format of rpg.utils.task_codes; None if the key is absent. In a file the key may not be null.
+Code = Annotated[str | None, GetPydanticSchema(lambda _, handler: handler.generate_schema(_GivenCode))]
 
+# A number; an integer stays one, so that a file is written as it was read.
+Number = Annotated[float, WrapValidator(lambda number, validate: (validate(number), number)[1])]
 
 # The default of an optional key. The key may be absent, but it may not be null.
 LEFT_OUT: Any = None
@@ -25,7 +28,11 @@ Set = Literal["seen", "held_out_pairs", "held_out", "all", "between"]
 class Form(BaseModel):
     """The required content of a file, or of a part of a file."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    def tree(self) -> dict[str, Any]:
+        """Return the JSON object exactly as it was read, with additional keys and without absent ones."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
 
 
 class ListedFile(Form):
@@ -51,7 +58,7 @@ class Files(Form):
 class Seconds(Form):
     """seconds/<stage>.json: the run time of a stage."""
 
-    seconds: float
+    seconds: Number
 
 
 class Answers(Form):
@@ -64,7 +71,7 @@ class _Coded(Protocol):
     """A network with or without a task code."""
 
     @property
-    def code(self) -> Any: ...
+    def code(self) -> str | None: ...
 
 
 def all_have_codes(networks: Sequence[_Coded]) -> None:
