@@ -4,17 +4,37 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Form, ListedFile, Number, Set
+from rpg.utils.artifacts import Form, ListedFile, MayLack, Number, Set
 
 
-class Scored(Form):
-    """One network's scores on the validation and test split, in percent."""
+class NetworkFacts(Form):
+    """What scores.json says of a network besides its scores, as far as it is known."""
+
+    file: MayLack[str] = None
+    sha256: MayLack[str] = None
+    seed: MayLack[int] = None
+    step: MayLack[int] = None
+    state: MayLack[int] = None
+    between: MayLack[list[int]] = None
+    code: MayLack[str] = None
+    held_out: MayLack[bool] = None
+    set: Set | None = None
+
+
+class ScoredNetwork(NetworkFacts):
+    """A network with its scores on the validation and test split, in percent; `others` are by other metrics."""
+
+    validation: Number
+    test: Number
+    others: dict[str, Number] = Field(default_factory=dict)
+
+
+class Scored(ScoredNetwork):
+    """An original or a sample."""
 
     file: str
     sha256: str
     set: Set | None
-    validation: Number
-    test: Number
 
 
 class Scores(Form):
@@ -45,7 +65,7 @@ class Compared(Form):
 
     original: ScoreSummary
     rpg: ScoreSummary
-    base_model: ScoreSummary = LEFT_OUT
+    base_model: MayLack[ScoreSummary] = None
 
 
 class Metrics(Compared):
@@ -53,11 +73,11 @@ class Metrics(Compared):
 
     metric: str
     parameters: int
-    seen: ScoreSummary = LEFT_OUT
-    held_out: ScoreSummary = LEFT_OUT
-    held_out_pairs: ScoreSummary = LEFT_OUT
-    between: ScoreSummary = LEFT_OUT
-    original_by_set: dict[Set, ScoreSummary] = LEFT_OUT
+    seen: MayLack[ScoreSummary] = None
+    held_out: MayLack[ScoreSummary] = None
+    held_out_pairs: MayLack[ScoreSummary] = None
+    between: MayLack[ScoreSummary] = None
+    original_by_set: MayLack[dict[Set, ScoreSummary]] = None
     baselines: dict[str, dict[Set, ScoreSummary]] = Field(default_factory=dict)
     others: dict[str, Compared] = Field(default_factory=dict)
 
@@ -91,7 +111,7 @@ class SampleNovelty(Method):
 
     verdict: Literal["replica", "interpolation", "inaccurate", "novel", "none"]
     median: dict[str, Number]
-    ensemble: Ensemble | Annotated[dict[str, Number], Field(max_length=0)] = LEFT_OUT
+    ensemble: MayLack[Ensemble | Annotated[dict[str, Number], Field(max_length=0)]] = None
 
 
 class Rule(Form):

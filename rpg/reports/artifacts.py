@@ -1,7 +1,7 @@
 """The typed contents of results/metrics.json and of an ablation's summary."""
 
 from rpg.evaluation.results import NoveltyResult, ScoreSummary
-from rpg.utils.artifacts import LEFT_OUT, Form, Number, Set
+from rpg.utils.artifacts import Form, MayLack, Number, Set
 
 
 class ExperimentResult(Form):
@@ -30,7 +30,7 @@ class VariantSet(Form):
     original: ScoreSummary
     rpg: ScoreSummary
     by_seed: list[Number]
-    novelty: Distances = LEFT_OUT
+    novelty: MayLack[Distances] = None
 
 
 class Variant(Form):

@@ -109,14 +109,15 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
     rows = [
         {
             "experiment": name,
-            "networks": label_set(networks, "between" if "between" in entry else "all"),
-            **{key: entry[key] for key in ("file", "validation", "test")},
+            "networks": label_set(kind, "between" if network.between else "all"),
+            "file": network.file,
+            "validation": network.validation,
+            "test": network.test,
         }
         for name in params.experiments_to_run()
-        for kind, networks in (("original", "original"), ("rpg", "RPG"))
-        for entry in read_sealed(
-            Paths(name, results).file("score.scores"), f"rpg score --experiment {name}", Scores
-        ).tree()[kind]
+        for scored in [read_sealed(Paths(name, results).file("score.scores"), f"rpg score --experiment {name}", Scores)]
+        for kind, networks in (("original", scored.original), ("RPG", scored.rpg))
+        for network in networks
     ]
     return pd.DataFrame(rows)
 

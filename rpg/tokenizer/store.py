@@ -12,6 +12,7 @@ from rpg.tokenizer.canonical import canonical
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.manifest import TokenLayout
 from rpg.tokenizer.normalization import Stats, detokenize, tokenize
+from rpg.utils.artifacts import Set
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
     check_unchanged,
@@ -79,7 +80,7 @@ class TokenStore:
         """Return the permutation state of a checkpoint: the index of its seed in `seeds`."""
         return self.seeds.index(checkpoint.seed)
 
-    def task_set(self, state: int, code: str | None) -> str:
+    def task_set(self, state: int, code: str | None) -> Set:
         """Return the set of a (state, code) pair, by what RPG saw in training.
 
         `seen`: RPG saw the pair. `held_out`: it never saw the code. `held_out_pairs`: it saw the code, but only with

@@ -4,21 +4,23 @@
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, WrapValidator, field_validator
 
 from rpg.utils import task_codes
 
-_GivenCode = Annotated[str, Field(pattern=f"^[01]{{{task_codes.CLASSES}}}$")]
-# A task code in the format of rpg.utils.task_codes; None if the key is absent. In a file the key may not be null.
-Code = Annotated[str | None, GetPydanticSchema(lambda _, handler: handler.generate_schema(_GivenCode))]
+T = TypeVar("T")
+# The type of an optional key with the default None. The key may be absent from a file, but it may not be null there.
+MayLack = Annotated[T | None, GetPydanticSchema(lambda kind, handler: handler(reduce(or_, get_args(kind)[:-1])))]
+
+# A task code in the format of rpg.utils.task_codes.
+Code = Annotated[str, Field(pattern=f"^[01]{{{task_codes.CLASSES}}}$")]
 
 # A number; an integer stays one, so that a file is written as it was read.
 Number = Annotated[float, WrapValidator(lambda number, validate: (validate(number), number)[1])]
-
-# The default of an optional key. The key may be absent, but it may not be null.
-LEFT_OUT: Any = None
 
 
 # The names of the sets of networks (`rpg.evaluation.score.SETS`).

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from rpg.config.experiment import Experiment
-from rpg.utils.artifacts import LEFT_OUT, Code, Files, Form, ListedFile, all_have_codes
+from rpg.utils.artifacts import Code, Files, Form, ListedFile, MayLack, all_have_codes
 from rpg.utils.files import check_unchanged, read_sealed, read_tensors, sha256
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ class Checkpoint(ListedFile):
     seed: Annotated[int, Field(ge=0)]
     step: int
     held_out: bool
-    code: Code = LEFT_OUT
+    code: MayLack[Code] = None
 
     def numbers(self, name: str) -> list[float] | None:
         """Return the number or the numbers under the key `name`, such as `validation_top1`; None without such a key."""
