@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import Form, ListedFile, MayLack, Number, Set
+from rpg.utils.artifacts import Form, ListedFile, MayLack, Number, ScoreSummary, Set, Summaries
 
 
 class NetworkFacts(Form):
@@ -49,37 +49,8 @@ class Scores(Form):
     files: list[ListedFile]
 
 
-class ScoreSummary(Form):
-    """The summary of several scores, as `rpg.evaluation.score.summary` makes it."""
-
-    mean: Number
-    std: Number
-    interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
-    min: Number
-    best: Number
-    n: Annotated[int, Field(ge=1)]
-
-
-class Compared(Form):
-    """The scores of RPG and of the originals by one metric."""
-
-    original: ScoreSummary
-    rpg: ScoreSummary
-    base_model: MayLack[ScoreSummary] = None
-
-
-class Metrics(Compared):
+class Metrics(Summaries):
     """The whole of an experiment's metrics.json."""
-
-    metric: str
-    parameters: int
-    seen: MayLack[ScoreSummary] = None
-    held_out: MayLack[ScoreSummary] = None
-    held_out_pairs: MayLack[ScoreSummary] = None
-    between: MayLack[ScoreSummary] = None
-    original_by_set: MayLack[dict[Set, ScoreSummary]] = None
-    baselines: dict[str, dict[Set, ScoreSummary]] = Field(default_factory=dict)
-    others: dict[str, Compared] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _same_sets(self) -> "Metrics":

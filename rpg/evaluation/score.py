@@ -25,6 +25,7 @@ from rpg.paths import Paths
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
+from rpg.utils.artifacts import Set
 from rpg.utils.errors import UserError, one_line
 from rpg.utils.files import (
     check_unchanged,
@@ -43,7 +44,7 @@ from rpg.zoo.manifest import Checkpoint, read_zoo
 SPLITS = ("validation", "test")
 # The set of networks in samples/manifest.json → its name in the tables. With task codes, a set says whether RPG learned
 # the task. Without, the sets are all networks of one permutation state, and all networks between two states.
-SETS = {
+SETS: dict[Set, str] = {
     "seen": "seen",
     "held_out_pairs": "held-out pairs",
     "held_out": "held-out",

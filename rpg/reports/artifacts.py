@@ -1,11 +1,11 @@
 """The typed contents of results/metrics.json and of an ablation's summary."""
 
-from rpg.evaluation.results import NoveltyResult, ScoreSummary
-from rpg.utils.artifacts import Form, MayLack, Number, Set
+from rpg.evaluation.results import NoveltyResult
+from rpg.utils.artifacts import Form, MayLack, Number, Reported, ScoreSummary, Set
 
 
-class ExperimentResult(Form):
-    """An experiment's entry in results/metrics.json; it also holds the experiment's metrics.json."""
+class ExperimentResult(Reported):
+    """An experiment's entry in results/metrics.json: its metrics.json, and its novelty.json without the files."""
 
     novelty: NoveltyResult
 

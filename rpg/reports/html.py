@@ -64,7 +64,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
 
     `rule_graph` returns the graph of Snakemake's rules as DOT text. Raises UserError if a file is missing.
     """
-    metrics = read_json(results / "metrics.json", "rpg tables", ExperimentResults).tree()["experiments"]
+    metrics = read_json(results / "metrics.json", "rpg tables", ExperimentResults).experiments
     sections = [
         Section("Tables", tables=[_html(results / "tables.md", "rpg tables")]),
         *_ablations(results),
@@ -77,7 +77,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
             [
                 _plot(
                     figures.accuracy_and_distance(
-                        [(label, measures) for label, _, measures in measured_methods(entry)], name
+                        [(label, measures) for label, _, measures in measured_methods(entry.novelty)], name
                     ),
                     name,
                 )

@@ -69,6 +69,55 @@ class Answers(Form):
     answers: list[int]
 
 
+class ScoreSummary(Form):
+    """The summary of several scores, as `rpg.evaluation.score.summary` makes it."""
+
+    mean: Number
+    std: Number
+    interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    min: Number
+    best: Number
+    n: Annotated[int, Field(ge=1)]
+
+
+class Compared(Form):
+    """The scores of RPG and of the originals by one metric."""
+
+    original: ScoreSummary
+    rpg: ScoreSummary
+    base_model: MayLack[ScoreSummary] = None
+
+
+class Summaries(Compared):
+    """The scores of an experiment's networks by its main metric, also set by set, and by its other metrics."""
+
+    metric: str
+    parameters: int
+    seen: MayLack[ScoreSummary] = None
+    held_out: MayLack[ScoreSummary] = None
+    held_out_pairs: MayLack[ScoreSummary] = None
+    between: MayLack[ScoreSummary] = None
+    original_by_set: MayLack[dict[Set, ScoreSummary]] = None
+    baselines: dict[str, dict[Set, ScoreSummary]] = Field(default_factory=dict)
+    others: dict[str, Compared] = Field(default_factory=dict)
+
+    def by_set(self) -> dict[Set, ScoreSummary]:
+        """Return the summaries of RPG's samples by set, without the set `all`."""
+        sets: dict[Set, ScoreSummary | None] = {
+            "seen": self.seen,
+            "held_out_pairs": self.held_out_pairs,
+            "held_out": self.held_out,
+            "between": self.between,
+        }
+        return {name: summary for name, summary in sets.items() if summary}
+
+
+class Reported(Summaries):
+    """An experiment's entry in results/metrics.json, without its novelty."""
+
+    task: str
+
+
 class _Coded(Protocol):
     """A network with or without a task code."""
 
