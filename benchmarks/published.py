@@ -110,7 +110,7 @@ class Files:
     """The checkpoints of a zoo; each access reads and tokenizes the checkpoint's file."""
 
     def __init__(self, zoo: Path, store: TokenStore) -> None:
-        self.paths = [zoo / entry["file"] for entry in store.checkpoints]
+        self.paths = [zoo / checkpoint.file for checkpoint in store.checkpoints]
         self.names, self.store = read_zoo(zoo)[1], store
 
     def __len__(self) -> int:

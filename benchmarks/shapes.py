@@ -15,6 +15,7 @@ from rpg.training.conditions import Values, checkpoint_values
 from rpg.training.train import train_loss
 from rpg.training.trainer import Training
 from rpg.utils.device import device
+from rpg.zoo.manifest import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Zoo:
 
     def __init__(self, shape: Shape) -> None:
         self.seeds = list(range(STATES))
-        self.checkpoints = [{"seed": seed} for seed in self.seeds]
+        self.checkpoints = [
+            Checkpoint(file=f"{seed:04d}", sha256="", seed=seed, step=0, held_out=False) for seed in self.seeds
+        ]
         self.tokens_NLD = torch.randn(STATES, shape.length, shape.width)
         self.positions_L2 = torch.stack([torch.arange(shape.length) % 64, torch.arange(shape.length) // 64], 1)
 
@@ -74,8 +77,8 @@ class Zoo:
     def __getitem__(self, index: int) -> Tensor:
         return self.tokens_NLD[index]
 
-    def state(self, checkpoint: dict[str, Any]) -> int:
-        return self.seeds.index(checkpoint["seed"])
+    def state(self, checkpoint: Checkpoint) -> int:
+        return self.seeds.index(checkpoint.seed)
 
 
 def experiment_of(shape: Shape, network: str) -> Experiment:

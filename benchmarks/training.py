@@ -49,7 +49,7 @@ def of_experiment(name: str, times: float, rates: list[float]) -> list[dict[str,
     files = Files(paths.folder("zoo"), store)
 
     checkpoints, order = read_zoo(paths.folder("zoo"))
-    originals = mean_score(task, [read_checkpoint(paths.folder("zoo") / entry["file"], order) for entry in checkpoints])
+    originals = mean_score(task, [read_checkpoint(paths.folder("zoo") / one.file, order) for one in checkpoints])
     ours, count = new_training(experiment, store), experiment.sample.count
     torch.manual_seed(0)
     models = {

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.robustness import SETS, quality
+from rpg.evaluation.results import NoveltyResult
 from rpg.reports.tables import beaten_by, measured_methods
 
 Bounds = Mapping[str, Mapping[str, float]]
@@ -120,7 +121,7 @@ def beaten_between(tree: Mapping[str, Any]) -> list[str]:
     found = []
     for name, entry in tree["experiments"].items():
         if "between" in entry:
-            networks = measured_methods(entry)
+            networks = measured_methods(NoveltyResult.model_validate(entry["novelty"]))
             ((key, ours),) = [(key, of) for label, key, of in networks if label == "RPG, between states"]
             found += [name] * bool(beaten_by(key, ours, networks))
     return found

@@ -130,7 +130,7 @@ def main(experiment: str) -> None:
     # Streamlit runs the page in a new thread, which needs its own thread settings.
     fix_arithmetic(1)
     generator, task = load_generator(experiment)
-    seen = len({checkpoint["code"] for checkpoint in generator.store.checkpoints})
+    seen = len({checkpoint.code for checkpoint in generator.store.checkpoints})
     st.write(f"`{experiment}`: RPG learned from networks for {seen} of 1022 tasks. Choose any task.")
     request_network(generator)
     if "network" in st.session_state:

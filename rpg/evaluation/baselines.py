@@ -25,7 +25,7 @@ PENALTIES = np.logspace(-3, 4, 15)
 def formulas(store: TokenStore) -> dict[str, Formula]:
     """Fit all baselines to `store`; return name → formula."""
     tokens_NLD = torch.stack([store[index] for index in range(len(store))]).nan_to_num(0.0)
-    runs = [(store.state(checkpoint), checkpoint["code"]) for checkpoint in store.checkpoints]
+    runs = [(store.state(checkpoint), checkpoint.code or "") for checkpoint in store.checkpoints]
     states_N = torch.tensor([state for state, _ in runs])
 
     def nearest_task(state: int, code: str) -> Tensor:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from rpg.evaluation.baselines import formulas
 from rpg.evaluation.geometry import Space, ZooPoints
 from rpg.evaluation.interpolation import mixtures
 from rpg.evaluation.score import read_answers, read_samples, summary
+from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
@@ -39,7 +40,7 @@ from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
 from rpg.utils.files import check_unchanged, file_entry, write_sealed, write_text
 from rpg.utils.progress import progress
-from rpg.zoo.manifest import read_zoo
+from rpg.zoo.manifest import Checkpoint, read_zoo
 
 # Thresholds as shares of the distance between training runs. A mean of two checkpoints is at least half of this
 # distance away from each, so a network nearer than COPY is a copy of one. A newly trained network would not be nearer
@@ -50,6 +51,8 @@ COMBINED = 0.5
 ACCURATE = 0.99
 TAUS = (0.5, 1.0, 2.0, 4.0)
 MEASURES = ("distance", "distance_across", "aligned", "aligned_across", "residual", "iou", "disagreement")
+
+Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class NoveltyAnalysis:
             self.space,
             np.stack([self.space.point(self.store[index]) for index in range(len(checkpoints))]),
             np.array([self.store.state(entry) for entry in checkpoints]),
-            np.array([entry.get("code", "") for entry in checkpoints]),
+            np.array([entry.code or "" for entry in checkpoints]),
         )
         self.scored = read_answers(paths)
         self.originals = [
@@ -96,32 +99,34 @@ class NoveltyAnalysis:
         ]
         self.held_out = [self.read_network("original", paths.folder("zoo"), entry) for entry in self.store.held_out]
         manifest = read_samples(paths.folder("sample"), len(self.store.seeds))
-        drawn: list[tuple[str, dict[str, Any]]] = []
-        for model in dict.fromkeys(entry["model"] for entry in manifest):
+        drawn: list[tuple[str, Sampled]] = []
+        for model in dict.fromkeys(sample.model for sample in manifest):
             kind = "RPG" if model == "rpg" else model
-            by_set: dict[str, list[dict[str, Any]]] = {}
-            for entry in manifest:
-                if entry["model"] == model:
-                    by_set.setdefault(entry["set"], []).append(entry)
-            for entry in [entry for entries in by_set.values() for entry in self.draw(entries, len(by_set))]:
-                check_unchanged(paths.folder("sample"), entry["file"], entry["sha256"], "sampled", "`rpg sample`")
-                drawn.append((kind, entry))
-        self.samples = [self.read_network(kind, paths.folder("sample"), entry) for kind, entry in drawn]
+            by_set: dict[str, list[Sampled]] = {}
+            for sample in manifest:
+                if sample.model == model:
+                    by_set.setdefault(sample.set, []).append(sample)
+            for sample in [sample for samples in by_set.values() for sample in self.draw(samples, len(by_set))]:
+                check_unchanged(paths.folder("sample"), sample.file, sample.sha256, "sampled", "`rpg sample`")
+                drawn.append((kind, sample))
+        self.samples = [self.read_network(kind, paths.folder("sample"), sample) for kind, sample in drawn]
         self.rpg_samples = [sample for sample in self.samples if sample.kind == "RPG"]
 
-    def draw(self, entries: Sequence[Any], parts: int = 1) -> list[Any]:
+    def draw(self, entries: Sequence[Drawn], parts: int = 1) -> list[Drawn]:
         """Draw at most `novelty.networks` / `parts` of `entries` at random; keep their order."""
         count = min(max(1, self.params.networks // parts), len(entries))
         chosen = random.Random(self.params.seed).sample(range(len(entries)), count)
         return [entries[index] for index in sorted(chosen)]
 
-    def read_network(self, kind: str, folder: Path, entry: dict[str, Any], index: int | None = None) -> MeasuredNetwork:
+    def read_network(
+        self, kind: str, folder: Path, entry: Checkpoint | Sampled, index: int | None = None
+    ) -> MeasuredNetwork:
         """Read a network of the zoo or of the samples, with its score and answers from the score stage.
 
         Raises UserError if the score stage scored another network or another data set.
         """
-        path = folder / entry["file"]
-        state, code = entry["state"] if "state" in entry else self.store.state(entry), entry.get("code")
+        path, code = folder / entry.file, entry.code
+        state = entry.state if isinstance(entry, Sampled) else self.store.state(entry)
         if index is None:
             state_dict = read_checkpoint(path, self.names)
             command = "`rpg zoo`" if kind == "original" else "`rpg train` and `rpg sample`"
@@ -129,14 +134,16 @@ class NoveltyAnalysis:
             point_P = self.space.point(self.store.tokenize(state_dict, state))
         else:
             point_P = self.zoo.points_NP[index]
-        if entry["sha256"] not in self.scored:
+        if entry.sha256 not in self.scored:
             raise UserError(f"{self.paths.file('score.scores')}: has no score of {path}; run `rpg score` again")
-        score, answers = self.scored[entry["sha256"]]
+        score, answers = self.scored[entry.sha256]
         if len(answers) not in (0, len(self.task.targets("test", code))):
             raise UserError(f"{self.paths.file('score.answers')}: answers to another data set; run `rpg score` again")
-        task_set, between = entry.get("set") or self.store.task_set(state, code), tuple(entry.get("between", ()))
-        facts = {"file": entry["file"], "index": index, "between": between}
-        return MeasuredNetwork(kind, code, state, point_P, task_set, answers.numpy(), score, **facts)
+        task_set = entry.set if isinstance(entry, Sampled) else self.store.task_set(state, code)
+        between = tuple(entry.between) if isinstance(entry, Sampled) else ()
+        return MeasuredNetwork(
+            kind, code, state, point_P, task_set, answers.numpy(), score, entry.file, index=index, between=between
+        )
 
     def network_at(
         self, kind: str, state: int, code: str | None, point_P: np.ndarray
@@ -189,7 +196,7 @@ class NoveltyAnalysis:
             **self.zoo.measure(network.point_P, own_index=network.index, align=main),
         }
         row["from_zoo"] = row.get("aligned", row.get("distance"))
-        row["nearest"] = self.store.checkpoints[row["nearest"]]["file"] if "nearest" in row else ""
+        row["nearest"] = self.store.checkpoints[row["nearest"]].file if "nearest" in row else ""
         rivals = [
             other
             for other in [*self.originals, *self.held_out]

@@ -4,17 +4,37 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Form, ListedFile, Set
+from rpg.utils.artifacts import Form, ListedFile, MayLack, Number, ScoreSummary, Set, Summaries
 
 
-class Scored(Form):
-    """One network's scores on the validation and test split, in percent."""
+class NetworkFacts(Form):
+    """What scores.json says of a network besides its scores, as far as it is known."""
+
+    file: MayLack[str] = None
+    sha256: MayLack[str] = None
+    seed: MayLack[int] = None
+    step: MayLack[int] = None
+    state: MayLack[int] = None
+    between: MayLack[list[int]] = None
+    code: MayLack[str] = None
+    held_out: MayLack[bool] = None
+    set: Set | None = None
+
+
+class ScoredNetwork(NetworkFacts):
+    """A network with its scores on the validation and test split, in percent; `others` are by other metrics."""
+
+    validation: Number
+    test: Number
+    others: dict[str, Number] = Field(default_factory=dict)
+
+
+class Scored(ScoredNetwork):
+    """An original or a sample."""
 
     file: str
     sha256: str
     set: Set | None
-    validation: float
-    test: float
 
 
 class Scores(Form):
@@ -29,37 +49,8 @@ class Scores(Form):
     files: list[ListedFile]
 
 
-class ScoreSummary(Form):
-    """The summary of several scores, as `rpg.evaluation.score.summary` makes it."""
-
-    mean: float
-    std: float
-    interval: Annotated[list[float], Field(min_length=2, max_length=2)]
-    min: float
-    best: float
-    n: Annotated[int, Field(ge=1)]
-
-
-class Compared(Form):
-    """The scores of RPG and of the originals by one metric."""
-
-    original: ScoreSummary
-    rpg: ScoreSummary
-    base_model: ScoreSummary = LEFT_OUT
-
-
-class Metrics(Compared):
+class Metrics(Summaries):
     """The whole of an experiment's metrics.json."""
-
-    metric: str
-    parameters: int
-    seen: ScoreSummary = LEFT_OUT
-    held_out: ScoreSummary = LEFT_OUT
-    held_out_pairs: ScoreSummary = LEFT_OUT
-    between: ScoreSummary = LEFT_OUT
-    original_by_set: dict[Set, ScoreSummary] = LEFT_OUT
-    baselines: dict[str, dict[Set, ScoreSummary]] = Field(default_factory=dict)
-    others: dict[str, Compared] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _same_sets(self) -> "Metrics":
@@ -75,39 +66,39 @@ class Metrics(Compared):
 class Method(ScoreSummary):
     """The accuracy of one method's networks, and their distance from the zoo."""
 
-    distance: float
-    novel: dict[str, float]
+    distance: Number
+    novel: dict[str, Number]
 
 
 class Ensemble(Form):
     """The accuracies of two ensembles, in percent."""
 
-    rpg: float
-    original: float
+    rpg: Number
+    original: Number
 
 
 class SampleNovelty(Method):
     """The novelty of RPG's samples: the verdict and its medians."""
 
     verdict: Literal["replica", "interpolation", "inaccurate", "novel", "none"]
-    median: dict[str, float]
-    ensemble: Ensemble | Annotated[dict[str, float], Field(max_length=0)] = LEFT_OUT
+    median: dict[str, Number]
+    ensemble: MayLack[Ensemble | Annotated[dict[str, Number], Field(max_length=0)]] = None
 
 
 class Rule(Form):
     """The thresholds of the verdict on novelty."""
 
-    copy_: Annotated[float, Field(alias="copy")]
-    near: float
-    combined: float
-    accurate: float
+    copy_: Annotated[Number, Field(alias="copy")]
+    near: Number
+    combined: Number
+    accurate: Number
 
 
 class NoveltyResult(Form):
     """The whole of novelty.json."""
 
     rule: Rule
-    zoo: dict[str, float]
+    zoo: dict[str, Number]
     rpg: Annotated[dict[Set, SampleNovelty], Field(min_length=1)]
     original: Method
     baselines: dict[str, dict[Set, Method]]

@@ -83,7 +83,7 @@ class Generator:
     def zoo_membership(self, code: str) -> str:
         """Return "seen", "held out" or "not in the zoo": whether the zoo has checkpoints for the task of `code`."""
         for membership, checkpoints in (("seen", self.store.checkpoints), ("held out", self.store.held_out)):
-            if any(checkpoint["code"] == code for checkpoint in checkpoints):
+            if any(checkpoint.code == code for checkpoint in checkpoints):
                 return membership
         return "not in the zoo"
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Code, Form, ListedFile, Set, all_have_codes
+from rpg.utils.artifacts import Code, Form, ListedFile, MayLack, Set, all_have_codes
 
 
 class Sampled(ListedFile):
@@ -13,7 +13,7 @@ class Sampled(ListedFile):
     model: str
     set: Set
     state: Annotated[int, Field(ge=0)]
-    code: Code = LEFT_OUT
+    code: MayLack[Code] = None
     between: list[int] = Field(default_factory=list)
 
 

@@ -89,8 +89,8 @@ def sample_requests(store: TokenStore, params: Sample, states: bool) -> list[Req
     requests leave them out.
     """
     count = len(store.seeds)
-    seen = dict.fromkeys(checkpoint.get("code") for checkpoint in store.checkpoints)
-    held_out = dict.fromkeys(checkpoint["code"] for checkpoint in store.held_out if checkpoint["code"] not in seen)
+    seen = dict.fromkeys(checkpoint.code for checkpoint in store.checkpoints)
+    held_out = dict.fromkeys(checkpoint.code for checkpoint in store.held_out if checkpoint.code not in seen)
     if params.seen:
         # Draw codes at random, because `seen` is in the order of the bits; codes with a held-out pair come first.
         drawn = random.Random(params.seed).sample(list(seen), len(seen))

@@ -32,16 +32,16 @@ def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
     rows = []
     for trial, paths in enumerate(trials):
         scored = read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
-        for kind in ("original", "rpg"):
-            for network in scored[kind]:
+        for kind, networks in (("original", scored.original), ("rpg", scored.rpg)):
+            for network in networks:
                 # Networks of different trainings are independent, so the group's label names the trial.
-                facts = {"kind": kind, "trial": trial, "set": network["set"], "run": f"{trial} {run_label(network)}"}
-                rows.append({**facts, "test": network["test"]})
+                facts = {"kind": kind, "trial": trial, "set": network.set, "run": f"{trial} {run_label(network)}"}
+                rows.append({**facts, "test": network.test})
     scores = pd.DataFrame(rows)
     # All trials share the originals, so the first trial's suffice.
     known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
     tree: dict[str, Any] = {
-        "parameters": read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount)["parameters"],
+        "parameters": read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount).parameters,
         "sets": {},
     }
     for name in (name for name in SETS if (scores["set"] == name).any()):

@@ -19,6 +19,6 @@ Everything that is not named is as in the experiment that is varied.
 
 def write_tables(params: Params, results: Path) -> None:
     """Write ablations.md and ablations.json; UserError if an ablation is missing."""
-    text, trees = ablations(params, list(params.ablations), results)
+    text, found = ablations(params, list(params.ablations), results)
     write_text(results / "ablations.md", HEADING + text)
-    write_json(results / "ablations.json", trees)
+    write_json(results / "ablations.json", {name: result.tree() for name, result in found.items()})

@@ -1,11 +1,11 @@
 """The typed contents of results/metrics.json and of an ablation's summary."""
 
-from rpg.evaluation.results import NoveltyResult, ScoreSummary
-from rpg.utils.artifacts import LEFT_OUT, Form, Set
+from rpg.evaluation.results import NoveltyResult
+from rpg.utils.artifacts import Form, MayLack, Number, Reported, ScoreSummary, Set
 
 
-class ExperimentResult(Form):
-    """An experiment's entry in results/metrics.json; it also holds the experiment's metrics.json."""
+class ExperimentResult(Reported):
+    """An experiment's entry in results/metrics.json: its metrics.json, and its novelty.json without the files."""
 
     novelty: NoveltyResult
 
@@ -20,8 +20,8 @@ class Distances(Form):
     """The verdict on a variant's samples, and the distances of samples and originals."""
 
     verdict: str
-    rpg: float
-    original: float
+    rpg: Number
+    original: Number
 
 
 class VariantSet(Form):
@@ -29,8 +29,8 @@ class VariantSet(Form):
 
     original: ScoreSummary
     rpg: ScoreSummary
-    by_seed: list[float]
-    novelty: Distances = LEFT_OUT
+    by_seed: list[Number]
+    novelty: MayLack[Distances] = None
 
 
 class Variant(Form):

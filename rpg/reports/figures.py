@@ -6,7 +6,6 @@ Each function takes the results of the stages in memory and reads no files.
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import networkx as nx
@@ -16,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
+from rpg.evaluation.results import Method
 from rpg.tasks.base import Picture, Region
 
 matplotlib.rcParams |= {
@@ -62,10 +62,10 @@ def group(method: str) -> str:
     return next((name for name in GROUPS if method.startswith(name)), "formula")
 
 
-def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: str) -> Figure:
+def accuracy_and_distance(methods: Sequence[tuple[str, Method]], title: str) -> Figure:
     """Plot each method's mean accuracy, with interval, over the median distance from the zoo.
 
-    `methods` maps names to `mean`, `interval` (percent) and `distance`. The line joins the Pareto front of the methods
+    The line joins the Pareto front of the methods
     without RPG.
     """
     figure = Figure(figsize=(7.4, 3.6))
@@ -74,11 +74,11 @@ def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: 
     for name, measures in methods:
         kind = group(name)
         color, marker = GROUPS[kind]
-        low, high = measures["interval"]
+        low, high = measures.interval
         axes.errorbar(
-            max(measures["distance"], 1e-2),
-            measures["mean"],
-            yerr=[[max(0.0, measures["mean"] - low)], [max(0.0, high - measures["mean"])]],
+            max(measures.distance, 1e-2),
+            measures.mean,
+            yerr=[[max(0.0, measures.mean - low)], [max(0.0, high - measures.mean)]],
             color=color,
             marker=marker,
             markersize=13 if marker == "*" else 7,
@@ -88,9 +88,7 @@ def accuracy_and_distance(methods: Sequence[tuple[str, dict[str, Any]]], title: 
             zorder=3 if marker == "*" else 2,
         )
         shown.add(kind)
-    others = [
-        (max(measures["distance"], 1e-2), measures["mean"]) for name, measures in methods if not name.startswith("RPG")
-    ]
+    others = [(max(measures.distance, 1e-2), measures.mean) for name, measures in methods if not name.startswith("RPG")]
     front = pareto(others)
     axes.plot(*zip(*front, strict=True), color=GRAY, linewidth=1, linestyle="--", drawstyle="steps-pre", zorder=1)
     axes.set_xscale("log")

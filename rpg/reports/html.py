@@ -5,7 +5,6 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import networkx as nx
@@ -17,6 +16,7 @@ from matplotlib.figure import Figure
 
 from rpg.config.params import Params
 from rpg.evaluation.score import read_samples
+from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
 from rpg.reports import figures
 from rpg.reports.artifacts import ExperimentResults
@@ -64,7 +64,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
 
     `rule_graph` returns the graph of Snakemake's rules as DOT text. Raises UserError if a file is missing.
     """
-    metrics = read_json(results / "metrics.json", "rpg tables", ExperimentResults)["experiments"]
+    metrics = read_json(results / "metrics.json", "rpg tables", ExperimentResults).experiments
     sections = [
         Section("Tables", tables=[_html(results / "tables.md", "rpg tables")]),
         *_ablations(results),
@@ -77,7 +77,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
             [
                 _plot(
                     figures.accuracy_and_distance(
-                        [(label, measures) for label, _, measures in measured_methods(entry)], name
+                        [(label, measures) for label, _, measures in measured_methods(entry.novelty)], name
                     ),
                     name,
                 )
@@ -150,8 +150,8 @@ def _pictures(params: Params, results: Path) -> Iterator[Section]:
             task = load_task(block, params.data_root)
             checkpoints, _ = read_zoo(paths.folder("zoo"))
             files = {
-                "original": paths.folder("zoo") / checkpoints[-1]["file"],
-                "sample": paths.folder("sample") / _samples(paths)[0]["file"],
+                "original": paths.folder("zoo") / checkpoints[-1].file,
+                "sample": paths.folder("sample") / _samples(paths)[0].file,
             }
             pictures = {kind: task.pictures(read_tensors(path), SCENES) for kind, path in files.items()}
             shown = ", ".join(f"{kind} {path.name}" for kind, path in files.items())
@@ -165,9 +165,10 @@ def _pictures(params: Params, results: Path) -> Iterator[Section]:
         )
 
 
-def _samples(paths: Paths) -> list[dict[str, Any]]:
+def _samples(paths: Paths) -> list[Sampled]:
     """What the manifest says of each of the experiment's samples."""
-    return read_samples(paths.folder("sample"), len({entry["seed"] for entry in read_zoo(paths.folder("zoo"))[0]}))
+    checkpoints, _ = read_zoo(paths.folder("zoo"))
+    return read_samples(paths.folder("sample"), len({checkpoint.seed for checkpoint in checkpoints}))
 
 
 def _heat_map(name: str, results: Path) -> Figure:
@@ -204,18 +205,18 @@ def _projection(name: str, results: Path) -> Figure:
     draw = random.Random(0)
     picks = sorted(draw.sample(range(len(store)), min(POINTS, len(store))))
     originals = np.stack([store[index][weights_LD].numpy() for index in picks])
-    by_label: dict[str, list[dict[str, Any]]] = {}
-    for entry in _samples(paths):
-        if entry["model"] == "rpg":
-            by_label.setdefault(label_set("RPG", entry["set"]), []).append(entry)
+    by_label: dict[str, list[Sampled]] = {}
+    for sample in _samples(paths):
+        if sample.model == "rpg":
+            by_label.setdefault(label_set("RPG", sample.set), []).append(sample)
 
-    def point(entry: dict[str, Any]) -> np.ndarray:
-        state_dict = read_checkpoint(paths.folder("sample") / entry["file"], names)
-        return store.tokenize(state_dict, entry["state"])[weights_LD].numpy()
+    def point(sample: Sampled) -> np.ndarray:
+        state_dict = read_checkpoint(paths.folder("sample") / sample.file, names)
+        return store.tokenize(state_dict, sample.state)[weights_LD].numpy()
 
     points = {
-        label: np.stack([point(entry) for entry in draw.sample(entries, min(POINTS // len(by_label), len(entries)))])
-        for label, entries in by_label.items()
+        label: np.stack([point(sample) for sample in draw.sample(samples, min(POINTS // len(by_label), len(samples)))])
+        for label, samples in by_label.items()
     }
     return figures.projection(originals, points, name)
 

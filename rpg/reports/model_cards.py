@@ -3,12 +3,12 @@
 `rpg tables` writes each card to results/<experiment>/README.md.
 """
 
-from typing import Any
-
 from huggingface_hub import EvalResult, ModelCardData
 
 from rpg.config.experiment import Experiment
 from rpg.evaluation.score import SETS
+from rpg.reports.artifacts import ExperimentResult
+from rpg.utils.artifacts import ScoreSummary
 
 METRICS = {"top1": "top-1 accuracy"}
 CARD = """---
@@ -55,12 +55,13 @@ VERDICTS = {
 }
 
 
-def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
+def card(name: str, experiment: Experiment, entry: ExperimentResult) -> str:
     """Return the card of an experiment from the experiment's entry in metrics.json."""
     task = experiment.task
     text = task.card(name, adapters=experiment.tokens.canonical is not None)
     kind, metric = task.pipeline_tag, task.card_metric
-    sets = {key: entry["rpg" if key == "all" else key] for key in SETS if key in entry["novelty"]["rpg"]}
+    by_set = {"all": entry.rpg, **entry.by_set()}
+    sets = {key: by_set[key] for key in SETS if key in entry.novelty.rpg}
     front = ModelCardData(
         license="apache-2.0",
         library_name=text.library,
@@ -76,21 +77,21 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
                 dataset_config=key,
                 dataset_split="test",
                 metric_type=metric,
-                metric_name=f"mean {METRICS.get(entry['metric'], entry['metric'])} of all samples",
-                metric_value=scores["mean"],
+                metric_name=f"mean {METRICS.get(entry.metric, entry.metric)} of all samples",
+                metric_value=scores.mean,
             )
             for key, scores in sets.items()
         ],
     )
     rows = ["| networks | mean | interval | min | best | n |", "|:--|--:|--:|--:|--:|--:|"]
     rows += [
-        _row("originals", entry["original"]),
+        _row("originals", entry.original),
         *(_row(f"samples, {SETS[key]}", scores) for key, scores in sets.items()),
     ]
     verdicts = [
-        f"- {SETS[key]}: **{scores['verdict']}**, that is, {VERDICTS[scores['verdict']]}."
+        f"- {SETS[key]}: **{scores.verdict}**, that is, {VERDICTS[scores.verdict]}."
         for key in SETS
-        if (scores := entry["novelty"]["rpg"].get(key))
+        if (scores := entry.novelty.rpg.get(key))
     ]
     learned = [run for run in experiment.runs().values() if not run.held_out]
     return CARD.format(
@@ -98,28 +99,28 @@ def card(name: str, experiment: Experiment, entry: dict[str, Any]) -> str:
         name=name,
         network=text.network,
         data=task.dataset_title,
-        n=sum(scores["n"] for scores in sets.values()),
+        n=sum(scores.n for scores in sets.values()),
         # Only the scores tell the number of checkpoints of a given zoo, which has no held-out ones.
-        checkpoints=entry["original"]["n"] if experiment.zoo.saves is None else len(learned) * experiment.zoo.saves,
+        checkpoints=entry.original.n if experiment.zoo.saves is None else len(learned) * experiment.zoo.saves,
         runs=len(learned),
         tuned=", and was then tuned on training images" if experiment.tune else "",
         use=text.use,
         answer=text.answer,
         split=text.split,
-        metric=METRICS.get(entry["metric"], entry["metric"]),
+        metric=METRICS.get(entry.metric, entry.metric),
         scores="\n".join(rows),
         novelty="By the rule that results/tables.md states, the samples are\n\n" + "\n".join(verdicts),
     )
 
 
-def _row(label: str, scores: dict[str, Any]) -> str:
-    low, high = scores["interval"]
+def _row(label: str, scores: ScoreSummary) -> str:
+    low, high = scores.interval
     cells = [
         label,
-        f"{scores['mean']:.2f}",
+        f"{scores.mean:.2f}",
         f"{low:.2f} to {high:.2f}",
-        f"{scores['min']:.2f}",
-        f"{scores['best']:.2f}",
-        scores["n"],
+        f"{scores.min:.2f}",
+        f"{scores.best:.2f}",
+        scores.n,
     ]
     return "| " + " | ".join(map(str, cells)) + " |"

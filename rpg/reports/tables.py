@@ -5,22 +5,23 @@ a model card per experiment; these files have the same bytes in every run. Also 
 results/seconds.json and seconds.md. Scores are over all samples and all originals.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rpg.config.params import Params
-from rpg.evaluation.results import Metrics, NoveltyResult, Scores
+from rpg.evaluation.results import Ensemble, Method, Metrics, NoveltyResult, Scores
 from rpg.evaluation.score import SETS
 from rpg.paths import Paths, ablation_file
-from rpg.reports.artifacts import AblationResult
+from rpg.reports.artifacts import AblationResult, ExperimentResult, ExperimentResults
 from rpg.reports.model_cards import card
 from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.stages import STAGES
 from rpg.tasks.config import ReportSection
 from rpg.tasks.registry import task_blocks
-from rpg.utils.artifacts import Seconds
+from rpg.utils.artifacts import Compared, Reported, ScoreSummary, Seconds, Set, Summaries
 from rpg.utils.files import read_json, read_sealed, verified_file, write_json, write_text
 
 HEADING = """# Generated networks beside the originals they learned from
@@ -87,21 +88,23 @@ METHODS = {
 }
 
 
-def metrics(params: Params, results: Path) -> dict[str, Any]:
+def metrics(params: Params, results: Path) -> ExperimentResults:
     """Return metrics.json: one entry per experiment in `run:`, with task, metrics.json and novelty.json."""
 
-    def entry(name: str) -> dict[str, Any]:
+    def entry(name: str) -> ExperimentResult:
         paths, command = Paths(name, results), f"rpg score --experiment {name}"
         scored = read_json(
             verified_file(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics
-        )
-        novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult)
+        ).tree()
+        novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult).tree()
         del novelty["files"]
         # The score stage scores baselines on every task, so its numbers replace those of the novelty stage.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
-        return {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
+        return ExperimentResult.model_validate(
+            {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
+        )
 
-    return {"experiments": {name: entry(name) for name in params.experiments_to_run()}}
+    return ExperimentResults(experiments={name: entry(name) for name in params.experiments_to_run()})
 
 
 def scores(params: Params, results: Path) -> pd.DataFrame:
@@ -109,14 +112,15 @@ def scores(params: Params, results: Path) -> pd.DataFrame:
     rows = [
         {
             "experiment": name,
-            "networks": label_set(networks, "between" if "between" in entry else "all"),
-            **{key: entry[key] for key in ("file", "validation", "test")},
+            "networks": label_set(kind, "between" if network.between else "all"),
+            "file": network.file,
+            "validation": network.validation,
+            "test": network.test,
         }
         for name in params.experiments_to_run()
-        for kind, networks in (("original", "original"), ("rpg", "RPG"))
-        for entry in read_sealed(Paths(name, results).file("score.scores"), f"rpg score --experiment {name}", Scores)[
-            kind
-        ]
+        for scored in [read_sealed(Paths(name, results).file("score.scores"), f"rpg score --experiment {name}", Scores)]
+        for kind, networks in (("original", scored.original), ("RPG", scored.rpg))
+        for network in networks
     ]
     return pd.DataFrame(rows)
 
@@ -140,7 +144,7 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
     experiments = {
         name: {
             "seconds": {
-                stage: read_sealed(Paths(name, results).file(f"{stage}.seconds"), f"rpg {stage}", Seconds)["seconds"]
+                stage: read_sealed(Paths(name, results).file(f"{stage}.seconds"), f"rpg {stage}", Seconds).seconds
                 for stage in params.experiment(name).timed()
             }
         }
@@ -149,67 +153,71 @@ def seconds(params: Params, results: Path) -> dict[str, Any]:
     return {"experiments": experiments}
 
 
-def markdown(tree: dict[str, Any]) -> str:
+def markdown(experiments: Mapping[str, ExperimentResult]) -> str:
     """Return tables.md from metrics.json: the columns of the paper's Table 1, unseen tasks, novelty and baselines."""
-    experiments = tree["experiments"]
     rows = [
         {
             "network": name,
-            "metric": entry["metric"],
-            "parameters": f"{entry['parameters']:,}",
+            "metric": entry.metric,
+            "parameters": f"{entry.parameters:,}",
             **original_and_rpg_columns(entry),
         }
         for experiment, entry in experiments.items()
         for name, entry in [
             (experiment, entry),
-            *([(label_set(experiment, "between"), {**entry, "rpg": entry["between"]})] if "between" in entry else []),
+            *(
+                [(label_set(experiment, "between"), entry.model_copy(update={"rpg": entry.between}))]
+                if entry.between
+                else []
+            ),
         ]
     ]
-    names = sorted({entry["metric"] for entry in experiments.values()})
+    names = sorted({entry.metric for entry in experiments.values()})
     return (
         HEADING.format(metrics=", ".join(names))
         + table(rows)
-        + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if "held_out" in entry)
+        + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if entry.held_out)
         + task_sections(experiments)
         + published_section(experiments)
         + novelty_section(experiments)
-        + "".join(zoo_baselines(name, entry) for name, entry in experiments.items())
+        + "".join(zoo_baselines(name, entry.novelty) for name, entry in experiments.items())
     )
 
 
-def original_and_rpg_columns(scores: dict[str, Any]) -> dict[str, Any]:
+def original_and_rpg_columns(scores: Compared) -> dict[str, Any]:
     """Return the columns of the paper's tables from the summaries of `original` and `rpg`."""
-    original, rpg = scores["original"], scores["rpg"]
+    original, rpg = scores.original, scores.rpg
     return {
         "original mean ± std": mean(original),
-        "original best": f"{original['best']:.2f}",
-        "original n": original["n"],
+        "original best": f"{original.best:.2f}",
+        "original n": original.n,
         "RPG mean ± std": mean(rpg),
-        "RPG min": f"{rpg['min']:.2f}",
-        "RPG best": f"{rpg['best']:.2f}",
-        "RPG n": rpg["n"],
+        "RPG min": f"{rpg.min:.2f}",
+        "RPG best": f"{rpg.best:.2f}",
+        "RPG n": rpg.n,
     }
 
 
-def mean(summary: dict[str, Any]) -> str:
+def mean(summary: ScoreSummary) -> str:
     """Format mean ± standard deviation and the mean's interval."""
-    low, high = summary["interval"]
-    return f"{summary['mean']:.2f} ± {summary['std']:.2f} [{low:.2f}, {high:.2f}]"
+    low, high = summary.interval
+    return f"{summary.mean:.2f} ± {summary.std:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
+def unseen_tasks(name: str, entry: Summaries) -> str:
     """Return the section of an experiment with task codes: originals, RPG and every baseline."""
-    kinds = {"original": entry["original_by_set"], "rpg": entry, **entry["baselines"]}
-    sets = [key for key in SETS if key in entry["original_by_set"]]
+    originals = entry.original_by_set or {}
+    kinds = {"original": originals, "rpg": entry.by_set(), **entry.baselines}
+    sets = [key for key in SETS if key in originals]
 
-    def row(kind: str, summaries: dict[str, Any]) -> dict[str, Any]:
-        cells = {"networks": METHODS[kind]}
+    def row(kind: str, summaries: dict[Set, ScoreSummary]) -> dict[str, Any]:
+        cells: dict[str, Any] = {"networks": METHODS[kind]}
         for key in sets:
             cells |= {
                 f"{SETS[key]} mean ± std": mean(summaries[key]),
-                f"{SETS[key]} min": f"{summaries[key]['min']:.2f}",
-                f"{SETS[key]} best": f"{summaries[key]['best']:.2f}",
-                f"{SETS[key]} n": summaries[key]["n"],
+                f"{SETS[key]} min": f"{summaries[key].min:.2f}",
+                f"{SETS[key]} best": f"{summaries[key].best:.2f}",
+                f"{SETS[key]} n": summaries[key].n,
             }
         return cells
 
@@ -217,10 +225,10 @@ def unseen_tasks(name: str, entry: dict[str, Any]) -> str:
     return f"\n## {name}: tasks seen and never seen\n\n{table(rows)}"
 
 
-def task_sections(experiments: dict[str, Any]) -> str:
+def task_sections(experiments: Mapping[str, Reported]) -> str:
     """Return the additional sections of the experiments' benchmarks, each once, in the order of the experiments."""
     sections: list[ReportSection] = []
-    for kind in dict.fromkeys(entry["task"] for entry in experiments.values()):
+    for kind in dict.fromkeys(entry.task for entry in experiments.values()):
         section = task_blocks()[kind].report_section(experiments)
         if section and section not in sections:
             sections.append(section)
@@ -230,21 +238,20 @@ def task_sections(experiments: dict[str, Any]) -> str:
     )
 
 
-def published_section(experiments: dict[str, Any]) -> str:
+def published_section(experiments: Mapping[str, Reported]) -> str:
     """Return the section that compares the paper's experiments here with published numbers, or "" without any."""
     rows = []
     for name, entry in experiments.items():
-        measured_here = {entry["metric"]: entry, **entry.get("others", {})}
+        measured_here: dict[str, Compared] = {entry.metric: entry, **entry.others}
         known = PUBLISHED.get(name, ())
         for metric in dict.fromkeys(row.metric for row in known):
             scores = measured_here[metric]
             # An experiment with unseen tasks is compared on these tasks.
-            original, rpg = (
-                scores.get("original_by_set", {}).get("held_out", scores["original"]),
-                scores.get("held_out", scores["rpg"]),
-            )
-            numbers = (original["mean"], rpg["best"], rpg["mean"], rpg["min"])
-            rows.append(_published(name, metric, "RPG, here", numbers, f"n = {rpg['n']}"))
+            original, rpg = scores.original, scores.rpg
+            if isinstance(scores, Summaries):
+                original, rpg = (scores.original_by_set or {}).get("held_out", original), scores.held_out or rpg
+            numbers = (original.mean, rpg.best, rpg.mean, rpg.min)
+            rows.append(_published(name, metric, "RPG, here", numbers, f"n = {rpg.n}"))
             rows += [
                 _published(name, metric, row.method, (row.original, row.best, row.mean, row.min), row.note)
                 for row in known
@@ -265,59 +272,59 @@ def _published(name: str, metric: str, method: str, numbers: tuple[float | None,
     return {"network": name, "metric": metric, "method": method, **cells, "note": note}
 
 
-def novelty_section(experiments: dict[str, Any]) -> str:
+def novelty_section(experiments: Mapping[str, ExperimentResult]) -> str:
     """Return the section with a verdict on the samples of each experiment and set of tasks."""
     rows = []
     for name, entry in experiments.items():
-        novelty = entry["novelty"]
+        novelty = entry.novelty
         # Originals are compared with other training runs if the zoo has several.
-        zoo = {**novelty["zoo"], "aligned": novelty["zoo"].get("aligned_across", novelty["zoo"].get("aligned"))}
-        for key in (key for key in SETS if key in novelty["rpg"]):
-            samples = novelty["rpg"][key]
+        zoo = {**novelty.zoo, "aligned": novelty.zoo.get("aligned_across", novelty.zoo.get("aligned"))}
+        for key in (key for key in SETS if key in novelty.rpg):
+            samples = novelty.rpg[key]
             rows.append(
                 {
                     "samples": label_set(name, key),
-                    "n": samples["n"],
-                    "verdict": samples["verdict"],
-                    "distance: sample / original": join_medians("aligned", 4, samples["median"], zoo),
-                    "residual: sample / original": join_medians("residual", 4, samples["median"], zoo),
-                    "IoU: sample / original": join_medians("iou", 2, samples["median"], zoo),
-                    "disagreement: sample / original": join_medians("disagreement", 1, samples["median"], zoo),
-                    "ensemble: samples / originals": ensemble(samples.get("ensemble", {})),
+                    "n": samples.n,
+                    "verdict": samples.verdict,
+                    "distance: sample / original": join_medians("aligned", 4, samples.median, zoo),
+                    "residual: sample / original": join_medians("residual", 4, samples.median, zoo),
+                    "IoU: sample / original": join_medians("iou", 2, samples.median, zoo),
+                    "disagreement: sample / original": join_medians("disagreement", 1, samples.median, zoo),
+                    "ensemble: samples / originals": ensemble(samples.ensemble),
                 }
             )
-    rule = next(iter(experiments.values()))["novelty"]["rule"]
-    return NOVELTY.format(**{**rule, "accurate": f"{rule['accurate']:.0%}"}) + table(rows)
+    rule = next(iter(experiments.values())).novelty.rule
+    return NOVELTY.format(**{**rule.tree(), "accurate": f"{rule.accurate:.0%}"}) + table(rows)
 
 
-def label_set(name: str, key: str) -> str:
+def label_set(name: str, key: Set) -> str:
     """Append the name of a set of networks to `name`, except for the set of all networks."""
     return name if key == "all" else f"{name}, {SETS[key]}"
 
 
-def ensemble(accuracies: dict[str, Any]) -> str:
+def ensemble(accuracies: Ensemble | dict[str, float] | None) -> str:
     """Format the accuracies of two ensembles."""
-    return f"{accuracies['rpg']:.1f} / {accuracies['original']:.1f}" if accuracies else "-"
+    return f"{accuracies.rpg:.1f} / {accuracies.original:.1f}" if isinstance(accuracies, Ensemble) else "-"
 
 
-def join_medians(column: str, digits: int, *medians: dict[str, float]) -> str:
+def join_medians(column: str, digits: int, *medians: Mapping[str, float | None]) -> str:
     """Format one column of several medians, separated by " / ", with a dash for a missing median."""
-    return " / ".join(f"{values[column]:.{digits}f}" if values.get(column) is not None else "-" for values in medians)
+    numbers = [values.get(column) for values in medians]
+    return " / ".join("-" if number is None else f"{number:.{digits}f}" for number in numbers)
 
 
 # A method's name in the tables, the set of networks (a key of `SETS`), and the measures of these networks.
-MeasuredMethod = tuple[str, str, dict[str, Any]]
+MeasuredMethod = tuple[str, Set, Method]
 
 
-def measured_methods(entry: dict[str, Any]) -> list[MeasuredMethod]:
+def measured_methods(novelty: NoveltyResult) -> list[MeasuredMethod]:
     """Return every method of an experiment, set by set; originals come first."""
-    novelty = entry["novelty"]
-    methods = {"rpg": novelty["rpg"], **novelty["baselines"]}
+    methods: dict[str, Mapping[Set, Method]] = {"rpg": novelty.rpg, **novelty.baselines}
     # Methods in the order of the other tables, then by name, because JSON keeps no order.
     known = [kind for kind in METHODS if kind in methods]
     kinds = known + sorted(set(methods) - set(known), key=str.lower)
     return [
-        ("originals", "all", novelty["original"]),
+        ("originals", "all", novelty.original),
         *(
             (label_set(str(METHODS.get(kind, kind)), key), key, methods[kind][key])
             for kind in kinds
@@ -327,76 +334,75 @@ def measured_methods(entry: dict[str, Any]) -> list[MeasuredMethod]:
     ]
 
 
-def beaten_by(key: str, measures: dict[str, Any], networks: list[MeasuredMethod]) -> int:
+def beaten_by(key: Set, measures: Method, networks: list[MeasuredMethod]) -> int:
     """Count methods without RPG that are at least as accurate and as far from the zoo, on the set `key`.
 
     `measures` belong to the compared method.
     """
     # Without task codes all networks are for one task, also those between its training runs.
     return sum(
-        other["mean"] >= measures["mean"] and other["distance"] >= measures["distance"]
+        other.mean >= measures.mean and other.distance >= measures.distance
         for name, rival, other in networks
         if other is not measures and not name.startswith(METHODS["rpg"]) and (rival in (key, "all") or key == "all")
     )
 
 
-def zoo_baselines(name: str, entry: dict[str, Any]) -> str:
+def zoo_baselines(name: str, novelty: NoveltyResult) -> str:
     """Return the section that compares all methods on an experiment's zoo by accuracy and distance."""
-    if "distance" not in entry["novelty"]["zoo"]:
+    if "distance" not in novelty.zoo:
         return ALONE.format(name=name)
-    novelty, networks = entry["novelty"], measured_methods(entry)
+    networks = measured_methods(novelty)
     rows = [
         {
             "networks": label,
-            "n": measures["n"],
+            "n": measures.n,
             "mean ± std": mean(measures),
-            "distance": f"{measures['distance']:.2f}",
+            "distance": f"{measures.distance:.2f}",
             "beaten by": beaten_by(key, measures, networks),
-            **{f"> {tau}": f"{share:.2f}" for tau, share in measures["novel"].items()},
+            **{f"> {tau}": f"{share:.2f}" for tau, share in measures.novel.items()},
         }
         for label, key, measures in networks
     ]
-    accurate = f"{novelty['rule']['accurate']:.0%}"
-    return MIXTURES.format(name=name, unit=novelty["zoo"]["distance"], accurate=accurate) + table(rows)
+    accurate = f"{novelty.rule.accurate:.0%}"
+    return MIXTURES.format(name=name, unit=novelty.zoo["distance"], accurate=accurate) + table(rows)
 
 
-def ablation(name: str, question: str, experiment: str, tree: dict[str, Any]) -> str:
+def ablation(name: str, question: str, experiment: str, result: AblationResult) -> str:
     """Return the section of an ablation of `experiment`: one row per variant and set of tasks."""
     rows = []
-    for entry in tree["variants"]:
+    for variant in result.variants:
         # The sets in the order of the other tables, because JSON keeps no order.
-        for key in (key for key in SETS if key in entry["sets"]):
-            scored = entry["sets"][key]
+        for key in (key for key in SETS if key in variant.sets):
+            scored = variant.sets[key]
             row = {
-                "variant": label_set(entry["variant"], key),
-                "RPG parameters": f"{entry['parameters']:,}",
-                "original mean ± std": mean(scored["original"]),
-                "original n": scored["original"]["n"],
-                "RPG mean ± std": mean(scored["rpg"]),
-                "by seed": ", ".join(f"{value:.2f}" for value in scored["by_seed"]),
-                "RPG min": f"{scored['rpg']['min']:.2f}",
-                "RPG best": f"{scored['rpg']['best']:.2f}",
-                "RPG n": scored["rpg"]["n"],
+                "variant": label_set(variant.variant, key),
+                "RPG parameters": f"{variant.parameters:,}",
+                "original mean ± std": mean(scored.original),
+                "original n": scored.original.n,
+                "RPG mean ± std": mean(scored.rpg),
+                "by seed": ", ".join(f"{value:.2f}" for value in scored.by_seed),
+                "RPG min": f"{scored.rpg.min:.2f}",
+                "RPG best": f"{scored.rpg.best:.2f}",
+                "RPG n": scored.rpg.n,
             }
-            if "novelty" in scored:
-                distances = scored["novelty"]
-                row["distance: sample / original"] = f"{distances['rpg']:.4f} / {distances['original']:.4f}"
-                row["verdict"] = distances["verdict"]
+            if distances := scored.novelty:
+                row["distance: sample / original"] = f"{distances.rpg:.4f} / {distances.original:.4f}"
+                row["verdict"] = distances.verdict
             rows.append(row)
     return f"\n## {name}, of {experiment}\n\n{question}\n\n{table(rows)}"
 
 
-def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, Any]]:
+def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, AblationResult]]:
     """Return the sections of several ablations, and the ablations' results by name."""
-    trees = {
+    found = {
         name: read_sealed(ablation_file(name, results), f"rpg ablation --experiment {name}", AblationResult)
         for name in names
     }
     text = "".join(
-        ablation(name, params.ablation(name).question, params.ablation(name).experiment, tree)
-        for name, tree in trees.items()
+        ablation(name, params.ablation(name).question, params.ablation(name).experiment, result)
+        for name, result in found.items()
     )
-    return text, trees
+    return text, found
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -411,11 +417,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 def write_tables(params: Params, results: Path, into: Path | None = None) -> None:
     """Write all files of this module into the folder `into`, by default `results`."""
     into = into or results
-    tree = metrics(params, results)
-    text, ablation_trees = ablations(params, params.ablations_to_run(), results)
-    write_text(into / "tables.md", markdown(tree) + text)
-    write_json(into / "metrics.json", {**tree, "ablations": ablation_trees} if ablation_trees else tree)
-    for name, entry in tree["experiments"].items():
+    experiments = metrics(params, results)
+    text, found = ablations(params, params.ablations_to_run(), results)
+    write_text(into / "tables.md", markdown(experiments.experiments) + text)
+    extra = {"ablations": {name: result.tree() for name, result in found.items()}} if found else {}
+    write_json(into / "metrics.json", {**experiments.tree(), **extra})
+    for name, entry in experiments.experiments.items():
         write_text(Paths(name, into).card, card(name, params.experiment(name), entry))
     write_text(into / "scores.csv", scores(params, results).to_csv(index=False))
     write_text(into / "novelty.csv", novelty_rows(params, results).to_csv(index=False))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rpg.blocks import Block
+from rpg.utils.artifacts import Compared, Reported
 
 if TYPE_CHECKING:
     from rpg.tasks.base import Task
@@ -89,11 +90,11 @@ class CardText:
 class ReportSection:
     """A benchmark's section of results/tables.md: title and text, and rows.
 
-    A row has its own columns and the summaries of the originals and of RPG's samples ({"original": ..., "rpg": ...}).
+    A row has its own columns and the summaries of the originals and of RPG's samples.
     """
 
     text: str
-    rows: list[tuple[dict[str, str], dict[str, Any]]]
+    rows: list[tuple[dict[str, str], Compared]]
 
 
 class TaskConfig(Block):
@@ -191,7 +192,7 @@ class TaskConfig(Block):
         raise NotImplementedError
 
     @classmethod
-    def report_section(cls, experiments: Mapping[str, Any]) -> ReportSection | None:
+    def report_section(cls, experiments: Mapping[str, Reported]) -> ReportSection | None:
         """Return the benchmark's section of tables.md from the entries of metrics.json; None for no section.
 
         Tasks that return the same section share it.

@@ -1,13 +1,17 @@
 """The layout: the rows of the tokens that hold each tensor of a state dict."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rpg.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from rpg.tokenizer.manifest import LayoutForm
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,13 @@ class Layout:
         return cls(width, tuple(tensors), canonical)
 
     @classmethod
-    def from_json(cls, tree: dict) -> "Layout":
-        names = [field.name for field in fields(TensorLayout)]
-        entries = [{name: entry[name] for name in names} for entry in tree["tensors"]]
-        tensors = (TensorLayout(**{**entry, "shape": tuple(entry["shape"])}) for entry in entries)
-        return cls(tree["width"], tuple(tensors), tree.get("canonical", False))
+    def of_form(cls, form: "LayoutForm") -> "Layout":
+        """Return the layout that tokens/layout.json describes."""
+        tensors = (
+            TensorLayout(tensor.name, tuple(tensor.shape), tensor.dtype, tensor.first, tensor.tokens)
+            for tensor in form.tensors
+        )
+        return cls(form.width, tuple(tensors), form.canonical)
 
     @property
     def length(self) -> int:

@@ -12,6 +12,7 @@ from rpg.tokenizer.canonical import canonical
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.manifest import TokenLayout
 from rpg.tokenizer.normalization import Stats, detokenize, tokenize
+from rpg.utils.artifacts import Set
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
     check_unchanged,
@@ -19,6 +20,7 @@ from rpg.utils.files import (
     read_tensors,
     sha256,
 )
+from rpg.zoo.manifest import Checkpoint
 
 
 class TokenStore:
@@ -32,13 +34,13 @@ class TokenStore:
     def __init__(self, folder: Path) -> None:
         """Open `folder`; UserError if layout.json or stats.safetensors is missing or was changed."""
         self.folder = folder
-        tree = read_sealed(folder / "layout.json", "rpg tokens", TokenLayout)
-        self._files: dict[str, str] = {entry["file"]: entry["sha256"] for entry in tree["files"]}
+        manifest = read_sealed(folder / "layout.json", "rpg tokens", TokenLayout)
+        self._files = {entry.file: entry.sha256 for entry in manifest.files}
         self.sha256 = sha256(folder / "layout.json")
-        self.layout = Layout.from_json(tree["layout"])
-        self.checkpoints: list[dict[str, Any]] = tree["checkpoints"]
-        self.held_out: list[dict[str, Any]] = tree["held_out"]
-        self.seeds: list[int] = tree["seeds"]
+        self.layout = Layout.of_form(manifest.layout)
+        self.checkpoints: list[Checkpoint] = manifest.checkpoints
+        self.held_out: list[Checkpoint] = manifest.held_out
+        self.seeds: list[int] = manifest.seeds
         self._lasts: dict[int, dict[str, Tensor]] = {}
         self._check("stats.safetensors")
         tensors = read_tensors(folder / "stats.safetensors")
@@ -74,11 +76,11 @@ class TokenStore:
         """Return the tokens [L, D] of checkpoint `index`; UserError if tokens.safetensors is missing or was changed."""
         return self._slice[index]
 
-    def state(self, checkpoint: dict[str, Any]) -> int:
+    def state(self, checkpoint: Checkpoint) -> int:
         """Return the permutation state of a checkpoint: the index of its seed in `seeds`."""
-        return self.seeds.index(checkpoint["seed"])
+        return self.seeds.index(checkpoint.seed)
 
-    def task_set(self, state: int, code: str | None) -> str:
+    def task_set(self, state: int, code: str | None) -> Set:
         """Return the set of a (state, code) pair, by what RPG saw in training.
 
         `seen`: RPG saw the pair. `held_out`: it never saw the code. `held_out_pairs`: it saw the code, but only with
@@ -91,10 +93,10 @@ class TokenStore:
         return "seen" if state in self._learned[code] else "held_out_pairs"
 
     @cached_property
-    def _learned(self) -> dict[str, set[int]]:
-        learned: dict[str, set[int]] = {}
+    def _learned(self) -> dict[str | None, set[int]]:
+        learned: dict[str | None, set[int]] = {}
         for checkpoint in self.checkpoints:
-            learned.setdefault(checkpoint["code"], set()).add(self.state(checkpoint))
+            learned.setdefault(checkpoint.code, set()).add(self.state(checkpoint))
         return learned
 
     def tokenize(self, state_dict: dict[str, Tensor], state: int) -> Tensor:

@@ -38,9 +38,9 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         # layout.json is written last: a store without it is incomplete.
         (folder / "layout.json").unlink(missing_ok=True)
         zoo_checkpoints, names = read_zoo(zoo)
-        checkpoints = [checkpoint for checkpoint in zoo_checkpoints if not checkpoint["held_out"]]
-        held_out = [checkpoint for checkpoint in zoo_checkpoints if checkpoint["held_out"]]
-        paths = [zoo / checkpoint["file"] for checkpoint in checkpoints]
+        checkpoints = [checkpoint for checkpoint in zoo_checkpoints if not checkpoint.held_out]
+        held_out = [checkpoint for checkpoint in zoo_checkpoints if checkpoint.held_out]
+        paths = [zoo / checkpoint.file for checkpoint in checkpoints]
         _check_form(paths[0], params)
         layout = Layout.of(read_checkpoint(paths[0], names), params.width, bool(params.canonical))
         skipped: dict[int, dict[str, Tensor]] = {}
@@ -49,7 +49,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
             for path, checkpoint in zip(paths, checkpoints, strict=True):
                 state_dict = read_checkpoint(path, names)
                 layout.check(state_dict, path, "leave this checkpoint out of the zoo")
-                skipped[checkpoint["seed"]] = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
+                skipped[checkpoint.seed] = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
                 yield state_dict
 
         def canonicalized(state_dicts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
@@ -75,8 +75,14 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         files = [file_entry(folder / name) for name in ("stats.safetensors", "tokens.safetensors")]
         # Only the layout of adapters has the key `canonical`.
         described = {key: value for key, value in asdict(layout).items() if value is not False}
-        tree = {"layout": described, "checkpoints": checkpoints, "held_out": held_out, "seeds": seeds}
-        write_sealed(folder / "layout.json", {**tree, "files": files})
+        tree = {
+            "layout": described,
+            "checkpoints": [checkpoint.tree() for checkpoint in checkpoints],
+            "held_out": [checkpoint.tree() for checkpoint in held_out],
+            "seeds": seeds,
+            "files": files,
+        }
+        write_sealed(folder / "layout.json", tree)
 
 
 def _check_form(path: Path, params: Tokens) -> None:

@@ -10,6 +10,7 @@ from rpg.model.conditions import condition_name
 from rpg.tokenizer.store import TokenStore
 from rpg.utils import task_codes
 from rpg.utils.errors import UserError
+from rpg.zoo.manifest import Checkpoint
 
 Values = dict[str, Tensor]
 # Name of a condition of the kind `vector` → its numbers.
@@ -21,22 +22,21 @@ States = tuple[int, ...]
 def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Values:
     """Return name → values [N, C] of all checkpoints in `store`; UserError if a checkpoint lacks a vector's field."""
 
-    def values(condition: Condition, checkpoint: dict) -> list[float]:
+    def values(condition: Condition, checkpoint: Checkpoint) -> list[float]:
         if condition.kind == "permutation_state":
             state = store.state(checkpoint)
             return [float(other == state) for other in range(len(store.seeds))]
         if condition.kind == "unconditional":
             return [0.0]
         if condition.kind == "task_code":
-            return task_codes.bits(checkpoint["code"])
-        entry = checkpoint.get(condition.field)
-        numbers: list = entry if isinstance(entry, list) else [entry]
-        if not all(isinstance(number, (int, float)) for number in numbers):
-            known = ", ".join(key for key, value in checkpoint.items() if isinstance(value, (int, float, list)))
+            return task_codes.bits(checkpoint.code or "")
+        numbers = checkpoint.numbers(condition.field)
+        if numbers is None:
+            known = ", ".join(checkpoint.number_keys())
             raise UserError(
-                f"params.yaml: model.conditions: {checkpoint['file']} has no number '{condition.field}'; known: {known}"
+                f"params.yaml: model.conditions: {checkpoint.file} has no number '{condition.field}'; known: {known}"
             )
-        return [float(number) for number in numbers]
+        return numbers
 
     return {
         condition_name(condition): torch.tensor([values(condition, checkpoint) for checkpoint in store.checkpoints])

@@ -41,7 +41,7 @@ class Generated:
         self.task, self.store, self.params, self.on = task, store, params, on
         self.values = checkpoint_values(conditions, store)
         self.states_N = torch.tensor([store.state(checkpoint) for checkpoint in store.checkpoints])
-        self.codes = [checkpoint.get("code") for checkpoint in store.checkpoints]
+        self.codes = [checkpoint.code for checkpoint in store.checkpoints]
 
     def draw(self, count: int, draw: torch.Generator) -> tuple[list[int], Values]:
         """Draw `count` random checkpoints of the zoo; return their indices and condition values."""

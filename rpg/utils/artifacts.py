@@ -1,21 +1,26 @@
-"""Types of the JSON files that stages write for each other. Additional keys are allowed.
+"""Types of the JSON files that stages write for each other. Additional keys are allowed and kept.
 
-`rpg.utils.files.read_json` and `read_sealed` validate a file against its type.
+`rpg.utils.files.read_json` and `read_sealed` return a file as an instance of its type.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, WrapValidator, field_validator
 
 from rpg.utils import task_codes
+
+T = TypeVar("T")
+# The type of an optional key with the default None. The key may be absent from a file, but it may not be null there.
+MayLack = Annotated[T | None, GetPydanticSchema(lambda kind, handler: handler(reduce(or_, get_args(kind)[:-1])))]
 
 # A task code in the format of rpg.utils.task_codes.
 Code = Annotated[str, Field(pattern=f"^[01]{{{task_codes.CLASSES}}}$")]
 
-
-# The default of an optional key. The key may be absent, but it may not be null.
-LEFT_OUT: Any = None
+# A number; an integer stays one, so that a file is written as it was read.
+Number = Annotated[float, WrapValidator(lambda number, validate: (validate(number), number)[1])]
 
 
 # The names of the sets of networks (`rpg.evaluation.score.SETS`).
@@ -25,7 +30,11 @@ Set = Literal["seen", "held_out_pairs", "held_out", "all", "between"]
 class Form(BaseModel):
     """The required content of a file, or of a part of a file."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    def tree(self) -> dict[str, Any]:
+        """Return the JSON object exactly as it was read, with additional keys and without absent ones."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
 
 
 class ListedFile(Form):
@@ -51,7 +60,7 @@ class Files(Form):
 class Seconds(Form):
     """seconds/<stage>.json: the run time of a stage."""
 
-    seconds: float
+    seconds: Number
 
 
 class Answers(Form):
@@ -60,11 +69,60 @@ class Answers(Form):
     answers: list[int]
 
 
+class ScoreSummary(Form):
+    """The summary of several scores, as `rpg.evaluation.score.summary` makes it."""
+
+    mean: Number
+    std: Number
+    interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    min: Number
+    best: Number
+    n: Annotated[int, Field(ge=1)]
+
+
+class Compared(Form):
+    """The scores of RPG and of the originals by one metric."""
+
+    original: ScoreSummary
+    rpg: ScoreSummary
+    base_model: MayLack[ScoreSummary] = None
+
+
+class Summaries(Compared):
+    """The scores of an experiment's networks by its main metric, also set by set, and by its other metrics."""
+
+    metric: str
+    parameters: int
+    seen: MayLack[ScoreSummary] = None
+    held_out: MayLack[ScoreSummary] = None
+    held_out_pairs: MayLack[ScoreSummary] = None
+    between: MayLack[ScoreSummary] = None
+    original_by_set: MayLack[dict[Set, ScoreSummary]] = None
+    baselines: dict[str, dict[Set, ScoreSummary]] = Field(default_factory=dict)
+    others: dict[str, Compared] = Field(default_factory=dict)
+
+    def by_set(self) -> dict[Set, ScoreSummary]:
+        """Return the summaries of RPG's samples by set, without the set `all`."""
+        sets: dict[Set, ScoreSummary | None] = {
+            "seen": self.seen,
+            "held_out_pairs": self.held_out_pairs,
+            "held_out": self.held_out,
+            "between": self.between,
+        }
+        return {name: summary for name, summary in sets.items() if summary}
+
+
+class Reported(Summaries):
+    """An experiment's entry in results/metrics.json, without its novelty."""
+
+    task: str
+
+
 class _Coded(Protocol):
     """A network with or without a task code."""
 
     @property
-    def code(self) -> Any: ...
+    def code(self) -> str | None: ...
 
 
 def all_have_codes(networks: Sequence[_Coded]) -> None:

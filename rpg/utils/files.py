@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from rpg.utils.errors import UserError
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rpg.utils.artifacts import Form
+
+F = TypeVar("F", bound="Form")
 
 # The folder of all artifacts, relative to the folder of params.yaml.
 RESULTS = Path("results")
@@ -86,12 +88,18 @@ def sealed(tree: dict[str, Any]) -> dict[str, Any]:
     return {**rest, SEAL: _digest(rest)}
 
 
+@overload
+def read_sealed(path: Path, next_command: str) -> dict[str, Any]: ...
+@overload
+def read_sealed(path: Path, next_command: str, form: type[F]) -> F: ...
 def read_sealed(path: Path, next_command: str, form: "type[Form] | None" = None) -> Any:
     """Read what `write_sealed` wrote; UserError, as in `read_json`, also if the file was changed since."""
-    tree = read_json(path, next_command, form)
-    if tree.pop(SEAL, None) != _digest(tree):
+    tree = read_json(path, next_command)
+    digest = tree.pop(SEAL, None)
+    typed = _typed(tree, path, next_command, form) if form else tree
+    if digest != _digest(tree):
         raise UserError(f"{path}: changed since `{next_command}` wrote it; delete it and run the command again")
-    return tree
+    return typed
 
 
 def _digest(tree: dict[str, Any]) -> str:
@@ -100,29 +108,39 @@ def _digest(tree: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
+@overload
+def read_json(path: Path, next_command: str) -> dict[str, Any]: ...
+@overload
+def read_json(path: Path, next_command: str, form: type[F]) -> F: ...
 def read_json(path: Path, next_command: str, form: "type[Form] | None" = None) -> Any:
-    """Return the object in `path`, validated against `form`.
+    """Return the object in `path`: an instance of `form`, or a dictionary without a form.
 
     Raises UserError, with the command `next_command` that makes the file, if the file is missing or invalid.
     """
-    from pydantic import ValidationError
-
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: missing; make it with `{next_command}`") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run `{next_command}`") from error
-    why = "" if isinstance(tree, dict) else "not a JSON object"
-    if form and not why:
-        try:
-            form.model_validate(tree)
-        except ValidationError as error:
-            fault = error.errors(include_input=False, include_url=False)[0]
-            why = f"{'.'.join(map(str, fault['loc'][:6]))[:100]}: {fault['msg']}"
-    if why:
-        raise UserError(f"{path}: not written by `{next_command}` ({why}); delete it and run the command again")
-    return tree
+    if not isinstance(tree, dict):
+        raise _not_written(path, next_command, "not a JSON object")
+    return _typed(tree, path, next_command, form) if form else tree
+
+
+def _typed(tree: dict[str, Any], path: Path, next_command: str, form: type[F]) -> F:
+    from pydantic import ValidationError
+
+    try:
+        return form.model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False)[0]
+        why = f"{'.'.join(map(str, fault['loc'][:6]))[:100]}: {fault['msg']}"
+        raise _not_written(path, next_command, why) from None
+
+
+def _not_written(path: Path, next_command: str, why: str) -> UserError:
+    return UserError(f"{path}: not written by `{next_command}` ({why}); delete it and run the command again")
 
 
 def write_tensors(path: Path, tensors: dict[str, "Tensor"], metadata: dict[str, str] | None = None) -> None:
@@ -238,7 +256,7 @@ def verified_file(path: Path, by: Path, next_command: str) -> Path:
     """
     from rpg.utils.artifacts import Files
 
-    entries = {entry["file"]: entry["sha256"] for entry in read_sealed(by, next_command, Files)["files"]}
+    entries = {entry.file: entry.sha256 for entry in read_sealed(by, next_command, Files).files}
     check_unchanged(by.parent, path.name, entries.get(path.name, ""), "written", f"`{next_command}`")
     return path
 

@@ -11,7 +11,7 @@ from typing import Any
 from rpg.config.experiment import Experiment
 from rpg.utils.errors import UserError
 from rpg.utils.files import exclusive, read_sealed, write_sealed
-from rpg.zoo.manifest import Shard, check_checkpoint, fingerprint
+from rpg.zoo.manifest import Checkpoint, Shard, check_checkpoint, fingerprint
 
 
 def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
@@ -23,27 +23,32 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
     shards = experiment.shards()
     start = fingerprint(experiment, base)
     with exclusive(zoo):
-        checkpoints, names = [], []
+        checkpoints: list[Checkpoint] = []
+        names: list[str] = []
         for shard, runs in shards.items():
             path = zoo / shard / "manifest.json"
             manifest = read_sealed(path, f"rpg zoo --shard {shard}", Shard)
-            _check_recipe(path, manifest["recipe"], experiment.recipe(runs))
-            if manifest["base"] != start:
+            _check_recipe(path, manifest.recipe, experiment.recipe(runs))
+            if manifest.base != start:
                 raise UserError(f"{path}: the base network has changed since; delete {path.parent} and train it again")
-            names = manifest["tensors"]
-            checkpoints += [{**entry, "file": f"{shard}/{entry['file']}"} for entry in manifest["checkpoints"]]
-            trained_runs = {(entry["seed"], entry.get("code")) for entry in manifest["checkpoints"]}
+            names = manifest.tensors
+            checkpoints += [
+                checkpoint.model_copy(update={"file": f"{shard}/{checkpoint.file}"})
+                for checkpoint in manifest.checkpoints
+            ]
+            trained_runs = {(checkpoint.seed, checkpoint.code) for checkpoint in manifest.checkpoints}
             for run in runs:
                 if (run.seed, run.code) not in trained_runs:
                     raise UserError(f"{path}: no checkpoint of {run}; delete it and run `rpg zoo` again")
-        for entry in checkpoints:
-            check_checkpoint(zoo, entry)
+        for checkpoint in checkpoints:
+            check_checkpoint(zoo, checkpoint)
         for folder in zoo.iterdir():
             if folder.is_dir() and folder.name not in shards:
                 with exclusive(folder):
                     shutil.rmtree(folder)
-        checkpoints.sort(key=lambda entry: (entry["seed"], entry.get("code", ""), entry["step"]))
-        write_sealed(zoo / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
+        checkpoints.sort(key=lambda checkpoint: (checkpoint.seed, checkpoint.code or "", checkpoint.step))
+        listed = [checkpoint.tree() for checkpoint in checkpoints]
+        write_sealed(zoo / "checkpoints.json", {"checkpoints": listed, "tensors": names})
 
 
 def _check_recipe(path: Path, trained: Any, wanted: Any) -> None:

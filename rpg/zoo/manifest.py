@@ -1,25 +1,16 @@
 """The zoo's manifests: base networks, shards and checkpoints."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from rpg.config.experiment import Experiment
-from rpg.utils.artifacts import Files
-from rpg.utils.files import (
-    check_unchanged,
-    read_sealed,
-    read_tensors,
-    sha256,
-)
-
-if TYPE_CHECKING:
-    from rpg.tasks.stack import StateDict
-
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import LEFT_OUT, Code, Form, ListedFile, all_have_codes
+from rpg.config.experiment import Experiment
+from rpg.utils.artifacts import Code, Files, Form, ListedFile, MayLack, all_have_codes
+from rpg.utils.files import check_unchanged, read_sealed, read_tensors, sha256
+
+if TYPE_CHECKING:
+    from rpg.tasks.stack import StateDict
 
 
 class Checkpoint(ListedFile):
@@ -28,7 +19,18 @@ class Checkpoint(ListedFile):
     seed: Annotated[int, Field(ge=0)]
     step: int
     held_out: bool
-    code: Code = LEFT_OUT
+    code: MayLack[Code] = None
+
+    def numbers(self, name: str) -> list[float] | None:
+        """Return the number or the numbers under the key `name`, such as `validation_top1`; None without such a key."""
+        value = self.tree().get(name)
+        values = value if isinstance(value, list) else [value]
+        numbers = [float(each) for each in values if isinstance(each, int | float)]
+        return numbers if len(numbers) == len(values) else None
+
+    def number_keys(self) -> list[str]:
+        """Return the keys of numbers and lists, sorted."""
+        return sorted(key for key, value in self.tree().items() if isinstance(value, int | float | list))
 
 
 class Checkpoints(Form):
@@ -74,10 +76,10 @@ def read_base(experiment: Experiment, folder: Path, seed: int) -> "StateDict | N
     if not experiment.base:
         return None
     # The manifest lists one network per seed of the base block, in the same order.
-    entries = read_sealed(folder / "manifest.json", "rpg base", Files)["files"]
+    entries = read_sealed(folder / "manifest.json", "rpg base", Files).files
     entry = entries[experiment.zoo.seeds.index(seed) % len(entries)]
-    check_unchanged(folder, entry["file"], entry["sha256"], "trained", "`rpg base`")
-    return read_tensors(folder / entry["file"])
+    check_unchanged(folder, entry.file, entry.sha256, "trained", "`rpg base`")
+    return read_tensors(folder / entry.file)
 
 
 def fingerprint(experiment: Experiment, folder: Path) -> str | None:
@@ -88,18 +90,18 @@ def fingerprint(experiment: Experiment, folder: Path) -> str | None:
     return sha256(folder / "manifest.json")
 
 
-def read_zoo(zoo: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def read_zoo(zoo: Path) -> tuple[list[Checkpoint], list[str]]:
     """Return the checkpoints that `collect_zoo` listed, by seed, code and step, and their tensors' names in order.
 
     Raises UserError if a checkpoint is missing or was changed after training.
     """
-    tree = read_sealed(zoo / "checkpoints.json", "rpg collect", Checkpoints)
-    for entry in tree["checkpoints"]:
-        check_checkpoint(zoo, entry)
-    return tree["checkpoints"], tree["tensors"]
+    collected = read_sealed(zoo / "checkpoints.json", "rpg collect", Checkpoints)
+    for checkpoint in collected.checkpoints:
+        check_checkpoint(zoo, checkpoint)
+    return collected.checkpoints, collected.tensors
 
 
-def check_checkpoint(zoo: Path, entry: dict[str, Any]) -> None:
-    """Raise UserError unless the checkpoint file of `entry` is unchanged since training."""
-    shard = Path(entry["file"]).parent
-    check_unchanged(zoo, entry["file"], entry["sha256"], "trained", f"`rpg zoo --shard {shard}`")
+def check_checkpoint(zoo: Path, checkpoint: Checkpoint) -> None:
+    """Raise UserError unless the file of `checkpoint` is unchanged since training."""
+    shard = Path(checkpoint.file).parent
+    check_unchanged(zoo, checkpoint.file, checkpoint.sha256, "trained", f"`rpg zoo --shard {shard}`")

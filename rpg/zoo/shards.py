@@ -28,7 +28,7 @@ from rpg.utils.files import (
     write_sealed,
 )
 from rpg.utils.progress import progress
-from rpg.zoo.manifest import Finished, fingerprint, read_base
+from rpg.zoo.manifest import Checkpoint, Finished, Trained, fingerprint, read_base
 
 # The substitutes of seed s are s + NEXT, s + 2 NEXT, ...: they must not depend on the seeds of other shards.
 NEXT = 1_000_000
@@ -56,37 +56,41 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         for group in progress(groups[len(done) :], "zoo", total=len(groups), done=len(done)):
             done.append(_train_group(task, experiment, group, start, folder))
             if resumes and len(done) < len(groups):
-                write_sealed(folder / "finished.json", {**facts, "finished": done})
+                write_sealed(folder / "finished.json", {**facts, "finished": [trained.tree() for trained in done]})
         # safetensors sorts tensors by name, but tokens follow the state dict's order, so the manifest keeps that order.
-        manifest = {**facts, "tensors": done[-1]["tensors"]}
-        manifest["checkpoints"] = [entry for group in done for entry in group["checkpoints"]]
-        if diverged := {seed: new for group in done for seed, new in group["diverged"].items()}:
+        manifest: dict[str, Any] = {**facts, "tensors": done[-1].tensors}
+        manifest["checkpoints"] = [checkpoint.tree() for trained in done for checkpoint in trained.checkpoints]
+        if diverged := _diverged(done):
             manifest["diverged"] = diverged
         write_sealed(folder / "manifest.json", manifest)
         (folder / "finished.json").unlink(missing_ok=True)
 
 
-def _finished(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _diverged(groups: list[Trained]) -> dict[str, int]:
+    return {seed: new for trained in groups for seed, new in trained.diverged.items()}
+
+
+def _finished(folder: Path, facts: dict[str, Any]) -> list[Trained]:
     """Return the finished groups of a killed run with the same `facts`; none if one of their files was changed."""
     path = folder / "finished.json"
     if not path.exists():
         return []
     try:
-        tree = read_sealed(path, "rpg zoo", Finished)
-        if {key: tree.get(key) for key in facts} != facts:
+        before = read_sealed(path, "rpg zoo", Finished)
+        if {"recipe": before.recipe, "base": before.base} != facts:
             return []
-        for trained in tree["finished"]:
-            for entry in trained["checkpoints"]:
-                check_unchanged(folder, entry["file"], entry["sha256"], "trained", "`rpg zoo`")
+        for trained in before.finished:
+            for checkpoint in trained.checkpoints:
+                check_unchanged(folder, checkpoint.file, checkpoint.sha256, "trained", "`rpg zoo`")
     except UserError as error:
         print(f"zoo: starting over ({error})", file=sys.stderr, flush=True)
         return []
-    return list(tree["finished"])
+    return before.finished
 
 
 def _train_group(
     task: Task, experiment: Experiment, group: list[Run], start: dict[int, StateDict | None], folder: Path
-) -> dict[str, Any]:
+) -> Trained:
     """Train and save a group of networks; `diverged` maps each diverged seed to its substitute."""
     seed = group[0].seed
     if any(run.seed != seed for run in group):
@@ -98,11 +102,11 @@ def _train_group(
             _train_group(task, experiment, list(of_seed), start, folder)
             for _, of_seed in groupby(group, key=lambda run: run.seed)
         ]
-        return {
-            "checkpoints": [entry for trained in alone for entry in trained["checkpoints"]],
-            "tensors": alone[0]["tensors"],
-            "diverged": {seed: new for trained in alone for seed, new in trained["diverged"].items()},
-        }
+        return Trained(
+            checkpoints=[checkpoint for trained in alone for checkpoint in trained.checkpoints],
+            tensors=alone[0].tensors,
+            diverged=_diverged(alone),
+        )
     for replaced in range(MAX_SUBSTITUTES + 1):
         substitute = seed + replaced * NEXT
         try:
@@ -115,7 +119,7 @@ def _train_group(
             print(f"{error}; training seed {substitute + NEXT} in its place", file=sys.stderr, flush=True)
         else:
             break
-    return {**trained, "diverged": {str(seed): substitute} if replaced else {}}
+    return trained.model_copy(update={"diverged": {str(seed): substitute} if replaced else {}})
 
 
 def _train(
@@ -125,13 +129,13 @@ def _train(
     runs: list[Run],
     start: dict[int, StateDict | None],
     folder: Path,
-) -> dict[str, Any]:
+) -> Trained:
     """Train `runs` and save them under the names of `group`; Diverged if a run diverges."""
-    checkpoints: list[list[dict[str, Any]]] = [[] for _ in group]
+    checkpoints: list[list[Checkpoint]] = [[] for _ in group]
     names: list[str] = []
 
     def save(step: int, state_dicts: list[StateDict]) -> None:
-        for run, entries, state_dict in zip(group, checkpoints, state_dicts, strict=True):
+        for run, saved, state_dict in zip(group, checkpoints, state_dicts, strict=True):
             code = f"{run.code}-" if run.code else ""
             if not all(tensor.isfinite().all() for tensor in state_dict.values() if tensor.is_floating_point()):
                 raise Diverged(
@@ -141,7 +145,9 @@ def _train(
             names[:] = state_dict
             score = task.score(state_dict, "validation", run.code)
             entry = {**file_entry(path, folder), "step": step, f"validation_{task.metric}": score}
-            entries.append({**entry, **run.model_dump(exclude_none=True)})
+            saved.append(Checkpoint.model_validate({**entry, **run.model_dump(exclude_none=True)}))
 
     task.train(experiment.zoo, runs, [start[run.seed] for run in group], save)
-    return {"checkpoints": [entry for entries in checkpoints for entry in entries], "tensors": names, "diverged": {}}
+    return Trained(
+        checkpoints=[checkpoint for saved in checkpoints for checkpoint in saved], tensors=names, diverged={}
+    )

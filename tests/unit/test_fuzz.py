@@ -263,7 +263,7 @@ def store(name: str) -> None:
     found.detokenize(found[0].unsqueeze(0), torch.tensor([0]))
     found.layout.positions(), found.layout.head(), found.layout.padding()
     for checkpoint in [*found.checkpoints, *found.held_out]:
-        found.task_set(found.state(checkpoint), checkpoint.get("code"))
+        found.task_set(found.state(checkpoint), checkpoint.code)
 
 
 def model(name: str) -> None:
@@ -273,7 +273,7 @@ def model(name: str) -> None:
 
 def samples(name: str) -> None:
     _, paths = _of(name)
-    read_samples(paths.folder("sample"), len({entry["seed"] for entry in read_zoo(paths.folder("zoo"))[0]}))
+    read_samples(paths.folder("sample"), len({checkpoint.seed for checkpoint in read_zoo(paths.folder("zoo"))[0]}))
 
 
 def compared(name: str) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from rpg.blocks import PARAMS_FILE, Betas, Block, Count, Positive, Revision, Seeds, Share
 from rpg.data import missing_data
 from rpg.tasks.config import BaseConfig, CardText, ReportSection, TaskConfig, ZooConfig
+from rpg.utils.artifacts import Reported
 from rpg.utils.errors import UserError, suggestion
 from rpg.utils.files import RESULTS
 from rpg.utils.hub import missing_on_hub
@@ -183,7 +184,7 @@ class CommonsenseTask(TaskConfig):
         return card(self, name)
 
     @classmethod
-    def report_section(cls, experiments: Mapping[str, Any]) -> ReportSection | None:
+    def report_section(cls, experiments: Mapping[str, Reported]) -> ReportSection | None:
         from rpg.tasks.commonsense.report import section
 
         return section(experiments)

@@ -268,7 +268,7 @@ class Commonsense(Task):
             part = list(islice(shown, BATCHES_KEPT))
             file = stem.with_name(f"{stem.name}-{number:06d}.json") if stem else None
             if file and file.is_file():
-                answers += read_sealed(file, "rpg score", Answers)["answers"]
+                answers += read_sealed(file, "rpg score", Answers).answers
                 continue
             new_answers = [one for batch in part for one in answer(batch)]
             if file:

@@ -9,6 +9,7 @@ from pydantic import Field
 from rpg.blocks import Count, Seeds
 from rpg.data import missing_data
 from rpg.tasks.config import BaseConfig, CardText, ReportSection, TaskConfig, ZooConfig
+from rpg.utils.artifacts import Reported
 
 Overrides = Annotated[
     dict[str, Any],
@@ -96,7 +97,7 @@ class OpenMMLabTask(TaskConfig):
         return card(self, name)
 
     @classmethod
-    def report_section(cls, experiments: Mapping[str, Any]) -> ReportSection | None:
+    def report_section(cls, experiments: Mapping[str, Reported]) -> ReportSection | None:
         from rpg.tasks.openmmlab.report import section
 
         return section(experiments)

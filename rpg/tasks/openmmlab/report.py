@@ -1,9 +1,9 @@
 """The section of results/tables.md about the other metrics of segmentation and detection: the paper's Table 2."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from rpg.tasks.config import ReportSection
+from rpg.utils.artifacts import Compared, Reported
 
 TEXT = """
 ## Segmentation and detection, by every metric
@@ -19,12 +19,13 @@ _AP = ("AP50", "AP75", "AP small", "AP medium", "AP large")
 METRICS = ("mAcc", "aAcc", *(f"bbox {ap}" for ap in _AP), *(f"segm {ap}" for ap in ("mAP", *_AP)))
 
 
-def section(experiments: Mapping[str, Any]) -> ReportSection | None:
+def section(experiments: Mapping[str, Reported]) -> ReportSection | None:
     """Return the section with a row for each network and metric; None if no network has several metrics."""
     rows = []
     for name, entry in experiments.items():
         # JSON objects have no fixed order, so METRICS sets it.
-        known = [metric for metric in METRICS if metric in entry.get("others", {})]
-        kinds = {entry["metric"]: entry, **{metric: entry["others"][metric] for metric in known}} if known else {}
+        known = [metric for metric in METRICS if metric in entry.others]
+        kinds: dict[str, Compared] = {entry.metric: entry} if known else {}
+        kinds |= {metric: entry.others[metric] for metric in known}
         rows += [({"network": name, "metric": metric}, of) for metric, of in kinds.items()]
     return ReportSection(TEXT, rows) if rows else None

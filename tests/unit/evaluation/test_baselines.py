@@ -24,7 +24,7 @@ def test_ridge_is_the_closed_formula(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """(XᵀX + αI)⁻¹ XᵀY on centred data, for the one penalty that it may choose."""
     monkeypatch.setattr("rpg.evaluation.baselines.PENALTIES", np.array([0.7]))
     found = formulas(store)["ridge"](1, "0100111010")
-    runs = [(store.state(entry), entry["code"]) for entry in store.checkpoints]
+    runs = [(store.state(entry), entry.code) for entry in store.checkpoints]
     X = torch.tensor([features(state, code, 2, pairs=False) for state, code in runs], dtype=torch.float64)
     Y = torch.stack([store[index] for index in range(len(store))]).nan_to_num(0).flatten(1).double()
     centred = X - X.mean(0)
@@ -38,7 +38,7 @@ def test_nearest_task_and_mean_stay_in_the_state(store: TokenStore) -> None:
     found = formulas(store)
     for index, entry in enumerate(store.checkpoints):
         tokens = store[index].nan_to_num(0)
-        assert torch.equal(found["nearest_task"](store.state(entry), entry["code"]), tokens)
+        assert torch.equal(found["nearest_task"](store.state(entry), entry.code), tokens)
     of_state = [store[index] for index, entry in enumerate(store.checkpoints) if store.state(entry) == 1]
     expected = torch.stack(of_state).nan_to_num(0).mean(0)
     torch.testing.assert_close(found["mean_network"](1, "0100111010"), expected)

@@ -112,7 +112,7 @@ def test_rows_are_what_the_layer_wrote(novelty: NoveltyAnalysis, finished: Path)
     (sample,) = [sample for sample in novelty.samples if sample.file == first["file"]]
     distances = np.sqrt(np.mean((novelty.zoo.points_NP - sample.point_P) ** 2, axis=1))
     assert first["distance"] == pytest.approx(distances.min(), abs=1e-6)
-    assert first["nearest"] == novelty.store.checkpoints[distances.argmin()]["file"]
+    assert first["nearest"] == novelty.store.checkpoints[distances.argmin()].file
     assert (rows["distance"] >= rows["aligned"].fillna(0)).all()
     assert (rows["from_zoo"] == rows["aligned"].fillna(rows["distance"])).all()
 

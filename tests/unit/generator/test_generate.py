@@ -102,7 +102,7 @@ def test_what_is_left_out_is_drawn_from_the_zoo(inside: Path) -> None:
     assert {network.states for network in networks} == {(0,), (1,)}
     codes = {network.code for network in networks}
     assert len(codes) > 2
-    assert codes <= {checkpoint["code"] for checkpoint in generator.store.checkpoints}
+    assert codes <= {checkpoint.code for checkpoint in generator.store.checkpoints}
     assert {network.code for network in generator.networks(3, HELD_OUT, None)} == {HELD_OUT}
     assert {network.states for network in generator.networks(3, None, (1,))} == {(1,)}
     assert [generator.zoo_membership(code) for code in (HELD_OUT, "1010101010")] == ["held out", "not in the zoo"]

@@ -23,6 +23,7 @@ from rpg.training.conditions import checkpoint_values
 from rpg.training.train import train_loss
 from rpg.training.trainer import Training
 from rpg.utils.errors import UserError
+from rpg.zoo.manifest import Checkpoint
 
 PARAMS = load_params(ROOT / "params.yaml")
 CPU = Device(1e11, 1e11, 1e10, gpu=False)
@@ -73,7 +74,9 @@ class Store:
 
     def __init__(self, layout: Layout) -> None:
         self.layout, self.seeds = layout, list(range(8))
-        self.checkpoints = [{"seed": seed} for seed in self.seeds]
+        self.checkpoints = [
+            Checkpoint(file=f"{seed:04d}", sha256="", seed=seed, step=0, held_out=False) for seed in self.seeds
+        ]
 
     def __len__(self) -> int:
         return len(self.checkpoints)
@@ -81,8 +84,8 @@ class Store:
     def __getitem__(self, index: int) -> torch.Tensor:
         return torch.randn(self.layout.length, self.layout.width)
 
-    def state(self, checkpoint: dict) -> int:
-        return self.seeds.index(checkpoint["seed"])
+    def state(self, checkpoint: Checkpoint) -> int:
+        return self.seeds.index(checkpoint.seed)
 
 
 def training_of(experiment: Experiment, layout: Layout) -> Training:

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rpg.evaluation.results import Method
 from rpg.reports.figures import (
     accuracy_and_distance,
     as_image,
@@ -46,8 +47,9 @@ def test_every_method_has_its_colour(method: str, expected: str) -> None:
 
 
 def test_axes_show_what_they_are_given() -> None:
-    of = {"mean": 97.0, "interval": [96.0, 98.0], "distance": 2.0}
-    figure = accuracy_and_distance([("originals", of), ("RPG", {**of, "distance": 0.0}), ("noise 0.1", of)], "mini")
+    of = Method(mean=97.0, std=1.0, interval=[96.0, 98.0], min=95.0, best=99.0, n=4, distance=2.0, novel={})
+    at_zoo = of.model_copy(update={"distance": 0.0})
+    figure = accuracy_and_distance([("originals", of), ("RPG", at_zoo), ("noise 0.1", of)], "mini")
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["originals", "RPG", "noise"]
     assert axes.get_title(loc="left") == "mini"

@@ -10,6 +10,7 @@ from promises import FULL, beaten_between, broken, counts
 
 from rpg.config.loading import load_params
 from rpg.evaluation.score import summary
+from rpg.reports.artifacts import ExperimentResult, ExperimentResults
 from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.reports.tables import (
     METHODS,
@@ -19,9 +20,15 @@ from rpg.reports.tables import (
     task_sections,
     unseen_tasks,
 )
+from rpg.utils.artifacts import Reported
 
 # The experiments with samples between states.
 BETWEEN = ("digits-vit", "digits-convnext")
+
+
+def typed(tree: dict) -> dict[str, ExperimentResult]:
+    """The experiments of a metrics.json."""
+    return ExperimentResults.model_validate(tree).experiments
 
 
 def test_summary_by_hand() -> None:
@@ -106,7 +113,7 @@ def test_markdown_row() -> None:
         },
     }
     entry = {"task": "classification", "metric": "top1", "parameters": 12345, "original": {**numbers, "n": 40}}
-    text = markdown({"experiments": {"x": {**entry, "rpg": numbers, "novelty": novelty}}})
+    text = markdown({"x": ExperimentResult.model_validate({**entry, "rpg": numbers, "novelty": novelty})})
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     mean = "97.12 ± 0.46 [96.90, 97.30]"
     assert rows[2] == ["x", "top1", "12,345", mean, "98.00", "40", mean, "96.00", "98.00", "20"]
@@ -162,9 +169,9 @@ def test_section_of_an_experiment_with_task_codes(tasks: Path) -> None:
 def test_networks_between_states_of_an_experiment_with_task_codes(tasks: Path) -> None:
     """They are a row of the first table, and no set of tasks: no original was trained between two states."""
     tree = json.loads((tasks / "results/metrics.json").read_text())
-    text = markdown(tree)
+    text = markdown(typed(tree))
     tree["experiments"]["tasks"]["between"] = tree["experiments"]["tasks"]["rpg"]
-    with_row = markdown(tree)
+    with_row = markdown(typed(tree))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in with_row.splitlines() if line[:1] == "|"]
     assert rows[3][0] == "tasks, between states"
     assert rows[3][1:] == rows[2][1:]
@@ -206,11 +213,14 @@ def test_committed_tables_reach_the_promised_quality() -> None:
         # Nothing else that was made of the zoo is as accurate and as far away.
         assert cells(section, "| RPG, between states ")[3] == "0"
     assert broken(tree, FULL) == []
-    for name, entry in tree["experiments"].items():
-        columns = [entry["metric"], f"{entry['parameters']:,}", *map(str, original_and_rpg_columns(entry).values())]
+    for name in BETWEEN:
+        del tree["experiments"][name]["baselines"]
+    entries = {name: Reported.model_validate(entry) for name, entry in tree["experiments"].items()}
+    for name, entry in entries.items():
+        columns = [entry.metric, f"{entry.parameters:,}", *map(str, original_and_rpg_columns(entry).values())]
         assert cells(text, f"| {name} ") == columns
-        assert "held_out" not in entry or unseen_tasks(name, entry) in text
-    assert task_sections(tree["experiments"]) in text
+        assert not entry.held_out or unseen_tasks(name, entry) in text
+    assert task_sections(entries) in text
 
 
 def cells(text: str, start: str) -> list[str]:
@@ -229,19 +239,17 @@ def test_tables_are_those_of_metrics_json() -> None:
         tree["experiments"] = {name: tree["experiments"][name] for name in run}
         assert broken(tree, FULL) == []
         assert beaten_between(tree) == []
-        assert (ROOT / "results/tables.md").read_text() == markdown(tree)
+        assert (ROOT / "results/tables.md").read_text() == markdown(typed(tree))
 
 
 def test_published_numbers_stand_beside_ours(finished: Path) -> None:
-    entry = json.loads((finished / "results/metrics.json").read_text())["experiments"]["mini"]
+    entry = typed(json.loads((finished / "results/metrics.json").read_text()))["mini"]
     assert published_section({"mini": entry}) == ""
     text = published_section({"mini": entry, "cifar10-resnet18": entry})
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| cifar")
     ]
-    ours = [
-        f"{number:.1f}" for number in (entry["original"]["mean"], *(entry["rpg"][k] for k in ("best", "mean", "min")))
-    ]
+    ours = [f"{number:.1f}" for number in (entry.original.mean, entry.rpg.best, entry.rpg.mean, entry.rpg.min)]
     assert rows == [
         ["cifar10-resnet18", "top1", "RPG, here", *ours, "n = 4"],
         ["cifar10-resnet18", "top1", "RPG, published", "95.3", "95.1", "-", "-", ""],

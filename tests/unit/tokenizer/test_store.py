@@ -13,13 +13,13 @@ from rpg.utils.errors import UserError
 
 def test_store_holds_every_checkpoint_in_order_of_seed_and_step(finished: Path) -> None:
     store = TokenStore(finished / "results/mini/tokens")
-    assert [(entry["seed"], entry["step"]) for entry in store.checkpoints] == [
+    assert [(entry.seed, entry.step) for entry in store.checkpoints] == [
         (0, 42), (0, 44), (1, 42), (1, 44), (2, 42), (2, 44),
     ]  # fmt: skip
     assert [store.state(entry) for entry in store.checkpoints] == [0, 0, 1, 1, 2, 2]
     assert len(store) == 6
     for index, entry in enumerate(store.checkpoints):
-        original = load_file(finished / "results/mini/zoo" / entry["file"])
+        original = load_file(finished / "results/mini/zoo" / entry.file)
         state = torch.tensor([store.state(entry)])
         back = {name: tensor[0] for name, tensor in store.detokenize(store[index][None], state).items()}
         for name, tensor in original.items():

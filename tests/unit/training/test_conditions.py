@@ -30,9 +30,9 @@ def test_values_of_checkpoints(store: TokenStore) -> None:
         "permutation_state": 2, "task_code": 10, "validation_top1": 1
     }  # fmt: skip
     for row, entry in enumerate(store.checkpoints):
-        assert values["permutation_state"][row].tolist() == [entry["seed"] == 0, entry["seed"] == 1]
-        assert "".join(str(int(bit)) for bit in values["task_code"][row]) == entry["code"]
-        assert values["validation_top1"][row].item() == pytest.approx(entry["validation_top1"])
+        assert values["permutation_state"][row].tolist() == [entry.seed == 0, entry.seed == 1]
+        assert "".join(str(int(bit)) for bit in values["task_code"][row]) == entry.code
+        assert values["validation_top1"][row].item() == pytest.approx(entry.tree()["validation_top1"])
 
 
 def test_field_that_is_no_number(store: TokenStore) -> None:

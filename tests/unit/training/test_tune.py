@@ -38,7 +38,7 @@ def test_loss_of_generated_tokens_is_that_of_their_networks(generated: Generated
         entry = store.checkpoints[pick]
         weights = store.detokenize(store[pick][None].nan_to_num(0), torch.tensor([store.state(entry)]))
         answers = functional_call(task.network, {name: tensor[0] for name, tensor in weights.items()}, (inputs,))
-        bits = torch.tensor([int(entry["code"][label]) for label in task.data.train.labels[batch]])
+        bits = torch.tensor([int(entry.code[label]) for label in task.data.train.labels[batch]])
         losses.append(torch.nn.functional.cross_entropy(answers, bits))
     torch.testing.assert_close(found, torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
 

@@ -2,10 +2,13 @@ import json
 import multiprocessing
 import queue
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
+from pydantic import Field
 
+from rpg.utils.artifacts import Form, MayLack, Number
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
     SEAL,
@@ -166,3 +169,29 @@ def test_what_a_killed_write_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"whole")
     with exclusive(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+class Part(Form):
+    share: Number
+    copy_: Annotated[MayLack[str], Field(alias="copy")] = None
+
+
+class Whole(Form):
+    parts: list[Part]
+    name: MayLack[str] = None
+
+
+def test_form_gives_back_what_was_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    tree = {"parts": [{"share": 1, "copy": "x", "more": [1, 2.0]}, {"share": 0.5}], "other": {"b": None, "a": 1}}
+    write_sealed(path, tree)
+    found = read_sealed(path, "rpg zoo", Whole)
+    assert (found.name, found.parts[0].copy_, found.parts[1].share) == (None, "x", 0.5)
+    assert json.dumps(found.tree(), sort_keys=True) == json.dumps(tree, sort_keys=True)
+    write_json(path, found.tree())
+    assert read_json(path, "rpg zoo", Whole) == found
+    # An optional key may be absent, but not null.
+    for key, fault in (("name", "name: Input should be a valid string"), ("parts", "parts: Input should be a valid")):
+        write_json(path, {**tree, key: None})
+        with pytest.raises(UserError, match=rf"a\.json: not written by `rpg zoo` \({fault}"):
+            read_json(path, "rpg zoo", Whole)

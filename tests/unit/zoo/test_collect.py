@@ -9,7 +9,7 @@ from rpg.config.loading import load_params
 from rpg.utils.errors import UserError
 from rpg.utils.files import write_sealed
 from rpg.zoo.collect import collect_zoo
-from rpg.zoo.manifest import read_zoo
+from rpg.zoo.manifest import Checkpoint, read_zoo
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def workspace(finished: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def collect(folder: Path) -> list[dict]:
+def collect(folder: Path) -> list[Checkpoint]:
     """The checkpoints, after collecting anew."""
     collect_zoo(load_params(folder / "params.yaml").experiment("mini"), folder / "results/mini/zoo", folder / "base")
     return read_zoo(folder / "results/mini/zoo")[0]
@@ -28,7 +28,7 @@ def collect(folder: Path) -> list[dict]:
 
 def test_lists_the_checkpoints_of_all_shards(workspace: Path, finished: Path) -> None:
     before = (finished / "results/mini/zoo/checkpoints.json").read_bytes()
-    found = [(entry["file"], entry["seed"], entry["step"]) for entry in collect(workspace)]
+    found = [(entry.file, entry.seed, entry.step) for entry in collect(workspace)]
     assert found[0] == ("0000-0001/0000-000042.safetensors", 0, 42)
     assert found[-1] == ("0002-0003/0002-000044.safetensors", 2, 44)
     assert len(found) == 6
@@ -37,7 +37,7 @@ def test_lists_the_checkpoints_of_all_shards(workspace: Path, finished: Path) ->
 
 def test_shard_without_seeds_is_removed(workspace: Path) -> None:
     write_params(workspace, zoo={"seeds": [0, 1]})
-    assert {entry["seed"] for entry in collect(workspace)} == {0, 1}
+    assert {entry.seed for entry in collect(workspace)} == {0, 1}
     assert sorted(path.name for path in (workspace / "results/mini/zoo").iterdir()) == ["0000-0001", "checkpoints.json"]
 
 

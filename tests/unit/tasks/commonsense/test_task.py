@@ -119,11 +119,11 @@ def test_samples_are_canonical(here: Path) -> None:
     store = TokenStore(here / "tokens")
     before = None
     for index, entry in enumerate(store.checkpoints):
-        checkpoint = read_tensors(here / "zoo" / entry["file"])
+        checkpoint = read_tensors(here / "zoo" / entry.file)
         state = store.state(entry)
         back = store.detokenize(store[index].unsqueeze(0), torch.tensor([state]))
         formed = before = canonical(checkpoint, before)
-        if entry["step"] == max(other["step"] for other in store.checkpoints):
+        if entry.step == max(other.step for other in store.checkpoints):
             # A sample of a run is rotated to its last save, which stays as it is.
             again = store.tokenize(checkpoint, state)
             torch.testing.assert_close(again, store[index], equal_nan=True, atol=1e-5, rtol=0)
