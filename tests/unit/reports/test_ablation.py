@@ -12,6 +12,7 @@ from rpg.cli import main
 from rpg.config.loading import load_params
 from rpg.paths import Paths, paths_of
 from rpg.reports.ablations import HEADING
+from rpg.reports.artifacts import AblationResult
 from rpg.reports.tables import ablation
 from rpg.stages import OPTIONAL, STAGES, decides
 
@@ -178,5 +179,8 @@ def test_committed_ablations_are_those_of_params() -> None:
     if (ROOT / "results/ablations.json").is_file():
         trees = json.loads((ROOT / "results/ablations.json").read_text())
         assert sorted(trees) == sorted(params.ablations)
-        sections = [ablation(name, of.question, of.experiment, trees[name]) for name, of in params.ablations.items()]
+        sections = [
+            ablation(name, of.question, of.experiment, AblationResult.model_validate(trees[name]))
+            for name, of in params.ablations.items()
+        ]
         assert text == HEADING + "".join(sections)
