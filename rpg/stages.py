@@ -11,7 +11,8 @@ from itertools import chain
 # Dependencies of every stage: the shared helpers and the packages' versions.
 ALWAYS = ("rpg/utils", "environment.yml")
 # The code that builds, trains and scores networks, besides the benchmark's folder.
-TASKS = ("rpg/tasks/__init__.py", "rpg/tasks/base.py", "rpg/tasks/loading.py", "rpg/tasks/stack.py")
+# rpg/tasks/loading.py and registry.py only find it.
+TASKS = ("rpg/tasks/base.py", "rpg/tasks/stack.py")
 # A key of `Stage.reads_if`; the other keys are the names of optional stages.
 TASK_CODES = "task_codes"
 
@@ -84,9 +85,7 @@ _SCORING = (
     "rpg/tokenizer",
     "rpg/zoo/manifest.py",
     "rpg/generator/manifest.py",
-    "rpg/evaluation/baselines.py",
-    "rpg/evaluation/results.py",
-    "rpg/evaluation/score.py",
+    "rpg/evaluation",
 )
 
 STAGES = {
@@ -151,6 +150,7 @@ STAGES = {
                 "layout": "tokens/layout.json",
                 "stats": "tokens/stats.safetensors",
             },
+            outs=("tokens",),
             lists=("layout", "files"),
             reads=("collect.checkpoints",),
             seconds=3,
@@ -252,13 +252,7 @@ STAGES = {
             writes={"summary": "novelty.json", "rows": "novelty.csv"},
             reads=("collect.checkpoints", *_TOKENS, "sample.manifest", "score.scores", "score.answers"),
             seconds=17,
-            code=(
-                *_SCORING,
-                "rpg/evaluation/alignment.py",
-                "rpg/evaluation/geometry.py",
-                "rpg/evaluation/interpolation.py",
-                "rpg/evaluation/novelty.py",
-            ),
+            code=_SCORING,
             task_code=True,
             memory_mb=3000,
             minutes=120,

@@ -99,6 +99,16 @@ def _out(path: Path) -> str:
     return str(RESULTS / experiment / out)
 
 
+def tracked_blocks(stages: list[Stage]) -> list[str]:
+    """Return the blocks of the configuration that DVC tracks for `stages`.
+
+    A stage that reads the zoo's folder needs no `task`: the manifests in that folder hold the block.
+    """
+    blocks = {block for stage in stages for block in stage.blocks}
+    reads_zoo = any("collect.checkpoints" in stage.reads for stage in stages)
+    return sorted(blocks - {"task"} if reads_zoo else blocks)
+
+
 def _stage(stages: list[Stage], experiment: Experiment) -> dict[str, Any]:
     """Return the entry in dvc.yaml of `stages` for experiments that read the same files as `experiment`."""
     options = [option for stage in stages for option in stage.options]
@@ -110,7 +120,7 @@ def _stage(stages: list[Stage], experiment: Experiment) -> dict[str, Any]:
     return {
         "desc": stages[0].description,
         "cmd": " ".join(command),
-        "params": [{str(ITEM.config): _union(stage.blocks for stage in stages)}],
+        **({"params": [{str(ITEM.config): blocks}]} if (blocks := tracked_blocks(stages)) else {}),
         "deps": [*_reads(stages, experiment), *_union(code(stage.name, experiment.task) for stage in stages)],
         "outs": [{path: {"persist": True}} if persist else path for path in outs],
         # DVC keeps a stage out of the run-cache if an uncached out is not declared as a metric.

@@ -28,7 +28,7 @@ from rpg.tasks.config import Run, TaskConfig
 from rpg.utils.errors import UserError
 
 # Files in a benchmark's folder that no stage depends on: blocks of params.yaml, texts, formats of other programs.
-NOT_COMPUTING = ("config.py", "card.py", "report.py", "export.py")
+NOT_COMPUTING = ("__init__.py", "config.py", "card.py", "report.py", "export.py")
 # Suffixes of source files, including data inside the package.
 SOURCES = (".py", ".js", ".safetensors", ".yml")
 

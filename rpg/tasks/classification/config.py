@@ -96,9 +96,7 @@ class _TimmClassification(TaskConfig):
         return TITLES[self.data]
 
     def code(self) -> list[str]:
-        files = [f"rpg/data/{self.data}.py", "rpg/data/__init__.py", "rpg/data/images.py"]
-        extra = {"digits": "rpg/data/digits.safetensors", "cifar10": "rpg/data/pictures.py"}
-        return [*files, extra[self.data]]
+        return ["rpg/data"]
 
     def load(self, data_root: str | None) -> "Classification":
         from rpg.tasks.classification.task import Classification

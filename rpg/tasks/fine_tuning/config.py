@@ -87,8 +87,7 @@ class FineTuningTask(TaskConfig):
         return {"imagenet": "ImageNet-1K", **TITLES}[self.data]
 
     def code(self) -> list[str]:
-        files = ["rpg/data/__init__.py", "rpg/data/images.py", "rpg/data/pictures.py"]
-        return [*files, *(["rpg/data/cifar10.py"] if self.data == "cifar10" else [])]
+        return ["rpg/data"]
 
     def load(self, data_root: str | None) -> "FineTuning":
         from rpg.tasks.fine_tuning.task import FineTuning

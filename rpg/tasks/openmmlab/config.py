@@ -71,9 +71,7 @@ class OpenMMLabTask(TaskConfig):
         return {"scenes": "scenes of scikit-learn's digits", **self.titles}[self.dataset]
 
     def code(self) -> list[str]:
-        shared = ["rpg/tasks/openmmlab/task.py", "rpg/tasks/openmmlab/vitdet.py", "rpg/data/__init__.py"]
-        scenes = ["rpg/data/scenes.py", "rpg/data/digits.py", "rpg/data/digits.safetensors", "rpg/data/images.py"]
-        return [*shared, *(scenes if self.dataset == "scenes" else [])]
+        return ["rpg/tasks/openmmlab/task.py", "rpg/tasks/openmmlab/vitdet.py", "rpg/data"]
 
     @property
     def config_file(self) -> Path | None:
