@@ -79,12 +79,11 @@ def _trained(folder: str, stage: str) -> dict[str, str]:
 
 _TOKENS = ("tokens.tokens", "tokens.layout", "tokens.stats")
 _TRAINING = ("rpg/training", "rpg/model", "rpg/tokenizer", "rpg/zoo/manifest.py")
-_SAMPLING = (*_TRAINING, *TASKS, "rpg/generator/sample.py", "rpg/generator/manifest.py")
+_SAMPLING = (*_TRAINING, *TASKS, "rpg/generator/sample.py")
 _SCORING = (
     *TASKS,
     "rpg/tokenizer",
     "rpg/zoo/manifest.py",
-    "rpg/generator/manifest.py",
     "rpg/evaluation",
 )
 

@@ -171,7 +171,7 @@ def _config(params: Params) -> dict[str, Any]:
 def dvc_yaml(params: Params) -> str:
     """Return the text of dvc.yaml for `params`."""
     run = [Paths(name) for name in params.experiments_to_run()]
-    made = ("score.scores", "score.metrics", "novelty.summary", "novelty.rows")
+    made = ("score.scores", "novelty.summary")
     read = [
         path
         for paths in run

@@ -214,7 +214,8 @@ def tables_inputs(config: Config) -> list[str]:
         for stage in params.experiment(name).timed()
     ]
     return [
-        *artifacts(config, "score.scores", "score.metrics", "novelty.summary", "novelty.rows"),
+        # These two hold the digests of metrics.json and novelty.csv.
+        *artifacts(config, "score.scores", "novelty.summary"),
         *(str(ablation_file(name)) for name in ablations_to_run(config)),
         *seconds,
         *source_files(SUMMARIES["tables"].code),

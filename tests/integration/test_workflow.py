@@ -181,7 +181,16 @@ MODULES = {
     "novelty": "rpg.evaluation.novelty",
 }
 # What reads and checks params.yaml, and says where files lie: values are tracked through the rules' params.
-SCHEMA = ("rpg/config/", "rpg/blocks.py", "rpg/stages.py", "rpg/paths.py", "rpg/__init__.py")
+SCHEMA = (
+    "rpg/config/",
+    "rpg/blocks.py",
+    "rpg/stages.py",
+    "rpg/paths.py",
+    "rpg/__init__.py",
+    "rpg/tasks/loading.py",
+    # The form of samples/manifest.json.
+    "rpg/generator/manifest.py",
+)
 
 
 @pytest.mark.parametrize(
