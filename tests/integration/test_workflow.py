@@ -318,15 +318,15 @@ def test_imported_weights_are_not_trained_again(checkout: Path, finished: Path) 
 def test_rules_call_one_command_and_say_what_they_need() -> None:
     texts = [path.read_text() for path in (ROOT / "workflow/rules").glob("*.smk")]
     rules = [rule for text in texts for rule in re.split(r"^(?:    )?rule\b", text, flags=re.M)[1:]]
-    verbs = [re.findall(r"python -m rpg (\{?\w+\}?)", rule) for rule in rules]
+    verbs = [re.findall(r"python -m rpg (\{?[\w.]+\}?)", rule) for rule in rules]
     # One rule for all stages of an experiment, whose verb has the rule's name.
-    assert sorted(verbs) == [["ablation"], ["ablations"], ["report"], ["tables"], ["{rule}"]]
+    assert sorted(verbs) == [["ablation"], ["ablations"], ["report"], ["tables"], ["{params.verb}"]]
     for rule in rules:
         for directive in ("output:", "params:", "log:", "benchmark:", "threads:", "mem_mb=", "runtime=", "shell:"):
             assert directive in rule, (rule, directive)
         for forbidden in ("lambda", "    run:", "script:", "def "):
             assert forbidden not in rule, (rule, forbidden)
-        assert ("localrule: True" in rule) is ("{rule}" not in rule)
+        assert ("localrule: True" in rule) is ("{params.verb}" not in rule)
     assert len((ROOT / "Snakefile").read_text().splitlines()) < 40
 
 

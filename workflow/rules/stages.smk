@@ -26,7 +26,8 @@ for stage in pipeline.STAGES.values():
             gpu=0,
         params:
             values=pipeline.values(stage.name),
+            verb=stage.name,
             shard=pipeline.shard_option(stage.name),
         shell:
-            "env RPG_PROCESSES={resources.gpu} python -m rpg {rule} --experiment {wildcards.experiment:q}"
+            "env RPG_PROCESSES={resources.gpu} python -m rpg {params.verb} --experiment {wildcards.experiment:q}"
             "{params.shard} --threads {threads} >{log:q} 2>&1"
