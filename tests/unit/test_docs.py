@@ -20,7 +20,7 @@ TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
 # Words that say what only its writers know, and steps of the pipeline under another name than "stage".
-FORBIDDEN = re.compile(r"/work/|\bsessions?\b|\bissues?\b|\blayers?\b", re.I)
+FORBIDDEN = re.compile(r"\bsessions?\b|\bissues?\b|\blayers?\b", re.I)
 # A layer is one of a network.
 ALLOWED = re.compile(
     r"linear layer|transformer layer|a \*layer\* is always a layer of a network|python -m benchmarks layers", re.I
