@@ -104,8 +104,8 @@ def verb_section(name: str, text: str, options: list[list[str]]) -> str:
     )
     # A Typer docstring may wrap its lines; two line breaks are a paragraph.
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
-    sentences = "\n\n".join(_sentence(part) for part in paragraphs if part)
-    rows = [[f"`{row[0]}`", f"`{row[1]}`" if row[1] else "", row[2], row[3]] for row in options]
+    sentences = "\n\n".join(_plain(_sentence(part)) for part in paragraphs if part)
+    rows = [[f"`{row[0]}`", f"`{row[1]}`" if row[1] else "", row[2], _plain(row[3])] for row in options]
     table = _table(["option", "value", "default", "meaning"], rows) if rows else ""
     return f"## rpg {name}\n\n{sentences}\n\n```text\n{usage}\n```\n\n{table}"
 
@@ -121,11 +121,16 @@ def params_reference(path: Path = SCHEMA) -> str:
 def _block_section(name: str, block: dict[str, Any]) -> str:
     required = set(block.get("required", ()))
     rows = [
-        [f"`{key}`", _type(value), "required" if key in required else _default(value.get("default")), _meaning(value)]
+        [
+            f"`{key}`",
+            _type(value),
+            "required" if key in required else _default(value.get("default")),
+            _plain(_meaning(value)),
+        ]
         for key, value in block.get("properties", {}).items()
     ]
     table = _table(["key", "value", "default", "meaning"], rows) if rows else ""
-    return f"## {name}\n\n{block.get('description', '')}\n\n{table}"
+    return f"## {name}\n\n{_plain(block.get('description', ''))}\n\n{table}"
 
 
 def _by_reference(node: Any, definitions: dict[str, Any]) -> list[str]:
@@ -210,3 +215,10 @@ def _table(heads: list[str], rows: list[list[str]]) -> str:
         return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
     return "\n".join([line(heads), line([":--"] * len(heads)), *map(line, rows)]) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text whose `<out>` outside of code is no HTML tag."""
+    return "".join(
+        part if number % 2 else part.replace("<", "&lt;") for number, part in enumerate(re.split("(`[^`]*`)", text))
+    )

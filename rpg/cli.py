@@ -90,7 +90,7 @@ def _covering(run: list[str] | None) -> "Params":
     from rpg.config.loading import load_params
 
     params = load_params()
-    return params.covering(run, "rpg") if run else params
+    return params.covering(run, "command line") if run else params
 
 
 @app.command(rich_help_panel=STAGES)
@@ -170,7 +170,7 @@ def train(
 
 @app.command("import", rich_help_panel=STAGES)
 def import_weights(
-    name: Name, weights: Annotated[Path, typer.Option(help="Published state dict (.pth, .safetensors).")]
+    name: Name, weights: Annotated[Path, typer.Option(help="Published state dict (.pth, .bin, .safetensors).")]
 ) -> None:
     """Import the published RPG's weights instead of training."""
     _, experiment, paths = _open(name)

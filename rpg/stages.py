@@ -1,6 +1,6 @@
 """The registry of the pipeline's stages.
 
-Snakemake's rules, dvc.yaml, the command line, the ledger, the seconds table and the tests read this registry. The name
+Snakemake's rules, dvc.yaml, the ledger, the paths, the seconds table and the tests read this registry. The name
 "stage.artifact" refers to an artifact of a stage.
 """
 

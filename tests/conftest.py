@@ -1,4 +1,4 @@
-"""A miniature experiment, small enough to run every layer of it in a few seconds, inside a temporary folder."""
+"""A miniature experiment, small enough to run every stage of it in a few seconds, inside a temporary folder."""
 
 import os
 from pathlib import Path
@@ -27,6 +27,9 @@ from rpg.utils.rng import fix_arithmetic
 if TYPE_CHECKING:
     from rpg.tasks.commonsense.task import Commonsense
 
+# Typer writes help with colors where one of these is set, whatever its value.
+for name in ("PY_COLORS", "FORCE_COLOR"):
+    os.environ.pop(name, None)
 ROOT = Path(__file__).parent.parent
 
 MINIATURE = {

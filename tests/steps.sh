@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Steps with their seconds, for .ci/run and tests/long.sh: `source` it, call `step NAME COMMAND...`, then `closing`.
-# Colours would hide the summaries of pytest from `step`.
-export PY_COLORS=0
+# Colors would hide the summaries of pytest from `step`. Typer takes any value of PY_COLORS for a wish for colors.
+export NO_COLOR=1
 taken=()
 summaries=()
 output=$(mktemp)

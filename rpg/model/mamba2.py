@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 from rpg.utils.device import compiles
 
 CHUNK = 64
-# On an H200, 128 is faster than 64 and uses less memory (docs/benchmarks.md).
+# On an H200, 128 is faster than 64 and uses less memory (docs/performance.md).
 KERNEL_CHUNK = 128
 # The number of heads, and of tokens, in one part of the recomputation.
 HEADS_TOGETHER = 16
