@@ -123,17 +123,17 @@ class JobHandler(logging.Handler):
 
 def show_jobs(workflow: Any) -> None:
     """Let `JobHandler` show the jobs of this run if Snakemake would print its own lines."""
-    settings = workflow.output_settings
-    shown = [handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"]
-    quiet = {Quietness.ALL, Quietness.RULES, Quietness.PROGRESS} & set(settings.quiet or ())
-    if not shown or settings.verbose or settings.printshellcmds or quiet:
-        return
     jobs = {}
     for job in workflow.dag.needrun_jobs():
         wildcards = job.wildcards_dict
         target = " ".join(str(wildcards[name]) for name in ("experiment", "ablation", "shard") if name in wildcards)
         jobs[workflow.dag.jobid(job)] = Job(job.rule.name, target)
     if not jobs:
+        return
+    settings = workflow.output_settings
+    shown = [handler for handler in logger.handlers if handler.name == "DefaultStreamHandler"]
+    quiet = {Quietness.ALL, Quietness.RULES, Quietness.PROGRESS} & set(settings.quiet or ())
+    if not shown or settings.verbose or settings.printshellcmds or quiet:
         return
     (others,) = shown
     logger.removeHandler(others)

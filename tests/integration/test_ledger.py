@@ -212,10 +212,10 @@ def test_rule_without_a_stage_is_noticed(checkout: Path) -> None:
         ),
         (
             'reads=("tokens.layout", "tokens.stats", "train.model", "train.config"),',
-            'reads=("tokens.stats", "train.model", "train.config"),',
-            "tokens/layout.json is read by no rule",
+            'reads=("tokens.layout", "tokens.stats", "train.model"),',
+            "rpg/config.json is read by no rule",
         ),
-        ('    "rpg/evaluation/score.py",\n', '    "rpg/reports",\n', "@mini: rpg/reports/tables.py is no dep"),
+        ('    "rpg/evaluation",\n', '    "rpg/reports",\n', "@mini: rpg/reports/tables.py is no dep"),
     ],
 )
 def test_changed_registry_is_noticed(checkout: Path, old: str, new: str, found: str) -> None:

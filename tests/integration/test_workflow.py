@@ -243,7 +243,6 @@ def test_segmentation_depends_on_its_config_and_code_and_classification_does_not
     every = jobs(checkout, "--forceall")
     own = {
         config,
-        "rpg/data/scenes.py",
         "rpg/tasks/openmmlab/task.py",
         "rpg/tasks/openmmlab/vitdet.py",
         "rpg/tasks/segmentation/task.py",
