@@ -15,7 +15,7 @@ import yaml
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
 from rpg.paths import RESULTS, TABLES, Paths, ablation_file
-from rpg.pipeline.workflow import code, conditional_reads, task_label
+from rpg.pipeline.workflow import code, conditional_reads, tables_reads, task_label
 from rpg.stages import OPTIONAL, STAGES, SUMMARIES, TASK_CODES, Stage, covered_by
 
 HEADER = """\
@@ -171,15 +171,7 @@ def _config(params: Params) -> dict[str, Any]:
 def dvc_yaml(params: Params) -> str:
     """Return the text of dvc.yaml for `params`."""
     run = [Paths(name) for name in params.experiments_to_run()]
-    made = ("score.scores", "novelty.summary")
-    read = [
-        path
-        for paths in run
-        for path in (
-            *map(paths.file, made),
-            *(paths.file(f"{stage}.seconds") for stage in params.experiment(paths.experiment).timed()),
-        )
-    ]
+    read = tables_reads(params, params.experiments_to_run())
     stages: dict[str, Any] = {"config": _config(params)}
     for name, group in ledger_stages():
         for experiment in [*covered(params), *(lenders(params) if name == "base" else [])]:

@@ -200,24 +200,25 @@ def _has_shards(stage: str) -> bool:
     return "{shard}" in next(iter(STAGES[stage].writes.values()))
 
 
-def artifacts(config: Config, *names: str) -> list[str]:
-    """Return the paths of artifacts, "stage.artifact", of all experiments in `run`."""
-    return [str(Paths(experiment).file(name)) for name in names for experiment in experiments(config)]
+def tables_reads(params: Params, names: Iterable[str]) -> list[Path]:
+    """Return the artifacts of the experiments `names` that the tables read."""
+    return [
+        Paths(name).file(artifact)
+        for name in names
+        # The first two hold the digests of metrics.json and novelty.csv.
+        for artifact in (
+            "score.scores",
+            "novelty.summary",
+            *(f"{stage}.seconds" for stage in params.experiment(name).timed()),
+        )
+    ]
 
 
 def tables_inputs(config: Config) -> list[str]:
     """Return all inputs of the tables, for the rule's `input:`."""
-    params = _params()
-    seconds = [
-        str(Paths(name).file(f"{stage}.seconds"))
-        for name in experiments(config)
-        for stage in params.experiment(name).timed()
-    ]
     return [
-        # These two hold the digests of metrics.json and novelty.csv.
-        *artifacts(config, "score.scores", "novelty.summary"),
+        *map(str, tables_reads(_params(), experiments(config))),
         *(str(ablation_file(name)) for name in ablations_to_run(config)),
-        *seconds,
         *source_files(SUMMARIES["tables"].code),
     ]
 

@@ -16,8 +16,6 @@ from rpg.utils.artifacts import Compared, Reported
 if TYPE_CHECKING:
     from rpg.tasks.base import Task
 
-DATA = "rpg/data/__init__.py"
-
 
 class Run(Block):
     """One training run of the zoo: the seed of its weights and data order, and its task code, if any.

@@ -1,7 +1,6 @@
 """Classification of points on two moons: `task.kind` moons."""
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -47,9 +46,6 @@ class MoonsTask(TaskConfig):
         from rpg.tasks.moons.task import Moons
 
         return Moons(self)
-
-    def missing(self, experiment: Any, data_root: str | None, stages: Collection[str]) -> list[str]:
-        return []
 
     def card(self, name: str, adapters: bool) -> CardText:
         return CardText(
