@@ -62,6 +62,11 @@ class Stage:
     options: tuple[str, ...] = ()
 
     @property
+    def sharded(self) -> bool:
+        """Whether the stage has one job per shard of the zoo."""
+        return any("{shard}" in path for path in self.writes.values())
+
+    @property
     def recorded(self) -> tuple[str, ...]:
         """The paths below results/<experiment>/ that DVC records, without metrics."""
         return self.outs or tuple(path for path in self.writes.values() if path not in self.metrics)

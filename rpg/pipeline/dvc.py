@@ -63,12 +63,16 @@ def stage_names(params: Params, experiment: str) -> dict[str, str]:
         if name in chosen.stages():
             parts = [task_label(chosen.task)] if any(stage.task_code for stage in stages) else []
             # The label already contains the task codes.
-            parts += [
-                why for stage in stages for why in conditional_reads(stage.name, chosen, ITEM) if why != TASK_CODES
-            ]
+            parts += [why for stage in stages for why in _more_reads(stage, chosen) if why != TASK_CODES]
             words = dict.fromkeys([name, *(part.replace("_", "-") for part in parts)])
             names[name] = f"{'-'.join(words)}@{experiment}"
     return names
+
+
+def _more_reads(stage: Stage, experiment: Experiment) -> dict[str, list[Path]]:
+    """Return reason → additional files of a stage, with the runs of all shards, because dvc.yaml knows no shards."""
+    runs = experiment.task.zoo_reads(experiment.zoo) if stage.sharded else {}
+    return conditional_reads(stage.name, experiment, ITEM) | runs
 
 
 def _target(stages: list[Stage]) -> Path:
@@ -81,9 +85,7 @@ def _reads(stages: list[Stage], experiment: Experiment) -> list[str]:
     """Return the inputs from other stages and from the benchmark, as DVC records them."""
     own = {path for stage in stages for path in stage.recorded}
     paths = [ITEM.file(name) for stage in stages for name in stage.reads]
-    paths += [
-        path for stage in stages for files in conditional_reads(stage.name, experiment, ITEM).values() for path in files
-    ]
+    paths += [path for stage in stages for files in _more_reads(stage, experiment).values() for path in files]
     outs = dict.fromkeys(map(_out, paths))
     return [out for out in outs if Path(out) not in {ITEM.home(stages[0].name) / path for path in own}]
 

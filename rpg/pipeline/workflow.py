@@ -131,7 +131,7 @@ def values(stage: str) -> Callable[[Wildcards], dict[str, Any]]:
 
     def chosen(wildcards: Wildcards) -> dict[str, Any]:
         experiment = _params().experiment(wildcards.experiment)
-        if not _has_shards(stage):
+        if not STAGES[stage].sharded:
             return experiment.model_dump(include=set(STAGES[stage].blocks))
         shards = _shards(wildcards.experiment)
         if wildcards.shard not in shards:
@@ -148,10 +148,10 @@ def inputs(stage: str) -> Callable[[Wildcards], list[str]]:
         params, name = _params(), wildcards.experiment
         experiment, paths = params.experiment(name), paths_of(params, name)
         artifacts = [file for read in STAGES[stage].reads for file in _files_of(read, name, paths)]
-        for why, reads in conditional_reads(stage, experiment, paths).items():
+        for reads in conditional_reads(stage, experiment, paths).values():
+            artifacts += reads
+        if STAGES[stage].sharded:
             # A shard depends on its own runs only.
-            artifacts += [] if why.startswith("runs-") else reads
-        if stage == "zoo":
             artifacts += experiment.task.shard_reads(experiment.zoo, _shards(name).get(wildcards.shard, []))
         return [*dict.fromkeys(map(str, artifacts)), *source_files(code(stage, experiment.task))]
 
@@ -183,7 +183,7 @@ def outputs(stage: str) -> dict[str, str]:
 
 def job_path(stage: str, folder: str, suffix: str) -> str:
     """Return the path of a job's file, as "logs/{experiment}/zoo-{shard}.log"."""
-    shard = "-{shard}" if _has_shards(stage) else ""
+    shard = "-{shard}" if STAGES[stage].sharded else ""
     return f"{folder}/{{experiment}}/{stage}{shard}{suffix}"
 
 
@@ -191,13 +191,9 @@ def shard_option(stage: str) -> Callable[[Wildcards], str]:
     """Return a function for the rule's `params:`: the option --shard of the job, or "" without shards."""
 
     def option(wildcards: Wildcards) -> str:
-        return f" --shard {wildcards.shard}" if _has_shards(stage) else ""
+        return f" --shard {wildcards.shard}" if STAGES[stage].sharded else ""
 
     return option
-
-
-def _has_shards(stage: str) -> bool:
-    return "{shard}" in next(iter(STAGES[stage].writes.values()))
 
 
 def tables_reads(params: Params, names: Iterable[str]) -> list[Path]:

@@ -177,6 +177,10 @@ class TaskConfig(Block):
         """Return reason → files that a stage reads, in addition to the files it reads in every experiment."""
         return {}
 
+    def zoo_reads(self, zoo: ZooConfig) -> dict[str, list[Path]]:
+        """Return reason → the folders that the zoo stage reads for all runs together; `shard_reads` has the files."""
+        return {}
+
     def shard_reads(self, zoo: ZooConfig, runs: Collection[Run]) -> list[Path]:
         """Return the files that the zoo stage reads for these runs only."""
         return []

@@ -93,14 +93,15 @@ class CustomTask(TaskConfig):
         return Custom(self)
 
     def reads(self, stage: str, experiment: Any) -> dict[str, list[Path]]:
-        """Return the user's own modules, and, for the zoo stage, the checkpoints."""
+        """Return the user's own modules."""
         named = (self.build,) if stage == "sample" else (self.build, self.score)
-        files = {_slug(*named): given_modules(*named)}
-        if stage == "zoo":
-            # All folder names together would be too long for the name of a stage.
-            digest = hashlib.sha256("\n".join(experiment.zoo.runs).encode()).hexdigest()
-            files[f"runs-{digest[:8]}"] = [Path(run) for run in experiment.zoo.runs]
-        return files
+        return {_slug(*named): given_modules(*named)}
+
+    def zoo_reads(self, zoo: ZooConfig) -> dict[str, list[Path]]:
+        folders = [zoo.run_facts(run)["folder"] for run in self.runs(zoo).values()]
+        # All folder names together would be too long for the name of a stage.
+        digest = hashlib.sha256("\n".join(folders).encode()).hexdigest()
+        return {f"runs-{digest[:8]}": [Path(folder) for folder in folders]}
 
     def shard_reads(self, zoo: ZooConfig, runs: Collection[Run]) -> list[Path]:
         return [file for run in runs for file in _files(Path(zoo.run_facts(run)["folder"]))]
