@@ -13,8 +13,9 @@ ALWAYS = ("rpg/utils", "environment.yml")
 # The code that builds, trains and scores networks, besides the benchmark's folder.
 # rpg/tasks/loading.py and registry.py only find it.
 TASKS = ("rpg/tasks/base.py", "rpg/tasks/stack.py")
-# A key of `Stage.reads_if`; the other keys are the names of optional stages.
+# Keys of `Stage.reads_if`; the other keys are the names of optional stages.
 TASK_CODES = "task_codes"
+BASE_OF_TASK_CODES = "base and task_codes"
 
 
 @dataclass(frozen=True)
@@ -238,10 +239,15 @@ STAGES = {
             "score",
             "Score originals and samples on the test split.",
             blocks=("task",),
-            writes={"scores": "scores.json", "answers": "answers.safetensors", "metrics": "metrics.json"},
+            writes={
+                "scores": "scores.json",
+                "answers": "answers.safetensors",
+                "metrics": "metrics.json",
+                "test": "test.json",
+            },
             metrics=("metrics.json",),
             reads=("collect.checkpoints", "sample.manifest"),
-            reads_if={TASK_CODES: _TOKENS},
+            reads_if={TASK_CODES: _TOKENS, BASE_OF_TASK_CODES: ("base.manifest",)},
             seconds=14,
             code=_SCORING,
             task_code=True,

@@ -43,8 +43,20 @@ class Sample(Block):
     ] = None
 
 
+class FineTune(Block):
+    """Fine-tuning of networks that mix training runs, each for `steps` steps of AdamW on `images` training images."""
+
+    steps: Count
+    images: Count
+    learning_rate: Positive
+
+
 class Novelty(Block):
-    """How the distance between samples and zoo is measured."""
+    """How the distance between samples and zoo is measured.
+
+    With `fine_tune`, interpolations and means of training runs are also measured after training on the task loss. They
+    are the fair rivals of an RPG that was tuned on this loss.
+    """
 
     seed: Annotated[int, Field(ge=0)]
     networks: Annotated[int, Field(ge=2, description="maximum number of originals, and of samples, to measure")]
@@ -52,6 +64,7 @@ class Novelty(Block):
         list[Positive],
         Field(description="levels of noise to add to a checkpoint, in standard deviations of each tensor's weights"),
     ]
+    fine_tune: FineTune | None = None
 
 
 class Allotment(Block):
@@ -134,8 +147,14 @@ class Experiment(Block):
         return self
 
     def has(self, condition: str) -> bool:
-        """Return whether an optional stage is present, or, for "task_codes", whether the task has task codes."""
-        return self.task.has_codes if condition == "task_codes" else getattr(self, condition) is not None
+        """Return whether an optional stage is present, or, for "task_codes", whether the task has task codes.
+
+        "A and B" needs both.
+        """
+        return all(
+            self.task.has_codes if part == "task_codes" else getattr(self, part) is not None
+            for part in condition.split(" and ")
+        )
 
     def stages(self) -> list[str]:
         """Return the names of the experiment's stages, first to last."""

@@ -29,8 +29,13 @@ class Ablation(Block):
 
     question: str
     experiment: Annotated[str, Field(description="the experiment that the variants change")]
-    seeds: Annotated[Seeds, Field(description="values of train.seed; every variant is trained with each seed")]
+    seeds: Annotated[
+        Seeds, Field(description="seeds of the stages train, tune and hypernetwork; every variant has each seed")
+    ]
     novelty: Annotated[bool, Field(description="whether the table shows distances from the zoo")]
+    baselines: Annotated[
+        bool, Field(description="whether a second table compares the best variant with every method without RPG")
+    ] = False
     variants: Annotated[
         dict[Name, dict[str, Any]],
         Field(
@@ -75,9 +80,7 @@ class Params(Block):
                 raise ValueError(f"ablations.{name}.experiment: no experiment '{ablation.experiment}'{known}")
             base = self.experiments[ablation.experiment]
             self._trials[name] = {
-                f"{name}/{variant}-{seed}": _changed(
-                    base, {**changes, "train.seed": seed}, f"{name}.variants.{variant}"
-                )
+                f"{name}/{variant}-{seed}": _seeded(_changed(base, changes, f"{name}.variants.{variant}"), seed)
                 for variant, changes in ablation.variants.items()
                 for seed in ablation.seeds
             }
@@ -126,6 +129,14 @@ class Params(Block):
     def ablations_to_run(self) -> list[str]:
         """Return the ablations in `run:`."""
         return [name for name in self.run if name in self.ablations]
+
+
+def _seeded(experiment: Experiment, seed: int) -> Experiment:
+    """Return `experiment` with another training seed."""
+    blocks = {block: getattr(experiment, block) for block in ("train", "tune", "hypernetwork")}
+    return experiment.model_copy(
+        update={name: block.model_copy(update={"seed": seed}) for name, block in blocks.items() if block}
+    )
 
 
 def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Experiment:

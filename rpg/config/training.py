@@ -53,18 +53,42 @@ class Train(Optimization):
     ]
 
 
-class Hypernetwork(Optimization):
-    """Training of RPG's network from scratch on the task loss alone, as a baseline.
+class TaskLoss(Optimization):
+    """Training on the function of generated networks, on training images.
 
-    Each step draws `networks` (state, code) pairs of the zoo and generates their weights in one step from noise. The
-    loss is the networks' task loss on `images` training images.
+    Each step draws (state, code) pairs of the zoo. `loss: labels` is the generated networks' task loss. `loss: outputs`
+    is their Kullback-Leibler divergence from the outputs of the zoo's networks for the same pairs: it reads no labels.
     """
 
     networks: Count
     images: Annotated[int, Field(ge=1, description="training images per step, the same for all networks")]
+    loss: Annotated[
+        Literal["labels", "outputs"],
+        Field(description="what the generated networks learn: labels, or the outputs of the zoo's networks"),
+    ]
+    statistics: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="null: the networks use the BatchNorm statistics that were generated with them; a number: they"
+            " use those of the step's images, and the loss has this weight for the generated ones' distance from these",
+        ),
+    ]
 
 
-class Tune(Optimization):
+class Hypernetwork(TaskLoss):
+    """Training of RPG's network on the task loss alone, as a baseline.
+
+    It generates the networks of a step at once from noise. No loss compares them with a checkpoint.
+    """
+
+    start: Annotated[
+        Literal["zero", "mean"],
+        Field(description="the point that predictions start from, as in `model.start`"),
+    ]
+
+
+class Tune(TaskLoss):
     """Fine-tuning of a trained RPG on the task loss of its generated networks, on training images.
 
     `Tune` works like `Hypernetwork`, with two additions. It generates the first half of a step's networks from pure
@@ -77,7 +101,6 @@ class Tune(Optimization):
     """
 
     networks: Annotated[int, Field(ge=2, multiple_of=2)]
-    images: Annotated[int, Field(ge=1, description="training images per step, the same for all networks")]
     diffusion_batch: Annotated[int, Field(ge=1, description="random tokens in the diffusion loss of each step")]
     times: Times
     diffusion: Annotated[float, Field(ge=0, description="weight of the diffusion loss")]

@@ -5,6 +5,7 @@ made from the same zoo without RPG (rpg.evaluation: interpolation, baselines). T
 
     distance      distance to the nearest checkpoint of the zoo, other than the network itself
     aligned       `distance` after permuting the units of each seed's checkpoints to match the network
+    relative      score / mean score of the originals for the same task
     from_zoo      `aligned` if it was measured, else `distance`, which is never smaller; used to compare methods
     residual      distance to the nearest affine combination of the aligned checkpoints; 0 for an average of them
     iou           wrong answers of both the network and the nearest original for its task / wrong answers of either
@@ -16,9 +17,9 @@ The critique in arXiv 2506.07998 motivates these measures.
 import math
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice, zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,20 +27,24 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rpg.config.experiment import Experiment
+from rpg.config.experiment import Experiment, FineTune
 from rpg.evaluation.alignment import find_groups
 from rpg.evaluation.baselines import formulas
+from rpg.evaluation.fine_tuned import fine_tuned
 from rpg.evaluation.geometry import Space, ZooPoints
 from rpg.evaluation.interpolation import mixtures
+from rpg.evaluation.results import Verdict
 from rpg.evaluation.score import read_answers, read_samples, summary
 from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
+from rpg.tasks.base import DifferentiableTask
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
 from rpg.utils.files import check_unchanged, file_entry, write_sealed, write_text
 from rpg.utils.progress import progress
+from rpg.utils.rng import derive
 from rpg.zoo.manifest import Checkpoint, read_zoo
 
 # Thresholds as shares of the distance between training runs. A mean of two checkpoints is at least half of this
@@ -49,6 +54,13 @@ COPY, NEAR = 0.25, 0.75
 # A combination of checkpoints explains a network if the residual is under this share of the distance to the nearest.
 COMBINED = 0.5
 ACCURATE = 0.99
+# In standard deviations of a tensor's weights. Noise of this size leaves every network of the default experiments as
+# accurate as it was (rows `noise 0.05` of the tables), so that runs nearer than this give no scale.
+FLOOR = 0.05
+# The number of noisy checkpoints in the test of a distance, and of aligned networks per kind and set of baselines.
+NOISY, ALIGNED = 8, 4
+# The mixtures that `novelty.fine_tune` trains.
+FINE_TUNED = ("interpolation across", "mean across")
 TAUS = (0.5, 1.0, 2.0, 4.0)
 MEASURES = ("distance", "distance_across", "aligned", "aligned_across", "residual", "iou", "disagreement")
 
@@ -109,6 +121,7 @@ class NoveltyAnalysis:
             for sample in [sample for samples in by_set.values() for sample in self.draw(samples, len(by_set))]:
                 check_unchanged(paths.folder("sample"), sample.file, sample.sha256, "sampled", "`rpg sample`")
                 drawn.append((kind, sample))
+        self._accuracies: dict[str | None, float] = {}
         self.samples = [self.read_network(kind, paths.folder("sample"), sample) for kind, sample in drawn]
         self.rpg_samples = [sample for sample in self.samples if sample.kind == "RPG"]
 
@@ -171,12 +184,31 @@ class NoveltyAnalysis:
 
     def _baselines(self) -> Iterator[tuple[MeasuredNetwork, StateDict]]:
         requests = [(sample.state, sample.code) for sample in self.rpg_samples if not sample.between]
+        mixed: dict[str, list[tuple[MeasuredNetwork, StateDict]]] = {}
         for kind, state, code, point_P in mixtures(self.zoo, requests, self.params.noise, self.params.seed):
-            yield self.network_at(kind, state, code, point_P)
+            network = self.network_at(kind, state, code, point_P)
+            if kind in FINE_TUNED:
+                mixed.setdefault(kind, []).append(network)
+            yield network
+        if self.params.fine_tune:
+            yield from self._fine_tuned(mixed, self.params.fine_tune)
         if self.experiment.task.has_codes:
             for kind, formula in formulas(self.store).items():
                 for state, code in dict.fromkeys(requests):
                     yield self.network_at(kind, state, code, self.space.point(formula(state, code or "")))
+
+    def _fine_tuned(
+        self, mixed: dict[str, list[tuple[MeasuredNetwork, StateDict]]], params: FineTune
+    ) -> Iterator[tuple[MeasuredNetwork, StateDict]]:
+        """Yield the mixtures of each kind after training on the task loss."""
+        if not isinstance(self.task, DifferentiableTask):
+            raise UserError("params.yaml: novelty.fine_tune: the task has no differentiable loss; remove the block")
+        for kind, networks in mixed.items():
+            before, state_dicts = zip(*networks, strict=True)
+            after = fine_tuned(self.task, state_dicts, [network.code for network in before], params)
+            for network, state_dict in zip(before, after, strict=True):
+                point_P = self.space.point(self.store.tokenize(state_dict, network.state))
+                yield replace(network, kind=f"{kind}, fine-tuned", point_P=point_P), state_dict
 
     def row(self, network: MeasuredNetwork) -> dict[str, Any]:
         """Return the network's row of novelty.csv.
@@ -193,6 +225,7 @@ class NoveltyAnalysis:
             # The group of dependent networks: all of one task, or, without task codes, all of one seed.
             "run": network.code or str(network.between or network.state),
             "test": network.score,
+            "relative": network.score / self.accuracy(network.code),
             **self.zoo.measure(network.point_P, own_index=network.index, align=main),
         }
         row["from_zoo"] = row.get("aligned", row.get("distance"))
@@ -207,6 +240,48 @@ class NoveltyAnalysis:
             row["iou"] = iou(self.wrong(network), self.wrong(nearest))
             row["disagreement"] = 100 * float((network.answers != nearest.answers).mean())
         return row
+
+    def accuracy(self, code: str | None) -> float:
+        """Return the mean score of the originals for the task of `code`, held-out originals included."""
+        if code not in self._accuracies:
+            originals = [*self.originals, *self.held_out]
+            same = [network.score for network in originals if network.code == code]
+            # A zoo of one's own may lack the originals of a code.
+            # No division by zero where all originals fail.
+            self._accuracies[code] = max(float(np.mean(same or [network.score for network in originals])), 1e-9)
+        return self._accuracies[code]
+
+    def rows(self) -> pd.DataFrame:
+        """Return novelty.csv: the rows of originals, samples and baselines.
+
+        A few baselines of each kind and set get aligned distances, where a verdict needs them.
+        """
+        main = [*self.draw(self.originals), *self.samples]
+        rows = [self.row(network) for network in progress(main, "novelty", total=len(main))]
+        near = COPY * run_distance(pd.DataFrame([row for row in rows if row["networks"] == "original"]))
+        aligned: dict[tuple[str, str], int] = {}
+        for network in self.baselines():
+            row = self.row(network)
+            key = network.kind, network.set
+            # Alignment only shortens a distance, so a near network needs none.
+            if row.get("distance", 0.0) >= near and aligned.setdefault(key, 0) < ALIGNED:
+                aligned[key] += 1
+                row |= self.zoo.measure(network.point_P)
+                row["nearest"] = self.store.checkpoints[row["nearest"]].file
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def noise_keeps(self, distance: float) -> float:
+        """Return the mean relative accuracy of checkpoints plus noise of a root mean square of `distance`."""
+        draw = np.random.default_rng(derive(self.params.seed, "noise test"))
+        chosen = [self.originals[index] for index in draw.integers(len(self.originals), size=NOISY)]
+        noisy = (
+            self.network_at(
+                "noise", one.state, one.code, one.point_P + distance * draw.standard_normal(len(one.point_P))
+            )
+            for one in chosen
+        )
+        return float(np.mean([network.score / self.accuracy(network.code) for network in self.judge(noisy)]))
 
     def ensembles(self, between: bool) -> dict[str, float | int]:
         """Return the accuracies of a plurality vote of samples and of equally many originals for the same task.
@@ -249,53 +324,64 @@ def iou(wrong: np.ndarray, other: np.ndarray) -> float:
     return float((wrong & other).sum() / either) if either else 1.0
 
 
-def verdict(networks: pd.DataFrame, originals: pd.DataFrame) -> str:
+def verdict(networks: pd.DataFrame, originals: pd.DataFrame, noise_keeps: Callable[[float], float]) -> Verdict:
     """Return the verdict on the networks; the first matching rule decides.
 
-    The rules use medians: d of `aligned`, r of `residual`, and u, the originals' d to other training runs.
+    The rules use medians: d of `aligned`, r of `residual`, and u, the originals' d to other training runs. `relative`
+    is a network's accuracy, divided by that of the originals for the same task. `noise_keeps` returns the mean
+    `relative` of checkpoints plus noise of a given distance.
 
+    one run        the zoo has a single training run, so there is no u
+    no scale       u < FLOOR: the runs are nearer to each other than noise that changes nothing
     replica        d < COPY · u: a copy of a checkpoint, or of another save of the checkpoint's run
     interpolation  r < COMBINED · d: a combination of checkpoints explains most of the distance
     replica        d < NEAR · u: a checkpoint plus a small difference
-    inaccurate     the mean accuracy is under ACCURATE of the originals'
+    inaccurate     the mean of `relative` is under ACCURATE
+    as noise       checkpoints plus noise of the distance d are as accurate, so the distance proves nothing
     novel          otherwise: as far from the zoo as another training run, no combination of checkpoints, and accurate
-
-    With a single training run, u is the originals' distance to each other. Without any u the verdict is "none".
     """
-    d, r, u = networks["aligned"].median(), networks["residual"].median(), run_distance(originals)
+    d, r, u = networks["distance"].median(), np.nan, run_distance(originals)
     if np.isnan(u):
-        return "none"
+        return "one run"
+    if u < FLOOR:
+        return "no scale"
+    if "aligned" in networks and networks["aligned"].notna().any():
+        d, r = networks["aligned"].median(), networks["residual"].median()
     if d < COPY * u:
         return "replica"
     if r < COMBINED * d:
         return "interpolation"
     if d < NEAR * u:
         return "replica"
-    return "novel" if networks["test"].mean() >= ACCURATE * originals["test"].mean() else "inaccurate"
+    if networks["relative"].mean() < ACCURATE:
+        return "inaccurate"
+    return "as noise" if noise_keeps(float(d)) >= ACCURATE * networks["relative"].mean() else "novel"
 
 
 def run_distance(originals: pd.DataFrame) -> float:
-    """Return the originals' median aligned distance to other training runs, or to each other if there is one run."""
-    across = originals.get("aligned_across", pd.Series(dtype=float))
-    return float((across if across.notna().any() else originals["aligned"]).median())
+    """Return u, the originals' median aligned distance to other training runs; NaN if there is one run."""
+    return float(originals.get("aligned_across", pd.Series(dtype=float)).median())
 
 
-def summarize(rows: pd.DataFrame) -> dict[str, Any]:
+def summarize(rows: pd.DataFrame, noise_keeps: Callable[[float], float]) -> dict[str, Any]:
     """Return novelty.json from the rows of novelty.csv, with each method and each set of tasks apart.
+
+    `noise_keeps` is an argument of `verdict`.
 
     `zoo` holds the medians of the originals' columns, `median` those of the samples' columns. `distance` is the median
     of `from_zoo` in units of the zoo's median distance. `novel` maps each τ to the fraction of networks that reach
-    ACCURATE of the originals' mean accuracy and are farther than τ units from the zoo.
+    ACCURATE of the accuracy of the originals for the same task and are farther than τ units from the zoo.
     """
     kinds = dict(iter(rows.groupby("networks", sort=False)))
     originals = kinds.pop("original")
-    unit, enough = originals["distance"].median(), ACCURATE * originals["test"].mean()
+    unit = originals["distance"].median()
 
     def summarize_method(networks: pd.DataFrame) -> dict[str, Any]:
-        accurate = networks["test"] >= enough
+        accurate = networks["relative"] >= ACCURATE
         novel = {str(tau): float((accurate & (networks["from_zoo"] > tau * unit)).mean()) for tau in TAUS}
         return {
             **summary(networks["test"].tolist(), networks["run"].tolist()),
+            "verdict": verdict(networks, originals, noise_keeps) if networks is not originals else "original",
             "distance": round(float(networks["from_zoo"].median() / unit), 4),
             "novel": {tau: round(share, 4) for tau, share in novel.items()},
         }
@@ -308,10 +394,10 @@ def summarize(rows: pd.DataFrame) -> dict[str, Any]:
         return {str(name): round(float(value), 6) for name, value in values.items()}
 
     return {
-        "rule": {"copy": COPY, "near": NEAR, "combined": COMBINED, "accurate": ACCURATE},
+        "rule": {"copy": COPY, "near": NEAR, "combined": COMBINED, "accurate": ACCURATE, "floor": FLOOR},
         "zoo": medians(originals),
         "rpg": {
-            name: {"verdict": verdict(chosen, originals), "median": medians(chosen), **summarize_method(chosen)}
+            name: {"median": medians(chosen), **summarize_method(chosen)}
             for name, chosen in by_set(kinds.pop("RPG")).items()
         },
         "original": summarize_method(originals),
@@ -328,12 +414,10 @@ def measure_novelty(experiment: Experiment, paths: Paths, data_root: str | None)
     Raises UserError if the scores, samples or zoo are missing or changed.
     """
     novelty = NoveltyAnalysis(experiment, paths, data_root)
-    main = [*novelty.draw(novelty.originals), *novelty.samples]
-    networks = chain(progress(main, "novelty", total=len(main)), novelty.baselines())
-    rows = pd.DataFrame([novelty.row(network) for network in networks])
+    rows = novelty.rows()
     write_text(paths.file("novelty.rows"), rows.round(6).to_csv(index=False))
     groups_of_units = len(novelty.space.groups)
-    tree = {**summarize(rows), "groups_of_units": groups_of_units}
+    tree = {**summarize(rows, novelty.noise_keeps), "groups_of_units": groups_of_units}
     for name in tree["rpg"]:
         # A vote needs several networks of one task; a set of many tasks seldom has them.
         if name in ("all", "between"):

@@ -1,9 +1,11 @@
-"""The typed contents of scores.json, metrics.json and novelty.json."""
+"""The typed contents of scores.json, metrics.json, test.json and novelty.json."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+import numpy as np
+from pydantic import Field, PrivateAttr, model_validator
 
+from rpg.evaluation.methods import kinds
 from rpg.utils.artifacts import Form, ListedFile, MayLack, Number, ScoreSummary, Set, Summaries
 
 
@@ -27,6 +29,17 @@ class ScoredNetwork(NetworkFacts):
     validation: Number
     test: Number
     others: dict[str, Number] = Field(default_factory=dict)
+    # Split → bool [n], whether each answer is right; not a part of the file.
+    _right: dict[str, np.ndarray] = PrivateAttr(default_factory=dict)
+
+    def keep_right(self, split: str, right: np.ndarray) -> None:
+        """Keep the right answers [n] on a split, for the intervals of differences."""
+        self._right[split] = right
+
+    @property
+    def right(self) -> dict[str, np.ndarray]:
+        """The right answers of the split → bool [n]; empty for a task without comparable answers."""
+        return self._right
 
 
 class Scored(ScoredNetwork):
@@ -48,9 +61,20 @@ class Scores(Form):
     hypernetwork: list[Scored] = Field(default_factory=list)
     files: list[ListedFile]
 
+    def kinds(self) -> dict[str, list[ScoredNetwork]]:
+        """Return method → its networks, for all methods in the file."""
+        own: dict[str, list[ScoredNetwork]] = {
+            "original": [*self.original],
+            "rpg": [*self.rpg],
+            "untuned": [*self.untuned],
+            "hypernetwork": [*self.hypernetwork],
+        }
+        others = {kind: entries for kind, entries in (self.model_extra or {}).items() if kind in kinds()}
+        return own | {kind: list(map(ScoredNetwork.model_validate, entries)) for kind, entries in others.items()}
+
 
 class Metrics(Summaries):
-    """The whole of an experiment's metrics.json."""
+    """The whole of an experiment's metrics.json (validation split) or test.json."""
 
     @model_validator(mode="after")
     def _same_sets(self) -> "Metrics":
@@ -63,9 +87,14 @@ class Metrics(Summaries):
         return self
 
 
-class Method(ScoreSummary):
-    """The accuracy of one method's networks, and their distance from the zoo."""
+# The verdicts of `rpg.evaluation.novelty.verdict`; "original" is that of the originals.
+Verdict = Literal["original", "replica", "interpolation", "inaccurate", "novel", "as noise", "no scale", "one run"]
 
+
+class Method(ScoreSummary):
+    """The accuracy of one method's networks, their verdict, and their distance from the zoo."""
+
+    verdict: Verdict
     distance: Number
     novel: dict[str, Number]
 
@@ -78,9 +107,8 @@ class Ensemble(Form):
 
 
 class SampleNovelty(Method):
-    """The novelty of RPG's samples: the verdict and its medians."""
+    """The novelty of RPG's samples, with the medians that the verdict follows from."""
 
-    verdict: Literal["replica", "interpolation", "inaccurate", "novel", "none"]
     median: dict[str, Number]
     ensemble: MayLack[Ensemble | Annotated[dict[str, Number], Field(max_length=0)]] = None
 
@@ -92,6 +120,7 @@ class Rule(Form):
     near: Number
     combined: Number
     accurate: Number
+    floor: Number
 
 
 class NoveltyResult(Form):

@@ -1,27 +1,30 @@
 """Score originals and samples on the test split, by the same code: `rpg score --experiment digits-vit`.
 
-Writes scores.json (every network's score), answers.safetensors (the answers of originals and samples on the test split)
-and metrics.json (the summary over all originals and all samples on the test split, with the sample standard deviation,
-n - 1). With task codes, metrics.json summarizes seen and held-out codes separately and adds the baselines: those of
-rpg.evaluation.baselines, the majority class, the RPG before tuning and the hypernetwork.
+Writes scores.json (every network's score), answers.safetensors (the answers of originals and samples on the test
+split), metrics.json (the summary over all originals and all samples on the validation split, by which choices are made)
+and test.json (the same on the test split, for the tables). With task codes, both summarize seen and held-out codes
+separately and add the baselines: those of rpg.evaluation.baselines, the base network, the majority class, the RPG
+before tuning and the hypernetwork.
 `rpg score --experiment digits-vit --weights FILE` prints the score of any state dict.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
 
 from rpg.config.experiment import Experiment
-from rpg.evaluation.baselines import formulas
+from rpg.evaluation.baselines import Formula, formulas
+from rpg.evaluation.intervals import Sample, difference, mean_interval
+from rpg.evaluation.methods import RECOUNTED
 from rpg.evaluation.results import NetworkFacts, ScoredNetwork, Scores
 from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
+from rpg.tasks.base import DifferentiableTask, Judgement, Task
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
@@ -39,7 +42,7 @@ from rpg.utils.files import (
     write_tensors,
 )
 from rpg.utils.progress import progress
-from rpg.zoo.manifest import Checkpoint, read_zoo
+from rpg.zoo.manifest import Checkpoint, read_base, read_zoo
 
 SPLITS = ("validation", "test")
 # The set of networks in samples/manifest.json → its name in the tables. With task codes, a set says whether RPG learned
@@ -57,13 +60,51 @@ Network = tuple[NetworkFacts, StateDict]
 Kinds = dict[str, list[ScoredNetwork]]
 
 
+class Scorer:
+    """Scores networks of one experiment on both splits; `answers` collects their answers on the test split."""
+
+    def __init__(self, task: Task, kept: Path) -> None:
+        self.task, self.kept = task, kept
+        self.answers: dict[str, torch.Tensor] = {}
+
+    def score(self, networks: Iterable[Network], count: int, what: str = "score") -> list[ScoredNetwork]:
+        """Return the scores of `count` networks."""
+        scored = []
+        shown = progress(iter(networks), what, total=count)
+        while part := list(islice(shown, self.task.judge_batch)):
+            facts, state_dicts = zip(*part, strict=True)
+            codes = [fact.code for fact in facts]
+            # Only the tables use the other metrics, so only the test split needs them.
+            judged = {
+                split: self.task.judge_all(state_dicts, split, codes, self.kept, main_only=split != "test")
+                for split in SPLITS
+            }
+            scored += [
+                self.scored(fact, dict(zip(judged, of_splits, strict=True)))
+                for fact, *of_splits in zip(facts, *judged.values(), strict=True)
+            ]
+        return scored
+
+    def scored(self, fact: NetworkFacts, judged: Mapping[str, Judgement]) -> ScoredNetwork:
+        """Return a network's scores, with its right answers, from its judgements on both splits."""
+        if fact.sha256 is not None:
+            self.answers[fact.sha256] = judged["test"].answers.to(torch.int32)
+        metric = self.task.metric
+        main = {split: judgement.scores[metric] for split, judgement in judged.items()}
+        others = {name: score for name, score in judged["test"].scores.items() if name != metric}
+        network = ScoredNetwork.model_validate({**fact.tree(), **main, **({"others": others} if others else {})})
+        for split, judgement in judged.items():
+            if len(judgement.answers):
+                network.keep_right(split, (judgement.answers == self.task.targets(split, fact.code)).numpy())
+        return network
+
+
 def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
     """Score every checkpoint of the zoo and every sample on the validation split (for choices) and the test split.
 
     Raises UserError if a sample is missing or changed, or if only one of zoo and samples has task codes.
     """
-    task = load_task(experiment.task, data_root)
-    kept, answers = paths.kept("score"), dict[str, torch.Tensor]()
+    scorer = Scorer(load_task(experiment.task, data_root), paths.kept("score"))
     checkpoints, _ = read_zoo(paths.folder("zoo"))
     manifest = read_samples(paths.folder("sample"), len({checkpoint.seed for checkpoint in checkpoints}))
     for sampled in manifest:
@@ -72,75 +113,133 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
         raise UserError(
             f"{paths.folder('sample')}: task codes in the samples or in the zoo alone; run `rpg sample` again"
         )
-
-    def score(networks: Iterator[Network], count: int) -> list[ScoredNetwork]:
-        scored = []
-        shown = progress(networks, "score", total=count)
-        while part := list(islice(shown, task.judge_batch)):
-            facts, state_dicts = zip(*part, strict=True)
-            codes = [fact.code for fact in facts]
-            # Only the tables use the other metrics, so only the test split needs them.
-            judged = {
-                split: task.judge_all(state_dicts, split, codes, kept, main_only=split != "test") for split in SPLITS
-            }
-            for fact, *of_splits in zip(facts, *judged.values(), strict=True):
-                if fact.sha256 is not None:
-                    answers[fact.sha256] = of_splits[-1].answers.to(torch.int32)
-                scores = dict(zip(judged, (one.scores for one in of_splits), strict=True))
-                main = {split: by_metric[task.metric] for split, by_metric in scores.items()}
-                others = {name: score for name, score in scores["test"].items() if name != task.metric}
-                extra = {"others": others} if others else {}
-                scored.append(ScoredNetwork.model_validate({**fact.tree(), **main, **extra}))
-        return scored
-
-    listed: tuple[tuple[Path, Sequence[Checkpoint | Sampled]], ...] = (
-        (paths.folder("zoo"), checkpoints),
-        (paths.folder("sample"), manifest),
-    )
     originals, samples = (
-        score(
-            (
-                (_facts(network), read_tensors(path))
-                for network, path in ((network, folder / network.file) for network in networks)
-            ),
-            len(networks),
-        )
-        for folder, networks in listed
+        scorer.score(_networks(networks, paths.folder(stage)), len(networks))
+        for stage, networks in (("zoo", checkpoints), ("sample", manifest))
     )
-    references = task.references()
-    reference_scores = {name: score(iter([(NetworkFacts(), state_dict)]), 1) for name, state_dict in references.items()}
+    references = {
+        name: scorer.score([(NetworkFacts(), state_dict)], 1) for name, state_dict in scorer.task.references().items()
+    }
     kinds: Kinds = {"original": originals}
     for sampled, scored in zip(manifest, samples, strict=True):
         kinds.setdefault(sampled.model, []).append(scored)
     if checkpoints[0].code is not None:
         store = TokenStore(paths.folder("tokens"))
-        runs = list(dict.fromkeys((one.state, one.code or "") for one in manifest if one.model == "rpg"))
-        for name, formula in formulas(store).items():
-            networks = (
-                (
-                    NetworkFacts(state=state, code=code),
-                    unstack(store.detokenize(formula(state, code).unsqueeze(0), torch.tensor([state])))[0],
-                )
-                for state, code in runs
-            )
-            kinds[name] = score(networks, len(runs))
-        kinds["majority_class"] = [
-            ScoredNetwork(
-                state=state, code=code, validation=task.majority(code, "validation"), test=task.majority(code, "test")
-            )
-            for state, code in runs
-        ]
+        kinds |= CodeBaselines(scorer, experiment, paths, store, manifest).score()
         _name_sets(kinds, store)
     else:
         for original in originals:
             original.set = "all"
-    header = {"metric": task.metric, "parameters": task.parameters}
-    write_json(paths.file("score.metrics"), {**header, **_metrics(kinds, reference_scores)})
-    write_tensors(paths.file("score.answers"), answers)
-    files = {"files": [file_entry(paths.file("score.metrics")), file_entry(paths.file("score.answers"))]}
-    extra = {"references": _trees(reference_scores)} if reference_scores else {}
-    write_sealed(paths.file("score.scores"), {**header, **_trees(kinds), **extra, **files})
-    shutil.rmtree(kept, ignore_errors=True)
+    header = {"metric": scorer.task.metric, "parameters": scorer.task.parameters}
+    write_json(paths.file("score.metrics"), {**header, **_summaries(kinds, references, "validation")})
+    write_json(paths.file("score.test"), {**header, **_summaries(kinds, references, "test")})
+    write_tensors(paths.file("score.answers"), scorer.answers)
+    files = [file_entry(paths.file(f"score.{name}")) for name in ("metrics", "test", "answers")]
+    extra = {"references": _trees(references)} if references else {}
+    write_sealed(paths.file("score.scores"), {**header, **_trees(kinds), **extra, "files": files})
+    shutil.rmtree(paths.kept("score"), ignore_errors=True)
+
+
+class CodeBaselines:
+    """Scores the baselines of an experiment with task codes, one network for each state and code of RPG's samples."""
+
+    def __init__(
+        self, scorer: Scorer, experiment: Experiment, paths: Paths, store: TokenStore, manifest: list[Sampled]
+    ) -> None:
+        self.scorer, self.experiment, self.paths, self.store = scorer, experiment, paths, store
+        self.manifest = manifest
+        self.runs = list(dict.fromkeys((one.state, one.code or "") for one in manifest if one.model == "rpg"))
+
+    def score(self) -> Kinds:
+        """Return kind → scored networks."""
+        formulas_by_name = formulas(self.store)
+        kinds = {
+            name: self._score(self._from_formula(formula), name) for name, formula in formulas_by_name.items()
+        } | self._scores_of_majority()
+        task = self.scorer.task
+        if isinstance(task, DifferentiableTask) and task.has_statistics:
+            sources = {
+                "original": self._originals(),
+                **{model: self._samples(model) for model in dict.fromkeys(one.model for one in self.manifest)},
+                **{name: self._from_formula(formula) for name, formula in formulas_by_name.items()},
+            }
+            done = {model for model in sources if model.endswith(RECOUNTED)}
+            for kind, networks in sources.items():
+                if kind not in done and f"{kind}{RECOUNTED}" not in done:
+                    kinds[f"{kind}{RECOUNTED}"] = self._score(recounted(task, networks), kind)
+        if self.experiment.base:
+            kinds |= self._scores_of_base()
+        return kinds
+
+    def _score(self, networks: Iterable[Network], what: str) -> list[ScoredNetwork]:
+        return self.scorer.score(networks, len(self.runs), what)
+
+    def _from_formula(self, formula: Formula) -> Iterator[Network]:
+        for state, code in self.runs:
+            tokens_1LD = formula(state, code).unsqueeze(0)
+            yield (
+                NetworkFacts(state=state, code=code),
+                unstack(self.store.detokenize(tokens_1LD, torch.tensor([state])))[0],
+            )
+
+    def _originals(self) -> Iterator[Network]:
+        """Yield the trained network of each run."""
+        wanted = set(self.runs)
+        for checkpoint in [*self.store.held_out, *self.store.checkpoints]:
+            run = self.store.state(checkpoint), checkpoint.code or ""
+            if run in wanted:
+                wanted.remove(run)
+                facts = NetworkFacts(state=run[0], code=run[1])
+                yield facts, read_tensors(self.paths.folder("zoo") / checkpoint.file)
+
+    def _samples(self, model: str) -> Iterator[Network]:
+        """Yield a model's first sample of each run."""
+        wanted = set(self.runs)
+        for sampled in self.manifest:
+            run = sampled.state, sampled.code or ""
+            if sampled.model == model and run in wanted:
+                wanted.remove(run)
+                yield NetworkFacts(state=run[0], code=run[1]), read_tensors(self.paths.folder("sample") / sampled.file)
+
+    def _scores_of_majority(self) -> Kinds:
+        """Return the scores of the answer that is most frequent in training."""
+        task = self.scorer.task
+
+        def judged(code: str) -> dict[str, Judgement]:
+            answer = task.majority(code)
+            targets = {split: task.targets(split, code) for split in SPLITS}
+            return {
+                split: Judgement.of(task.metric, torch.full_like(right, answer), right)
+                for split, right in targets.items()
+            }
+
+        facts = [NetworkFacts(state=state, code=code) for state, code in self.runs]
+        return {"majority_class": [self.scorer.scored(fact, judged(fact.code or "")) for fact in facts]}
+
+    def _scores_of_base(self) -> Kinds:
+        """Return the scores of what the base network can do for each task without any training of the zoo."""
+        task, experiment, folder = self.scorer.task, self.experiment, self.paths.folder("base")
+        bases = [task.base_network(read_base(experiment, folder, seed) or {}) for seed in self.store.seeds]
+        lookup = [
+            self.scorer.scored(
+                NetworkFacts(state=state, code=code), {split: bases[state].look_up(split, code) for split in SPLITS}
+            )
+            for state, code in self.runs
+        ]
+        probes = ((NetworkFacts(state=state, code=code), bases[state].probe(code)) for state, code in self.runs)
+        return {"base_lookup": lookup, "base_probe": self._score(probes, "base_probe")}
+
+
+def recounted(task: DifferentiableTask, networks: Iterator[Network]) -> Iterator[Network]:
+    """Yield the networks with BatchNorm's statistics counted again on training images."""
+    while part := list(islice(networks, task.judge_batch)):
+        facts, state_dicts = zip(*part, strict=True)
+        yield from zip(facts, task.recount(state_dicts), strict=True)
+
+
+def _networks(listed: Sequence[Checkpoint | Sampled], folder: Path) -> Iterator[Network]:
+    for network in listed:
+        yield _facts(network), read_tensors(folder / network.file)
 
 
 def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
@@ -192,27 +291,44 @@ def _name_sets(kinds: Kinds, store: TokenStore) -> None:
                 network.set = store.task_set(state, network.code)
 
 
-def _metrics(kinds: Kinds, references: Kinds) -> dict[str, Any]:
-    """Return metrics.json: summaries on the test split; with task codes also per set and for the baselines."""
+def _summaries(kinds: Kinds, references: Kinds, split: str) -> dict[str, Any]:
+    """Return the summaries of all networks on one split; with task codes also per set and for the baselines."""
 
-    def summarize(networks: list[ScoredNetwork]) -> dict[str, float | int]:
-        runs = [run_label(network) for network in networks]
-        return summary([network.test for network in networks], runs)
+    def summarize(networks: Sequence[ScoredNetwork]) -> dict[str, Any]:
+        sample = sample_of(networks, split)
+        return summary(sample.scores, sample.groups)
+
+    def of_set(kind: str, name: str | None) -> list[ScoredNetwork]:
+        return [network for network in kinds[kind] if network.set == name]
 
     def by_set(kind: str) -> dict[str, Any]:
         sets = dict.fromkeys(network.set for network in kinds[kind] if network.set)
-        return {name: summarize([network for network in kinds[kind] if network.set == name]) for name in sets}
+        return {name: summarize(of_set(kind, name)) for name in sets}
+
+    def above(own: Sequence[ScoredNetwork], rivals: Sequence[ScoredNetwork]) -> dict[str, Any]:
+        mean, interval = difference(sample_of(own, split), sample_of(rivals, split))
+        return {"mean": round(mean, 4), **_interval(interval)}
 
     # `between` and the sets of tasks have entries of their own. Without task codes the set `all` is the entry `rpg`.
     sets = by_set("rpg")
     own = [network for network in kinds["rpg"] if network.set != "between"]
-    tree: dict[str, Any] = {"original": summarize(kinds["original"]), "rpg": summarize(own)}
+    tree: dict[str, Any] = {"split": split, "original": summarize(kinds["original"]), "rpg": summarize(own)}
     tree |= {name: entry for name, entry in sets.items() if name != "all"}
+    # Rival → set of RPG's samples → RPG's mean minus the rival's.
+    differences = {"original": {"all": above(own, kinds["original"])}}
+    if "between" in sets:
+        differences["original"]["between"] = above(of_set("rpg", "between"), kinds["original"])
     if kinds["rpg"][0].code is not None:
         tree["original_by_set"] = by_set("original")
         tree["baselines"] = {kind: by_set(kind) for kind in kinds if kind not in ("original", "rpg")}
+        for kind in (kind for kind in kinds if kind != "rpg"):
+            pairs = ((name, of_set(kind, name)) for name in sets)
+            differences.setdefault(kind, {}).update(
+                {name: above(of_set("rpg", name), rivals) for name, rivals in pairs if rivals}
+            )
+    tree["differences"] = differences
     tree |= {name: summarize(networks) for name, networks in references.items()}
-    others = kinds["original"][0].others
+    others = kinds["original"][0].others if split == "test" else {}
     if others:
         tree["others"] = {
             name: {
@@ -226,39 +342,41 @@ def _metrics(kinds: Kinds, references: Kinds) -> dict[str, Any]:
     return tree
 
 
+def sample_of(networks: Sequence[ScoredNetwork], split: str) -> Sample:
+    """Return the networks' scores on a split, with their groups, and their right answers if these are the scores."""
+    scores = [getattr(network, split) for network in networks]
+    rows = [network.right.get(split, np.empty(0, dtype=bool)) for network in networks]
+    right = np.stack(rows) if len({len(row) for row in rows}) == 1 else np.empty((0, 0), dtype=bool)
+    if right.size and not np.allclose(100 * right.mean(1), scores, atol=0.01):
+        right = np.empty((0, 0), dtype=bool)
+    return Sample(scores, [run_label(network) for network in networks], right=right)
+
+
 def run_label(network: NetworkFacts) -> str:
     """Return the group of a network in scores.json: its task, the training runs that it mixes, or its training run."""
     return str(network.code or network.between or (network.state if network.seed is None else network.seed))
 
 
-def summary(values: Sequence[float], groups: Sequence[Any] | None = None) -> dict[str, Any]:
-    """Return mean, std, min, best (the largest) and n of `values`, and the mean's 95 % `interval`.
+def summary(values: Sequence[float], groups: Sequence[Any], trainings: Sequence[Any] = ()) -> dict[str, Any]:
+    """Return mean, std, min, best (the largest) and n of `values`, and the mean's 95 % `interval` over `groups`.
 
-    The interval is a percentile bootstrap. With `groups`, one per value, the bootstrap draws whole groups, because the
-    saves of one training run, and the networks of one task, are not independent. std is 0 for a single value.
+    The groups, one per value, are training runs or tasks: the saves of one run, and the networks of one task, are not
+    independent. `trainings`, one per value, are those of the generator. A single group has no interval. std is 0 for a
+    single value.
     """
     array = np.array(values)
-    labels = (
-        np.arange(len(array)) if groups is None or len(set(groups)) == 1 else np.unique(groups, return_inverse=True)[1]
-    )
-    sums, counts = np.bincount(labels, weights=array), np.bincount(labels)
-    interval = [array.mean()] * 2
-    if len(sums) > 1:
-
-        def mean(sums: np.ndarray, counts: np.ndarray, axis: int) -> np.ndarray:
-            return sums.sum(axis) / counts.sum(axis)
-
-        draws = {"n_resamples": 2000, "rng": np.random.default_rng(0)}
-        result = bootstrap((sums, counts), mean, paired=True, method="percentile", vectorized=True, **draws)
-        interval = [result.confidence_interval.low, result.confidence_interval.high]
     return {
         "mean": round(float(array.mean()), 4),
         "std": round(float(array.std(ddof=1)), 4) if len(array) > 1 else 0.0,
-        "interval": [round(float(bound), 4) for bound in interval],
+        **_interval(mean_interval(Sample(values, groups, trainings))),
         "min": round(float(array.min()), 4),
         "best": round(float(array.max()), 4),
         "n": len(array),
     }
+
+
+def _interval(interval: tuple[float, float] | None) -> dict[str, list[float]]:
+    return {"interval": [round(bound, 4) for bound in interval]} if interval else {}
 
 
 def score_file(experiment: Experiment, weights: Path, code: str | None, data_root: str | None) -> str:

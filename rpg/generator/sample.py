@@ -7,9 +7,9 @@ every code of the zoo, seen or held out, has networks. For comparison, the RPG b
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from rpg.config.experiment import Experiment, Sample
 from rpg.config.model import Condition
 from rpg.model.rpg import RPG
 from rpg.paths import Paths
-from rpg.tasks.loading import load_differentiable, load_task
+from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import States, Vectors, condition_values
@@ -107,23 +107,10 @@ def sample_requests(store: TokenStore, params: Sample, states: bool) -> list[Req
 
 @dataclass(frozen=True)
 class Source:
-    """A model to sample from: its folder, its steps if they differ from params.yaml, and a last processing step.
-
-    `finish` maps several sampled state dicts to the final ones.
-    """
+    """A model to sample from: its folder, and its steps if they differ from params.yaml."""
 
     folder: Path
     steps: int | None = None
-    finish: Callable[[Sequence[StateDict]], list[StateDict]] | None = None
-
-
-def _finished(
-    networks: Iterator[Network], finish: Callable[[Sequence[StateDict]], list[StateDict]], together: int
-) -> Iterator[Network]:
-    """Yield the networks after `finish`, called on `together` networks at once."""
-    while part := list(islice(networks, together)):
-        state_dicts, states, codes = zip(*part, strict=True)
-        yield from zip(finish(state_dicts), states, codes, strict=True)
 
 
 def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
@@ -134,8 +121,7 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
         sources["untuned"] = Source(paths.folder("train"))
     if experiment.hypernetwork:
         # The hypernetwork has learned a single step from pure noise.
-        recount = load_differentiable(experiment.task, data_root).recount
-        sources["hypernetwork"] = Source(paths.folder("hypernetwork"), steps=1, finish=recount)
+        sources["hypernetwork"] = Source(paths.folder("hypernetwork"), steps=1)
     with exclusive(paths.folder("sample")):
         store = TokenStore(paths.folder("tokens"))
         clear(paths.folder("sample"))
@@ -147,8 +133,6 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = requests if name == "rpg" else list(dict.fromkeys(requests))
             networks = sample_networks(model, conditions, store, chosen, own, precision=experiment.train.precision)
-            if source.finish:
-                networks = _finished(networks, source.finish, task.judge_batch)
             started = time.perf_counter()
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started

@@ -25,8 +25,10 @@ HEADER = """\
 ITEM = Paths("${item}")
 # Small files that live in git, not in DVC's cache.
 IN_GIT = {"cache": False}
-# Outputs of the tables' stage in DVC's cache, besides tables.md and the model cards: large, or different in every run.
-CACHED = ("metrics.json", "scores.csv", "novelty.csv", "seconds.json", "seconds.md")
+# Outputs of the tables' stage in DVC's cache, besides tables.md, metrics.json and the model cards: large, or different in every run.
+CACHED = ("scores.csv", "novelty.csv", "seconds.json", "seconds.md")
+# The numbers of tables.md.
+NUMBERS = RESULTS / "metrics.json"
 
 
 def covered(params: Params) -> list[str]:
@@ -197,7 +199,7 @@ def dvc_yaml(params: Params) -> str:
         "deps": [*map(str, read), *SUMMARIES["tables"].code],
         # DVC never restores persistent outs from the run-cache, so every `dvc repro` ends with the commands above.
         "outs": [
-            {str(TABLES): {**IN_GIT, "persist": True}},
+            *({str(path): {**IN_GIT, "persist": True}} for path in (TABLES, NUMBERS)),
             *({str(RESULTS / name): {"persist": True}} for name in CACHED),
             *({str(paths.card): {"persist": True}} for paths in run),
         ],

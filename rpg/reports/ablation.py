@@ -1,73 +1,152 @@
 """Summarize the variants of an ablation: `rpg ablation --experiment recurrent-model`.
 
-Writes results/<ablation>/ablation.json with a summary of every variant over all training seeds.
+Writes results/<ablation>/ablation.json with a summary of every variant over all training seeds. Variants are compared
+on the validation split; the scores on the test split stand beside them. With `baselines`, every other method of the
+variants' experiments is summarized, too.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rpg.config.params import Params
-from rpg.evaluation.novelty import run_distance, verdict
-from rpg.evaluation.results import ParameterCount, Scores
-from rpg.evaluation.score import SETS, run_label, summary
+from rpg.evaluation.intervals import Sample, difference
+from rpg.evaluation.methods import RECOUNTED, kinds
+from rpg.evaluation.novelty import run_distance
+from rpg.evaluation.results import NoveltyResult, ParameterCount, ScoredNetwork, Scores
+from rpg.evaluation.score import SETS, SPLITS, run_label, summary
 from rpg.paths import Paths, ablation_file, paths_of
 from rpg.utils.files import read_sealed, verified_file, write_sealed
+
+# A network of one training of a variant, and the training's index.
+Trained = tuple[int, ScoredNetwork]
+# Methods that are trained anew with each training seed.
+TRAINED = ("rpg", "untuned", "hypernetwork")
 
 
 def summarize(params: Params, name: str, results: Path) -> None:
     """Write ablation.json of the ablation `name`; UserError if a trial is missing."""
     ablation = params.ablation(name)
     # A list, because JSON keeps no order of keys.
-    variants = []
+    variants, by_variant = [], []
     for variant, changes in ablation.variants.items():
         trials = [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in ablation.seeds]
-        variants.append({"variant": variant, "changes": changes, **_variant(trials, ablation.novelty)})
-    write_sealed(ablation_file(name, results), {"variants": variants})
-
-
-def _variant(trials: list[Paths], novelty: bool) -> dict[str, Any]:
-    """Summarize the samples and originals of one variant, by set of tasks, over all trainings."""
-    rows = []
-    for trial, paths in enumerate(trials):
-        scored = read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
-        for kind, networks in (("original", scored.original), ("rpg", scored.rpg)):
-            for network in networks:
-                # Networks of different trainings are independent, so the group's label names the trial.
-                facts = {"kind": kind, "trial": trial, "set": network.set, "run": f"{trial} {run_label(network)}"}
-                rows.append({**facts, "test": network.test})
-    scores = pd.DataFrame(rows)
-    # All trials share the originals, so the first trial's suffice.
-    known = scores[(scores["kind"] == "original") & (scores["trial"] == 0)]
-    tree: dict[str, Any] = {
-        "parameters": read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount).parameters,
-        "sets": {},
-    }
-    for name in (name for name in SETS if (scores["set"] == name).any()):
-        samples = scores[(scores["set"] == name) & (scores["kind"] == "rpg")]
-        originals = known if name == "between" else known[known["set"] == name]
-        tree["sets"][name] = {
-            "rpg": summary(samples["test"].tolist(), samples["run"].tolist()),
-            "original": summary(originals["test"].tolist(), originals["run"].tolist()),
-            "by_seed": [round(float(value), 4) for value in samples.groupby("trial")["test"].mean()],
-        }
-    if novelty:
-        files = [
-            verified_file(
-                paths.file("novelty.rows"),
-                paths.file("novelty.summary"),
-                f"rpg novelty --experiment {paths.experiment}",
-            )
+        scores = [
+            read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
             for paths in trials
         ]
-        measures = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
-        originals = measures[measures["networks"] == "original"]
-        for name, entry in tree["sets"].items():
-            samples = measures[(measures["networks"] == "RPG") & (measures["set"] == name)]
-            entry["novelty"] = {
-                "verdict": verdict(samples, originals),
-                "rpg": round(float(samples["aligned"].median()), 4),
-                "original": round(run_distance(originals), 4),
-            }
-    return tree
+        entry = _variant(scores)
+        if ablation.novelty:
+            _add_novelty(entry["sets"], trials)
+        parameters = read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount).parameters
+        variants.append({"variant": variant, "changes": changes, "parameters": parameters, **entry})
+        by_variant.append(scores)
+    tree: dict[str, Any] = {"variants": variants}
+    if ablation.baselines:
+        best = max(range(len(variants)), key=lambda index: _choice(variants[index]["sets"]))
+        tree |= {"best": variants[best]["variant"], "rivals": list(_rivals(by_variant, best))}
+    write_sealed(ablation_file(name, results), tree)
+
+
+def _choice(sets: dict[str, Any]) -> float:
+    """Return the score by which a variant is chosen: on the validation split, for held-out tasks if there are any."""
+    name = next(name for name in ("held_out", "all", *sets) if name in sets)
+    return sets[name]["validation"]["rpg"]["mean"]
+
+
+def _networks(scores: Sequence[Scores], kind: str, name: str | None) -> list[Trained]:
+    """Return the networks of a kind, in the set `name` if given, of all trainings.
+
+    All trainings share what is not trained anew, so the first training's suffices.
+    """
+    chosen = scores if kind.removesuffix(RECOUNTED) in TRAINED else scores[:1]
+    return [
+        (trial, network)
+        for trial, of_trial in enumerate(chosen)
+        for network in of_trial.kinds().get(kind, [])
+        if name is None or network.set == name
+    ]
+
+
+def _sample(networks: Sequence[Trained], split: str) -> Sample:
+    trials = [trial for trial, _ in networks]
+    return Sample(
+        [getattr(network, split) for _, network in networks],
+        [run_label(network) for _, network in networks],
+        trials if len(set(trials)) > 1 else (),
+    )
+
+
+def _summary(networks: Sequence[Trained], split: str) -> dict[str, Any]:
+    sample = _sample(networks, split)
+    return summary(sample.scores, sample.groups, sample.trainings)
+
+
+def _by_seed(networks: Sequence[Trained]) -> list[float]:
+    rows = pd.DataFrame([{"trial": trial, "score": network.validation} for trial, network in networks])
+    return [round(float(value), 4) for value in rows.groupby("trial")["score"].mean()]
+
+
+def _variant(scores: Sequence[Scores]) -> dict[str, Any]:
+    """Summarize the samples and originals of one variant, by set of tasks, over all trainings."""
+    sets: dict[str, Any] = {}
+    for name in SETS:
+        samples = _networks(scores, "rpg", name)
+        if not samples:
+            continue
+        # Networks between training runs are compared with all originals.
+        originals = _networks(scores, "original", None if name == "between" else name)
+        sets[name] = {
+            "by_seed": _by_seed(samples),
+            **{split: {"original": _summary(originals, split), "rpg": _summary(samples, split)} for split in SPLITS},
+        }
+    return {"sets": sets}
+
+
+def _rivals(by_variant: Sequence[Sequence[Scores]], best: int) -> Iterator[dict[str, Any]]:
+    """Yield the scores of each method without RPG, by set of tasks, and the best variant's mean above them.
+
+    Each method's scores come from the first variant that has it.
+    """
+    for kind in kinds():
+        if kind in ("rpg", f"rpg{RECOUNTED}"):
+            continue
+        scores = next((some for some in by_variant if some[0].kinds().get(kind)), None)
+        sets: dict[str, Any] = {}
+        for name in SETS:
+            networks = _networks(scores, kind, name) if scores else []
+            own = _networks(by_variant[best], "rpg", name)
+            if networks and own:
+                mean, interval = difference(_sample(own, "test"), _sample(networks, "test"))
+                above: dict[str, Any] = {"mean": round(mean, 4)}
+                if interval:
+                    above["interval"] = [round(bound, 4) for bound in interval]
+                sets[name] = {
+                    "by_seed": _by_seed(networks),
+                    **{split: _summary(networks, split) for split in SPLITS},
+                    "above": above,
+                }
+        if sets:
+            yield {"kind": kind, "sets": sets}
+
+
+def _add_novelty(sets: dict[str, Any], trials: Sequence[Paths]) -> None:
+    """Add the verdicts, and the distances of samples and originals over all trainings, to each set of a variant."""
+    frames, verdicts = [], []
+    for paths in trials:
+        command = f"rpg novelty --experiment {paths.experiment}"
+        verdicts.append(read_sealed(paths.file("novelty.summary"), command, NoveltyResult).rpg)
+        frames.append(pd.read_csv(verified_file(paths.file("novelty.rows"), paths.file("novelty.summary"), command)))
+    measures = pd.concat(frames, ignore_index=True)
+    originals = measures[measures["networks"] == "original"]
+    distance = run_distance(originals)
+    for name, entry in sets.items():
+        samples = measures[(measures["networks"] == "RPG") & (measures["set"] == name)]
+        found = dict.fromkeys(of_trial[name].verdict for of_trial in verdicts if name in of_trial)
+        entry["novelty"] = {
+            "verdict": ", ".join(found),
+            "rpg": round(float(samples["aligned"].median()), 4),
+            **({"original": round(distance, 4)} if distance == distance else {}),
+        }

@@ -8,12 +8,12 @@ from rpg.utils.files import write_json, write_text
 
 HEADING = """# Ablations
 
-What becomes of RPG when one choice is another. Percent on the test split, over all networks sampled from all trainings
-of a variant; ± is the standard deviation, brackets hold the mean's 95 % bootstrap interval, for which whole training
-runs of the zoo, or whole tasks, are drawn for each training of RPG. It leaves out how much the trainings of RPG differ:
-*by seed* has the mean of each. *Distance* and *verdict* are as in results/tables.md, of samples and of originals to
-other training runs (to each other, where there is one run); at most twenty samples of each training are measured.
-Everything that is not named is as in the experiment that is varied.
+What becomes of RPG when one choice is another. Choices are made on the validation split, whose scores in percent stand
+first; *test* columns have those on the test split. Means are over all networks sampled from all trainings of a variant;
+± is the standard deviation. Brackets hold a 95 % interval: Student's t, over the training runs of the zoo, or the
+tasks, and over the trainings of RPG. *By seed* has the mean of each training on the validation split. *Distance* and
+*verdict* are as in results/tables.md, of samples and of originals to other training runs; at most twenty samples of
+each training are measured. Everything that is not named is as in the experiment that is varied.
 """
 
 

@@ -1,13 +1,19 @@
 """The typed contents of results/metrics.json and of an ablation's summary."""
 
+from pydantic import Field
+
 from rpg.evaluation.results import NoveltyResult
-from rpg.utils.artifacts import Form, MayLack, Number, Reported, ScoreSummary, Set
+from rpg.utils.artifacts import Difference, Form, MayLack, Number, Reported, ScoreSummary, Set
 
 
 class ExperimentResult(Reported):
-    """An experiment's entry in results/metrics.json: its metrics.json, and its novelty.json without the files."""
+    """An experiment's entry in results/metrics.json: its test.json, and its novelty.json without the files.
+
+    `knows` maps a method to the source of its knowledge.
+    """
 
     novelty: NoveltyResult
+    knows: dict[str, str] = Field(default_factory=dict)
 
 
 class ExperimentResults(Form):
@@ -21,14 +27,21 @@ class Distances(Form):
 
     verdict: str
     rpg: Number
-    original: Number
+    original: MayLack[Number] = None
 
 
-class VariantSet(Form):
-    """The scores of one set of a variant's networks."""
+class SplitScores(Form):
+    """The scores of originals and samples on one split."""
 
     original: ScoreSummary
     rpg: ScoreSummary
+
+
+class VariantSet(Form):
+    """The scores of one set of a variant's networks; `by_seed` holds validation scores."""
+
+    validation: SplitScores
+    test: SplitScores
     by_seed: list[Number]
     novelty: MayLack[Distances] = None
 
@@ -41,7 +54,25 @@ class Variant(Form):
     sets: dict[Set, VariantSet]
 
 
+class RivalSet(Form):
+    """The scores of one set of a method's networks, and the best variant's mean above theirs on the test split."""
+
+    validation: ScoreSummary
+    test: ScoreSummary
+    by_seed: list[Number]
+    above: Difference
+
+
+class Rival(Form):
+    """A method without RPG."""
+
+    kind: str
+    sets: dict[Set, RivalSet]
+
+
 class AblationResult(Form):
-    """The whole of ablation.json."""
+    """The whole of ablation.json; `best` is the variant with the best validation score."""
 
     variants: list[Variant]
+    best: MayLack[str] = None
+    rivals: list[Rival] = Field(default_factory=list)

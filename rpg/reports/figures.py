@@ -74,7 +74,7 @@ def accuracy_and_distance(methods: Sequence[tuple[str, Method]], title: str) -> 
     for name, measures in methods:
         kind = group(name)
         color, marker = GROUPS[kind]
-        low, high = measures.interval
+        low, high = measures.interval or (measures.mean, measures.mean)
         axes.errorbar(
             max(measures.distance, 1e-2),
             measures.mean,

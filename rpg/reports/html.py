@@ -71,7 +71,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
         Section(
             "Accuracy and distance",
             "Points to the upper right are better: more accurate, and farther from every checkpoint of the zoo. Each "
-            "method has one point; bars are 95 % bootstrap intervals of the mean. The dashed line is the Pareto front "
+            "method has one point; bars are 95 % intervals of the mean. The dashed line is the Pareto front "
             "of all methods except RPG, whatever their tasks: a star beyond the line is out of reach for the others. "
             "Distances under 0.01 are drawn at 0.01.",
             [

@@ -33,7 +33,7 @@ their hashes, and what each was asked for.
 ## Scores
 
 The {metric} in percent on the test split, {split}, over all
-networks: mean with its 95 % bootstrap interval, smallest and largest.
+networks: mean with its 95 % interval, smallest and largest.
 
 {scores}
 
@@ -51,7 +51,9 @@ VERDICTS = {
     "interpolation": "for the most part combinations of checkpoints of the zoo",
     "inaccurate": "far from every checkpoint of the zoo, and less accurate than they are",
     "novel": "about as far from the checkpoints as these are from each other, no combination of them, and accurate",
-    "none": "not to be judged: the zoo has one checkpoint alone",
+    "as noise": "as far from the checkpoints as noise that leaves them as accurate: the distance proves nothing",
+    "no scale": "not to be judged: the zoo's training runs are nearer to each other than noise that changes nothing",
+    "one run": "not to be judged: the zoo has one training run",
 }
 
 
@@ -114,11 +116,10 @@ def card(name: str, experiment: Experiment, entry: ExperimentResult) -> str:
 
 
 def _row(label: str, scores: ScoreSummary) -> str:
-    low, high = scores.interval
     cells = [
         label,
         f"{scores.mean:.2f}",
-        f"{low:.2f} to {high:.2f}",
+        f"{scores.interval[0]:.2f} to {scores.interval[1]:.2f}" if scores.interval else "-",
         f"{scores.min:.2f}",
         f"{scores.best:.2f}",
         scores.n,

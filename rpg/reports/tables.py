@@ -5,13 +5,16 @@ a model card per experiment; these files have the same bytes in every run. Also 
 results/seconds.json and seconds.md. Scores are over all samples and all originals.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from rpg.config.experiment import Experiment
 from rpg.config.params import Params
+from rpg.evaluation.methods import kinds, knows, label
 from rpg.evaluation.results import Ensemble, Method, Metrics, NoveltyResult, Scores
 from rpg.evaluation.score import SETS
 from rpg.paths import Paths, ablation_file
@@ -21,14 +24,22 @@ from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.stages import STAGES
 from rpg.tasks.config import ReportSection
 from rpg.tasks.registry import task_blocks
-from rpg.utils.artifacts import Compared, Reported, ScoreSummary, Seconds, Set, Summaries
+from rpg.utils.artifacts import Compared, Difference, Reported, ScoreSummary, Seconds, Set, Summaries
 from rpg.utils.files import read_json, read_sealed, verified_file, write_json, write_text
 
 HEADING = """# Generated networks beside the originals they learned from
 
-{metrics} in percent on the test split, over all n networks; ± is the standard deviation, brackets hold the mean's 95 %
-bootstrap interval, for which whole training runs, or whole tasks, are drawn. What RPG samples for the same run and task
-differs by its noise alone, which changes little: all of it counts in n and ±, and as one in the interval.
+{metrics} in percent on the test split, over all n networks; ± is the standard deviation. Brackets hold a 95 % interval:
+Student's t over the training runs, or over the tasks, because the saves of one run, and the networks of one task, are
+not independent. One run has no interval. *RPG − original* pairs the runs or tasks and, where the metric is the share of
+right answers, the test images; its interval includes the error of both.
+
+"""
+UNSEEN = """*Knows* is all that a method learned from: the *zoo*'s checkpoints; *labels* of training images in the tasks of
+the zoo's checkpoints; *own labels*, those of the task that the network is for; *images* of the training split without
+labels; the *base network* that the zoo started from, which tells all classes apart. *RPG − it* is the difference of
+the means on held-out tasks in points, with its 95 % interval. *BatchNorm recounted* rows have the statistics of 2000
+training images in place of their own.
 
 """
 PUBLISHED_TEXT = """
@@ -51,10 +62,12 @@ accuracy of a vote of samples, and of as many originals, of all runs in turn. Wh
 of segmentation the class of a pixel, at 16 × 16 places of each image; of detection the class of the surest box that
 overlaps an object's by half.
 
-Samples are a *replica* if their distance is under {copy} of the originals', otherwise an *interpolation* if their
-residual is under {combined} of their distance, otherwise again a *replica*, with something added, if their distance is
-under {near} of the originals', otherwise *inaccurate* if they have less than {accurate} of the originals' accuracy, and
-else *novel*.
+u is the distance of the originals. Samples are a *replica* if their distance is under {copy} u, otherwise an
+*interpolation* if their residual is under {combined} of their distance, otherwise again a *replica*, with something
+added, if their distance is under {near} u, otherwise *inaccurate* if they have less than {accurate} of the accuracy of
+the originals for the same tasks, otherwise *as noise* if checkpoints plus noise of the same distance are as accurate,
+and else *novel*. There is no verdict for a zoo of *one run*, and none if u is under {floor}, *no scale*: noise of this
+size changes nothing.
 
 """
 ALONE = """
@@ -74,34 +87,28 @@ units. Saves of one run are very near to each other: where a run has several, {u
 
 """
 
-# Method → its name in the tables, in the order of the rows; an experiment may lack methods.
-METHODS = {
-    "original": "trained for the task",
-    "rpg": "RPG",
-    "untuned": "RPG, not tuned",
-    "hypernetwork": "hypernetwork, task loss only",
-    "ridge_pairs": "ridge regression, pairs of bits",
-    "ridge": "ridge regression, bits",
-    "nearest_task": "weights of the nearest seen task",
-    "mean_network": "mean of the seen networks",
-    "majority_class": "majority class",
-}
-
 
 def metrics(params: Params, results: Path) -> ExperimentResults:
-    """Return metrics.json: one entry per experiment in `run:`, with task, metrics.json and novelty.json."""
+    """Return metrics.json: one entry per experiment in `run:`, with task, test.json and novelty.json."""
 
     def entry(name: str) -> ExperimentResult:
         paths, command = Paths(name, results), f"rpg score --experiment {name}"
         scored = read_json(
-            verified_file(paths.file("score.metrics"), paths.file("score.scores"), command), command, Metrics
+            verified_file(paths.file("score.test"), paths.file("score.scores"), command), command, Metrics
         ).tree()
         novelty = read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {name}", NoveltyResult).tree()
         del novelty["files"]
         # The score stage scores baselines on every task, so its numbers replace those of the novelty stage.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
+        experiment = params.experiment(name)
         return ExperimentResult.model_validate(
-            {"task": params.experiment(name).task.kind, **scored, "novelty": novelty, "baselines": baselines}
+            {
+                "task": experiment.task.kind,
+                "knows": knowledge(experiment, list(scored.get("baselines", {}))),
+                **scored,
+                "novelty": novelty,
+                "baselines": baselines,
+            }
         )
 
     return ExperimentResults(experiments={name: entry(name) for name in params.experiments_to_run()})
@@ -161,16 +168,10 @@ def markdown(experiments: Mapping[str, ExperimentResult]) -> str:
             "metric": entry.metric,
             "parameters": f"{entry.parameters:,}",
             **original_and_rpg_columns(entry),
+            "RPG − original": points(entry.differences["original"].get(key)),
         }
         for experiment, entry in experiments.items()
-        for name, entry in [
-            (experiment, entry),
-            *(
-                [(label_set(experiment, "between"), entry.model_copy(update={"rpg": entry.between}))]
-                if entry.between
-                else []
-            ),
-        ]
+        for name, key, entry in between_apart(experiment, entry)
     ]
     names = sorted({entry.metric for entry in experiments.values()})
     return (
@@ -182,6 +183,24 @@ def markdown(experiments: Mapping[str, ExperimentResult]) -> str:
         + novelty_section(experiments)
         + "".join(zoo_baselines(name, entry.novelty) for name, entry in experiments.items())
     )
+
+
+def between_apart(name: str, entry: ExperimentResult) -> Iterator[tuple[str, Set, ExperimentResult]]:
+    """Yield the rows of an experiment in the first table: its samples, and those between training runs."""
+    yield name, "all", entry
+    if entry.between:
+        yield label_set(name, "between"), "between", entry.model_copy(update={"rpg": entry.between})
+
+
+def points(difference: Difference | None) -> str:
+    """Format a difference in points and its interval."""
+    if difference is None:
+        return "-"
+    return f"{difference.mean:+.2f}{_brackets(difference.interval, '+.2f')}"
+
+
+def _brackets(interval: Sequence[float] | None, style: str) -> str:
+    return f" [{interval[0]:{style}}, {interval[1]:{style}}]" if interval else ""
 
 
 def original_and_rpg_columns(scores: Compared) -> dict[str, Any]:
@@ -199,30 +218,39 @@ def original_and_rpg_columns(scores: Compared) -> dict[str, Any]:
 
 
 def mean(summary: ScoreSummary) -> str:
-    """Format mean ± standard deviation and the mean's interval."""
-    low, high = summary.interval
-    return f"{summary.mean:.2f} ± {summary.std:.2f} [{low:.2f}, {high:.2f}]"
+    """Format mean ± standard deviation and the mean's interval, if there is one."""
+    return f"{summary.mean:.2f} ± {summary.std:.2f}{_brackets(summary.interval, '.2f')}"
 
 
-def unseen_tasks(name: str, entry: Summaries) -> str:
+def knowledge(experiment: Experiment, methods: Sequence[str]) -> dict[str, str]:
+    """Return method → the source of its knowledge, for an experiment with task codes."""
+    if not experiment.task.has_codes:
+        return {}
+    tune = {"labels": "labels", "outputs": "images"}[experiment.tune.loss] if experiment.tune else None
+    start = experiment.hypernetwork.start if experiment.hypernetwork else "zero"
+    return {method: knows(method, tune, start) for method in ("original", "rpg", *methods)}
+
+
+def unseen_tasks(name: str, entry: ExperimentResult) -> str:
     """Return the section of an experiment with task codes: originals, RPG and every baseline."""
     originals = entry.original_by_set or {}
-    kinds = {"original": originals, "rpg": entry.by_set(), **entry.baselines}
+    summaries = {"original": originals, "rpg": entry.by_set(), **entry.baselines}
     sets = [key for key in SETS if key in originals]
 
-    def row(kind: str, summaries: dict[Set, ScoreSummary]) -> dict[str, Any]:
-        cells: dict[str, Any] = {"networks": METHODS[kind]}
+    def row(kind: str) -> dict[str, Any]:
+        cells: dict[str, Any] = {"networks": label(kind), "knows": entry.knows.get(kind, "-")}
         for key in sets:
+            of_set = summaries[kind][key]
             cells |= {
-                f"{SETS[key]} mean ± std": mean(summaries[key]),
-                f"{SETS[key]} min": f"{summaries[key].min:.2f}",
-                f"{SETS[key]} best": f"{summaries[key].best:.2f}",
-                f"{SETS[key]} n": summaries[key].n,
+                f"{SETS[key]} mean ± std": mean(of_set),
+                f"{SETS[key]} min": f"{of_set.min:.2f}",
+                f"{SETS[key]} n": of_set.n,
             }
+        cells["RPG − it, held-out"] = points(entry.differences.get(kind, {}).get("held_out"))
         return cells
 
-    rows = [row(kind, kinds[kind]) for kind in METHODS if kind in kinds]
-    return f"\n## {name}: tasks seen and never seen\n\n{table(rows)}"
+    rows = [row(kind) for kind in kinds() if kind in summaries]
+    return f"\n## {name}: tasks seen and never seen\n\n{UNSEEN}{table(rows)}"
 
 
 def task_sections(experiments: Mapping[str, Reported]) -> str:
@@ -321,13 +349,13 @@ def measured_methods(novelty: NoveltyResult) -> list[MeasuredMethod]:
     """Return every method of an experiment, set by set; originals come first."""
     methods: dict[str, Mapping[Set, Method]] = {"rpg": novelty.rpg, **novelty.baselines}
     # Methods in the order of the other tables, then by name, because JSON keeps no order.
-    known = [kind for kind in METHODS if kind in methods]
-    kinds = known + sorted(set(methods) - set(known), key=str.lower)
+    known = [kind for kind in kinds() if kind in methods]
+    ordered = known + sorted(set(methods) - set(known), key=str.lower)
     return [
         ("originals", "all", novelty.original),
         *(
-            (label_set(str(METHODS.get(kind, kind)), key), key, methods[kind][key])
-            for kind in kinds
+            (label_set(label(kind), key), key, methods[kind][key])
+            for kind in ordered
             for key in SETS
             if key in methods[kind]
         ),
@@ -343,7 +371,7 @@ def beaten_by(key: Set, measures: Method, networks: list[MeasuredMethod]) -> int
     return sum(
         other.mean >= measures.mean and other.distance >= measures.distance
         for name, rival, other in networks
-        if other is not measures and not name.startswith(METHODS["rpg"]) and (rival in (key, "all") or key == "all")
+        if other is not measures and not name.startswith(label("rpg")) and (rival in (key, "all") or key == "all")
     )
 
 
@@ -357,6 +385,7 @@ def zoo_baselines(name: str, novelty: NoveltyResult) -> str:
             "networks": label,
             "n": measures.n,
             "mean ± std": mean(measures),
+            "verdict": "-" if measures.verdict == "original" else measures.verdict,
             "distance": f"{measures.distance:.2f}",
             "beaten by": beaten_by(key, measures, networks),
             **{f"> {tau}": f"{share:.2f}" for tau, share in measures.novel.items()},
@@ -377,19 +406,60 @@ def ablation(name: str, question: str, experiment: str, result: AblationResult) 
             row = {
                 "variant": label_set(variant.variant, key),
                 "RPG parameters": f"{variant.parameters:,}",
-                "original mean ± std": mean(scored.original),
-                "original n": scored.original.n,
-                "RPG mean ± std": mean(scored.rpg),
-                "by seed": ", ".join(f"{value:.2f}" for value in scored.by_seed),
-                "RPG min": f"{scored.rpg.min:.2f}",
-                "RPG best": f"{scored.rpg.best:.2f}",
-                "RPG n": scored.rpg.n,
+                "original mean ± std": mean(scored.validation.original),
+                "RPG mean ± std": mean(scored.validation.rpg),
+                "by seed": _by_seed(scored.by_seed),
+                "RPG min": f"{scored.validation.rpg.min:.2f}",
+                "RPG n": scored.validation.rpg.n,
+                "RPG mean ± std, test": mean(scored.test.rpg),
             }
             if distances := scored.novelty:
-                row["distance: sample / original"] = f"{distances.rpg:.4f} / {distances.original:.4f}"
+                other = "-" if distances.original is None else f"{distances.original:.4f}"
+                row["distance: sample / original"] = f"{distances.rpg:.4f} / {other}"
                 row["verdict"] = distances.verdict
             rows.append(row)
-    return f"\n## {name}, of {experiment}\n\n{question}\n\n{table(rows)}"
+    return f"\n## {name}, of {experiment}\n\n{question}\n\n{table(rows)}{_rivals(result)}"
+
+
+def _by_seed(scores: Sequence[float]) -> str:
+    return ", ".join(f"{score:.2f}" for score in scores)
+
+
+def _rivals(result: AblationResult) -> str:
+    """Return the table of the methods without RPG, and a sentence for each set of tasks that says which method wins."""
+    if not result.rivals:
+        return ""
+    rows = [
+        {
+            "networks": label_set(label(rival.kind), key),
+            "mean ± std": mean(scored.validation),
+            "by seed": _by_seed(scored.by_seed),
+            "mean ± std, test": mean(scored.test),
+            f"RPG ({result.best}) − it, test": points(scored.above),
+        }
+        for key in SETS
+        for rival in result.rivals
+        if (scored := rival.sets.get(key))
+    ]
+    return f"\n{table(rows)}\n" + "".join(f"{line}\n" for line in conclusions(result))
+
+
+def conclusions(result: AblationResult) -> Iterator[str]:
+    """Yield one sentence per set of tasks: whether RPG wins, against the rival that is best on the test split.
+
+    The networks that were trained for the task are the originals, and no rival.
+    """
+    for key in SETS:
+        rivals = [(rival.kind, rival.sets[key]) for rival in result.rivals if key in rival.sets]
+        rivals = [(kind, scored) for kind, scored in rivals if not kind.startswith("original")]
+        if rivals:
+            kind, scored = max(rivals, key=lambda rival: rival[1].test.mean)
+            low, high = scored.above.interval or (-math.inf, math.inf)
+            outcome = "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
+            yield (
+                f"- {SETS[key]}: {outcome}. The best rival is *{label(kind)}*; RPG ({result.best}) minus it is"
+                f" {points(scored.above)} points."
+            )
 
 
 def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, AblationResult]]:

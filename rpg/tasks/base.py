@@ -28,6 +28,11 @@ class Judgement:
     scores: dict[str, float]
     answers: Tensor
 
+    @classmethod
+    def of(cls, metric: str, answers: Tensor, targets: Tensor) -> "Judgement":
+        """Return the judgement of a classifier's `answers` [n]; its score is the share of right ones in percent."""
+        return cls({metric: 100 * int((answers == targets).sum()) / len(targets)}, answers)
+
 
 @dataclass(frozen=True)
 class Region:
@@ -45,6 +50,18 @@ class Picture:
     image: np.ndarray
     truth: list[Region]
     predicted: list[Region]
+
+
+class BaseAnswers(ABC):
+    """What a base network can do for a task code without the zoo."""
+
+    @abstractmethod
+    def look_up(self, split: str, code: str) -> Judgement:
+        """Judge the classes that the network answers on a split, each looked up in `code`."""
+
+    @abstractmethod
+    def probe(self, code: str) -> StateDict:
+        """Return the network with a new head for the task of `code`, fitted to all training images."""
 
 
 class Task(ABC):
@@ -161,8 +178,12 @@ class Task(ABC):
         """Return `metric` in percent; raises the errors of `judge`."""
         return self.judge(state_dict, split, code, main_only=True).scores[self.metric]
 
-    def majority(self, code: str, split: str = "test") -> float:
-        """Return the accuracy in percent on `split` of always giving the most frequent training answer."""
+    def majority(self, code: str) -> int:
+        """Return the most frequent right answer in training, in the task of `code`."""
+        raise NotImplementedError("this task has no task codes")
+
+    def base_network(self, state_dict: StateDict) -> BaseAnswers:
+        """Return what a network of `train_base` with these weights can do for a task code."""
         raise NotImplementedError("this task has no task codes")
 
     def pictures(self, state_dict: StateDict, count: int) -> list[Picture]:
@@ -180,13 +201,23 @@ class DifferentiableTask(Task):
         codes: Sequence[str | None],
         images: int,
         draw: torch.Generator,
-        recounted: bool = False,
+        statistics: float | None = None,
+        teachers: StateDict | None = None,
     ) -> Tensor:
         """Return [E] the losses of networks `weights` [E, ...] on the same `images` random training images.
 
-        Each network has the task of its code. The losses are differentiable in the parameters. The networks use
-        BatchNorm's running statistics, or, if `recounted`, the statistics of these images.
+        Each network has the task of its code. The losses are differentiable in the parameters. With `teachers`
+        [E, ...], the loss is the Kullback-Leibler divergence from the teachers' outputs, and no label is read.
+
+        Without `statistics`, the networks use their own running statistics of BatchNorm, which get no gradient. With a
+        number, they use the statistics of these images, and the loss adds `statistics` times the distance of their own
+        statistics from these, in which the running statistics are differentiable.
         """
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the network has BatchNorm, whose running statistics `recount` replaces."""
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules())
 
     @abstractmethod
     def recount(self, state_dicts: Sequence[StateDict]) -> list[StateDict]:

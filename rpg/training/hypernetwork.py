@@ -2,8 +2,7 @@
 
 Writes hypernetwork/model.safetensors (EMA weights), hypernetwork/config.json and hypernetwork/log.csv. The network
 generates weights in one step from noise. The loss never compares these weights with a checkpoint; only the layout and
-statistics of the tokens enter. BatchNorm's running statistics receive no gradient, so training images supply them, both
-in training and in sampling.
+statistics of the tokens enter, and the mean of the zoo with `hypernetwork.start: mean`.
 """
 
 from collections.abc import Sequence
@@ -19,9 +18,10 @@ from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
 from rpg.tasks.base import DifferentiableTask
 from rpg.tasks.loading import load_differentiable
+from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import Values, checkpoint_values
-from rpg.training.model_file import build
+from rpg.training.model_file import fresh
 from rpg.training.trainer import Loss, Training, run_training
 from rpg.utils.device import device
 from rpg.utils.rng import derive
@@ -54,15 +54,18 @@ class Generated:
         x_BLD = torch.randn(count, model.length, model.width, generator=draw).to(self.on)
         return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW)
 
-    def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator, recounted: bool = False) -> Tensor:
-        """Return the mean loss of the networks `tokens_BLD` in the tasks of the checkpoints `picks`.
+    def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator) -> Tensor:
+        """Return the mean loss of the networks `tokens_BLD` in the tasks of the checkpoints `picks`."""
+        codes, params = [self.codes[pick] for pick in picks], self.params
+        teachers = None
+        if params.loss == "outputs":
+            teachers = self._weights(torch.stack([self.store[pick] for pick in picks]), picks)
+        weights = self._weights(tokens_BLD.float(), picks)
+        return self.task.losses(weights, codes, params.images, draw, params.statistics, teachers).mean()
 
-        BatchNorm's statistics come from the tokens or, if `recounted`, from the training images.
-        """
-        weights = self.store.detokenize(tokens_BLD.float(), self.states_N[picks])
-        on_device = {name: tensor.to(self.on) for name, tensor in weights.items()}
-        codes = [self.codes[pick] for pick in picks]
-        return self.task.losses(on_device, codes, self.params.images, draw, recounted).mean()
+    def _weights(self, tokens_BLD: Tensor, picks: list[int]) -> StateDict:
+        weights = self.store.detokenize(tokens_BLD, self.states_N[picks])
+        return {name: tensor.to(self.on) for name, tensor in weights.items()}
 
 
 def hypernetwork_loss(generated: Generated) -> Loss:
@@ -71,7 +74,7 @@ def hypernetwork_loss(generated: Generated) -> Loss:
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         picks, values = generated.draw(generated.params.networks, draw)
         tokens_BLD = generated.from_noise(model, model.recurrent(values), draw)
-        return generated.loss(tokens_BLD, picks, draw, recounted=True)
+        return generated.loss(tokens_BLD, picks, draw)
 
     return Loss(lambda draw: draw, loss)
 
@@ -84,15 +87,14 @@ def train_hypernetwork(
     Writes the training time into `seconds`. Raises Diverged if the loss stops being finite.
     """
     params, on = experiment.hypernetwork, device()
-    # This network learns from the task loss alone, so it does not start from the zoo's mean.
-    plain = experiment.model.model_copy(update={"start": "zero"})
     assert params
+    block = experiment.model.model_copy(update={"start": params.start})
     store = TokenStore(tokens)
     torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
-    model = build(plain, experiment.diffusion, store)
+    model = fresh(block, experiment.diffusion, store)
     generated = Generated(
         load_differentiable(experiment.task, data_root), store, experiment.model.conditions, params, on
     )
     training = Training(params, model, hypernetwork_loss(generated), "hypernetwork", on)
     blocks = experiment.model_dump(include={"task", "model", "diffusion", "hypernetwork"})
-    run_training(training, folder, seconds, plain, experiment.diffusion, store, [blocks, store.sha256])
+    run_training(training, folder, seconds, block, experiment.diffusion, store, [blocks, store.sha256])

@@ -69,12 +69,22 @@ class Answers(Form):
     answers: list[int]
 
 
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+
+
+class Difference(Form):
+    """The mean of RPG's scores minus the mean of a rival's, in points, and the difference's interval."""
+
+    mean: Number
+    interval: MayLack[Interval] = None
+
+
 class ScoreSummary(Form):
-    """The summary of several scores, as `rpg.evaluation.score.summary` makes it."""
+    """The summary of several scores, as `rpg.evaluation.score.summary` makes it; one group has no interval."""
 
     mean: Number
     std: Number
-    interval: Annotated[list[Number], Field(min_length=2, max_length=2)]
+    interval: MayLack[Interval] = None
     min: Number
     best: Number
     n: Annotated[int, Field(ge=1)]
@@ -100,6 +110,8 @@ class Summaries(Compared):
     original_by_set: MayLack[dict[Set, ScoreSummary]] = None
     baselines: dict[str, dict[Set, ScoreSummary]] = Field(default_factory=dict)
     others: dict[str, Compared] = Field(default_factory=dict)
+    # Rival → set of RPG's samples → RPG minus the rival.
+    differences: dict[str, dict[Set, Difference]]
 
     def by_set(self) -> dict[Set, ScoreSummary]:
         """Return the summaries of RPG's samples by set, without the set `all`."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 from rpg.data import load_data
 from rpg.data.images import Images
 from rpg.tasks.base import DifferentiableTask, Judgement, Save
+from rpg.tasks.classification.base_classifier import BaseClassifier
 from rpg.tasks.classification.config import ClassificationBase, ClassificationTask, ClassificationZoo, TaskCodes
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.stack import StateDict, logits, mismatch, stack, unstack
@@ -170,21 +171,24 @@ class Classification(DifferentiableTask):
         codes: Sequence[str | None],
         images: int,
         draw: torch.Generator,
-        recounted: bool = False,
+        statistics: float | None = None,
+        teachers: StateDict | None = None,
     ) -> Tensor:
-        """Return [E] the losses of networks `weights` [E, ...] on the same `images` random training images.
-
-        Each network has the task of its code. The losses are differentiable in the parameters. The networks use
-        BatchNorm's running statistics, or, if `recounted`, the statistics of these images.
-        """
         learned = {name for name, _ in self.network.named_parameters()}
-        weights = {name: tensor if name in learned else tensor.detach().clone() for name, tensor in weights.items()}
+        own = {name: tensor if name in learned else tensor.detach().clone() for name, tensor in weights.items()}
         batch = torch.randint(len(self.data.train.labels), (images,), generator=draw)
-        try:
-            labels_En = self.data.train.labels[batch].expand(len(codes), -1)
-            return self._losses(self.network.train(recounted), weights, self.data.train.images[batch], labels_En, codes)
-        finally:
-            self.network.eval()
+        network = self.network if statistics is None else self._counting
+        inputs = self.data.inputs(self.data.train.images[batch].to(device()), self.params.resolution)
+        logits_EKn = logits(network, own, inputs).transpose(1, 2)
+        if teachers is None:
+            labels_En = self.labels(self.data.train.labels[batch].expand(len(codes), -1).to(device()), codes)
+            losses_E = functional.cross_entropy(logits_EKn, labels_En, reduction="none").mean(1)
+        else:
+            with torch.no_grad():
+                targets_EKn = logits(self.network, teachers, inputs).transpose(1, 2).log_softmax(1)
+            divergence = functional.kl_div(logits_EKn.log_softmax(1), targets_EKn, log_target=True, reduction="none")
+            losses_E = divergence.sum(1).mean(1)
+        return losses_E + statistics * _statistics_distance(weights, own) if statistics else losses_E
 
     @torch.no_grad()
     def recount(self, state_dicts: Sequence[StateDict]) -> list[StateDict]:
@@ -308,16 +312,16 @@ class Classification(DifferentiableTask):
     ) -> list[Judgement]:
         answers_En = self.answers(state_dicts, self.inputs(split))
         labels_En = self.labels(self.data.split(split).labels.expand(len(codes), -1), codes)
-        right = (answers_En == labels_En).sum(1).tolist()
         return [
-            Judgement({self.metric: 100 * count / len(answers)}, answers)
-            for count, answers in zip(right, answers_En, strict=True)
+            Judgement.of(self.metric, answers, labels) for answers, labels in zip(answers_En, labels_En, strict=True)
         ]
 
-    def majority(self, code: str, split: str = "test") -> float:
-        """Return the accuracy in percent on `split` of always giving the most frequent training answer."""
-        answer = int(self.targets("train", code).double().mean() > 0.5)
-        return 100 * float((self.targets(split, code) == answer).double().mean())
+    def majority(self, code: str) -> int:
+        """Return the most frequent right answer in training, in the task of `code`."""
+        return int(self.targets("train", code).double().mean() > 0.5)
+
+    def base_network(self, state_dict: StateDict) -> BaseClassifier:
+        return BaseClassifier(self, state_dict)
 
 
 def _optimizer(
@@ -329,6 +333,22 @@ def _optimizer(
     """
     learned = [weights[name].requires_grad_() for name, _ in network.named_parameters()]
     return torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
+
+
+def _statistics_distance(generated: StateDict, counted: StateDict) -> Tensor:
+    """Return [E] the mean squared distance of BatchNorm's statistics from counted ones.
+
+    Means are compared in counted standard deviations, variances by their logarithms; 1e-5 is BatchNorm's epsilon.
+    """
+    distances = []
+    for name in (name.removesuffix("running_var") for name in counted if name.endswith("running_var")):
+        means, variances = (
+            [weights[f"{name}{kind}"] + epsilon for weights in (generated, counted)]
+            for kind, epsilon in (("running_mean", 0.0), ("running_var", 1e-5))
+        )
+        shift = (means[0] - means[1]).square() / variances[1]
+        distances.append((shift + (variances[0].log() - variances[1].log()).square()).mean(1))
+    return torch.stack(distances).mean(0)
 
 
 def _batches(count: int, batch: int, order: torch.Generator) -> Iterator[Tensor]:
