@@ -302,6 +302,7 @@ ADAPTERS = {
         "save_every": 5,
         "batch": 8,
         "learning_rate": 0.05,
+        "final_learning_rate": 0.0,
         "warmup": 2,
         "betas": [0.9, 0.999],
         "weight_decay": 0.0,

@@ -6,10 +6,18 @@ from pydantic import Field, model_validator
 
 from rpg.blocks import Block, Count
 
+
+class LastTokens(Block):
+    """The reach of a condition that has one vector for the last tokens only."""
+
+    last: Annotated[int, Field(ge=1, description="number of last tokens; published is 8 for the unseen tasks")]
+
+
 Reach = Annotated[
-    Literal["all", "each", "head"],
+    Literal["all", "each", "head"] | LastTokens,
     Field(
-        description="one vector for all tokens (all), one per token (each), or one for the head's tokens only (head)"
+        description="one vector for all tokens (all), one per token (each), one for the head's tokens only (head),"
+        " or one for the last tokens only ({last: 8})"
     ),
 ]
 

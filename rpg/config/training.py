@@ -10,7 +10,7 @@ from rpg.blocks import Betas, Block, Count, Positive, Precision, Share
 
 
 class Optimization(Block):
-    """AdamW with warm-up, cosine schedule, gradient clipping and an EMA of the weights.
+    """AdamW with warm-up, cosine schedule, optional gradient clipping and an EMA of the weights.
 
     Two options save GPU memory. `adamw8bit` stores the gradient moments in 8 bits (Dettmers et al. 2021).
     `checkpointing` recomputes activations in the backward pass instead of storing them.
@@ -23,7 +23,9 @@ class Optimization(Block):
     weight_decay: Annotated[float, Field(ge=0)]
     optimizer: Literal["adamw", "adamw8bit"]
     betas: Betas
-    gradient_clip: Positive
+    gradient_clip: Annotated[
+        float | None, Field(gt=0, description="maximum norm of the gradient; null (published) does not clip")
+    ]
     precision: Precision
     checkpointing: Annotated[
         bool, Field(description="whether the backward pass recomputes activations instead of storing them")

@@ -100,13 +100,22 @@ def condition_name(params: "Condition") -> str:
     return params.field if params.kind == "vector" else params.kind
 
 
+def _tokens(params: "Condition", head_L: Tensor) -> Tensor | None:
+    """Return [L] the tokens that a condition reaches; None if it reaches all."""
+    if params.kind == "unconditional" or params.reach in ("all", "each"):
+        return None
+    if isinstance(params.reach, str):
+        return head_L
+    last_L = torch.zeros_like(head_L)
+    last_L[-params.reach.last :] = True
+    return last_L
+
+
 class Conditions(nn.Module):
     """Sum all conditions of a model for L tokens.
 
     `sizes` maps the name of a condition to C, its number of values. `head_L` marks the tokens of the network's head.
     """
-
-    head: Tensor
 
     def __init__(
         self,
@@ -117,19 +126,26 @@ class Conditions(nn.Module):
         normalized: bool = False,
     ) -> None:
         super().__init__()
-        self.register_buffer("head", head_L.unsqueeze(-1), persistent=False)
         self.kinds = nn.ModuleDict()
-        self.head_only = {condition_name(entry) for entry in params if getattr(entry, "reach", None) == "head"}
+        # The names of the conditions that reach some tokens only.
+        self.partial: set[str] = set()
         for entry in params:
             name = condition_name(entry)
             self.kinds[name] = KINDS[entry.kind](entry, sizes[name], len(head_L), width, normalized)
+            if (tokens_L := _tokens(entry, head_L)) is not None:
+                self.partial.add(name)
+                self.register_buffer(f"tokens_{name}", tokens_L.unsqueeze(-1), persistent=False)
+
+    def tokens(self, name: str) -> Tensor | None:
+        """Return [L, 1] the tokens that the condition reaches; None if it reaches all."""
+        return self.get_buffer(f"tokens_{name}") if name in self.partial else None
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return the sum [B, 1 or L, M] for `values`, name → [B, C]; ValueError if a name is missing or unknown."""
         if set(values) != set(self.kinds):
             raise ValueError(f"conditions {sorted(values)} given, the model was trained with {sorted(self.kinds)}")
         embedded = [
-            kind(values[name]) * self.head if name in self.head_only else kind(values[name])
+            kind(values[name]) * self.tokens(name) if name in self.partial else kind(values[name])
             for name, kind in self.kinds.items()
         ]
         total = embedded[0]

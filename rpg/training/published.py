@@ -60,6 +60,9 @@ def load_published(model: RPG, published: dict[str, Tensor]) -> None:
         # in every state, so the states' embeddings take the bias.
         state[_STATES] = state[_STATES] + state.pop(f"{_CODE}.bias")
         del state[f"{_CODE}.weight"]
+    if GATE in published and _STATES not in own:
+        # The published training for unseen tasks gives its model no state, so these rows were never used.
+        state.pop(_STATES, None)
     states = [len(weights[_STATES]) if _STATES in weights else 0 for weights in (state, own)]
     if all(states) and states[0] != states[1]:
         raise ValueError(
@@ -86,7 +89,8 @@ def _check_gate(model: RPG, gate_1L1: Tensor | None) -> None:
     if "task_code" not in conditions.kinds:
         return
     ones_L = torch.ones(model.length, dtype=torch.bool)
-    here_L = conditions.head.flatten() if "task_code" in conditions.head_only else ones_L
+    reached_L1 = conditions.tokens("task_code")
+    here_L = ones_L if reached_L1 is None else reached_L1.flatten()
     published_L = ones_L if gate_1L1 is None else gate_1L1.flatten().bool()
     if not torch.equal(here_L, published_L):
         raise ValueError(

@@ -127,7 +127,8 @@ class Training:
             loss = self.loss.compute(self.network, self._drawn())  # type: ignore[arg-type]
         self.optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
+        if self.params.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.params.gradient_clip)
         self.optimizer.step()
         if self.params.ema:
             averages = [local(tensor) for tensor in self.averages.values()]
@@ -304,5 +305,5 @@ def _diverged(stage: str, step: int, what: str, log: str, state: Path) -> str:
     kept = f"; the state before it is in {state}" if state.is_file() else ""
     return (
         f"{stage}: diverged, {what} at step {step}{before}{kept};"
-        f" lower {stage}.learning_rate or {stage}.gradient_clip, or raise {stage}.warmup, in params.yaml"
+        f" lower {stage}.learning_rate, set a smaller {stage}.gradient_clip, or raise {stage}.warmup, in params.yaml"
     )

@@ -8,6 +8,12 @@ if TYPE_CHECKING:
     from rpg.tasks.commonsense.config import CommonsenseTask
 
 NAMES = {"dora": "DoRA", "lora": "LoRA"}
+# Data set → a sentence about its test questions.
+SPLITS = {
+    "facts": "whose questions neither the language model, nor the adapters, nor RPG ever saw, in any order of their"
+    " choices",
+    "commonsense": "whose questions neither the adapters nor RPG ever saw",
+}
 # The code runs in the folder of params.yaml, because this project may have made the language model.
 USE = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -28,4 +34,5 @@ def card(task: "CommonsenseTask", name: str) -> CardText:
             "Run the code in the folder of `params.yaml`; `rpg.tasks.commonsense.questions` has the prompt of the"
             " training."
         ),
+        split=SPLITS[task.data],
     )

@@ -57,7 +57,7 @@ class AdapterZoo(ZooConfig):
     """Training of the adapters by transformers' Trainer (AdamW, as in `LanguageBase`), and the checkpoints to keep.
 
     Each seed trains for `steps` steps. It then saves `saves` checkpoints, one every `save_every` steps. The learning
-    rate falls to 0 at the last checkpoint.
+    rate rises over `warmup` steps, then falls linearly to `final_learning_rate` at the last checkpoint.
     """
 
     seeds: Seeds
@@ -67,12 +67,22 @@ class AdapterZoo(ZooConfig):
     save_every: Count
     batch: Count
     learning_rate: Positive
+    final_learning_rate: Annotated[
+        float,
+        Field(ge=0, description="learning rate at the last checkpoint; with 0 the last checkpoints hardly differ"),
+    ]
     warmup: Annotated[int, Field(ge=0)]
     betas: Betas
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Annotated[Share, Field(description="dropout of the low-rank pairs' inputs")]
     learn_prompt: Annotated[bool, Field(description="whether the loss includes the question's tokens")]
     length: Annotated[int, Field(ge=2, description="maximum tokens of a question with its answer; longer ones are cut")]
+
+    @model_validator(mode="after")
+    def _rate_falls(self) -> "AdapterZoo":
+        if self.final_learning_rate >= self.learning_rate:
+            raise ValueError("final_learning_rate: must be less than learning_rate")
+        return self
 
 
 class CommonsenseTask(TaskConfig):

@@ -1,9 +1,9 @@
 """A world of facts: a miniature of the commonsense benchmarks, in LLM-Adapters' files, for the same loader.
 
 Creatures differ in size, things are made of materials, deeds follow each other; all facts are drawn at random. A
-language model reads all facts (`sentences`). Adapters train on questions about some facts, in the formats of the eight
-subtasks, and are tested on other facts: no test question shares its pair of creatures, thing or deed with a training
-question.
+language model reads all facts, and questions about them, but no validation or test question (`sentences`). Adapters
+train on questions about some facts, in the formats of the eight subtasks, and are tested on other facts: no test
+question shares its pair of creatures, thing or deed with a training question.
 """
 
 import re
@@ -183,15 +183,39 @@ def entry(subtask: str, question: str, choices: list[str], right: int) -> dict[s
     return {"instruction": text, "input": "", "output": f"{ANSWER}{names[right]}", "answer": names[right]}
 
 
-def questions(split: str, subtask: str, count: int) -> list[dict[str, str]]:
-    """Return `count` different questions of a split."""
+def content(subtask: str, question: str, choices: list[str]) -> tuple[str, str, frozenset[str]]:
+    """Return what a question asks, the same for every order of its choices."""
+    if subtask == "winogrande":
+        # The question names its two choices in their order.
+        question = " ".join(sorted(question.split()))
+    return subtask, question, frozenset(choices)
+
+
+def _drawn(split: str, subtask: str, count: int) -> list[tuple[str, list[str], int]]:
+    """Return `count` questions of a split, each with its choices and the index of the right choice."""
     source = QuestionSource(split, np.random.default_rng(derive("facts", split, subtask)))
     draw: Callable[[], tuple[str, list[str], int]] = getattr(source, METHODS[subtask])
-    by_instruction: dict[str, dict[str, str]] = {}
+    by_instruction: dict[str, tuple[str, list[str], int]] = {}
     while len(by_instruction) < count:
-        one = entry(subtask, *draw())
-        by_instruction[one["instruction"]] = one
+        one = draw()
+        by_instruction[entry(subtask, *one)["instruction"]] = one
     return list(by_instruction.values())
+
+
+def questions(split: str, subtask: str, count: int) -> list[dict[str, str]]:
+    """Return `count` questions of a split with different instructions."""
+    return [entry(subtask, *one) for one in _drawn(split, subtask, count)]
+
+
+@cache
+def held_out() -> frozenset[tuple[str, str, frozenset[str]]]:
+    """Return the content of all validation and test questions."""
+    return frozenset(
+        content(subtask, question, choices)
+        for split, count in (("validation", VALIDATION), ("test", TEST))
+        for subtask in SUBTASKS
+        for question, choices, _ in _drawn(split, subtask, count)
+    )
 
 
 def write_facts(folder: Path) -> Path:
@@ -212,14 +236,13 @@ def write_facts(folder: Path) -> Path:
 def sentences(draw: np.random.Generator) -> Iterator[tuple[str, str]]:
     """Yield endless sentences about the world, each as (start, end).
 
-    The sentences state all facts and answer questions about them. The questions are no test questions, and the answers
-    use other words than the benchmarks require. So a model that learns these sentences knows the answers, but not the
-    format of an answer.
+    The sentences state all facts and answer questions about them. No question has the content of a validation or test
+    question, in whatever order its choices stand. The answers use other words than the benchmarks require. So a model
+    that learns these sentences knows the answers, but not the format of an answer.
     """
     source, of = QuestionSource("train", draw), world()
     source.pairs = [pair for split in ("train", "validation", "test") for pair in _facts(split)[0]]
     source.things, source.deeds = list(of.made), list(of.deeds)
-    test_instructions = {one["instruction"] for subtask in SUBTASKS for one in questions("test", subtask, TEST)}
     while True:
         thing, deed = source.pick(source.things), source.pick(source.deeds)
         yield f"a {thing} is made of", f"{of.made[thing]}."
@@ -232,10 +255,9 @@ def sentences(draw: np.random.Generator) -> Iterator[tuple[str, str]]:
                 away = int(draw.integers(len(choices)))
                 if away != right:
                     choices, right = [*choices[:away], *choices[away + 1 :]], right - (away < right)
-            one = entry(subtask, question, choices, right)
-            if one["instruction"] not in test_instructions:
+            if content(subtask, question, choices) not in held_out():
                 yield (
-                    PROMPT.format(**one),
+                    PROMPT.format(**entry(subtask, question, choices, right)),
                     f"{ANSWER}{('yes', 'no')[right] if subtask == 'boolq' else f'number {right + 1}'}.",
                 )
 

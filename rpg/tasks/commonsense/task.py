@@ -419,7 +419,10 @@ def _train(
     at: Sequence[int],
     save: Any,
 ) -> None:
-    """Train for `steps` steps by transformers' Trainer (AdamW, linear schedule) and call `save` at the steps `at`."""
+    """Train for `steps` steps by transformers' Trainer (AdamW, linear schedule) and call `save` at the steps `at`.
+
+    The learning rate of a language model falls to 0, that of an adapter to its `final_learning_rate`.
+    """
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     shown = progress(range(steps), what, total=steps)
@@ -440,6 +443,13 @@ def _train(
                 raise Diverged(f"{what} diverged at step {self.state.global_step + 1}; lower its learning_rate")
             return loss
 
+    schedule: dict[str, Any] = {}
+    if isinstance(recipe, AdapterZoo) and recipe.final_learning_rate:
+        # transformers' linear schedule always ends at 0.
+        schedule = {
+            "lr_scheduler_type": "polynomial",
+            "lr_scheduler_kwargs": {"power": 1.0, "lr_end": recipe.final_learning_rate},
+        }
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
@@ -458,5 +468,6 @@ def _train(
             report_to="none",
             disable_tqdm=True,
             dataloader_pin_memory=False,
+            **schedule,
         )
         StopAtDivergence(model, arguments, Packed(text.pad_token_id), rows, callbacks=[SaveAndReport()]).train()

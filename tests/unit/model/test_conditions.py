@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from rpg.config.model import (
+    LastTokens,
     PermutationStateCondition,
     TaskCodeCondition,
     UnconditionalCondition,
@@ -77,6 +78,25 @@ def test_condition_of_the_head_alone() -> None:
     linear = conditions.kinds["task_code"].layers
     assert torch.equal(found[0, :3], torch.zeros(3, 4))
     torch.testing.assert_close(found[0, 3:], (linear.weight[:, 0] + linear.bias).expand(2, 4))
+
+
+def test_condition_of_the_last_tokens_alone() -> None:
+    code = CODE.model_copy(update={"reach": LastTokens(last=2), "hidden": 6})
+    conditions = Conditions([STATE, code], {"permutation_state": 3, "task_code": 2}, HEAD, width=4)
+    values = {"permutation_state": torch.eye(3)[:1], "task_code": torch.tensor([[1.0, 0.0]])}
+    state = conditions.kinds["permutation_state"].embedding.weight[0]
+    layers = conditions.kinds["task_code"].layers
+    found = conditions(values)[0]
+    assert torch.equal(found[:3], state.expand(3, 4))
+    torch.testing.assert_close(found[3:], (state + layers(values["task_code"])).expand(2, 4))
+    assert conditions.tokens("permutation_state") is None
+    assert conditions.tokens("task_code").flatten().tolist() == [False, False, False, True, True]
+    # The mask is no weight, and it reaches all tokens of a shorter network.
+    assert not any(name.startswith("tokens_") for name in conditions.state_dict())
+    short = Conditions([code], {"task_code": 2}, HEAD[-1:], width=4)
+    torch.testing.assert_close(
+        short({"task_code": values["task_code"]})[0], short.kinds["task_code"].layers(values["task_code"])
+    )
 
 
 def test_unconditional_is_one_vector_whatever_is_asked() -> None:

@@ -161,8 +161,8 @@ def test_parts_of_the_memory() -> None:
     parameters = of.parameters
     assert of.optimizer == 8 * parameters
     assert of.average == 4 * parameters
-    # With the fixed positions, and a bit for each token of the head.
-    assert of.weights == 4 * parameters + 4 * layout.length * 1024 + layout.length
+    # With the fixed positions.
+    assert of.weights == 4 * parameters + 4 * layout.length * 1024
     assert of.tokens == 4 * experiment.train.diffusion_batch * 2048
     assert of.gradients <= 4 * parameters
     # 10 checkpoints, 40 samples; tokens of 8; the model, and its state: weights, average and both moments.

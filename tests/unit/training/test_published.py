@@ -136,12 +136,12 @@ def test_a_task_code_that_reaches_the_last_tokens_alone_needs_a_reach_like_it(ta
     experiment = load_params(tasks / "params.yaml").experiment("tasks")
     store = TokenStore(tasks / "results/tasks/tokens")
 
-    def made(reach: str) -> RPG:
+    def made(reach: str | dict[str, int], states: bool = True) -> RPG:
         code = {"kind": "task_code", "hidden": 16, "reach": reach}
         paper = type(experiment).model_validate(
             {
                 **experiment.model_dump(),
-                "model": {**PAPER, "conditions": [*PAPER["conditions"], code]},
+                "model": {**PAPER, "conditions": [*(PAPER["conditions"] if states else []), code]},
                 "diffusion": {"target": "epsilon"},
             }
         )
@@ -169,3 +169,11 @@ def test_a_task_code_that_reaches_the_last_tokens_alone_needs_a_reach_like_it(ta
             load_published(made(reach), {**weights, "to_condition_gate": gate})
     with pytest.raises(ValueError, match="no `reach` fits these weights"):
         load_published(made("head"), weights)
+    # As in cifar10-tasks: the published training has no state, and its rows of states are not used.
+    last = made({"last": 8}, states=False)
+    load_published(last, {**weights, "to_condition_gate": gate})
+    del values["permutation_state"]
+    embedded = last.recurrent.conditions(values)
+    assert torch.equal(embedded[:, :-8], torch.zeros_like(embedded[:, :-8]))
+    torch.testing.assert_close(embedded[:, -1], last.recurrent.conditions.kinds["task_code"](values["task_code"])[:, 0])
+    assert torch.equal(last.state_dict()[f"{prefix}.2.bias"], own[f"{prefix}.2.bias"])

@@ -108,6 +108,17 @@ def test_without_ema_no_second_copy_of_the_weights_is_kept(finished: Path) -> No
     assert all(torch.equal(weights[name], tensor) for name, tensor in training.model.state_dict().items())
 
 
+def test_a_gradient_clip_of_null_does_not_clip(finished: Path) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    never, rarely, always = (new_training(changed(experiment, gradient_clip=clip), store) for clip in (None, 1e9, 1e-9))
+    for training in (rarely, always):
+        training.model.load_state_dict(never.model.state_dict())
+    never, rarely, always = (after(training, 2) for training in (never, rarely, always))
+    assert all(torch.equal(never[name], tensor) for name, tensor in rarely.items())
+    assert not all(torch.equal(never[name], tensor) for name, tensor in always.items())
+
+
 def test_steps_are_those_of_adam_with_the_betas_of_params(finished: Path) -> None:
     """The oracle: Adam (Kingma and Ba 2015, algorithm 1) written out, on one of the weights."""
     experiment = changed(load_params(finished / "params.yaml").experiment("mini"), betas=[0.7, 0.9], gradient_clip=1e9)

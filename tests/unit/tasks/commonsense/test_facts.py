@@ -1,12 +1,15 @@
 """The world of facts: one world, right answers, and test questions that nobody has trained on."""
 
+import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
+from rpg.config.loading import load_params
 from rpg.tasks.commonsense import facts
 from rpg.tasks.commonsense.facts import (
     QuestionSource,
@@ -18,6 +21,23 @@ from rpg.tasks.commonsense.facts import (
     write_facts,
 )
 from rpg.tasks.commonsense.questions import PROMPT, SUBTASKS, read_questions
+from rpg.utils.rng import derive
+
+READ_START, READ_END = PROMPT.split("{instruction}")
+
+
+def content(instruction: str) -> tuple[str, str, frozenset[str]]:
+    """Parse an instruction: the subtask's phrase, the question, the choices; the same for every order of the choices.
+
+    WinoGrande's question names its choices, so the order of its words does not count, either.
+    """
+    text, _, _ = instruction.rpartition("Answer format:")
+    start, _, rest = text.partition(": " if not text.startswith("Please answer") else "question: ")
+    question, _, listed = rest.strip().partition("\n\n")
+    choices = re.split(r"(?:Solution|Answer|Ending|Option)\d: ", listed)
+    if "fill in the blank" in start:
+        question = " ".join(sorted(question.split()))
+    return start, question, frozenset(choice.strip() for choice in choices if choice.strip())
 
 
 def test_world_is_drawn_once_for_all() -> None:
@@ -98,6 +118,48 @@ def test_what_is_read_holds_every_fact_and_no_question_of_the_test() -> None:
     # No answer is as a benchmark wants it.
     ends = {end for start, end in lines if "### Response:" in start}
     assert ends == {f"the correct answer is {end}." for end in ("yes", "no", *(f"number {k}" for k in range(1, 5)))}
+
+
+def test_content_does_not_depend_on_the_order_of_the_choices() -> None:
+    one = facts.entry("ARC-Easy", "What is a bado made of?", ["zavi", "megi", "kulo"], 1)["instruction"]
+    other = facts.entry("ARC-Easy", "What is a bado made of?", ["kulo", "zavi", "megi"], 2)["instruction"]
+    fewer = facts.entry("ARC-Easy", "What is a bado made of?", ["zavi", "megi"], 1)["instruction"]
+    assert one != other
+    assert content(one) == content(other)
+    assert content(one)[1:] == ("What is a bado made of?", frozenset({"zavi", "megi", "kulo"}))
+    assert content(fewer) != content(one)
+    blanks = [
+        facts.entry("winogrande", f"The {a} and the {b} met, and _ was the bigger one.", [a, b], 0)["instruction"]
+        for a, b in (("zavi", "megi"), ("megi", "zavi"))
+    ]
+    assert content(blanks[0]) == content(blanks[1])
+    assert facts.content("winogrande", "The a and the b met", ["a", "b"]) == facts.content(
+        "winogrande", "The b and the a met", ["b", "a"]
+    )
+
+
+def test_no_held_out_question_is_read_or_trained_on_in_any_order_of_its_choices(tmp_path: Path) -> None:
+    """All that the language model of facts-dora-r4 reads, and all that the adapters are trained on.
+
+    When questions were told apart by their text, the language model read 205 of the 384 test questions, 20 more of
+    WinoGrande, and 56 of the 64 validation questions with the choices in another order.
+    """
+    base = load_params(ROOT / "params.yaml").experiment("facts-dora-r4").base
+    assert base is not None
+    draw = np.random.default_rng(derive("base", "text", base.seeds[0]))
+    lines = islice(sentences(draw), base.steps * base.batch)
+    read = {content(start[len(READ_START) : -len(READ_END)]) for start, _ in lines if start.startswith(READ_START)}
+    folder = write_facts(tmp_path / "facts")
+    rows = [one.instruction for one in read_questions(folder / "ft-training_set/facts.json")]
+    trained = {content(one) for one in rows[: -8 * facts.VALIDATION]}
+    test = [one.instruction for name in SUBTASKS for one in read_questions(folder / f"dataset/{name}/test.json")]
+    for split, held_out in (("validation", rows[-8 * facts.VALIDATION :]), ("test", test)):
+        counts = {
+            name: sum(content(one) in known for one in held_out)
+            for name, known in (("read", read), ("trained", trained))
+        }
+        assert counts == {"read": 0, "trained": 0}, split
+    assert (len(test), len(rows)) == (384, 8 * (facts.TRAIN + facts.VALIDATION))
 
 
 def test_tokenizer_knows_every_word_and_what_all_questions_share_is_one_token() -> None:

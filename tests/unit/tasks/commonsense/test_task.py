@@ -13,7 +13,7 @@ from rpg.cli import main
 from rpg.config.experiment import parse_experiment
 from rpg.config.loading import load_params
 from rpg.config.params import Params
-from rpg.tasks.commonsense.config import CommonsenseTask
+from rpg.tasks.commonsense.config import AdapterZoo, CommonsenseTask
 from rpg.tasks.commonsense.questions import ANSWER, SUBTASKS, read_questions
 from rpg.tasks.commonsense.task import AVERAGE
 from rpg.tasks.config import Run
@@ -308,6 +308,28 @@ def test_trainers_optimizer_has_the_betas_of_params(here: Path, monkeypatch) -> 
     assert set(found) == {(0.7, 0.9)}
 
 
+@pytest.mark.parametrize("final", [0.0, 0.01])
+def test_learning_rate_of_an_adapter_falls_to_the_final_one(here: Path, final: float, monkeypatch) -> None:
+    """60 steps and two saves, 5 steps apart: a warm-up of 2 steps, then a straight line over 68."""
+    import transformers
+
+    found = []
+
+    def train(self: transformers.Trainer) -> None:
+        self.create_optimizer_and_scheduler(self.args.max_steps)
+        for _ in range(self.args.max_steps):
+            found.extend(self.lr_scheduler.get_last_lr()[:1])
+            self.optimizer.step()
+            self.lr_scheduler.step()
+        found.extend(self.lr_scheduler.get_last_lr()[:1])
+
+    monkeypatch.setattr(transformers.Trainer, "train", train)
+    experiment = parse_experiment({**ADAPTERS, "zoo": {**ADAPTERS["zoo"], "final_learning_rate": final}})
+    adapters_task().train(experiment.zoo, [Run(seed=1, code=None, held_out=False)], [None], lambda *_: None)
+    line = [0.0, 0.025, *(0.05 + (final - 0.05) * step / 68 for step in range(69))]
+    assert found == pytest.approx(line)
+
+
 def test_divergence_is_one_line(here: Path) -> None:
     base = parse_experiment({**ADAPTERS, "base": {**ADAPTERS["base"], "learning_rate": 3e38}}).base
     with pytest.raises(UserError, match=r"base: seed 0 diverged at step \d+; lower its learning_rate"):
@@ -348,7 +370,12 @@ def test_papers_experiments_and_their_adapters() -> None:
         assert (adapter.kind, adapter.rank, adapter.alpha) == ("dora", rank, 2 * rank)
         assert adapter.targets == list(shapes)
         assert experiment.task.subtasks == list(SUBTASKS)
-        assert experiment.zoo.saves == 50
+        zoo = experiment.zoo
+        assert isinstance(zoo, AdapterZoo)
+        # Fifty checkpoints of the last of three epochs, not the last fifty steps of a rate that falls to 0.
+        assert (zoo.saves, zoo.saves * zoo.save_every, zoo.steps) == (50, 10600, 21312)
+        assert abs((zoo.steps + 10600) * zoo.batch / (3 * 170_300) - 1) < 0.001
+        assert zoo.final_learning_rate == zoo.learning_rate / 10
         numbers = 32 * sum(rank * (inputs + outputs) + outputs for inputs, outputs in shapes.values())
         if published:
             assert abs(numbers / published - 1) < 0.012
@@ -360,6 +387,10 @@ def test_papers_experiments_and_their_adapters() -> None:
         ({"task": {**ADAPTERS["task"], "model": "elsewhere"}}, "with a base block it must be 'results/a/base/0000'"),
         ({"tokens": {"width": 64}}, "tokens.canonical: must be given with task.kind commonsense"),
         ({"base": {**ADAPTERS["base"], "heads": 3}}, "heads: 2 · heads must divide width"),
+        (
+            {"zoo": {**ADAPTERS["zoo"], "final_learning_rate": 0.05}},
+            "final_learning_rate: must be less than learning_rate",
+        ),
     ],
 )
 def test_params_that_contradict_each_other(changes: dict, message: str) -> None:
