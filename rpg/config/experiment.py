@@ -135,8 +135,11 @@ class Experiment(Block):
             if self.sample.seen:
                 raise ValueError("sample.seen: needs task.kind task_codes")
         self.task.check_experiment(self)
-        if self.model.start == "mean" and self.diffusion.target != "x0":
-            raise ValueError("model.start: mean needs diffusion.target x0")
+        for name, start in (("model", self.model.start), ("hypernetwork", getattr(self.hypernetwork, "start", "zero"))):
+            if start != "zero" and self.diffusion.target != "x0":
+                raise ValueError(f"{name}.start: {start} needs diffusion.target x0")
+            if start == "state_mean" and "permutation_state" not in kinds:
+                raise ValueError(f"{name}.start: state_mean needs the condition permutation_state")
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
         between = "sample" if self.sample.between else "tune" if self.tune and self.tune.between else None

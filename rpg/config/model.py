@@ -159,21 +159,24 @@ Denoiser = Annotated[
 ]
 
 
+Start = Literal["zero", "mean", "state_mean"]
+
+
 class Model(Block):
     """RPG's architecture. Any backbone works with any denoiser.
 
-    Use `start: mean` for a zoo whose networks are all fine-tuned from one network. RPG then learns only their
-    differences.
+    Use `start: mean` for a zoo whose networks are all fine-tuned from one network, and `start: state_mean` if each
+    permutation state has a network of its own to start from. RPG then learns only the differences.
     """
 
     conditions: Conditions
     backbone: Backbone
     denoiser: Denoiser
     start: Annotated[
-        Literal["zero", "mean"],
+        Start,
         Field(
-            description="the point that predictions start from: zero, or the zoo's mean, with each tensor's standard"
-            " deviation as the unit; mean needs diffusion.target x0"
+            description="the point that predictions start from: zero, the zoo's mean, or the mean of the permutation"
+            " state's checkpoints, with each tensor's standard deviation as the unit; a mean needs diffusion.target x0"
         ),
     ]
 

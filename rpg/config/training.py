@@ -7,6 +7,7 @@ from pydantic import (
 )
 
 from rpg.blocks import Betas, Block, Count, Positive, Precision, Share
+from rpg.config.model import Start
 
 
 class Optimization(Block):
@@ -85,7 +86,7 @@ class Hypernetwork(TaskLoss):
     """
 
     start: Annotated[
-        Literal["zero", "mean"],
+        Start,
         Field(description="the point that predictions start from, as in `model.start`"),
     ]
 

@@ -52,7 +52,7 @@ def knows(kind: str, tune: str | None, start: str) -> str:
     parts = [METHODS[plain].knows]
     if plain == "rpg" and tune:
         parts.append(tune)
-    if plain == "hypernetwork" and start == "mean":
+    if plain == "hypernetwork" and start != "zero":
         parts.insert(0, "mean of the zoo")
     if kind != plain and "images" not in parts:
         parts.append("images")

@@ -23,9 +23,10 @@ TOGETHER = 512
 class RPG(nn.Module):
     """The generator for one architecture with L tokens of width D = `width`.
 
-    `sizes` maps the name of each condition to its number of values. With `params.start: mean`, the prediction is
-    `mean` [L, D] + `spread` [L, 1] · output of the denoiser. A training sets `mean` and `spread` before its first step;
-    the state dict holds both.
+    `sizes` maps the name of each condition to its number of values. With `params.start: mean` or `state_mean`, the
+    prediction is a start [L, D] + `spread` [L, 1] · output of the denoiser. The start is the mean of the zoo, `mean`
+    [1, L, D], or, for each network, that of its permutation state, `mean` [S, L, D]. A training sets `mean` and
+    `spread` before its first step; the state dict holds both.
     """
 
     mean: Tensor | None
@@ -42,9 +43,9 @@ class RPG(nn.Module):
     ) -> None:
         super().__init__()
         self.width, self.length, self.target = width, len(tokens), target
-        starts = params.start == "mean"
-        self.register_buffer("mean", torch.zeros(self.length, width) if starts else None)
-        self.register_buffer("spread", torch.ones(self.length, 1) if starts else None)
+        means = {"zero": 0, "mean": 1, "state_mean": sizes.get("permutation_state", 1)}[params.start]
+        self.register_buffer("mean", torch.zeros(means, self.length, width) if means else None)
+        self.register_buffer("spread", torch.ones(self.length, 1) if means else None)
         backbone, denoiser = params.backbone, params.denoiser
         # State dicts of trained models contain the names `recurrent.` and `denoiser.`, so these names stay.
         self.recurrent: Backbone = BACKBONES[backbone.kind](backbone, tokens, params.conditions, sizes, width)
@@ -64,41 +65,67 @@ class RPG(nn.Module):
         self, values: Mapping[str, Tensor], tokens: Tensor, picks: Tensor, t: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Compute the prototypes for the conditions' `values`, name → [B, C], and return `errors`."""
-        return self.errors(tokens, self.recurrent(values), picks, t, noise)
+        return self.errors(tokens, self.recurrent(values), picks, t, noise, self.starts(values))
+
+    def starts(self, values: Mapping[str, Tensor]) -> Tensor | None:
+        """Return the start [B, L, D] of each network's predictions; None if they start from zero."""
+        if self.mean is None:
+            return None
+        if len(self.mean) == 1:
+            return self.mean.expand(len(next(iter(values.values()))), -1, -1)
+        return torch.einsum("bs,sld->bld", values["permutation_state"].to(self.mean), self.mean)
 
     def errors(
-        self, tokens: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor
+        self,
+        tokens: Tensor,
+        prototypes_BLW: Tensor,
+        picks: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        start_BLD: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the sum of the squared prediction errors over the weights of the tokens, and the number of weights.
 
-        The padding of tokens (NaN) does not count. `prototypes_BLW` come from `self.recurrent` for B networks. `picks`
-        [n] are indices into the B·L tokens of these networks, `tokens` [n, D] the tokens at these indices, `t` [n]
-        their diffusion times and `noise` [n, D] their ε. If tokens share a time, `tokens` and `noise` are
-        [G, n / G, D], `picks` is [G, n / G] and `t` is [G, 1].
+        The padding of tokens (NaN) does not count. `prototypes_BLW` come from `self.recurrent`, and `start_BLD` from
+        `self.starts`, for B networks. `picks` [n] are indices into the B·L tokens of these networks, `tokens` [n, D]
+        the tokens at these indices, `t` [n] their diffusion times and `noise` [n, D] their ε. If tokens share a time,
+        `tokens` and `noise` are [G, n / G, D], `picks` is [G, n / G] and `t` is [G, 1].
         """
         prototypes = prototypes_BLW.flatten(0, 1)[picks]
         holds_weight = ~tokens.isnan()
         x0 = tokens.nan_to_num(0.0)
-        output = self._predict(diffusion.add_noise(x0, noise, t), t, prototypes, picks % self.length)
+        row, token = picks // self.length, picks % self.length
+        start = None if start_BLD is None else start_BLD[row, token]
+        output = self._predict(diffusion.add_noise(x0, noise, t), t, prototypes, start, token)
         errors = (output - diffusion.training_target(x0, noise, t, self.target)).square() * holds_weight
         return errors.sum(), holds_weight.sum()
 
-    def loss(self, tokens: Tensor, prototypes_BLW: Tensor, picks: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        self,
+        tokens: Tensor,
+        prototypes_BLW: Tensor,
+        picks: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        start_BLD: Tensor | None = None,
+    ) -> Tensor:
         """Return the mean squared error: the sum from `errors` divided by the number of weights."""
-        total, count = self.errors(tokens, prototypes_BLW, picks, t, noise)
+        total, count = self.errors(tokens, prototypes_BLW, picks, t, noise, start_BLD)
         return total / count
 
-    def _predict(self, x_D: Tensor, t: Tensor, prototype_W: Tensor, tokens: Tensor | slice = slice(None)) -> Tensor:
+    def _predict(
+        self, x_D: Tensor, t: Tensor, prototype_W: Tensor, start_D: Tensor | None, tokens: Tensor | slice = slice(None)
+    ) -> Tensor:
         """Return the prediction for noisy tokens `x_D` [..., D]; `tokens` are their indices in the network."""
         output_D = self.denoiser(x_D, t, prototype_W)
-        if self.mean is None or self.spread is None:
+        if start_D is None or self.spread is None:
             return output_D
-        return torch.addcmul(self.mean[tokens], self.spread[tokens], output_D.to(self.mean.dtype))
+        return torch.addcmul(start_D, self.spread[tokens], output_D.to(start_D.dtype))
 
-    def denoise(self, x_BLD: Tensor, t_B: Tensor, prototypes_BLW: Tensor) -> Tensor:
+    def denoise(self, x_BLD: Tensor, t_B: Tensor, prototypes_BLW: Tensor, start_BLD: Tensor | None = None) -> Tensor:
         """Predict x_0 [B, L, D] from x_t [B, L, D] at times `t_B` [B], in one call of the denoiser."""
         t_B1 = t_B.unsqueeze(1)
-        output_BLD = self._predict(x_BLD, t_B1, prototypes_BLW).to(x_BLD.dtype)
+        output_BLD = self._predict(x_BLD, t_B1, prototypes_BLW, start_BLD).to(x_BLD.dtype)
         return diffusion.predicted_x0(x_BLD, output_BLD, t_B1, self.target)
 
     @torch.inference_mode()
@@ -127,8 +154,9 @@ class RPG(nn.Module):
 
         def denoised(part: slice, x_BPD: Tensor) -> Tensor:
             prototypes_BPW = prototypes_BLW[:, part]
+            start_BPD = None if start_BLD is None else start_BLD[:, part]
             return diffusion.sample(
-                lambda x_BPD, t: self._predict(x_BPD, t, prototypes_BPW, part),
+                lambda x_BPD, t: self._predict(x_BPD, t, prototypes_BPW, start_BPD, part),
                 x_BPD.to(weight),
                 target=self.target,
                 solver=solver,
@@ -139,7 +167,8 @@ class RPG(nn.Module):
         tokens_BLD = torch.empty(len(generators), self.length, self.width, dtype=weight.dtype)
         done: tuple[slice, Tensor] | None = None
         with bfloat16(weight.is_cuda and precision == "bfloat16", weight.device):
-            prototypes_BLW = self.recurrent({name: value.to(weight) for name, value in values.items()})
+            on_device = {name: value.to(weight) for name, value in values.items()}
+            prototypes_BLW, start_BLD = self.recurrent(on_device), self.starts(on_device)
             for start in range(0, self.length, TOGETHER):
                 part = slice(start, min(start + TOGETHER, self.length))
                 # The CPU draws this noise while a GPU still computes the previous part.

@@ -48,11 +48,11 @@ class Generated:
         picks = torch.randint(len(self.store), (count,), generator=draw).tolist()
         return picks, {name: value[picks].to(self.on) for name, value in self.values.items()}
 
-    def from_noise(self, model: RPG, prototypes_BLW: Tensor, draw: torch.Generator) -> Tensor:
+    def from_noise(self, model: RPG, prototypes_BLW: Tensor, start_BLD: Tensor | None, draw: torch.Generator) -> Tensor:
         """Generate tokens [B, L, D] in one step from pure noise."""
         count = len(prototypes_BLW)
         x_BLD = torch.randn(count, model.length, model.width, generator=draw).to(self.on)
-        return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW)
+        return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW, start_BLD)
 
     def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator) -> Tensor:
         """Return the mean loss of the networks `tokens_BLD` in the tasks of the checkpoints `picks`."""
@@ -73,7 +73,7 @@ def hypernetwork_loss(generated: Generated) -> Loss:
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         picks, values = generated.draw(generated.params.networks, draw)
-        tokens_BLD = generated.from_noise(model, model.recurrent(values), draw)
+        tokens_BLD = generated.from_noise(model, model.recurrent(values), model.starts(values), draw)
         return generated.loss(tokens_BLD, picks, draw)
 
     return Loss(lambda draw: draw, loss)

@@ -65,18 +65,21 @@ def fresh(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
     """Build an RPG as a training starts it: `build`, with mean and spread of the tokens if the model needs them."""
     rpg = build(model, diffusion, store)
     if rpg.mean is not None and rpg.spread is not None:
+        # A checkpoint's row of the means: its state's, or the only one.
+        rows = [store.state(checkpoint) % len(rpg.mean) for checkpoint in store.checkpoints]
         # Two passes over the checkpoints, because a zoo may not fit into memory.
-        total_LD = torch.zeros(rpg.mean.shape, dtype=torch.float64)
-        for index in range(len(store)):
-            total_LD += store[index].nan_to_num(0.0)
-        rpg.mean.copy_(total_LD / len(store))
-        squares_L = torch.zeros(len(rpg.mean), dtype=torch.float64)
-        for index in range(len(store)):
-            squares_L += (store[index] - rpg.mean).double().square().nansum(1)
+        total_SLD = torch.zeros(rpg.mean.shape, dtype=torch.float64)
+        for index, row in enumerate(rows):
+            total_SLD[row] += store[index].nan_to_num(0.0)
+        counts_S = torch.tensor(rows).bincount(minlength=len(rpg.mean)).clamp(min=1)
+        rpg.mean.copy_(total_SLD / counts_S.view(-1, 1, 1))
+        squares_L = torch.zeros(rpg.length, dtype=torch.float64)
+        for index, row in enumerate(rows):
+            squares_L += (store[index] - rpg.mean[row]).double().square().nansum(1)
         weights_L = len(store) * (~store.layout.padding()).sum(1)
         for tensor in store.layout.tokenized:
-            rows = slice(tensor.first, tensor.first + tensor.tokens)
-            rpg.spread[rows] = (squares_L[rows].sum() / weights_L[rows].sum()).sqrt().float()
+            of_tensor = slice(tensor.first, tensor.first + tensor.tokens)
+            rpg.spread[of_tensor] = (squares_L[of_tensor].sum() / weights_L[of_tensor].sum()).sqrt().float()
     return rpg
 
 

@@ -40,17 +40,20 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         together = {name: torch.cat([value, mixed_values[name][:mixed]]) for name, value in values.items()}
         trained_BLW, mixed_BLW = model.recurrent(together).split([count, mixed])
         prototypes_BLW = torch.cat([mixed_BLW, trained_BLW[mixed:]])
-        tokens_BLD = generated.from_noise(model, prototypes_BLW, draw)
+        generated_values = {name: torch.cat([mixed_values[name][:mixed], values[name][mixed:]]) for name in values}
+        start_BLD = model.starts(generated_values)
+        tokens_BLD = generated.from_noise(model, prototypes_BLW, start_BLD, draw)
         # A sampler's later steps start from the earlier steps' predictions plus noise. This half imitates these steps.
         t_B = torch.randint(T, (count,), generator=draw).to(generated.on)
         noise_BLD = torch.randn(tokens_BLD.shape, generator=draw).to(tokens_BLD)
         x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1))
-        again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW)
+        again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW, start_BLD)
         task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
         drawn, t, noise = drawn_tokens(tokens_BLD.shape, params.diffusion_batch, params.times, 1, draw)
         own = picked_tokens(generated.store, picks, drawn)
         own, drawn, t, noise = (tensor.to(generated.on) for tensor in (own, drawn, t, noise))
-        return task_loss + params.diffusion * model.loss(own, trained_BLW, drawn, t, noise)
+        start_BLD = model.starts(values)
+        return task_loss + params.diffusion * model.loss(own, trained_BLW, drawn, t, noise, start_BLD)
 
     # Later draws depend on the task's own draws, so nothing is drawn in advance.
     return Loss(lambda draw: draw, loss)
