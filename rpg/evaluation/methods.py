@@ -21,7 +21,7 @@ METHODS = {
     "rpg": MethodFacts("RPG", "zoo"),
     "untuned": MethodFacts("RPG, not tuned", "zoo"),
     "hypernetwork": MethodFacts("hypernetwork, task loss only", "labels"),
-    "base_lookup": MethodFacts("base network's class, looked up in the code", "base network"),
+    "base_lookup": MethodFacts("base network alone", "base network"),
     "base_probe": MethodFacts("logistic regression on the base network's features", "base network, own labels"),
     "ridge_pairs": MethodFacts("ridge regression, pairs of bits", "zoo"),
     "ridge": MethodFacts("ridge regression, bits", "zoo"),

@@ -234,7 +234,7 @@ def recounted(task: DifferentiableTask, networks: Iterator[Network]) -> Iterator
     """Yield the networks with BatchNorm's statistics counted again on training images."""
     while part := list(islice(networks, task.judge_batch)):
         facts, state_dicts = zip(*part, strict=True)
-        yield from zip(facts, task.recount(state_dicts), strict=True)
+        yield from zip(facts, task.recount(state_dicts, [fact.code for fact in facts]), strict=True)
 
 
 def _networks(listed: Sequence[Checkpoint | Sampled], folder: Path) -> Iterator[Network]:

@@ -136,6 +136,10 @@ def task_code(
     if code is not None:
         return check_code(code, len(names))
     if sentence is not None:
+        if not experiment.task.in_words:
+            raise UserError(
+                f"--describe: the bits of these tasks are no classes; use --code, or --classes with {names[0]!r}"
+            )
         return describe(
             sentence, experiment.task.dataset, Path(params.language_model) if params.language_model else None
         )

@@ -220,5 +220,8 @@ class DifferentiableTask(Task):
         return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.network.modules())
 
     @abstractmethod
-    def recount(self, state_dicts: Sequence[StateDict]) -> list[StateDict]:
-        """Return the same weights with BatchNorm's running statistics recomputed from training images."""
+    def recount(self, state_dicts: Sequence[StateDict], codes: Sequence[str | None]) -> list[StateDict]:
+        """Return the same weights with BatchNorm's running statistics recomputed from training images.
+
+        Each network has the task of its code.
+        """

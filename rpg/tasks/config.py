@@ -132,8 +132,13 @@ class TaskConfig(Block):
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """The names of the classes that a task code separates; None for a benchmark without task codes."""
+        """The names of a task code's bits, such as the classes; None for a benchmark without task codes."""
         return None
+
+    @property
+    def in_words(self) -> bool:
+        """Whether a sentence about the data set's classes can name a task."""
+        return False
 
     @property
     def has_codes(self) -> bool:

@@ -3,7 +3,6 @@
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,21 +21,19 @@ class BaseClassifier(BaseAnswers):
 
     def __init__(self, task: "Classification", state_dict: StateDict) -> None:
         self.task, self.state_dict = task, state_dict
-        self._classes: dict[str, Tensor] = {}
+        self._known: dict[tuple[str, str, bool], Tensor] = {}
 
     @cached_property
     def network(self) -> nn.Module:
         """The network in evaluation mode."""
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-            network = self.task.build(num_classes=len(self.task.data.classes)).to(device()).eval()
+            network = self.task.build_base().to(device()).eval()
         network.load_state_dict(self.state_dict)
         return network
 
     def look_up(self, split: str, code: str) -> Judgement:
         """Judge the classes that the network answers on a split, each looked up in `code`."""
-        if split not in self._classes:
-            self._classes[split] = self._outputs(split, features=False).argmax(1)
-        answers = self.task.labels(self._classes[split].unsqueeze(0), [code])[0]
+        answers = self.task.meaning.from_base(self._outputs(split, code, features=False).argmax(1), code)
         return Judgement.of(self.task.metric, answers, self.task.targets(split, code))
 
     def probe(self, code: str) -> StateDict:
@@ -47,7 +44,8 @@ class BaseClassifier(BaseAnswers):
         """
         from sklearn.linear_model import LogisticRegression
 
-        fitted = LogisticRegression(max_iter=2000).fit(self._features, self.task.targets("train", code).numpy())
+        features = self._outputs("train", code, features=True).double().numpy()
+        fitted = LogisticRegression(max_iter=2000).fit(features, self.task.targets("train", code).numpy())
         head = self.network.get_classifier()  # type: ignore[operator]
         (name,) = (name for name, module in self.network.named_modules() if module is head)
         new = {name: tensor.clone() for name, tensor in self.state_dict.items()}
@@ -56,15 +54,16 @@ class BaseClassifier(BaseAnswers):
             new[f"{name}.{key}"] = torch.cat([torch.zeros_like(logit), logit])
         return new
 
-    @cached_property
-    def _features(self) -> np.ndarray:
-        return self._outputs("train", features=True).double().numpy()
-
     @torch.inference_mode()
-    def _outputs(self, split: str, features: bool) -> Tensor:
+    def _outputs(self, split: str, code: str, features: bool) -> Tensor:
         """Return [n, F] the features before the head, or [n, K] the outputs, on the CPU."""
-        network = self.network
-        parts = self.task.inputs(split).split(BATCH)
-        return torch.cat(
-            [network.forward_head(network.forward_features(part), pre_logits=features).cpu() for part in parts]  # type: ignore[operator]
-        )
+        # Outputs are kept where all tasks see the same images.
+        key = split, code if self.task.meaning.own_images else "", features
+        if key not in self._known:
+            inputs = self.task.split_inputs(split, [code])
+            network = self.network
+            parts = (inputs[0] if inputs.ndim == 5 else inputs).split(BATCH)
+            self._known[key] = torch.cat(
+                [network.forward_head(network.forward_features(part), pre_logits=features).cpu() for part in parts]  # type: ignore[operator]
+            )
+        return self._known[key]

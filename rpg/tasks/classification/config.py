@@ -121,11 +121,11 @@ class ClassificationTask(_TimmClassification):
 
 
 class TaskCodes(_TimmClassification):
-    """One binary task per code: separate the classes whose bit is 1 from the rest.
+    """One binary task per code.
 
-    A code is a whole number. Its ten binary digits are the bits; the first digit belongs to class 0. The zoo trains
-    networks for `seen` codes, drawn with the seed `draw`, and for the `held_out` codes, which only the scores use. The
-    metric is top-1 accuracy in percent.
+    A code is a whole number. Its ten binary digits are the bits; the first digit belongs to class 0, or to the first
+    transformation. The zoo trains networks for `seen` codes, drawn with the seed `draw`, and for the `held_out` codes,
+    which only the scores use. The metric is top-1 accuracy in percent.
     """
 
     base_block: ClassVar = ClassificationBase
@@ -133,6 +133,13 @@ class TaskCodes(_TimmClassification):
     run_keys: ClassVar = frozenset({"seen", "draw", "held_out", "held_out_pairs"})
 
     kind: Literal["task_codes"]
+    bits: Annotated[
+        Literal["classes", "transformations"],
+        Field(
+            description="the meaning of a bit: whether a class counts as yes, or whether the images are transformed in"
+            " one of ten ways, where yes is an odd class"
+        ),
+    ] = "classes"
     seen: Annotated[int, Field(ge=2, description="number of codes that RPG learns from")]
     draw: Annotated[int, Field(ge=0, description="seed that draws the seen codes")]
     held_out: Annotated[list[Annotated[int, Field(ge=1, le=1022)]], Field(min_length=1)]
@@ -154,7 +161,13 @@ class TaskCodes(_TimmClassification):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return CLASSES[self.data]
+        from rpg.tasks.classification.meanings import TransformationBits
+
+        return CLASSES[self.data] if self.bits == "classes" else TransformationBits.NAMES
+
+    @property
+    def in_words(self) -> bool:
+        return self.bits == "classes"
 
     def held_out_codes(self) -> list[str]:
         """Return the held-out codes as text, in the order of `held_out`."""

@@ -17,6 +17,7 @@ from rpg.data.images import Images
 from rpg.tasks.base import DifferentiableTask, Judgement, Save
 from rpg.tasks.classification.base_classifier import BaseClassifier
 from rpg.tasks.classification.config import ClassificationBase, ClassificationTask, ClassificationZoo, TaskCodes
+from rpg.tasks.classification.meanings import MEANINGS, Meaning
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.stack import StateDict, logits, mismatch, stack, unstack
 from rpg.utils.device import device
@@ -50,6 +51,15 @@ class Classification(DifferentiableTask):
         """K, the number of outputs of a source network."""
         return 2 if self.params.has_codes else len(self.data.classes)
 
+    @property
+    def meaning(self) -> Meaning:
+        """The meaning of the task codes."""
+        return MEANINGS[self.params.bits if isinstance(self.params, TaskCodes) else "classes"]
+
+    @cached_property
+    def _white(self) -> int:
+        return int(self.data.train.images.max())
+
     def build(self, **arguments: int) -> nn.Module:
         """Build a new network with weights from torch's global generator; UserError if timm refuses the arguments.
 
@@ -75,6 +85,10 @@ class Classification(DifferentiableTask):
             # Pooling is several times faster in this memory format.
             return self.build().to(device(), memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
+    def build_base(self) -> nn.Module:
+        """Build a new base network, which is trained for all tasks at once."""
+        return self.build(num_classes=self.meaning.base_outputs(len(self.data.classes)))
+
     def skeleton(self, base: BaseConfig | None) -> StateDict:
         with torch.device("meta"):
             return self.build().state_dict()
@@ -95,10 +109,10 @@ class Classification(DifferentiableTask):
         return UserError(f"params.yaml: network '{self.params.network.name}': timm refuses it ({message})")
 
     def train_base(self, base: BaseConfig, seed: int) -> StateDict:
-        """Train one network on all classes of the data set; Diverged if the loss is no longer finite."""
+        """Train one network for all tasks at once; Diverged if the loss is no longer finite."""
         assert isinstance(base, ClassificationBase)
         torch.manual_seed(derive("base", "weights", seed))
-        network = self.build(num_classes=len(self.data.classes)).to(device()).train()
+        network = self.build_base().to(device()).train()
         weights = stack([network.state_dict()])
         optimizer = _optimizer(network, weights, base)
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, base.learning_rate, total_steps=base.steps)
@@ -107,7 +121,8 @@ class Classification(DifferentiableTask):
         for step in progress(range(1, base.steps + 1), "base", total=base.steps):
             batch = next(batches)
             images = _shift(self.data.train.images[batch], base.shift, order)
-            losses_E = self._losses(network, weights, images, self.data.train.labels[batch].unsqueeze(0), [None])
+            images, labels_n = self.meaning.base_batch(images, self.data.train.labels[batch], self._white, order)
+            losses_E = self._losses(network, weights, images, labels_n.unsqueeze(0), [None])
             self._step(optimizer, losses_E, f"base: seed {seed}", step)
             if step < base.steps:
                 cycle.step()
@@ -178,7 +193,7 @@ class Classification(DifferentiableTask):
         own = {name: tensor if name in learned else tensor.detach().clone() for name, tensor in weights.items()}
         batch = torch.randint(len(self.data.train.labels), (images,), generator=draw)
         network = self.network if statistics is None else self._counting
-        inputs = self.data.inputs(self.data.train.images[batch].to(device()), self.params.resolution)
+        inputs = self.network_inputs(self.data.train.images[batch].to(device()), codes)
         logits_EKn = logits(network, own, inputs).transpose(1, 2)
         if teachers is None:
             labels_En = self.labels(self.data.train.labels[batch].expand(len(codes), -1).to(device()), codes)
@@ -191,7 +206,7 @@ class Classification(DifferentiableTask):
         return losses_E + statistics * _statistics_distance(weights, own) if statistics else losses_E
 
     @torch.no_grad()
-    def recount(self, state_dicts: Sequence[StateDict]) -> list[StateDict]:
+    def recount(self, state_dicts: Sequence[StateDict], codes: Sequence[str | None]) -> list[StateDict]:
         """Return the same weights with BatchNorm's running statistics recomputed from at most RECOUNT training images.
 
         The statistics are means over batches, as in torch's `update_bn`, for several networks at once.
@@ -203,7 +218,8 @@ class Classification(DifferentiableTask):
                 weights[f"{name}.num_batches_tracked"].zero_()
                 counted += [f"{name}.running_mean", f"{name}.running_var"]
         # The parts have nearly equal lengths, because each has the same weight in the mean.
-        parts = self._recount_inputs.chunk(RECOUNT // RECOUNT_BATCH)
+        inputs = self.network_inputs(self.data.train.images[:RECOUNT], codes).to(device())
+        parts = inputs.chunk(RECOUNT // RECOUNT_BATCH, dim=-4)
         totals = {name: torch.zeros_like(weights[name]) for name in counted}
         for part in parts:
             logits(self._counting, weights, part)
@@ -221,10 +237,6 @@ class Classification(DifferentiableTask):
                 module.momentum = 1.0
         return network
 
-    @cached_property
-    def _recount_inputs(self) -> Tensor:
-        return self.data.inputs(self.data.train.images[:RECOUNT], self.params.resolution).to(device())
-
     def _losses(
         self,
         network: nn.Module,
@@ -240,8 +252,7 @@ class Classification(DifferentiableTask):
         `images`: the same [n, C, H, W] for all networks, or [E, n, C, H, W]. `labels_En`: the data set's labels.
         """
         labels_En = self.labels(labels_En.to(device()), codes)
-        inputs = self.data.inputs(images.to(device()).flatten(0, -4), self.params.resolution)
-        inputs = inputs.unflatten(0, images.shape[:-3])
+        inputs = self.network_inputs(images.to(device()), codes)
         logits_EKn = logits(network, weights, inputs).transpose(1, 2)
         losses_En = functional.cross_entropy(logits_EKn, labels_En, label_smoothing=label_smoothing, reduction="none")
         if focal_gamma:
@@ -260,21 +271,36 @@ class Classification(DifferentiableTask):
         """Return [E, n] int64: the data set's labels converted to the networks' tasks; codes of None keep them."""
         if codes[0] is None:
             return labels_En
-        bits_EC = torch.tensor([[int(bit) for bit in code or ""] for code in codes])
-        return bits_EC.to(labels_En.device).gather(1, labels_En)
+        return torch.stack(
+            [self.meaning.labels(labels_n, code or "") for labels_n, code in zip(labels_En, codes, strict=True)]
+        )
+
+    def network_inputs(self, images: Tensor, codes: Sequence[str | None]) -> Tensor:
+        """Return what E networks see of images [n, C, H, W], or [E, n, C, H, W] with separate images for each.
+
+        The result is [n, C, H, W] if all networks see the same, and [E, n, C, H, W] otherwise.
+        """
+        if codes[0] is not None and self.meaning.own_images:
+            each = images if images.ndim == 5 else images.expand(len(codes), *images.shape)
+            images = torch.stack(
+                [self.meaning.images(own, code or "", self._white) for own, code in zip(each, codes, strict=True)]
+            )
+        inputs = self.data.inputs(images.flatten(0, -4), self.params.resolution)
+        return inputs.unflatten(0, images.shape[:-3])
 
     @torch.inference_mode()
     def answers(self, state_dicts: Sequence[StateDict], inputs: Tensor) -> Tensor:
-        """Return [E, n] int64, on the CPU: the answers of networks with these weights to `inputs` [n, C, H, W].
+        """Return [E, n] int64, on the CPU: the answers of networks with these weights.
 
-        Raises UserError if some weights do not fit the network.
+        `inputs` is [n, C, H, W], or [E, n, C, H, W] with separate inputs for each network. Raises UserError if some
+        weights do not fit the network.
         """
         own = self.network.state_dict()
         for state_dict in state_dicts:
             if why := mismatch(state_dict, own):
                 raise UserError(f"the weights do not fit network '{self.params.network.name}': {why}")
         weights = {name: tensor.to(device()) for name, tensor in stack([dict(one) for one in state_dicts]).items()}
-        parts = inputs.split(max(1, SCORE_BATCH // len(state_dicts)))
+        parts = inputs.split(max(1, SCORE_BATCH // len(state_dicts)), dim=-4)
         return torch.cat([logits(self.network, weights, part).argmax(2).cpu() for part in parts], 1)
 
     def inputs(self, split: str) -> Tensor:
@@ -284,6 +310,12 @@ class Classification(DifferentiableTask):
             inputs = [self.data.inputs(part, self.params.resolution) for part in parts]
             self._inputs[split] = torch.cat(inputs).to(device())
         return self._inputs[split]
+
+    def split_inputs(self, split: str, codes: Sequence[str | None]) -> Tensor:
+        """Return what E networks see of a split: [n, C, H, W], or [E, n, C, H, W] if each sees other images."""
+        if codes[0] is None or not self.meaning.own_images:
+            return self.inputs(split)
+        return self.network_inputs(self.data.split(split).images, codes).to(device())
 
     @property
     def example(self) -> Tensor:
@@ -310,7 +342,7 @@ class Classification(DifferentiableTask):
         kept: Path | None = None,
         main_only: bool = False,
     ) -> list[Judgement]:
-        answers_En = self.answers(state_dicts, self.inputs(split))
+        answers_En = self.answers(state_dicts, self.split_inputs(split, codes))
         labels_En = self.labels(self.data.split(split).labels.expand(len(codes), -1), codes)
         return [
             Judgement.of(self.metric, answers, labels) for answers, labels in zip(answers_En, labels_En, strict=True)
