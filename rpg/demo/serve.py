@@ -20,8 +20,10 @@ def demo(experiment: str, port: int, browser: bool) -> None:
     if not find_spec("streamlit"):
         raise UserError("rpg demo needs streamlit; install requirements/dev.txt or the extra 'demo'")
     generator = Generator(experiment)
-    if not generator.experiment.task.has_codes:
-        raise UserError(f"{experiment}: the networks have no tasks to choose from; name an experiment with task_codes")
+    if not generator.experiment.task.in_words:
+        raise UserError(
+            f"{experiment}: the networks have no tasks to choose from, or none on classes; name an experiment with task_codes"
+        )
     # Load the data set here, so that its absence is an error of the command and not of the page.
     load_data(generator.experiment.task.dataset, generator.params.data_root)
     options = {
