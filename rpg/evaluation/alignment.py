@@ -144,7 +144,11 @@ class _Walk:
             return self.linear(call)
         if call.function == "cat" and (units := self.concatenation(call)):
             return units
-        groups = [units for units in map(self.of, call.inputs) if isinstance(units, tuple)]
+        if call.function.startswith("new_") or call.function.endswith("_like"):
+            # Only shape and type come from the argument.
+            return None
+        inputs = call.inputs[:1] if call.function == "type_as" else call.inputs
+        groups = [units for units in map(self.of, inputs) if isinstance(units, tuple)]
         if call.function in MIXING or (call.function == "group_norm" and call.argument(1, "num_groups") > 1):
             for units in groups:
                 self.fix(units)
@@ -202,7 +206,7 @@ class _Walk:
     def convolution(self, call: Call) -> Units:
         groups, weight = self.groups_of(call.args[0]), call.argument(1, "weight")
         transposed = "transpose" in call.function
-        parts = call.argument(7 if transposed else 6, "groups", 1)
+        parts = call.argument(6, "groups", 1)
         inputs = call.args[0].shape[1]
         outputs = weight.shape[1] * parts if transposed else weight.shape[0]
         if parts > 1:
