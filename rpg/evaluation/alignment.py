@@ -17,7 +17,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from rpg.evaluation.recording import Call, Forward, Record, record, tensors_in
+from rpg.evaluation.recording import Call, Forward, Record, parameter_names, record, tensors_in
 
 # Sweeps over all groups; a match rarely needs five.
 SWEEPS = 20
@@ -62,11 +62,7 @@ class _Walk:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.names = {
-            id(tensor): name
-            for tensors in (network.named_parameters, network.named_buffers)
-            for name, tensor in tensors(remove_duplicate=False)
-        }
+        self.names = parameter_names(network)
         self.tensors = network.state_dict()
         self.groups: list[PermutationGroup] = []
         # A joined group → the group that it is part of.

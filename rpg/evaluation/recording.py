@@ -64,6 +64,15 @@ def tensors_in(nest: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+def parameter_names(network: nn.Module) -> dict[int, str]:
+    """Return the id of each parameter and buffer → its name."""
+    return {
+        id(tensor): name
+        for tensors in (network.named_parameters, network.named_buffers)
+        for name, tensor in tensors(remove_duplicate=False)
+    }
+
+
 class _Recorder(TorchFunctionMode):
     """Keep every call of a torch function that returns or changes tensors."""
 

@@ -1,0 +1,513 @@
+"""Scale symmetries of a source network: positive factors on units that keep the network's function.
+
+A *scale group* has G units, one factor for each, and entries: parts of tensors that are multiplied by a power of their
+unit's factor. Examples:
+
+    convolution, ReLU, convolution   outputs of the first · s, inputs of the second / s
+    convolution, BatchNorm           outputs and running mean · s, the norm's weight / s, because its output is fixed
+    LayerNorm, linear                the norm's weight and bias · s, inputs of the linear module / s
+    linear, LayerNorm                all outputs · s, one factor for all units, because the norm removes only this
+    attention                        a query's row · s, the key's row / s; a value's row · s, the projection's column / s
+
+`find_scaling` follows a recorded forward pass to find the groups (the symmetries of Neyshabur et al. 2015, "Path-SGD",
+and Kunin et al. 2021, "Neural Mechanics"). `Scaling.canonical` maps a network and all its rescaled copies to the same
+weights, up to rounding.
+"""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+
+from rpg.evaluation.alignment import CONVOLUTIONS, FAILURES, as_arrays, call_network, keeping_outputs, vary
+from rpg.evaluation.recording import Call, Forward, Record, parameter_names, record, tensors_in
+
+# Functions f with f(s · x) = s · f(x) for a positive factor s per unit.
+HOMOGENEOUS = {
+    "relu", "leaky_relu", "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "avg_pool1d", "avg_pool2d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "upsample", "dropout",
+    "dropout2d", "reshape", "view", "permute", "transpose", "flatten", "unflatten", "contiguous", "clone", "getitem",
+    "squeeze", "unsqueeze", "expand", "expand_as", "repeat", "mean", "sum", "amax", "to", "float", "type_as", "pad",
+    "roi_align", "chunk", "split", "unbind", "tensor_split", "narrow", "select", "movedim", "swapaxes", "roll",
+    "detach", "get", "neg",
+}  # fmt: skip
+ADDITIONS = {"add", "iadd", "radd", "sub", "isub", "rsub", "cat", "stack", "setitem", "maximum"}
+PRODUCTS = {"mul", "imul", "rmul", "div", "truediv", "itruediv"}
+# The value of a new tensor of zeros, which any factor leaves as it is.
+ZERO = "zero"
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A tensor that is multiplied by a power of its units' factors.
+
+    `units` broadcasts to the tensor's shape and holds each weight's unit, or -1 for a weight outside the group.
+    """
+
+    name: str
+    units: np.ndarray
+    exponent: int
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleGroup:
+    """G units and their entries; `anchors` are the entries of the module that makes the units' values."""
+
+    units: int
+    entries: tuple[Entry, ...]
+    anchors: tuple[Entry, ...]
+
+    @property
+    def consumers(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if entry.exponent < 0)
+
+    @property
+    def producers(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if entry.exponent > 0)
+
+
+@dataclass(frozen=True)
+class FoldedNorm:
+    """A BatchNorm: names of its weight and running variance, and its epsilon."""
+
+    weight: str
+    variance: str
+    eps: float
+
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The scale groups of an architecture, in the order of its forward pass, and its BatchNorms."""
+
+    groups: tuple[ScaleGroup, ...] = ()
+    norms: tuple[FoldedNorm, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.norms)
+
+    def restricted(self, names: Iterable[str]) -> "Scaling":
+        """Return the symmetries with the tensors `names` only."""
+        kept = set(names)
+
+        def of(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+            return tuple(entry for entry in entries if entry.name in kept)
+
+        groups = [ScaleGroup(group.units, of(group.entries), of(group.anchors)) for group in self.groups]
+        norms = tuple(norm for norm in self.norms if norm.weight in kept and norm.variance in kept)
+        return Scaling(tuple(group for group in groups if group.entries and group.anchors), norms)
+
+    def fold(self, tensors: Arrays) -> None:
+        """Move each BatchNorm's running variance into its weight, in place; the outputs stay the same."""
+        for norm in self.norms:
+            tensors[norm.weight] /= np.sqrt(tensors[norm.variance] + norm.eps)
+            # With this variance, the norm divides by 1.
+            tensors[norm.variance][:] = 1 - norm.eps
+
+    def canonical(self, tensors: Arrays) -> None:
+        """Give the network its canonical scale, in place; rescaled copies become equal, up to rounding.
+
+        First each unit's anchors get the norm 1, group by group in the order of the forward pass. Then each unit's
+        factor balances the norms of its producers and consumers, so that a unit without effect has small weights.
+        """
+        self.fold(tensors)
+        for group in self.groups:
+            _apply(tensors, group, _inverse(_norms(tensors, group.anchors, group.units)))
+        factors = [
+            np.sqrt(
+                _norms(tensors, group.consumers, group.units)
+                * _inverse(_norms(tensors, group.producers, group.units))
+            )
+            if group.consumers
+            else None
+            for group in self.groups
+        ]
+        for group, factor in zip(self.groups, factors, strict=True):
+            if factor is not None:
+                # A unit that nothing reads keeps its weights.
+                _apply(tensors, group, np.where(factor > 0, factor, 1))
+
+    def rescale(self, tensors: Arrays, factors: Sequence[np.ndarray]) -> None:
+        """Multiply the weights by the groups' factors, [G] each, in place; the outputs stay the same."""
+        for group, factor in zip(self.groups, factors, strict=True):
+            _apply(tensors, group, factor)
+
+
+def _norms(tensors: Arrays, entries: Sequence[Entry], units: int) -> np.ndarray:
+    """Return [G] the norms of the units' weights in all entries."""
+    squares_G = np.zeros(units)
+    for entry in entries:
+        axes = tuple(axis for axis, length in enumerate(entry.units.shape) if length == 1)
+        sums = np.square(tensors[entry.name]).sum(axis=axes)
+        # Unit -1 is the first bin.
+        squares_G += np.bincount(entry.units.ravel() + 1, sums.ravel(), units + 1)[1:]
+    return np.sqrt(squares_G)
+
+
+def _inverse(norms_G: np.ndarray) -> np.ndarray:
+    """Return 1 / norm; 1 for a unit without weights."""
+    return 1 / np.where(norms_G > 0, norms_G, 1)
+
+
+def _apply(tensors: Arrays, group: ScaleGroup, factors_G: np.ndarray) -> None:
+    # Unit -1 is the last number.
+    padded = np.append(factors_G, 1.0)
+    for entry in group.entries:
+        tensor = tensors[entry.name]
+        tensor *= (padded**entry.exponent)[entry.units].astype(tensor.dtype)
+
+
+@dataclass(eq=False)
+class _Scale:
+    """A scale group that the walk is still building; equal `ties` [G] mark units with a common factor."""
+
+    units: int
+    ties: np.ndarray
+    entries: list[Entry] = field(default_factory=list)
+    anchors: list[Entry] = field(default_factory=list)
+    fixed: bool = False
+
+
+# The scales of a value: one after the other (after a concatenation), the name of a parameter, or None without a factor.
+Scales = tuple[_Scale, ...] | str | None
+
+
+def _positions(shape: Sequence[int], axis: int, units: np.ndarray) -> np.ndarray:
+    """Return `units` along one axis, to broadcast to `shape`."""
+    return units.reshape([-1 if index == axis else 1 for index in range(len(shape))])
+
+
+class _Walk:
+    """One pass over the calls of a network that assigns scales to each value with channels."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.names = parameter_names(network)
+        self.tensors = network.state_dict()
+        self.scales: list[_Scale] = []
+        self.joined: dict[_Scale, _Scale] = {}
+        # Name, exponent, shape and start of an entry → its group, because a module may be called several times.
+        self.owners: dict[tuple[str, int, tuple[int, ...], int], _Scale] = {}
+        self.values: dict[int, Scales] = {}
+        self.norms: dict[str, FoldedNorm] = {}
+
+    def run(self, record: Record) -> Scaling:
+        for call in record.calls:
+            scales = self.call(call)
+            for tensor in call.outputs:
+                self.values[id(tensor)] = scales
+        for tensor in tensors_in(record.output):
+            self.fix(self.of(tensor))
+        groups = [self.group(scale) for scale in self.scales if scale not in self.joined and not scale.fixed]
+        return Scaling(tuple(group for group in groups if group.anchors), tuple(self.norms.values()))
+
+    def group(self, scale: _Scale) -> ScaleGroup:
+        """Return the finished group, with one unit for all that are tied."""
+        labels, units = np.unique(scale.ties, return_inverse=True)
+        padded = np.append(units, -1)
+
+        def tied(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+            return tuple(Entry(entry.name, padded[entry.units], entry.exponent) for entry in entries)
+
+        return ScaleGroup(len(labels), tied(scale.entries), tied(scale.anchors))
+
+    def new(self, units: int) -> _Scale:
+        self.scales.append(_Scale(units, np.arange(units)))
+        return self.scales[-1]
+
+    def found(self, scale: _Scale) -> _Scale:
+        """Return the scale that `scale` has become a part of."""
+        while scale in self.joined:
+            scale = self.joined[scale]
+        return scale
+
+    def join(self, one: _Scale, other: _Scale) -> None:
+        """Merge two scales, because the network adds their values; the older one keeps its anchors."""
+        one, other = self.found(one), self.found(other)
+        if one is other:
+            return
+        if one.units != other.units:
+            one.fixed = other.fixed = True
+            return
+        if self.scales.index(other) < self.scales.index(one):
+            one, other = other, one
+        one.entries += other.entries
+        one.fixed |= other.fixed
+        if not np.array_equal(one.ties, other.ties):
+            links = coo_array((np.ones(one.units), (one.ties, other.ties)), (one.units, one.units))
+            # The bipartite graph of both ties: its components are the units with a common factor.
+            size = one.units
+            rows, columns = links.coords
+            graph = coo_array((links.data, (rows, columns + size)), (2 * size, 2 * size))
+            one.ties = connected_components(graph, directed=False)[1][one.ties]
+        self.joined[other] = one
+
+    def fix(self, scales: Scales) -> None:
+        for scale in scales if isinstance(scales, tuple) else ():
+            self.found(scale).fixed = True
+
+    def tie(self, scales: Sequence[_Scale], parts: int) -> None:
+        """Give the units of each of `parts` equal parts a common factor, as a norm over the part needs."""
+        if len(scales) == 1:
+            scale = self.found(scales[0])
+            tied = _Scale(scale.units, np.arange(scale.units) // max(scale.units // parts, 1))
+            # An empty scale that only carries the ties.
+            self.scales.append(tied)
+            self.join(scale, tied)
+        else:
+            self.fix(tuple(scales))
+
+    def attach(
+        self, scale: _Scale, name: str, exponent: int, units: np.ndarray, anchor: bool = False, start: int = 0
+    ) -> None:
+        if name not in self.tensors:
+            return
+        key = (name, exponent, units.shape, start)
+        if key in self.owners:
+            self.join(self.owners[key], scale)
+            return
+        self.owners[key] = scale
+        entry, scale = Entry(name, units, exponent), self.found(scale)
+        scale.entries.append(entry)
+        if anchor:
+            scale.anchors.append(entry)
+
+    def attach_all(
+        self, scales: Sequence[_Scale], name: str, exponent: int, units: np.ndarray, anchor: bool = False
+    ) -> None:
+        """Attach a tensor to scales that follow each other; `units` counts through all of them."""
+        start = 0
+        for scale in scales:
+            inside = (units >= start) & (units < start + scale.units)
+            self.attach(scale, name, exponent, np.where(inside, units - start, -1), anchor, start)
+            start += scale.units
+
+    def of(self, tensor: Any) -> Scales:
+        return self.names.get(id(tensor)) or self.values.get(id(tensor))
+
+    def scales_of(self, tensor: Any) -> tuple[_Scale, ...]:
+        scales = self.of(tensor)
+        return tuple(self.found(scale) for scale in scales) if isinstance(scales, tuple) else ()
+
+    def name_of(self, tensor: Any) -> str:
+        """Return the name of a parameter that the function gets as it is."""
+        return self.names.get(id(tensor), "")
+
+    def call(self, call: Call) -> Scales:
+        if call.function == "attention":
+            return self.attention(call.module, self.scales_of(call.args[0]))
+        if call.function in CONVOLUTIONS:
+            return self.convolution(call)
+        if call.function == "linear":
+            return self.linear(call)
+        if call.function == "batch_norm":
+            return self.batch_norm(call)
+        if call.function in ("layer_norm", "group_norm", "rms_norm"):
+            return self.norm(call)
+        if call.function in ("new_zeros", "zeros_like", "zeros"):
+            return ZERO
+        if call.function in HOMOGENEOUS:
+            return self.fitting(call, self.of(call.inputs[0]))
+        if call.function in ADDITIONS:
+            return self.fitting(call, self.addition(call))
+        if call.function in PRODUCTS:
+            return self.fitting(call, self.product(call))
+        for tensor in call.inputs:
+            self.fix(self.of(tensor))
+        return None
+
+    def fitting(self, call: Call, scales: Scales) -> Scales:
+        """Return `scales` if the result can have them: a dimension holds all units."""
+        if isinstance(scales, tuple):
+            total = sum(scale.units for scale in scales)
+            if not any(length % total == 0 for tensor in call.outputs for length in tensor.shape):
+                self.fix(scales)
+                return None
+        return scales
+
+    def addition(self, call: Call) -> Scales:
+        """Return the scales of a sum: all parts need the same factors."""
+        tensors = [call.args[0], call.args[2]] if call.function == "setitem" else call.inputs
+        values = [value for value in map(self.of, tensors) if value != ZERO]
+        numbers = [value for value in call.args[:2] if isinstance(value, (int, float)) and value]
+        parts = [value for value in values if isinstance(value, tuple)]
+        if not parts:
+            return values[0] if call.function == "cat" and values and len(set(values)) == 1 else None
+        if call.function == "cat" and len(parts) == len(tensors):
+            lengths = [sum(scale.units for scale in part) for part in parts]
+            if lengths == [tensor.shape[call.argument(1, "dim", 0)] for tensor in tensors]:
+                return tuple(scale for part in parts for scale in part)
+        first = parts[0]
+        alike = all([scale.units for scale in part] == [scale.units for scale in first] for part in parts)
+        if None in values or not alike or (numbers and call.function not in ("cat", "stack", "setitem")):
+            for part in parts:
+                self.fix(part)
+            return None
+        for part in parts[1:]:
+            for one, other in zip(first, part, strict=True):
+                self.join(one, other)
+        for name in (value for value in values if isinstance(value, str)):
+            self.attach_parameter(first, name, 1)
+        return first
+
+    def attach_parameter(self, scales: Sequence[_Scale], name: str, exponent: int, anchor: bool = False) -> None:
+        """Attach a parameter that is added to values or multiplies them, by its last axis with all units."""
+        shape, total = tuple(self.tensors[name].shape) if name in self.tensors else (), sum(s.units for s in scales)
+        axes = [axis for axis, length in enumerate(shape) if length == total]
+        if axes:
+            self.attach_all(scales, name, exponent, _positions(shape, axes[-1], np.arange(total)), anchor)
+        else:
+            self.fix(tuple(scales))
+
+    def product(self, call: Call) -> Scales:
+        """Return the scales of a product: a parameter gives new factors, other values have none."""
+        values = [self.of(tensor) for tensor in call.inputs]
+        parts = [value for value in values if isinstance(value, tuple)]
+        names = [value for value in values if isinstance(value, str) and value != ZERO]
+        divides = "div" in call.function
+        if not parts:
+            return None
+        if len(parts) > 1 or len(names) > 1 or (divides and (names or self.of(call.args[0]) is not parts[0])):
+            for part in parts:
+                self.fix(part)
+            return None
+        if not names:
+            return parts[0]
+        (before,) = parts
+        self.attach_parameter(before, names[0], -1)
+        after = (self.new(sum(scale.units for scale in before)),)
+        self.attach_parameter(after, names[0], 1, anchor=True)
+        return after
+
+    def produce(self, units: int, weight: str, axis: int, bias: str) -> tuple[_Scale, ...]:
+        """Return the new scale of a module's outputs: the axis `axis` of its weight, and its bias."""
+        out = self.new(units)
+        self.attach(out, weight, 1, _positions(self.tensors[weight].shape, axis, np.arange(units)), anchor=True)
+        self.attach(out, bias, 1, np.arange(units), anchor=True)
+        return (out,)
+
+    def convolution(self, call: Call) -> Scales:
+        scales, tensor = self.scales_of(call.args[0]), call.argument(1, "weight")
+        weight, bias = self.name_of(tensor), self.name_of(call.argument(2, "bias"))
+        transposed, parts = "transpose" in call.function, call.argument(6, "groups", 1)
+        inputs = call.args[0].shape[1]
+        if not weight or (transposed and parts > 1):
+            self.fix(scales)
+            return None
+        if sum(scale.units for scale in scales) != inputs:
+            self.fix(scales)
+        elif transposed:
+            self.attach_all(scales, weight, -1, _positions(tensor.shape, 0, np.arange(inputs)))
+        else:
+            # Output o belongs to the part o // (O / parts), which reads the inputs of the same part.
+            first = np.arange(tensor.shape[0]) // (tensor.shape[0] // parts) * tensor.shape[1]
+            units = first[:, None] + np.arange(tensor.shape[1]) if parts > 1 else np.arange(inputs)[None]
+            self.attach_all(scales, weight, -1, units.reshape(*units.shape, *[1] * (tensor.ndim - 2)))
+        axis = 1 if transposed else 0
+        return self.produce(tensor.shape[axis], weight, axis, bias)
+
+    def linear(self, call: Call) -> Scales:
+        scales, tensor = self.scales_of(call.args[0]), call.argument(1, "weight")
+        weight, bias = self.name_of(tensor), self.name_of(call.argument(2, "bias"))
+        (outputs, inputs), total = tensor.shape, sum(scale.units for scale in scales)
+        if not weight or (scales and inputs % total):
+            self.fix(scales)
+        elif scales:
+            # After a flattened feature map each channel has several inputs.
+            self.attach_all(scales, weight, -1, np.arange(inputs)[None] // (inputs // total))
+        return self.produce(outputs, weight, 0, bias) if weight else None
+
+    def batch_norm(self, call: Call) -> Scales:
+        """Return the scales of the outputs; the inputs' factors move the running mean and cancel in the weight."""
+        scales = self.scales_of(call.args[0])
+        names = [self.name_of(call.argument(index, name)) for index, name in enumerate(_BATCH_NORM, 1)]
+        mean, variance, weight, bias = names
+        units = call.args[0].shape[1]
+        if not (mean and variance and weight) or call.argument(5, "training", False):
+            self.fix(scales)
+            return None
+        if sum(scale.units for scale in scales) == units:
+            self.attach_all(scales, mean, 1, np.arange(units))
+            self.attach_all(scales, weight, -1, np.arange(units))
+        else:
+            self.fix(scales)
+        self.norms[weight] = FoldedNorm(weight, variance, call.argument(7, "eps", 1e-5))
+        return self.produce(units, weight, 0, bias)
+
+    def norm(self, call: Call) -> Scales:
+        """Return the scales of the outputs; all inputs of one statistic need a common factor."""
+        scales = self.scales_of(call.args[0])
+        grouped = call.function == "group_norm"
+        tensor = call.argument(2, "weight")
+        weight = self.name_of(tensor)
+        bias = "" if call.function == "rms_norm" else self.name_of(call.argument(3, "bias"))
+        if scales:
+            self.tie(scales, call.argument(1, "num_groups") if grouped else 1)
+        if not weight or tensor.ndim != 1:
+            return None
+        return self.produce(len(tensor), weight, 0, bias)
+
+    def attention(self, name: str, scales: tuple[_Scale, ...]) -> Scales:
+        module: Any = self.network.get_submodule(name)
+        count, width = module.num_heads * module.head_dim, module.head_dim
+        qkv, proj = f"{name}.qkv", f"{name}.proj"
+        readers = [qkv, f"{name}.gate"] if getattr(module, "gate", None) is not None else [qkv]
+        for reader in readers:
+            self.attach_all(scales, f"{reader}.weight", -1, np.arange(module.qkv.in_features)[None])
+        plain = all(isinstance(norm, nn.Identity) for norm in (module.q_norm, module.k_norm))
+        if plain and getattr(module, "rope", None) is None:
+            own = self.new(count)
+            self._rows(own, qkv, 0, count, 1)
+            self._rows(own, qkv, 1, count, -1)
+            if getattr(module, "use_rel_pos", False):
+                # All heads share the tables, which only the queries meet.
+                own.ties = np.arange(count) % width
+                for table in ("rel_pos_h", "rel_pos_w"):
+                    self.attach(own, f"{name}.{table}", -1, np.arange(width)[None])
+        if isinstance(getattr(module, "norm", nn.Identity()), nn.Identity):
+            own = self.new(count)
+            self._rows(own, qkv, 2, count, 1)
+            self.attach(own, f"{proj}.weight", -1, np.arange(count)[None])
+        return self.produce(module.proj.out_features, f"{proj}.weight", 0, f"{proj}.bias")
+
+    def _rows(self, scale: _Scale, qkv: str, part: int, count: int, exponent: int) -> None:
+        """Attach the rows of queries (part 0), keys (1) or values (2) of the joint module."""
+        units = np.full(3 * count, -1)
+        units[part * count : (part + 1) * count] = np.arange(count)
+        self.attach(scale, f"{qkv}.weight", exponent, units[:, None], anchor=exponent > 0, start=part)
+        self.attach(scale, f"{qkv}.bias", exponent, units, anchor=exponent > 0, start=part)
+
+
+_BATCH_NORM = ("running_mean", "running_var", "weight", "bias")
+
+
+def find_scaling(network: nn.Module, inputs: Tensor, forward: Forward = call_network) -> Scaling:
+    """Return the scale symmetries of `network` in evaluation mode, or none if the walk or the test fails.
+
+    `forward` runs the network on `inputs` [n, ...]. The test: random factors for all groups must keep the outputs. If
+    they do not, each group is tested alone, and the result has the groups that pass.
+    """
+    network, inputs = copy.deepcopy(network).cpu(), inputs.cpu()
+    try:
+        varied = vary(network)
+        scaling = _Walk(network).run(record(network, inputs, forward))
+    except FAILURES:
+        return Scaling()
+    draw = np.random.default_rng(0)
+    factors = {group: np.exp(draw.uniform(-0.7, 0.7, group.units)) for group in scaling.groups}
+
+    def moved(chosen: Sequence[ScaleGroup]) -> Mapping[str, np.ndarray]:
+        tensors, part = as_arrays(varied), Scaling(tuple(chosen), scaling.norms)
+        part.fold(tensors)
+        part.rescale(tensors, [factors[group] for group in chosen])
+        return tensors
+
+    found = keeping_outputs(network, inputs, forward, varied, scaling.groups, moved)
+    return Scaling(tuple(found), scaling.norms) if found else Scaling()
