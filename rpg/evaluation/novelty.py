@@ -27,11 +27,11 @@ import pandas as pd
 import torch
 
 from rpg.config.experiment import Experiment
-from rpg.evaluation.alignment import find_groups
 from rpg.evaluation.baselines import formulas
-from rpg.evaluation.geometry import Space, ZooPoints
+from rpg.evaluation.geometry import ZooPoints
 from rpg.evaluation.interpolation import mixtures
 from rpg.evaluation.score import read_answers, read_samples, summary
+from rpg.evaluation.symmetries import find_space, list_symmetries
 from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
 from rpg.tasks.loading import load_task
@@ -84,8 +84,7 @@ class NoveltyAnalysis:
         self.store, self.kept = TokenStore(paths.folder("tokens")), paths.kept("novelty")
         self.task = load_task(experiment.task, data_root)
         _, self.names = read_zoo(paths.folder("zoo"))
-        example = self.task.example
-        self.space = Space(self.store.layout, [] if example is None else find_groups(self.task.network, example))
+        self.space = find_space(self.task, self.store.layout, self.store.stats)
         checkpoints = self.store.checkpoints
         self.zoo = ZooPoints(
             self.space,
@@ -332,8 +331,8 @@ def measure_novelty(experiment: Experiment, paths: Paths, data_root: str | None)
     networks = chain(progress(main, "novelty", total=len(main)), novelty.baselines())
     rows = pd.DataFrame([novelty.row(network) for network in networks])
     write_text(paths.file("novelty.rows"), rows.round(6).to_csv(index=False))
-    groups_of_units = len(novelty.space.groups)
-    tree = {**summarize(rows), "groups_of_units": groups_of_units}
+    symmetries = list_symmetries(novelty.space, novelty.task)
+    tree = {**summarize(rows), "symmetries": symmetries.tree()}
     for name in tree["rpg"]:
         # A vote needs several networks of one task; a set of many tasks seldom has them.
         if name in ("all", "between"):

@@ -94,6 +94,18 @@ class Rule(Form):
     accurate: Number
 
 
+class Symmetries(Form):
+    """Numbers of symmetries that distances leave out: groups of permuted units, groups of rescaled units, pairs.
+
+    `reason` says why there are no groups of units, and is empty if there are some.
+    """
+
+    permutations: int
+    scales: int
+    low_rank: int
+    reason: str = ""
+
+
 class NoveltyResult(Form):
     """The whole of novelty.json."""
 
@@ -102,6 +114,7 @@ class NoveltyResult(Form):
     rpg: Annotated[dict[Set, SampleNovelty], Field(min_length=1)]
     original: Method
     baselines: dict[str, dict[Set, Method]]
+    symmetries: Symmetries
     files: list[ListedFile] = Field(default_factory=list)
 
 

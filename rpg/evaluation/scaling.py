@@ -4,7 +4,7 @@ A *scale group* has G units, one factor for each, and entries: parts of tensors 
 unit's factor. Examples:
 
     convolution, ReLU, convolution   outputs of the first · s, inputs of the second / s
-    convolution, BatchNorm           outputs and running mean · s, the norm's weight / s, because its output is fixed
+    convolution, BatchNorm           outputs · s, the norm's weight / s, once its statistics are folded into its weights
     LayerNorm, linear                the norm's weight and bias · s, inputs of the linear module / s
     linear, LayerNorm                all outputs · s, one factor for all units, because the norm removes only this
     attention                        a query's row · s, the key's row / s; a value's row · s, the projection's column / s
@@ -16,7 +16,7 @@ weights, up to rounding.
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,26 @@ class ScaleGroup:
 
 @dataclass(frozen=True)
 class FoldedNorm:
-    """A BatchNorm: names of its weight and running variance, and its epsilon."""
+    """A BatchNorm: the names of its tensors, and its epsilon."""
 
-    weight: str
+    mean: str
     variance: str
+    weight: str
+    bias: str
     eps: float
+
+    @property
+    def names(self) -> set[str]:
+        return {self.mean, self.variance, self.weight, self.bias}
+
+
+@dataclass(frozen=True)
+class KeyBias:
+    """The part of a bias that belongs to attention's keys; softmax cancels it, because it shifts all keys alike."""
+
+    name: str
+    start: int
+    stop: int
 
 
 Arrays = dict[str, np.ndarray]
@@ -85,13 +100,14 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Scaling:
-    """The scale groups of an architecture, in the order of its forward pass, and its BatchNorms."""
+    """The scale groups of an architecture, in the order of its forward pass, its BatchNorms and biases of keys."""
 
     groups: tuple[ScaleGroup, ...] = ()
     norms: tuple[FoldedNorm, ...] = ()
+    keys: tuple[KeyBias, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.groups or self.norms)
+        return bool(self.groups or self.norms or self.keys)
 
     def restricted(self, names: Iterable[str]) -> "Scaling":
         """Return the symmetries with the tensors `names` only."""
@@ -101,15 +117,25 @@ class Scaling:
             return tuple(entry for entry in entries if entry.name in kept)
 
         groups = [ScaleGroup(group.units, of(group.entries), of(group.anchors)) for group in self.groups]
-        norms = tuple(norm for norm in self.norms if norm.weight in kept and norm.variance in kept)
-        return Scaling(tuple(group for group in groups if group.entries and group.anchors), norms)
+        return Scaling(
+            tuple(group for group in groups if group.entries and group.anchors),
+            tuple(norm for norm in self.norms if norm.names <= kept),
+            tuple(key for key in self.keys if key.name in kept),
+        )
 
     def fold(self, tensors: Arrays) -> None:
-        """Move each BatchNorm's running variance into its weight, in place; the outputs stay the same."""
+        """Move each BatchNorm's statistics into its weight and bias, and clear biases of keys, in place.
+
+        The outputs stay the same.
+        """
         for norm in self.norms:
             tensors[norm.weight] /= np.sqrt(tensors[norm.variance] + norm.eps)
-            # With this variance, the norm divides by 1.
+            # With these statistics, the norm subtracts 0 and divides by 1.
             tensors[norm.variance][:] = 1 - norm.eps
+            tensors[norm.bias] -= tensors[norm.weight] * tensors[norm.mean]
+            tensors[norm.mean][:] = 0
+        for key in self.keys:
+            tensors[key.name][key.start : key.stop] = 0
 
     def canonical(self, tensors: Arrays) -> None:
         """Give the network its canonical scale, in place; rescaled copies become equal, up to rounding.
@@ -197,6 +223,7 @@ class _Walk:
         self.owners: dict[tuple[str, int, tuple[int, ...], int], _Scale] = {}
         self.values: dict[int, Scales] = {}
         self.norms: dict[str, FoldedNorm] = {}
+        self.keys: dict[str, KeyBias] = {}
 
     def run(self, record: Record) -> Scaling:
         for call in record.calls:
@@ -206,7 +233,8 @@ class _Walk:
         for tensor in tensors_in(record.output):
             self.fix(self.of(tensor))
         groups = [self.group(scale) for scale in self.scales if scale not in self.joined and not scale.fixed]
-        return Scaling(tuple(group for group in groups if group.anchors), tuple(self.norms.values()))
+        groups = [group for group in groups if group.anchors]
+        return Scaling(tuple(groups), tuple(self.norms.values()), tuple(self.keys.values()))
 
     def group(self, scale: _Scale) -> ScaleGroup:
         """Return the finished group, with one unit for all that are tied."""
@@ -425,20 +453,20 @@ class _Walk:
         return self.produce(outputs, weight, 0, bias) if weight else None
 
     def batch_norm(self, call: Call) -> Scales:
-        """Return the scales of the outputs; the inputs' factors move the running mean and cancel in the weight."""
+        """Return the scales of the outputs; the norm's weight undoes the inputs' factors."""
         scales = self.scales_of(call.args[0])
         names = [self.name_of(call.argument(index, name)) for index, name in enumerate(_BATCH_NORM, 1)]
         mean, variance, weight, bias = names
         units = call.args[0].shape[1]
-        if not (mean and variance and weight) or call.argument(5, "training", False):
+        if not all(names) or call.argument(5, "training", False):
             self.fix(scales)
             return None
         if sum(scale.units for scale in scales) == units:
-            self.attach_all(scales, mean, 1, np.arange(units))
+            # The running mean is folded into the bias, so it is 0 and has no factor.
             self.attach_all(scales, weight, -1, np.arange(units))
         else:
             self.fix(scales)
-        self.norms[weight] = FoldedNorm(weight, variance, call.argument(7, "eps", 1e-5))
+        self.norms[weight] = FoldedNorm(mean, variance, weight, bias, call.argument(7, "eps", 1e-5))
         return self.produce(units, weight, 0, bias)
 
     def norm(self, call: Call) -> Scales:
@@ -462,6 +490,8 @@ class _Walk:
         for reader in readers:
             self.attach_all(scales, f"{reader}.weight", -1, np.arange(module.qkv.in_features)[None])
         plain = all(isinstance(norm, nn.Identity) for norm in (module.q_norm, module.k_norm))
+        if plain and module.qkv.bias is not None:
+            self.keys[name] = KeyBias(f"{qkv}.bias", count, 2 * count)
         if plain and getattr(module, "rope", None) is None:
             own = self.new(count)
             self._rows(own, qkv, 0, count, 1)
@@ -504,10 +534,10 @@ def find_scaling(network: nn.Module, inputs: Tensor, forward: Forward = call_net
     factors = {group: np.exp(draw.uniform(-0.7, 0.7, group.units)) for group in scaling.groups}
 
     def moved(chosen: Sequence[ScaleGroup]) -> Mapping[str, np.ndarray]:
-        tensors, part = as_arrays(varied), Scaling(tuple(chosen), scaling.norms)
+        tensors, part = as_arrays(varied), replace(scaling, groups=tuple(chosen))
         part.fold(tensors)
         part.rescale(tensors, [factors[group] for group in chosen])
         return tensors
 
     found = keeping_outputs(network, inputs, forward, varied, scaling.groups, moved)
-    return Scaling(tuple(found), scaling.norms) if found else Scaling()
+    return replace(scaling, groups=tuple(found)) if found else Scaling()

@@ -77,10 +77,10 @@ class Task(ABC):
 
     @property
     def example(self) -> Tensor | None:
-        """[2, C, H, W] images as inputs of `outputs`; None for a network with other inputs."""
+        """[2, C, H, W] images as inputs of `forward`; None for a network with other inputs."""
         return None
 
-    def outputs(self, network: nn.Module, images: Tensor) -> Any:
+    def forward(self, network: nn.Module, images: Tensor) -> Any:
         """Return a nest of tensors that determine the network's predictions for `images` [n, C, H, W]."""
         return network(images)
 

@@ -102,7 +102,7 @@ class Detection(OpenMMLab):
             # This restores the method of the head's class.
             del head.predict_mask
 
-    def outputs(self, network: nn.Module, images: Tensor) -> Any:
+    def forward(self, network: nn.Module, images: Tensor) -> Any:
         # The boxes that the first stage proposes jump with its scores, so the second stage gets fixed regions.
         detector: Any = network
         maps = detector.extract_feat(images)

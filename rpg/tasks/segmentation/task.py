@@ -56,7 +56,7 @@ class Segmentation(OpenMMLab):
                     f"{sample.seg_map_path} has label {largest}, but the data set has {classes} classes"
                 )
 
-    def outputs(self, network: nn.Module, images: Tensor) -> Any:
+    def forward(self, network: nn.Module, images: Tensor) -> Any:
         # The auxiliary head counts, because its weights are part of the checkpoint.
         segmentor: Any = network
         maps = segmentor.extract_feat(images)
