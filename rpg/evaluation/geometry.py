@@ -10,7 +10,7 @@ statistics of the zoo's canonical weights. Permutations and rotations of pairs a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -73,6 +73,11 @@ class Space:
                 Pair(self.places[first], self.places[second], shapes[first][0]) for first, second in pairs(shapes)
             ]
 
+    @property
+    def has_forms(self) -> bool:
+        """Whether canonical points differ from points."""
+        return bool(self.scaling or self.pairs)
+
     def point(self, tokens_LD: Tensor) -> np.ndarray:
         """Return the point [P] of tokens [L, D]."""
         return tokens_LD[~self.padding_LD].numpy()
@@ -93,7 +98,7 @@ class Space:
         They are not normalized, except running variances without a BatchNorm that the walk has found. A space without
         such symmetries returns the point.
         """
-        if not (self.stats and (self.scaling or self.pairs)):
+        if not self.stats or not self.has_forms:
             return point_P
         layout = Layout(self.layout.width, self.layout.tokenized)
         weights = detokenize(self.tokens(point_P), layout, self.stats, {})
@@ -138,7 +143,7 @@ class ZooPoints:
         space = self.space
         weights_NP = np.stack([space.canonical(point_P) for point_P in self.points_NP])
         mean_P, std_P = np.zeros_like(weights_NP[0]), np.ones_like(weights_NP[0])
-        if space.scaling or space.pairs:
+        if space.has_forms:
             for place in space.places.values():
                 values = weights_NP[:, place].astype(np.float64)
                 mean, std = values.mean(), values.std(axis=1, ddof=1).mean()
@@ -155,13 +160,21 @@ class ZooPoints:
         canonical_P = self.canonical(point_P)
         return root_mean_squares(self.facing(canonical_P) - canonical_P)
 
+    def separation(self, one_P: np.ndarray, other_P: np.ndarray) -> float:
+        """Return the distance between two canonical points [P], with low-rank pairs rotated but units in their order."""
+        return float(root_mean_squares(self.rotated(one_P[None], other_P) - other_P)[0])
+
     def facing(self, canonical_P: np.ndarray) -> np.ndarray:
-        """Return the checkpoints' canonical points [N, P], each low-rank pair rotated to be nearest to `canonical_P`.
+        """Return the checkpoints' canonical points [N, P], with low-rank pairs rotated to be nearest to a network's."""
+        return self.rotated(self._canonical[0], canonical_P)
+
+    def rotated(self, zoo_NP: np.ndarray, canonical_P: np.ndarray) -> np.ndarray:
+        """Return canonical points [N, P] with each low-rank pair rotated to be nearest to the pair of `canonical_P`.
 
         The rotation is the solution of the orthogonal Procrustes problem (rpg.tokenizer.canonical), with both factors
         in units of their tensors' standard deviations.
         """
-        zoo_NP, mean_P, std_P = self._canonical
+        _, mean_P, std_P = self._canonical
         if not self.space.pairs:
             return zoo_NP
         facing_NP, count = zoo_NP.copy(), len(zoo_NP)
@@ -177,21 +190,30 @@ class ZooPoints:
             facing_NP[:, second] = (b_NOr @ rotation_Nrr).reshape(count, -1) - shift_P[second]
         return facing_NP
 
-    def align(self, zoo_NP: np.ndarray, point_P: np.ndarray, own_index: int | None = None) -> np.ndarray:
-        """Return the checkpoints `zoo_NP` [N, P] with each seed's units permuted to match the network at `point_P`.
+    def orders(
+        self, zoo_NP: np.ndarray, point_P: np.ndarray, own_index: int | None = None
+    ) -> dict[int, np.ndarray | slice]:
+        """Return for each seed the indices [P] that permute the units of its checkpoints to match a network.
 
-        The seed's checkpoint nearest to the point, other than `own_index`, is matched and sets the order for the seed.
+        `zoo_NP` and `point_P` are canonical points of the checkpoints and the network. The seed's checkpoint nearest to
+        the point, other than `own_index`, is matched and sets the order for the seed.
         """
-        distances, aligned_NP = root_mean_squares(zoo_NP - point_P), zoo_NP.copy()
+        distances, orders = root_mean_squares(zoo_NP - point_P), {}
         for seed in np.unique(self.seeds):
-            of_seed = np.flatnonzero(self.seeds == seed)
-            candidates = of_seed[of_seed != own_index]
+            candidates = np.flatnonzero((self.seeds == seed) & (np.arange(len(self.seeds)) != own_index))
             if len(candidates):
                 nearest = candidates[distances[candidates].argmin()]
-                order = self.space.order(zoo_NP[nearest], point_P)
-                if not isinstance(order, slice):
-                    aligned_NP[of_seed] = zoo_NP[of_seed][:, order]
-        return aligned_NP
+                orders[seed] = self.space.order(zoo_NP[nearest], point_P)
+        return orders
+
+    def permuted(self, points_NP: np.ndarray, orders: Mapping[int, np.ndarray | slice]) -> np.ndarray:
+        """Return points of the checkpoints [N, P] with each seed's units in the seed's order."""
+        permuted_NP = points_NP.copy()
+        for seed, order in orders.items():
+            if not isinstance(order, slice):
+                of_seed = np.flatnonzero(self.seeds == seed)
+                permuted_NP[of_seed] = points_NP[of_seed][:, order]
+        return permuted_NP
 
     def measure(self, point_P: np.ndarray, own_index: int | None = None, align: bool = True) -> dict[str, float | int]:
         """Measure the distances of a network from the checkpoints; `own_index` is its index if it is a checkpoint.
@@ -202,9 +224,9 @@ class ZooPoints:
         `distance_across` and `aligned_across` are distances to checkpoints of other training runs, and its residual is
         from these checkpoints. A measure without checkpoints to compare with is absent.
         """
-        point_P = self.canonical(point_P)
-        zoo_NP = self.facing(point_P)
-        distances = root_mean_squares(zoo_NP - point_P)
+        canonical_P = self.canonical(point_P)
+        zoo_NP = self.facing(canonical_P)
+        distances = root_mean_squares(zoo_NP - canonical_P)
         others, other_runs = np.full(len(distances), True), np.full(len(distances), True)
         if own_index is not None:
             others[own_index] = False
@@ -221,15 +243,30 @@ class ZooPoints:
         if own_index is not None:
             record_minimum("distance_across", distances, other_runs)
         if align:
-            aligned_NP = self.align(zoo_NP, point_P, own_index)
+            orders = self.orders(zoo_NP, canonical_P, own_index)
+            aligned_NP = self.permuted(zoo_NP, orders)
             # A match is a heuristic, so the distance without it may be smaller.
-            aligned_distances = np.minimum(distances, root_mean_squares(aligned_NP - point_P))
+            aligned_distances = np.minimum(distances, root_mean_squares(aligned_NP - canonical_P))
             record_minimum("aligned", aligned_distances, others)
             if own_index is not None:
                 record_minimum("aligned_across", aligned_distances, other_runs)
             if other_runs.any():
-                measures["residual"] = residual(point_P, aligned_NP[other_runs])
+                measures["residual"] = residual(canonical_P, aligned_NP[other_runs])
+                if self.space.has_forms:
+                    raw_NP = self.permuted(self.points_NP, orders)
+                    mixed = self.mixed(point_P, canonical_P, raw_NP[other_runs], aligned_NP[other_runs])
+                    measures["residual"] = min(measures["residual"], mixed)
         return measures
+
+    def mixed(self, point_P: np.ndarray, canonical_P: np.ndarray, raw_NP: np.ndarray, zoo_NP: np.ndarray) -> float:
+        """Return the distance of a network to a nearby affine combination of checkpoints as they are.
+
+        Weights are mixed before they get their canonical form, so such a mixture is no combination of canonical points.
+        The shares are those of the nearest combination of points, or of canonical points, whichever is nearer.
+        """
+        shares = (combination(point_P, raw_NP), combination(canonical_P, zoo_NP))
+        mixtures = [self.canonical((share_N @ raw_NP).astype(np.float32)) for share_N in shares]
+        return min(self.separation(mixture_P, canonical_P) for mixture_P in mixtures)
 
 
 def root_mean_squares(differences_NP: np.ndarray) -> np.ndarray:
@@ -237,10 +274,15 @@ def root_mean_squares(differences_NP: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.square(differences_NP), axis=1))
 
 
-def residual(point_P: np.ndarray, others_NP: np.ndarray) -> float:
-    """Return the root mean square distance of a point from the affine hull of other points [N, P]."""
+def combination(point_P: np.ndarray, others_NP: np.ndarray) -> np.ndarray:
+    """Return the shares [N], of sum 1, of the affine combination of other points [N, P] that is nearest to a point."""
     center_P = others_NP.mean(0, dtype=np.float64)
     spread_NP, offset_P = others_NP - center_P, point_P - center_P
     # Solve by the N × N matrix of inner products, because P is much larger than N.
     weights_N = np.linalg.pinv(spread_NP @ spread_NP.T, rcond=1e-8, hermitian=True) @ (spread_NP @ offset_P)
-    return float(np.sqrt(np.mean(np.square(offset_P - weights_N @ spread_NP))))
+    return weights_N + (1 - weights_N.sum()) / len(others_NP)
+
+
+def residual(point_P: np.ndarray, others_NP: np.ndarray) -> float:
+    """Return the root mean square distance of a point from the affine hull of other points [N, P]."""
+    return float(np.sqrt(np.mean(np.square(point_P - combination(point_P, others_NP) @ others_NP))))
