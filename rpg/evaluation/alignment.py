@@ -267,12 +267,19 @@ def find_groups(network: nn.Module, inputs: Tensor, forward: Forward = call_netw
     except FAILURES:
         return []
     draw = np.random.default_rng(0)
-    orders = {group: draw.permutation(group.units) for group in groups}
+    orders = {group: random_cycle(group.units, draw) for group in groups}
 
     def moved(chosen: Sequence[PermutationGroup]) -> dict[str, np.ndarray]:
         return permute(as_arrays(varied), chosen, [orders[group] for group in chosen])
 
     return keeping_outputs(network, inputs, forward, varied, groups, moved)
+
+
+def random_cycle(units: int, draw: np.random.Generator) -> np.ndarray:
+    """Return a random order [G] that leaves no unit in its place."""
+    cycle, order = draw.permutation(units), np.empty(units, np.int64)
+    order[cycle] = np.roll(cycle, 1)
+    return order
 
 
 def vary(network: nn.Module) -> dict[str, Tensor]:
@@ -346,18 +353,29 @@ def permute(tensors: Arrays, groups: Sequence[PermutationGroup], orders: Sequenc
 
 def _move(tensors: dict[str, np.ndarray], group: PermutationGroup, order: np.ndarray) -> None:
     for axis in group.axes:
-        if axis.name in tensors:
-            tensor = tensors[axis.name]
-            whole = np.arange(axis.shape[axis.axis])
-            whole[axis.start : axis.start + group.units] = axis.start + order
-            tensors[axis.name] = tensor.reshape(axis.shape).take(whole, axis.axis).reshape(tensor.shape)
+        tensor = tensors.get(axis.name)
+        if tensor is None:
+            continue
+        indices, length = order, axis.shape[axis.axis]
+        if len(order) < length:
+            indices = np.arange(length)
+            indices[axis.start : axis.start + len(order)] = axis.start + order
+        if tensor.shape == axis.shape:
+            tensors[axis.name] = tensor.take(indices, axis.axis)
+        else:
+            tensors[axis.name] = tensor.reshape(axis.shape).take(indices, axis.axis).reshape(tensor.shape)
 
 
 def _units(tensors: Arrays, axis: Axis, units: int) -> np.ndarray:
     """Return the tensor's part with the group's units as rows [G, n], one per unit."""
     # swapaxes, because np.moveaxis takes longer than all other code here; only the order inside the rows differs.
-    rows = tensors[axis.name].reshape(axis.shape).swapaxes(0, axis.axis).reshape(axis.shape[axis.axis], -1)
-    return rows[axis.start : axis.start + units]
+    tensor, length = tensors[axis.name], axis.shape[axis.axis]
+    if tensor.shape != axis.shape:
+        tensor = tensor.reshape(axis.shape)
+    if axis.axis:
+        tensor = tensor.swapaxes(0, axis.axis)
+    rows = tensor.reshape(length, -1)
+    return rows if length == units else rows[axis.start : axis.start + units]
 
 
 def match(tensors: Arrays, target: Arrays, groups: Sequence[PermutationGroup]) -> list[np.ndarray]:
@@ -367,7 +385,9 @@ def match(tensors: Arrays, target: Arrays, groups: Sequence[PermutationGroup]) -
     algorithm 1). The result is the better of two starts: the given order, and a match by features that do not depend on
     the order of other units.
     """
-    rows = [[(axis, _units(target, axis, group.units)) for axis in group.axes if axis.name in target] for group in groups]
+    rows = [
+        [(axis, _units(target, axis, group.units)) for axis in group.axes if axis.name in target] for group in groups
+    ]
     names = [{axis.name for axis in group.axes} for group in groups]
     neighbors = [{k for k, other in enumerate(names) if k != index and other & own} for index, own in enumerate(names)]
     best: tuple[float, list[np.ndarray]] | None = None
@@ -380,9 +400,10 @@ def match(tensors: Arrays, target: Arrays, groups: Sequence[PermutationGroup]) -
                 if index not in open_groups:
                     continue
                 open_groups.remove(index)
-                gain = sum(units @ _units(moved, axis, group.units).T for axis, units in target_rows)
+                gain = sum([units @ _units(moved, axis, group.units).T for axis, units in target_rows])
                 order = linear_sum_assignment(gain, maximize=True)[1]
-                if np.trace(gain[:, order]) > np.trace(gain) + 1e-6 * abs(np.trace(gain)):
+                now = gain.trace()
+                if gain[np.arange(group.units), order].sum() > now + 1e-6 * abs(now):
                     _move(moved, group, order)
                     orders[index] = orders[index][order]
                     open_groups |= neighbors[index]
@@ -399,7 +420,9 @@ def _sorted_start(tensors: Arrays, rows: list[list[tuple[Axis, np.ndarray]]]) ->
     """Match units by their sorted weights, which do not depend on the order of other units."""
     orders = []
     for target_rows in rows:
-        gain = sum(np.sort(units, axis=1) @ np.sort(_units(tensors, axis, len(units)), axis=1).T for axis, units in target_rows)
+        gain = sum(
+            np.sort(units, axis=1) @ np.sort(_units(tensors, axis, len(units)), axis=1).T for axis, units in target_rows
+        )
         orders.append(linear_sum_assignment(gain, maximize=True)[1])
     return orders
 

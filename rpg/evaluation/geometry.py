@@ -90,7 +90,9 @@ class Space:
 
     def tensors(self, point_P: np.ndarray) -> dict[str, np.ndarray]:
         """Return the network's tensors of a point."""
-        return {tensor.name: point_P[self.places[tensor.name]].reshape(tensor.shape) for tensor in self.layout.tokenized}
+        return {
+            tensor.name: point_P[self.places[tensor.name]].reshape(tensor.shape) for tensor in self.layout.tokenized
+        }
 
     def canonical(self, point_P: np.ndarray) -> np.ndarray:
         """Return the weights [P] of the network at a point, in canonical scale and with balanced low-rank pairs.

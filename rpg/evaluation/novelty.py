@@ -92,6 +92,7 @@ class NoveltyAnalysis:
             np.array([self.store.state(entry) for entry in checkpoints]),
             np.array([entry.code or "" for entry in checkpoints]),
         )
+        self._canonical: dict[str, np.ndarray] = {}
         self.scored = read_answers(paths)
         self.originals = [
             self.read_network("original", paths.folder("zoo"), entry, index) for index, entry in enumerate(checkpoints)
@@ -202,10 +203,17 @@ class NoveltyAnalysis:
             if main and other.code == network.code and not (network.kind == "original" and other.state == network.state)
         ]
         if rivals and len(network.answers):
-            nearest = min(rivals, key=lambda other: float(np.square(other.point_P - network.point_P).sum()))
+            own_P = self.canonical(network)
+            nearest = min(rivals, key=lambda other: self.zoo.separation(self.canonical(other), own_P))
             row["iou"] = iou(self.wrong(network), self.wrong(nearest))
             row["disagreement"] = 100 * float((network.answers != nearest.answers).mean())
         return row
+
+    def canonical(self, network: MeasuredNetwork) -> np.ndarray:
+        """Return the canonical point of an original or a sample; it is computed once."""
+        if network.file not in self._canonical:
+            self._canonical[network.file] = self.zoo.canonical(network.point_P)
+        return self._canonical[network.file]
 
     def ensembles(self, between: bool) -> dict[str, float | int]:
         """Return the accuracies of a plurality vote of samples and of equally many originals for the same task.

@@ -114,7 +114,7 @@ class NoveltyResult(Form):
     rpg: Annotated[dict[Set, SampleNovelty], Field(min_length=1)]
     original: Method
     baselines: dict[str, dict[Set, Method]]
-    symmetries: Symmetries
+    symmetries: MayLack[Symmetries] = None
     files: list[ListedFile] = Field(default_factory=list)
 
 

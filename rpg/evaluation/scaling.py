@@ -17,6 +17,7 @@ weights, up to rounding.
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,12 +47,24 @@ ZERO = "zero"
 class Entry:
     """A tensor that is multiplied by a power of its units' factors.
 
-    `units` broadcasts to the tensor's shape and holds each weight's unit, or -1 for a weight outside the group.
+    `units` broadcasts to the tensor's shape and holds each weight's unit, or -1 for a weight outside the group, which
+    has `count` units.
     """
 
     name: str
     units: np.ndarray
     exponent: int
+    count: int
+
+    @cached_property
+    def other_axes(self) -> tuple[int, ...]:
+        """The tensor's axes along which all weights belong to one unit."""
+        return tuple(axis for axis, length in enumerate(self.units.shape) if length == 1)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether `units` counts all units of the group in order."""
+        return np.array_equal(self.units.ravel(), np.arange(self.count))
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +161,7 @@ class Scaling:
             _apply(tensors, group, _inverse(_norms(tensors, group.anchors, group.units)))
         factors = [
             np.sqrt(
-                _norms(tensors, group.consumers, group.units)
-                * _inverse(_norms(tensors, group.producers, group.units))
+                _norms(tensors, group.consumers, group.units) * _inverse(_norms(tensors, group.producers, group.units))
             )
             if group.consumers
             else None
@@ -168,12 +180,11 @@ class Scaling:
 
 def _norms(tensors: Arrays, entries: Sequence[Entry], units: int) -> np.ndarray:
     """Return [G] the norms of the units' weights in all entries."""
-    squares_G = np.zeros(units)
+    squares_G = np.zeros(units, np.float32)
     for entry in entries:
-        axes = tuple(axis for axis, length in enumerate(entry.units.shape) if length == 1)
-        sums = np.square(tensors[entry.name]).sum(axis=axes)
+        sums = np.square(tensors[entry.name]).sum(axis=entry.other_axes).ravel()
         # Unit -1 is the first bin.
-        squares_G += np.bincount(entry.units.ravel() + 1, sums.ravel(), units + 1)[1:]
+        squares_G += sums if entry.is_plain else np.bincount(entry.units.ravel() + 1, sums, units + 1)[1:]
     return np.sqrt(squares_G)
 
 
@@ -183,11 +194,12 @@ def _inverse(norms_G: np.ndarray) -> np.ndarray:
 
 
 def _apply(tensors: Arrays, group: ScaleGroup, factors_G: np.ndarray) -> None:
-    # Unit -1 is the last number.
-    padded = np.append(factors_G, 1.0)
     for entry in group.entries:
+        powers_G = factors_G if entry.exponent == 1 else factors_G**entry.exponent
+        # Unit -1 is the last number.
+        spread = powers_G.reshape(entry.units.shape) if entry.is_plain else np.append(powers_G, 1)[entry.units]
         tensor = tensors[entry.name]
-        tensor *= (padded**entry.exponent)[entry.units].astype(tensor.dtype)
+        np.multiply(tensor, spread, out=tensor, casting="same_kind")
 
 
 @dataclass(eq=False)
@@ -242,7 +254,7 @@ class _Walk:
         padded = np.append(units, -1)
 
         def tied(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-            return tuple(Entry(entry.name, padded[entry.units], entry.exponent) for entry in entries)
+            return tuple(Entry(entry.name, padded[entry.units], entry.exponent, len(labels)) for entry in entries)
 
         return ScaleGroup(len(labels), tied(scale.entries), tied(scale.anchors))
 
@@ -302,7 +314,7 @@ class _Walk:
             self.join(self.owners[key], scale)
             return
         self.owners[key] = scale
-        entry, scale = Entry(name, units, exponent), self.found(scale)
+        entry, scale = Entry(name, units, exponent, scale.units), self.found(scale)
         scale.entries.append(entry)
         if anchor:
             scale.anchors.append(entry)

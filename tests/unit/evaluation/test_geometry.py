@@ -105,7 +105,7 @@ def test_alignment_is_by_seed(space: Space) -> None:
     )  # fmt: skip
     points_NP = np.stack([first_P, first_P + 0.01, second_P])
     zoo = ZooPoints(space, points_NP, np.array([0, 0, 1]), np.array([""] * 3))
-    moved_NP = zoo.align(first_P[index])
+    moved_NP = zoo.permuted(points_NP, zoo.orders(points_NP, first_P[index]))
     np.testing.assert_array_equal(moved_NP[0], first_P[index])
     np.testing.assert_allclose(moved_NP[1], first_P[index] + 0.01, rtol=1e-6)
     found = zoo.measure(first_P[index])
