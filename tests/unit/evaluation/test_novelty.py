@@ -36,9 +36,7 @@ def judged(novelty: NoveltyAnalysis, points: list[np.ndarray]) -> str:
     return verdict(samples_rows, originals)
 
 
-def nearest_of(
-    novelty: NoveltyAnalysis, network: MeasuredNetwork, rivals: list[MeasuredNetwork]
-) -> MeasuredNetwork:
+def nearest_of(novelty: NoveltyAnalysis, network: MeasuredNetwork, rivals: list[MeasuredNetwork]) -> MeasuredNetwork:
     """The rival with the nearest canonical point."""
     own_P = novelty.zoo.canonical(network.point_P)
     return min(rivals, key=lambda other: np.mean((novelty.zoo.canonical(other.point_P) - own_P) ** 2))
