@@ -8,24 +8,19 @@ another's.
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from rpg.evaluation.recording import Call, Forward, Record, parameter_names, record, tensors_in
+from rpg.evaluation.recording import Call, Forward, Record, call_network, parameter_names, record, tensors_in
+from rpg.evaluation.verification import FAILURES, as_arrays, keeping_outputs, vary
 
 # Sweeps over all groups; a match rarely needs five.
 SWEEPS = 20
-# The errors of a walk or a forward pass. A walk may fail on any of a thousand architectures, each with another error.
-FAILURES = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError, AttributeError)
-
-Group = TypeVar("Group")
-
 # Functions of several units at once, whose units no permutation may move.
 MIXING = {
     "matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "multi_head_attention_forward", "tensordot",
@@ -57,7 +52,7 @@ class PermutationGroup:
 Units = tuple[PermutationGroup, ...] | str | None
 
 
-class _Walk:
+class _PermutationWalk:
     """One pass over the calls of a network that assigns groups to each value with channels."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -249,11 +244,6 @@ class _Walk:
         return (out,)
 
 
-def call_network(network: nn.Module, inputs: Tensor) -> Any:
-    """Return the network's result, for networks that take one tensor."""
-    return network(inputs)
-
-
 def find_groups(network: nn.Module, inputs: Tensor, forward: Forward = call_network) -> list[PermutationGroup]:
     """Return the permutation groups of `network` in evaluation mode, or none if the walk or the test fails.
 
@@ -263,7 +253,7 @@ def find_groups(network: nn.Module, inputs: Tensor, forward: Forward = call_netw
     network, inputs = copy.deepcopy(network).cpu(), inputs.cpu()
     try:
         varied = vary(network)
-        groups = _Walk(network).run(record(network, inputs, forward))
+        groups = _PermutationWalk(network).run(record(network, inputs, forward))
     except FAILURES:
         return []
     draw = np.random.default_rng(0)
@@ -282,65 +272,7 @@ def random_cycle(units: int, draw: np.random.Generator) -> np.ndarray:
     return order
 
 
-def vary(network: nn.Module) -> dict[str, Tensor]:
-    """Load random weights into the network and return them, because symmetries must not depend on its own weights."""
-    draw = torch.Generator().manual_seed(0)
-
-    def drawn(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point() or not tensor.ndim:
-            return tensor
-        # Positive, as variances are. Random, because a new BatchNorm has equal statistics, which hide a permutation.
-        numbers = 0.5 + torch.rand(tensor.shape, generator=draw)
-        if tensor.ndim > 1:
-            numbers = torch.randn(tensor.shape, generator=draw) / math.sqrt(tensor[0].numel())
-        return numbers.to(tensor.dtype)
-
-    varied = {name: drawn(tensor) for name, tensor in network.state_dict().items()}
-    network.load_state_dict(varied)
-    return varied
-
-
-def keeping_outputs(
-    network: nn.Module,
-    inputs: Tensor,
-    forward: Forward,
-    varied: Mapping[str, Tensor],
-    groups: Sequence[Group],
-    moved: Callable[[Sequence[Group]], Mapping[str, np.ndarray]],
-) -> list[Group]:
-    """Return `groups` if the network keeps its outputs with the weights `moved(groups)`, else those that pass alone."""
-
-    @torch.inference_mode()
-    def outputs(weights: Mapping[str, Any]) -> list[Tensor]:
-        network.load_state_dict({name: torch.as_tensor(tensor) for name, tensor in weights.items()})
-        return list(tensors_in(forward(network, inputs)))
-
-    def keep(chosen: Sequence[Group]) -> bool:
-        after = outputs(moved(chosen))
-        return all(
-            torch.allclose(one, other, rtol=1e-3, atol=1e-4 * one.abs().max().item())
-            for one, other in zip(before, after, strict=True)
-        )
-
-    try:
-        before = outputs(varied)
-        # Equal outputs for all inputs would prove nothing.
-        if not groups or all(torch.allclose(output[:1], output[1:]) for output in before):
-            return []
-        if keep(groups):
-            return list(groups)
-        passing = [group for group in groups if keep([group])]
-        return passing if passing and keep(passing) else []
-    except FAILURES:
-        return []
-
-
 Arrays = Mapping[str, np.ndarray]
-
-
-def as_arrays(state_dict: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return copies of the tensors as arrays."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_dict.items()}
 
 
 def permute(tensors: Arrays, groups: Sequence[PermutationGroup], orders: Sequence[np.ndarray]) -> dict[str, np.ndarray]:

@@ -138,9 +138,9 @@ class ZooPoints:
 
     @cached_property
     def _canonical(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the checkpoints' canonical points [N, P], and mean [P] and standard deviation [P] of each weight's tensor.
+        """Return the checkpoints' canonical points [N, P], and each weight's mean [P] and standard deviation [P].
 
-        Mean and deviation are averages over the checkpoints, as in `Stats`.
+        Mean and deviation are those of the weight's tensor, averaged over the checkpoints as in `Stats`.
         """
         space = self.space
         weights_NP = np.stack([space.canonical(point_P) for point_P in self.points_NP])
@@ -163,7 +163,7 @@ class ZooPoints:
         return root_mean_squares(self.facing(canonical_P) - canonical_P)
 
     def separation(self, one_P: np.ndarray, other_P: np.ndarray) -> float:
-        """Return the distance between two canonical points [P], with low-rank pairs rotated but units in their order."""
+        """Return the distance between two canonical points [P], with low-rank pairs rotated and no units permuted."""
         return float(root_mean_squares(self.rotated(one_P[None], other_P) - other_P)[0])
 
     def facing(self, canonical_P: np.ndarray) -> np.ndarray:

@@ -64,6 +64,11 @@ def tensors_in(nest: Any) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
+def call_network(network: nn.Module, inputs: Tensor) -> Any:
+    """Return the network's result, for networks that take one tensor."""
+    return network(inputs)
+
+
 def parameter_names(network: nn.Module) -> dict[int, str]:
     """Return the id of each parameter and buffer → its name."""
     return {

@@ -3,7 +3,7 @@
 from rpg.evaluation.alignment import find_groups
 from rpg.evaluation.geometry import Space
 from rpg.evaluation.results import Symmetries
-from rpg.evaluation.scaling import find_scaling
+from rpg.evaluation.scale_walk import find_scaling
 from rpg.tasks.base import Task
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats
@@ -18,9 +18,8 @@ def find_space(task: Task, layout: Layout, stats: Stats) -> Space:
     example = task.example
     if example is None:
         return Space(layout, [], stats=stats)
-    network, forward = task.network, task.forward
-    groups, scaling = (find(network, example, forward) for find in (find_groups, find_scaling))
-    return Space(layout, groups, scaling, stats)
+    groups = find_groups(task.network, example, task.forward)
+    return Space(layout, groups, find_scaling(task.network, example, task.forward), stats)
 
 
 def list_symmetries(space: Space, task: Task) -> Symmetries:

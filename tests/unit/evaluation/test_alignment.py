@@ -4,7 +4,8 @@ import timm
 import torch
 from torch import nn
 
-from rpg.evaluation.alignment import as_arrays, distance, find_groups, match, permute
+from rpg.evaluation.alignment import distance, find_groups, match, permute
+from rpg.evaluation.verification import as_arrays
 
 # Small ones of three families, with more channels than a permutation could hit by chance.
 NETWORKS = {

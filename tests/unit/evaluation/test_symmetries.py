@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 import rpg.tasks.classification.networks  # noqa: F401
 from rpg.config.loading import load_params
-from rpg.evaluation.alignment import as_arrays, find_groups, permute, vary
+from rpg.evaluation.alignment import find_groups, permute
 from rpg.evaluation.geometry import Space, ZooPoints
 from rpg.evaluation.novelty import verdict
 from rpg.evaluation.recording import Forward, tensors_in
-from rpg.evaluation.scaling import Scaling, find_scaling
+from rpg.evaluation.scale_walk import find_scaling
+from rpg.evaluation.scaling import Scaling
 from rpg.evaluation.symmetries import ADAPTER, NO_EXAMPLE, find_space, list_symmetries
+from rpg.evaluation.verification import as_arrays, vary
 from rpg.tasks.base import Task
 from rpg.tokenizer.canonical import pairs
 from rpg.tokenizer.layout import Layout
