@@ -9,7 +9,7 @@ another's.
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,11 +41,35 @@ class Axis:
 
 @dataclass(eq=False)
 class PermutationGroup:
-    """G units and the axes over them; `fixed` units are inputs or outputs and must not be permuted."""
+    """G units and the axes over them; `fixed` units are inputs or outputs and must not be permuted.
+
+    GroupNorm divides units into `parts`, which may change places as a whole, and so may the units of one part. Such
+    units become a group of parts and, right behind it in the list of groups, `inner` groups, one for each part's units.
+    """
 
     units: int
     axes: list[Axis] = field(default_factory=list)
     fixed: bool = False
+    parts: int = 1
+    inner: int = 0
+
+    def split(self) -> "list[PermutationGroup]":
+        """Return the group of parts and the groups of each part's units; the group itself if there is one part."""
+        size = self.units // self.parts
+        if self.parts == 1:
+            return [self]
+        if any(axis.start % size or axis.shape[axis.axis] % size for axis in self.axes):
+            return []
+
+        def block(axis: Axis) -> Axis:
+            before, length, after = axis.shape[: axis.axis], axis.shape[axis.axis], axis.shape[axis.axis + 1 :]
+            return Axis(axis.name, (*before, length // size, size, *after), axis.axis, axis.start // size)
+
+        inner = [
+            PermutationGroup(size, [replace(axis, start=axis.start + part * size) for axis in self.axes])
+            for part in range(self.parts if size > 1 else 0)
+        ]
+        return [PermutationGroup(self.parts, [block(axis) for axis in self.axes], inner=len(inner)), *inner]
 
 
 # The units of a value: groups one after the other (after a concatenation), or the name of a parameter.
@@ -86,7 +110,8 @@ class _PermutationWalk:
             one.fixed = other.fixed = True
             return
         one.axes += other.axes
-        one.fixed |= other.fixed
+        one.fixed |= other.fixed or (1 not in (one.parts, other.parts) and one.parts != other.parts)
+        one.parts = max(one.parts, other.parts)
         self.joined[other] = one
 
     def attach(
@@ -140,7 +165,9 @@ class _PermutationWalk:
             return None
         inputs = call.inputs[:1] if call.function == "type_as" else call.inputs
         groups = [units for units in map(self.of, inputs) if isinstance(units, tuple)]
-        if call.function in MIXING or (call.function == "group_norm" and call.argument(1, "num_groups") > 1):
+        if call.function == "group_norm":
+            self.divide(groups, call.argument(1, "num_groups"))
+        if call.function in MIXING:
             for units in groups:
                 self.fix(units)
             return groups[0] if groups else None
@@ -175,6 +202,14 @@ class _PermutationWalk:
             self.fix(first)
             return None
         return first
+
+    def divide(self, values: list[tuple[PermutationGroup, ...]], parts: int) -> None:
+        """Divide the units of a value into the parts of a GroupNorm."""
+        for units in values:
+            group = self.found(units[0])
+            if parts > 1 and (len(units) > 1 or group.parts not in (1, parts) or group.units % parts):
+                self.fix(units)
+            group.parts = max(parts, group.parts)
 
     def concatenation(self, call: Call) -> Units:
         """Return the units of all tensors, one after the other, or None if the call joins no channels."""
@@ -257,12 +292,15 @@ def find_groups(network: nn.Module, inputs: Tensor, forward: Forward = call_netw
     except FAILURES:
         return []
     draw = np.random.default_rng(0)
-    orders = {group: random_cycle(group.units, draw) for group in groups}
+    parts = {group: group.split() for group in groups}
+    orders = {group: [random_cycle(part.units, draw) for part in parts[group]] for group in groups}
 
     def moved(chosen: Sequence[PermutationGroup]) -> dict[str, np.ndarray]:
-        return permute(as_arrays(varied), chosen, [orders[group] for group in chosen])
+        flat = [part for group in chosen for part in parts[group]]
+        return permute(as_arrays(varied), flat, [order for group in chosen for order in orders[group]])
 
-    return keeping_outputs(network, inputs, forward, varied, groups, moved)
+    kept = keeping_outputs(network, inputs, forward, varied, groups, moved)
+    return [part for group in kept for part in parts[group]]
 
 
 def random_cycle(units: int, draw: np.random.Generator) -> np.ndarray:
@@ -323,7 +361,7 @@ def match(tensors: Arrays, target: Arrays, groups: Sequence[PermutationGroup]) -
     names = [{axis.name for axis in group.axes} for group in groups]
     neighbors = [{k for k, other in enumerate(names) if k != index and other & own} for index, own in enumerate(names)]
     best: tuple[float, list[np.ndarray]] | None = None
-    for start in ([np.arange(group.units) for group in groups], _sorted_start(tensors, rows)):
+    for start in ([np.arange(group.units) for group in groups], _sorted_start(tensors, groups, rows)):
         orders, moved = list(start), permute(tensors, groups, start)
         # The groups whose best order may have changed because another group on the same tensors has moved.
         open_groups = set(range(len(groups)))
@@ -338,6 +376,9 @@ def match(tensors: Arrays, target: Arrays, groups: Sequence[PermutationGroup]) -
                 if gain[np.arange(group.units), order].sum() > now + 1e-6 * abs(now):
                     _move(moved, group, order)
                     orders[index] = orders[index][order]
+                    # The parts take the orders of their own units along.
+                    inner = slice(index + 1, index + 1 + group.inner)
+                    orders[inner] = [orders[inner][part] for part in order] if group.inner else []
                     open_groups |= neighbors[index]
             if not open_groups:
                 break
@@ -348,14 +389,19 @@ def match(tensors: Arrays, target: Arrays, groups: Sequence[PermutationGroup]) -
     return best[1]
 
 
-def _sorted_start(tensors: Arrays, rows: list[list[tuple[Axis, np.ndarray]]]) -> list[np.ndarray]:
+def _sorted_start(
+    tensors: Arrays, groups: Sequence[PermutationGroup], rows: list[list[tuple[Axis, np.ndarray]]]
+) -> list[np.ndarray]:
     """Match units by their sorted weights, which do not depend on the order of other units."""
-    orders = []
-    for target_rows in rows:
+    orders, moved = [], dict(tensors)
+    for group, target_rows in zip(groups, rows, strict=True):
         gain = sum(
-            np.sort(units, axis=1) @ np.sort(_units(tensors, axis, len(units)), axis=1).T for axis, units in target_rows
+            np.sort(units, axis=1) @ np.sort(_units(moved, axis, len(units)), axis=1).T for axis, units in target_rows
         )
         orders.append(linear_sum_assignment(gain, maximize=True)[1])
+        if group.inner:
+            # The next groups are the units of these parts, in their new places.
+            _move(moved, group, orders[-1])
     return orders
 
 

@@ -11,12 +11,13 @@ statistics of the zoo's canonical weights. Permutations and rotations of pairs a
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.linalg import solve
 from torch import Tensor
 
 from rpg.evaluation.alignment import PermutationGroup, match, permute
@@ -27,6 +28,10 @@ from rpg.tokenizer.normalization import Stats, detokenize
 
 # A standard deviation below this share of the mean is a rounding error: the canonical scale fixes the tensor.
 FIXED = 1e-5
+
+
+# The share of the total variance that is added to each direction.
+RIDGE = 1e-11
 
 
 class Pair(NamedTuple):
@@ -55,9 +60,7 @@ class Space:
         self.layout, self.stats = layout, stats
         self.padding_LD = layout.padding()
         names = {tensor.name for tensor in layout.tokenized}
-        restricted = [
-            PermutationGroup(group.units, [axis for axis in group.axes if axis.name in names]) for group in groups
-        ]
+        restricted = [replace(group, axes=[axis for axis in group.axes if axis.name in names]) for group in groups]
         self.groups = [group for group in restricted if group.axes]
         self.scaling = (scaling or Scaling()).restricted(names) if stats else Scaling()
         sizes = [math.prod(tensor.shape) for tensor in layout.tokenized]
@@ -164,7 +167,7 @@ class ZooPoints:
 
     def separation(self, one_P: np.ndarray, other_P: np.ndarray) -> float:
         """Return the distance between two canonical points [P], with low-rank pairs rotated and no units permuted."""
-        return float(root_mean_squares(self.rotated(one_P[None], other_P) - other_P)[0])
+        return rms(self.rotated(one_P[None], other_P) - other_P)
 
     def facing(self, canonical_P: np.ndarray) -> np.ndarray:
         """Return the checkpoints' canonical points [N, P], with low-rank pairs rotated to be nearest to a network's."""
@@ -253,22 +256,27 @@ class ZooPoints:
             if own_index is not None:
                 record_minimum("aligned_across", aligned_distances, other_runs)
             if other_runs.any():
-                measures["residual"] = residual(canonical_P, aligned_NP[other_runs])
+                nearest_N = combination(canonical_P, aligned_NP[other_runs])
+                measures["residual"] = rms(canonical_P - nearest_N @ aligned_NP[other_runs])
                 if self.space.has_forms:
-                    raw_NP = self.permuted(self.points_NP, orders)
-                    mixed = self.mixed(point_P, canonical_P, raw_NP[other_runs], aligned_NP[other_runs])
+                    raw_NP = self.permuted(self.points_NP, orders)[other_runs]
+                    mixed = self.mixed(canonical_P, raw_NP, (nearest_N, combination(point_P, raw_NP)))
                     measures["residual"] = min(measures["residual"], mixed)
         return measures
 
-    def mixed(self, point_P: np.ndarray, canonical_P: np.ndarray, raw_NP: np.ndarray, zoo_NP: np.ndarray) -> float:
-        """Return the distance of a network to a nearby affine combination of checkpoints as they are.
+    def mixed(self, canonical_P: np.ndarray, raw_NP: np.ndarray, shares: Sequence[np.ndarray]) -> float:
+        """Return the distance of a network to the nearest of some affine combinations of checkpoints as they are.
 
-        Weights are mixed before they get their canonical form, so such a mixture is no combination of canonical points.
-        The shares are those of the nearest combination of points, or of canonical points, whichever is nearer.
+        Weights are mixed before they get their canonical form, so a mixture of points `raw_NP` is no mixture of
+        canonical points. `shares` holds the combinations to try, [N] each.
         """
-        shares = (combination(point_P, raw_NP), combination(canonical_P, zoo_NP))
         mixtures = [self.canonical((share_N @ raw_NP).astype(np.float32)) for share_N in shares]
         return min(self.separation(mixture_P, canonical_P) for mixture_P in mixtures)
+
+
+def rms(differences: np.ndarray) -> float:
+    """Return the root mean square of all numbers."""
+    return float(np.sqrt(np.mean(np.square(differences))))
 
 
 def root_mean_squares(differences_NP: np.ndarray) -> np.ndarray:
@@ -280,11 +288,14 @@ def combination(point_P: np.ndarray, others_NP: np.ndarray) -> np.ndarray:
     """Return the shares [N], of sum 1, of the affine combination of other points [N, P] that is nearest to a point."""
     center_P = others_NP.mean(0, dtype=np.float64)
     spread_NP, offset_P = others_NP - center_P, point_P - center_P
-    # Solve by the N × N matrix of inner products, because P is much larger than N.
-    weights_N = np.linalg.pinv(spread_NP @ spread_NP.T, rcond=1e-8, hermitian=True) @ (spread_NP @ offset_P)
+    # Solve by the N × N matrix of inner products, because P is much larger than N. The matrix is singular, because the
+    # spread's sum is 0; the ridge makes it regular.
+    inner_NN = spread_NP @ spread_NP.T
+    inner_NN.flat[:: len(inner_NN) + 1] += RIDGE * inner_NN.trace() + np.finfo(np.float64).tiny
+    weights_N = solve(inner_NN, spread_NP @ offset_P, assume_a="pos", check_finite=False)
     return weights_N + (1 - weights_N.sum()) / len(others_NP)
 
 
 def residual(point_P: np.ndarray, others_NP: np.ndarray) -> float:
     """Return the root mean square distance of a point from the affine hull of other points [N, P]."""
-    return float(np.sqrt(np.mean(np.square(point_P - combination(point_P, others_NP) @ others_NP))))
+    return rms(point_P - combination(point_P, others_NP) @ others_NP)

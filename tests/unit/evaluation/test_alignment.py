@@ -137,6 +137,17 @@ def test_concatenated_channels_keep_their_groups() -> None:
     ]
 
 
+def test_the_parts_of_a_group_norm_change_places_and_so_do_their_units() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(3, 6), nn.Tanh(), nn.Conv2d(6, 2, 3)).eval()
+    found = find_groups(network, torch.randn(3, 1, 8, 8))
+    assert [(group.units, group.inner) for group in found] == [(3, 3), (2, 0), (2, 0), (2, 0)]
+    before = {name: np.random.default_rng(0).standard_normal(x.shape) for name, x in network.state_dict().items()}
+    planted = permute(before, found, [np.array([2, 0, 1]), np.array([1, 0]), np.array([0, 1]), np.array([1, 0])])
+    np.testing.assert_array_equal(planted["0.bias"], before["0.bias"][[5, 4, 0, 1, 3, 2]])
+    assert distance(permute(planted, found, match(planted, before, found)), before) == 0
+
+
 def test_match_is_the_best_of_all_orders() -> None:
     """Against every order of one small layer, for two networks that have nothing to do with each other."""
     from itertools import permutations

@@ -33,7 +33,7 @@ PARAMS = load_params(ROOT / "params.yaml")
 NETWORKS: dict[str, tuple[dict, int, int, int]] = {
     "resnet18": ({"layers": [1, 1, 1, 1], "channels": [8, 8, 12, 16]}, 32, 9, 22),
     "resnet50": ({"layers": [1, 1, 1, 1], "channels": [4, 6, 8, 10]}, 32, 13, 30),
-    "resnet50_gn": ({"layers": [1, 1, 1, 1], "channels": [32, 32, 32, 32]}, 32, 0, 30),
+    "resnet50_gn": ({"layers": [1, 1, 1, 1], "channels": [32, 32, 32, 32]}, 32, 173, 30),
     "vit_base_patch16_224": ({"img_size": 32, "embed_dim": 24, "depth": 2, "num_heads": 3}, 32, 5, 10),
     "convnext_atto": ({"depths": [1, 1, 1, 1], "dims": [8, 12, 16, 20]}, 32, 8, 21),
     "mobilenetv3_small_050": ({}, 32, 26, 52),
