@@ -155,6 +155,11 @@ class ZooPoints:
                 mean_P[place], std_P[place] = mean, std if std > FIXED * abs(mean) else 1
         return (weights_NP - mean_P) / std_P, mean_P, std_P
 
+    @cached_property
+    def _products(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the inner products [N, N] of the canonical points and of the points."""
+        return inner_products(self._canonical[0]), inner_products(self.points_NP)
+
     def canonical(self, point_P: np.ndarray) -> np.ndarray:
         """Return the canonical point [P] of a network."""
         _, mean_P, std_P = self._canonical
@@ -256,11 +261,15 @@ class ZooPoints:
             if own_index is not None:
                 record_minimum("aligned_across", aligned_distances, other_runs)
             if other_runs.any():
-                nearest_N = combination(canonical_P, aligned_NP[other_runs])
+                # A common order of all checkpoints keeps their inner products, which are then computed once.
+                known = len(orders) == 1 and not self.space.pairs
+                chosen = np.ix_(other_runs, other_runs)
+                inner, inner_raw = (of[chosen] for of in self._products) if known else (None, None)
+                nearest_N = combination(canonical_P, aligned_NP[other_runs], inner)
                 measures["residual"] = rms(canonical_P - nearest_N @ aligned_NP[other_runs])
                 if self.space.has_forms:
                     raw_NP = self.permuted(self.points_NP, orders)[other_runs]
-                    mixed = self.mixed(canonical_P, raw_NP, (nearest_N, combination(point_P, raw_NP)))
+                    mixed = self.mixed(canonical_P, raw_NP, (nearest_N, combination(point_P, raw_NP, inner_raw)))
                     measures["residual"] = min(measures["residual"], mixed)
         return measures
 
@@ -284,16 +293,26 @@ def root_mean_squares(differences_NP: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.square(differences_NP), axis=1))
 
 
-def combination(point_P: np.ndarray, others_NP: np.ndarray) -> np.ndarray:
-    """Return the shares [N], of sum 1, of the affine combination of other points [N, P] that is nearest to a point."""
-    center_P = others_NP.mean(0, dtype=np.float64)
-    spread_NP, offset_P = others_NP - center_P, point_P - center_P
+def combination(point_P: np.ndarray, others_NP: np.ndarray, inner_NN: np.ndarray | None = None) -> np.ndarray:
+    """Return the shares [N], of sum 1, of the affine combination of other points [N, P] that is nearest to a point.
+
+    `inner_NN` holds the inner products of the other points, from any origin, if they are known.
+    """
     # Solve by the N × N matrix of inner products, because P is much larger than N. The matrix is singular, because the
     # spread's sum is 0; the ridge makes it regular.
-    inner_NN = spread_NP @ spread_NP.T
-    inner_NN.flat[:: len(inner_NN) + 1] += RIDGE * inner_NN.trace() + np.finfo(np.float64).tiny
-    weights_N = solve(inner_NN, spread_NP @ offset_P, assume_a="pos", check_finite=False)
+    inner_NN = inner_products(others_NP) if inner_NN is None else inner_NN
+    regular_NN = inner_NN - inner_NN.mean(0) - inner_NN.mean(1, keepdims=True) + inner_NN.mean()
+    regular_NN.flat[:: len(regular_NN) + 1] += RIDGE * regular_NN.trace() + np.finfo(np.float64).tiny
+    offset_P = point_P - others_NP.mean(0, dtype=np.float64)
+    along_N = others_NP @ offset_P
+    weights_N = solve(regular_NN, along_N - along_N.mean(), assume_a="pos", check_finite=False)
     return weights_N + (1 - weights_N.sum()) / len(others_NP)
+
+
+def inner_products(points_NP: np.ndarray) -> np.ndarray:
+    """Return the inner products [N, N] of the points' differences from their mean."""
+    spread_NP = points_NP - points_NP.mean(0, dtype=np.float64)
+    return spread_NP @ spread_NP.T
 
 
 def residual(point_P: np.ndarray, others_NP: np.ndarray) -> float:
