@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -160,6 +161,23 @@ class ZooPoints:
         """Return the inner products [N, N] of the canonical points and of the points."""
         return inner_products(self._canonical[0]), inner_products(self.points_NP)
 
+    def products(
+        self, permuted_NP: np.ndarray, orders: Mapping[int, np.ndarray | slice], before_NN: np.ndarray
+    ) -> np.ndarray:
+        """Return the inner products [N, N] of permuted points from those before the permutation.
+
+        Only products between seeds change, because a seed has a common order.
+        """
+        seeds = [np.flatnonzero(self.seeds == seed) for seed in np.unique(self.seeds)]
+        stay = [isinstance(orders.get(seed, slice(None)), slice) for seed in np.unique(self.seeds)]
+        inner_NN, exact = before_NN.copy(), [permuted_NP[of_seed].astype(np.float64) for of_seed in seeds]
+        for one, other in combinations(range(len(seeds)), 2):
+            if not (stay[one] and stay[other]):
+                block = exact[one] @ exact[other].T
+                inner_NN[np.ix_(seeds[one], seeds[other])] = block
+                inner_NN[np.ix_(seeds[other], seeds[one])] = block.T
+        return inner_NN
+
     def canonical(self, point_P: np.ndarray) -> np.ndarray:
         """Return the canonical point [P] of a network."""
         _, mean_P, std_P = self._canonical
@@ -261,15 +279,15 @@ class ZooPoints:
             if own_index is not None:
                 record_minimum("aligned_across", aligned_distances, other_runs)
             if other_runs.any():
-                # A common order of all checkpoints keeps their inner products, which are then computed once.
-                known = len(orders) == 1 and not self.space.pairs
-                chosen = np.ix_(other_runs, other_runs)
-                inner, inner_raw = (of[chosen] for of in self._products) if known else (None, None)
-                nearest_N = combination(canonical_P, aligned_NP[other_runs], inner)
-                measures["residual"] = rms(canonical_P - nearest_N @ aligned_NP[other_runs])
+                rivals_NP = aligned_NP[other_runs]
+                inner = self.products(aligned_NP, orders, self._products[0])[np.ix_(other_runs, other_runs)]
+                nearest_N = combination(canonical_P, rivals_NP, None if self.space.pairs else inner)
+                measures["residual"] = rms(canonical_P - nearest_N @ rivals_NP)
                 if self.space.has_forms:
-                    raw_NP = self.permuted(self.points_NP, orders)[other_runs]
-                    mixed = self.mixed(canonical_P, raw_NP, (nearest_N, combination(point_P, raw_NP, inner_raw)))
+                    raw_NP = self.permuted(self.points_NP, orders)
+                    inner = self.products(raw_NP, orders, self._products[1])[np.ix_(other_runs, other_runs)]
+                    raw_NP = raw_NP[other_runs]
+                    mixed = self.mixed(canonical_P, raw_NP, (nearest_N, combination(point_P, raw_NP, inner)))
                     measures["residual"] = min(measures["residual"], mixed)
         return measures
 
@@ -300,7 +318,8 @@ def combination(point_P: np.ndarray, others_NP: np.ndarray, inner_NN: np.ndarray
     """
     # Solve by the N × N matrix of inner products, because P is much larger than N. The matrix is singular, because the
     # spread's sum is 0; the ridge makes it regular.
-    inner_NN = inner_products(others_NP) if inner_NN is None else inner_NN
+    if inner_NN is None:
+        inner_NN = inner_products(others_NP)
     regular_NN = inner_NN - inner_NN.mean(0) - inner_NN.mean(1, keepdims=True) + inner_NN.mean()
     regular_NN.flat[:: len(regular_NN) + 1] += RIDGE * regular_NN.trace() + np.finfo(np.float64).tiny
     offset_P = point_P - others_NP.mean(0, dtype=np.float64)
@@ -310,9 +329,9 @@ def combination(point_P: np.ndarray, others_NP: np.ndarray, inner_NN: np.ndarray
 
 
 def inner_products(points_NP: np.ndarray) -> np.ndarray:
-    """Return the inner products [N, N] of the points' differences from their mean."""
-    spread_NP = points_NP - points_NP.mean(0, dtype=np.float64)
-    return spread_NP @ spread_NP.T
+    """Return the inner products [N, N] of points [N, P]."""
+    exact_NP = points_NP.astype(np.float64)
+    return exact_NP @ exact_NP.T
 
 
 def residual(point_P: np.ndarray, others_NP: np.ndarray) -> float:

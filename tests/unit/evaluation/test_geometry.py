@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from rpg.evaluation.alignment import find_groups
-from rpg.evaluation.geometry import Space, ZooPoints, residual
+from rpg.evaluation.geometry import Space, ZooPoints, inner_products, residual
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize
 
@@ -73,6 +73,17 @@ def test_measure_by_hand(space: Space) -> None:
     assert "distance_across" not in found
     assert [found[name] / unit for name in names if name in found] == pytest.approx([2.5, 2.5, 2], abs=1e-5)
     assert set(zoo.measure(point_P, align=False)) == {"nearest", "distance"}
+
+
+def test_products_of_permuted_points(space: Space) -> None:
+    points_NP = random_points(space, 5)
+    zoo = ZooPoints(space, points_NP, np.array([0, 0, 1, 1, 2]), np.array([""] * 5))
+    draw = np.random.default_rng(0)
+    orders = {0: slice(None), 1: draw.permutation(38), 2: draw.permutation(38)}
+    permuted_NP = zoo.permuted(points_NP, orders)
+    np.testing.assert_array_equal(permuted_NP[3], points_NP[3][orders[1]])
+    found = zoo.products(permuted_NP, orders, inner_products(points_NP))
+    np.testing.assert_allclose(found, inner_products(permuted_NP), rtol=1e-6)
 
 
 def test_runs_are_seeds_and_codes(space: Space) -> None:
