@@ -33,6 +33,8 @@ FIXED = 1e-5
 
 # The share of the total variance that is added to each direction.
 RIDGE = 1e-11
+# More than the rounding error of inner products, as a share of their trace.
+ROUNDING = 1e-14
 
 
 class Pair(NamedTuple):
@@ -321,10 +323,14 @@ def combination(point_P: np.ndarray, others_NP: np.ndarray, inner_NN: np.ndarray
     if inner_NN is None:
         inner_NN = inner_products(others_NP)
     regular_NN = inner_NN - inner_NN.mean(0) - inner_NN.mean(1, keepdims=True) + inner_NN.mean()
-    regular_NN.flat[:: len(regular_NN) + 1] += RIDGE * regular_NN.trace() + np.finfo(np.float64).tiny
+    regular_NN.flat[:: len(regular_NN) + 1] += RIDGE * regular_NN.trace() + ROUNDING * inner_NN.trace() + 1e-30
     offset_P = point_P - others_NP.mean(0, dtype=np.float64)
     along_N = others_NP @ offset_P
-    weights_N = solve(regular_NN, along_N - along_N.mean(), assume_a="pos", check_finite=False)
+    try:
+        weights_N = solve(regular_NN, along_N - along_N.mean(), assume_a="pos", check_finite=False)
+    except np.linalg.LinAlgError:
+        # The ridge is enough for all but points that are equal up to rounding.
+        weights_N = np.linalg.pinv(regular_NN, rcond=1e-8, hermitian=True) @ (along_N - along_N.mean())
     return weights_N + (1 - weights_N.sum()) / len(others_NP)
 
 
