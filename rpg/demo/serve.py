@@ -22,7 +22,8 @@ def demo(experiment: str, port: int, browser: bool) -> None:
     generator = Generator(experiment)
     if not generator.experiment.task.in_words:
         raise UserError(
-            f"{experiment}: the networks have no tasks to choose from, or none on classes; name an experiment with task_codes"
+            f"{experiment}: the networks have no tasks to choose from, or none on classes;"
+            " name an experiment with task_codes"
         )
     # Load the data set here, so that its absence is an error of the command and not of the page.
     load_data(generator.experiment.task.dataset, generator.params.data_root)

@@ -1,32 +1,88 @@
 """Distances between networks of one architecture, which are points in the space of their normalized weights.
 
-All distances are root mean squares over the weights. Each tensor is normalized as tokens are, so the distance 1 is the
-standard deviation of a tensor's weights. N checkpoints, P weights.
+All distances are root mean squares over the weights. Each tensor is normalized, so the distance 1 is the standard
+deviation of a tensor's weights. N checkpoints, P weights.
+
+A *point* holds normalized weights as the tokens do, and mixtures of networks are mixtures of points. Many points belong
+to one function: units may be permuted and rescaled, low-rank pairs multiplied by a matrix. So distances are measured
+between *canonical points*: the network's weights in canonical scale and with balanced pairs, normalized by the
+statistics of the zoo's canonical weights. Permutations and rotations of pairs are then matched.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.linalg import solve
 from torch import Tensor
 
 from rpg.evaluation.alignment import PermutationGroup, match, permute
+from rpg.evaluation.scaling import Scaling
+from rpg.tokenizer.canonical import balanced, pairs
 from rpg.tokenizer.layout import Layout
+from rpg.tokenizer.normalization import Stats, detokenize
+
+# A standard deviation below this share of the mean is a rounding error: the canonical scale fixes the tensor.
+FIXED = 1e-5
+
+
+# The share of the total variance that is added to each direction.
+RIDGE = 1e-11
+# More than the rounding error of inner products, as a share of their trace.
+ROUNDING = 1e-14
+
+
+class Pair(NamedTuple):
+    """The places of a low-rank pair in a point: A [r, I] and B [O, r]."""
+
+    first: slice
+    second: slice
+    rank: int
 
 
 class Space:
     """Convert networks to points and back: a point has P normalized weights in the order of the layout's tokens."""
 
-    def __init__(self, layout: Layout, groups: Sequence[PermutationGroup]) -> None:
-        """Keep the axes of `groups` that the layout tokenizes; `groups` are the units that may be permuted."""
-        self.layout = layout
+    def __init__(
+        self,
+        layout: Layout,
+        groups: Sequence[PermutationGroup],
+        scaling: Scaling | None = None,
+        stats: Stats | None = None,
+    ) -> None:
+        """Keep the tensors of `groups` and `scaling` that the layout tokenizes.
+
+        `groups` are the units that may be permuted, `scaling` those that may be rescaled. `stats` denormalizes points;
+        without it there is no canonical form beyond permutations.
+        """
+        self.layout, self.stats = layout, stats
         self.padding_LD = layout.padding()
         names = {tensor.name for tensor in layout.tokenized}
-        restricted = [
-            PermutationGroup(group.units, [axis for axis in group.axes if axis.name in names]) for group in groups
-        ]
+        restricted = [replace(group, axes=[axis for axis in group.axes if axis.name in names]) for group in groups]
         self.groups = [group for group in restricted if group.axes]
+        self.scaling = (scaling or Scaling()).restricted(names) if stats else Scaling()
+        sizes = [math.prod(tensor.shape) for tensor in layout.tokenized]
+        ends = np.cumsum(sizes)
+        self.places = {
+            tensor.name: slice(int(end) - size, int(end))
+            for tensor, size, end in zip(layout.tokenized, sizes, ends, strict=True)
+        }
+        self.pairs: list[Pair] = []
+        if stats:
+            shapes = {tensor.name: tensor.shape for tensor in layout.tokenized}
+            self.pairs = [
+                Pair(self.places[first], self.places[second], shapes[first][0]) for first, second in pairs(shapes)
+            ]
+
+    @property
+    def has_forms(self) -> bool:
+        """Whether canonical points differ from points."""
+        return bool(self.scaling or self.pairs)
 
     def point(self, tokens_LD: Tensor) -> np.ndarray:
         """Return the point [P] of tokens [L, D]."""
@@ -40,11 +96,31 @@ class Space:
 
     def tensors(self, point_P: np.ndarray) -> dict[str, np.ndarray]:
         """Return the network's tensors of a point."""
-        sizes = [int(np.prod(tensor.shape)) for tensor in self.layout.tokenized]
-        parts = np.split(point_P, np.cumsum(sizes)[:-1])
         return {
-            tensor.name: part.reshape(tensor.shape) for tensor, part in zip(self.layout.tokenized, parts, strict=True)
+            tensor.name: point_P[self.places[tensor.name]].reshape(tensor.shape) for tensor in self.layout.tokenized
         }
+
+    def canonical(self, point_P: np.ndarray) -> np.ndarray:
+        """Return the weights [P] of the network at a point, in canonical scale and with balanced low-rank pairs.
+
+        They are not normalized, except running variances without a BatchNorm that the walk has found. A space without
+        such symmetries returns the point.
+        """
+        if not self.stats or not self.has_forms:
+            return point_P
+        layout = Layout(self.layout.width, self.layout.tokenized)
+        weights = detokenize(self.tokens(point_P), layout, self.stats, {})
+        canonical_P = np.concatenate([weights[name].numpy().ravel() for name in self.places]).astype(np.float32)
+        self.scaling.canonical(self.tensors(canonical_P))
+        for first, second, rank in self.pairs:
+            pair = (canonical_P[first].reshape(rank, -1), canonical_P[second].reshape(-1, rank))
+            factors = balanced(*(torch.from_numpy(factor).double() for factor in pair))
+            canonical_P[first], canonical_P[second] = (factor.numpy().ravel() for factor in factors)
+        folded = {norm.variance for norm in self.scaling.norms}
+        for tensor in self.layout.tokenized:
+            if tensor.is_variance and tensor.name not in folded:
+                canonical_P[self.places[tensor.name]] = point_P[self.places[tensor.name]]
+        return canonical_P
 
     def order(self, point_P: np.ndarray, target_P: np.ndarray) -> np.ndarray | slice:
         """Return indices that align the units of `point_P`, and of other points of its run, with the target's units."""
@@ -66,36 +142,121 @@ class ZooPoints:
     seeds: np.ndarray
     codes: np.ndarray
 
-    def distances(self, point_P: np.ndarray) -> np.ndarray:
-        """Return the root mean square distances [N] of a point to the checkpoints."""
-        return np.sqrt(np.mean(np.square(self.points_NP - point_P), axis=1))
+    @cached_property
+    def _canonical(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the checkpoints' canonical points [N, P], and each weight's mean [P] and standard deviation [P].
 
-    def align(self, point_P: np.ndarray, own_index: int | None = None) -> np.ndarray:
-        """Return the checkpoints [N, P] with each seed's units permuted to match the network at `point_P`.
-
-        The seed's checkpoint nearest to the point, other than `own_index`, is matched and sets the order for the seed.
+        Mean and deviation are those of the weight's tensor, averaged over the checkpoints as in `Stats`.
         """
-        distances, aligned_NP = self.distances(point_P), self.points_NP.copy()
+        space = self.space
+        weights_NP = np.stack([space.canonical(point_P) for point_P in self.points_NP])
+        mean_P, std_P = np.zeros_like(weights_NP[0]), np.ones_like(weights_NP[0])
+        if space.has_forms:
+            for place in space.places.values():
+                values = weights_NP[:, place].astype(np.float64)
+                mean, std = values.mean(), values.std(axis=1, ddof=1).mean()
+                mean_P[place], std_P[place] = mean, std if std > FIXED * abs(mean) else 1
+        return (weights_NP - mean_P) / std_P, mean_P, std_P
+
+    @cached_property
+    def _products(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the inner products [N, N] of the canonical points and of the points."""
+        return inner_products(self._canonical[0]), inner_products(self.points_NP)
+
+    def products(
+        self, permuted_NP: np.ndarray, orders: Mapping[int, np.ndarray | slice], before_NN: np.ndarray
+    ) -> np.ndarray:
+        """Return the inner products [N, N] of permuted points from those before the permutation.
+
+        Only products between seeds change, because a seed has a common order.
+        """
+        seeds = [np.flatnonzero(self.seeds == seed) for seed in np.unique(self.seeds)]
+        stay = [isinstance(orders.get(seed, slice(None)), slice) for seed in np.unique(self.seeds)]
+        inner_NN, exact = before_NN.copy(), [permuted_NP[of_seed].astype(np.float64) for of_seed in seeds]
+        for one, other in combinations(range(len(seeds)), 2):
+            if not (stay[one] and stay[other]):
+                block = exact[one] @ exact[other].T
+                inner_NN[np.ix_(seeds[one], seeds[other])] = block
+                inner_NN[np.ix_(seeds[other], seeds[one])] = block.T
+        return inner_NN
+
+    def canonical(self, point_P: np.ndarray) -> np.ndarray:
+        """Return the canonical point [P] of a network."""
+        _, mean_P, std_P = self._canonical
+        return (self.space.canonical(point_P) - mean_P) / std_P
+
+    def distances(self, point_P: np.ndarray) -> np.ndarray:
+        """Return the root mean square distances [N] of a network to the checkpoints, without permutations."""
+        canonical_P = self.canonical(point_P)
+        return root_mean_squares(self.facing(canonical_P) - canonical_P)
+
+    def separation(self, one_P: np.ndarray, other_P: np.ndarray) -> float:
+        """Return the distance between two canonical points [P], with low-rank pairs rotated and no units permuted."""
+        return rms(self.rotated(one_P[None], other_P) - other_P)
+
+    def facing(self, canonical_P: np.ndarray) -> np.ndarray:
+        """Return the checkpoints' canonical points [N, P], with low-rank pairs rotated to be nearest to a network's."""
+        return self.rotated(self._canonical[0], canonical_P)
+
+    def rotated(self, zoo_NP: np.ndarray, canonical_P: np.ndarray) -> np.ndarray:
+        """Return canonical points [N, P] with each low-rank pair rotated to be nearest to the pair of `canonical_P`.
+
+        The rotation is the solution of the orthogonal Procrustes problem (rpg.tokenizer.canonical), with both factors
+        in units of their tensors' standard deviations.
+        """
+        _, mean_P, std_P = self._canonical
+        if not self.space.pairs:
+            return zoo_NP
+        facing_NP, count = zoo_NP.copy(), len(zoo_NP)
+        shift_P = mean_P / std_P
+        for first, second, rank in self.space.pairs:
+            a_NrI = (zoo_NP[:, first] + shift_P[first]).reshape(count, rank, -1)
+            b_NOr = (zoo_NP[:, second] + shift_P[second]).reshape(count, -1, rank)
+            to_a_rI = (canonical_P[first] + shift_P[first]).reshape(rank, -1)
+            to_b_Or = (canonical_P[second] + shift_P[second]).reshape(-1, rank)
+            u, _, vt = np.linalg.svd(b_NOr.swapaxes(1, 2) @ to_b_Or + a_NrI @ to_a_rI.T)
+            rotation_Nrr = u @ vt
+            facing_NP[:, first] = (rotation_Nrr.swapaxes(1, 2) @ a_NrI).reshape(count, -1) - shift_P[first]
+            facing_NP[:, second] = (b_NOr @ rotation_Nrr).reshape(count, -1) - shift_P[second]
+        return facing_NP
+
+    def orders(
+        self, zoo_NP: np.ndarray, point_P: np.ndarray, own_index: int | None = None
+    ) -> dict[int, np.ndarray | slice]:
+        """Return for each seed the indices [P] that permute the units of its checkpoints to match a network.
+
+        `zoo_NP` and `point_P` are canonical points of the checkpoints and the network. The seed's checkpoint nearest to
+        the point, other than `own_index`, is matched and sets the order for the seed.
+        """
+        distances, orders = root_mean_squares(zoo_NP - point_P), {}
         for seed in np.unique(self.seeds):
-            of_seed = np.flatnonzero(self.seeds == seed)
-            candidates = of_seed[of_seed != own_index]
+            candidates = np.flatnonzero((self.seeds == seed) & (np.arange(len(self.seeds)) != own_index))
             if len(candidates):
                 nearest = candidates[distances[candidates].argmin()]
-                order = self.space.order(self.points_NP[nearest], point_P)
-                if not isinstance(order, slice):
-                    aligned_NP[of_seed] = self.points_NP[of_seed][:, order]
-        return aligned_NP
+                orders[seed] = self.space.order(zoo_NP[nearest], point_P)
+        return orders
+
+    def permuted(self, points_NP: np.ndarray, orders: Mapping[int, np.ndarray | slice]) -> np.ndarray:
+        """Return points of the checkpoints [N, P] with each seed's units in the seed's order."""
+        permuted_NP = points_NP.copy()
+        for seed, order in orders.items():
+            if not isinstance(order, slice):
+                of_seed = np.flatnonzero(self.seeds == seed)
+                permuted_NP[of_seed] = points_NP[of_seed][:, order]
+        return permuted_NP
 
     def measure(self, point_P: np.ndarray, own_index: int | None = None, align: bool = True) -> dict[str, float | int]:
         """Measure the distances of a network from the checkpoints; `own_index` is its index if it is a checkpoint.
 
-        `nearest` is the index of the nearest checkpoint, `distance` the distance to it. With `align`, `aligned` is the
-        distance after permutation of units, and `residual` the distance to the nearest affine combination of
-        checkpoints. A checkpoint is compared with all others. Its `distance_across` and `aligned_across` are distances
-        to checkpoints of other training runs, and its residual is from these checkpoints. A measure without checkpoints
-        to compare with is absent.
+        All distances are between canonical points. `nearest` is the index of the nearest checkpoint, `distance` the
+        distance to it. With `align`, `aligned` is the distance after permutation of units, and `residual` the distance
+        to the nearest affine combination of checkpoints. A checkpoint is compared with all others. Its
+        `distance_across` and `aligned_across` are distances to checkpoints of other training runs, and its residual is
+        from these checkpoints. A measure without checkpoints to compare with is absent.
         """
-        distances = self.distances(point_P)
+        canonical_P = self.canonical(point_P)
+        zoo_NP = self.facing(canonical_P)
+        distances = root_mean_squares(zoo_NP - canonical_P)
         others, other_runs = np.full(len(distances), True), np.full(len(distances), True)
         if own_index is not None:
             others[own_index] = False
@@ -112,21 +273,73 @@ class ZooPoints:
         if own_index is not None:
             record_minimum("distance_across", distances, other_runs)
         if align:
-            aligned_NP = self.align(point_P, own_index)
+            orders = self.orders(zoo_NP, canonical_P, own_index)
+            aligned_NP = self.permuted(zoo_NP, orders)
             # A match is a heuristic, so the distance without it may be smaller.
-            aligned_distances = np.minimum(distances, np.sqrt(np.mean(np.square(aligned_NP - point_P), axis=1)))
+            aligned_distances = np.minimum(distances, root_mean_squares(aligned_NP - canonical_P))
             record_minimum("aligned", aligned_distances, others)
             if own_index is not None:
                 record_minimum("aligned_across", aligned_distances, other_runs)
             if other_runs.any():
-                measures["residual"] = residual(point_P, aligned_NP[other_runs])
+                rivals_NP = aligned_NP[other_runs]
+                inner = self.products(aligned_NP, orders, self._products[0])[np.ix_(other_runs, other_runs)]
+                nearest_N = combination(canonical_P, rivals_NP, None if self.space.pairs else inner)
+                measures["residual"] = rms(canonical_P - nearest_N @ rivals_NP)
+                if self.space.has_forms:
+                    raw_NP = self.permuted(self.points_NP, orders)
+                    inner = self.products(raw_NP, orders, self._products[1])[np.ix_(other_runs, other_runs)]
+                    raw_NP = raw_NP[other_runs]
+                    mixed = self.mixed(canonical_P, raw_NP, (nearest_N, combination(point_P, raw_NP, inner)))
+                    measures["residual"] = min(measures["residual"], mixed)
         return measures
+
+    def mixed(self, canonical_P: np.ndarray, raw_NP: np.ndarray, shares: Sequence[np.ndarray]) -> float:
+        """Return the distance of a network to the nearest of some affine combinations of checkpoints as they are.
+
+        Weights are mixed before they get their canonical form, so a mixture of points `raw_NP` is no mixture of
+        canonical points. `shares` holds the combinations to try, [N] each.
+        """
+        mixtures = [self.canonical((share_N @ raw_NP).astype(np.float32)) for share_N in shares]
+        return min(self.separation(mixture_P, canonical_P) for mixture_P in mixtures)
+
+
+def rms(differences: np.ndarray) -> float:
+    """Return the root mean square of all numbers."""
+    return float(np.sqrt(np.mean(np.square(differences))))
+
+
+def root_mean_squares(differences_NP: np.ndarray) -> np.ndarray:
+    """Return the root mean square [N] of each row."""
+    return np.sqrt(np.mean(np.square(differences_NP), axis=1))
+
+
+def combination(point_P: np.ndarray, others_NP: np.ndarray, inner_NN: np.ndarray | None = None) -> np.ndarray:
+    """Return the shares [N], of sum 1, of the affine combination of other points [N, P] that is nearest to a point.
+
+    `inner_NN` holds the inner products of the other points, from any origin, if they are known.
+    """
+    # Solve by the N × N matrix of inner products, because P is much larger than N. The matrix is singular, because the
+    # spread's sum is 0; the ridge makes it regular.
+    if inner_NN is None:
+        inner_NN = inner_products(others_NP)
+    regular_NN = inner_NN - inner_NN.mean(0) - inner_NN.mean(1, keepdims=True) + inner_NN.mean()
+    regular_NN.flat[:: len(regular_NN) + 1] += RIDGE * regular_NN.trace() + ROUNDING * inner_NN.trace() + 1e-30
+    offset_P = point_P - others_NP.mean(0, dtype=np.float64)
+    along_N = others_NP @ offset_P
+    try:
+        weights_N = solve(regular_NN, along_N - along_N.mean(), assume_a="pos", check_finite=False)
+    except np.linalg.LinAlgError:
+        # The ridge is enough for all but points that are equal up to rounding.
+        weights_N = np.linalg.pinv(regular_NN, rcond=1e-8, hermitian=True) @ (along_N - along_N.mean())
+    return weights_N + (1 - weights_N.sum()) / len(others_NP)
+
+
+def inner_products(points_NP: np.ndarray) -> np.ndarray:
+    """Return the inner products [N, N] of points [N, P]."""
+    exact_NP = points_NP.astype(np.float64)
+    return exact_NP @ exact_NP.T
 
 
 def residual(point_P: np.ndarray, others_NP: np.ndarray) -> float:
     """Return the root mean square distance of a point from the affine hull of other points [N, P]."""
-    center_P = others_NP.mean(0, dtype=np.float64)
-    spread_NP, offset_P = others_NP - center_P, point_P - center_P
-    # Solve by the N × N matrix of inner products, because P is much larger than N.
-    weights_N = np.linalg.pinv(spread_NP @ spread_NP.T, rcond=1e-8, hermitian=True) @ (spread_NP @ offset_P)
-    return float(np.sqrt(np.mean(np.square(offset_P - weights_N @ spread_NP))))
+    return rms(point_P - combination(point_P, others_NP) @ others_NP)

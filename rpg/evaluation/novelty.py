@@ -28,13 +28,13 @@ import pandas as pd
 import torch
 
 from rpg.config.experiment import Experiment, FineTune
-from rpg.evaluation.alignment import find_groups
 from rpg.evaluation.baselines import formulas
 from rpg.evaluation.fine_tuned import fine_tuned
-from rpg.evaluation.geometry import Space, ZooPoints
+from rpg.evaluation.geometry import ZooPoints
 from rpg.evaluation.interpolation import mixtures
 from rpg.evaluation.results import Verdict
 from rpg.evaluation.score import read_answers, read_samples, summary
+from rpg.evaluation.symmetries import find_space, list_symmetries
 from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
 from rpg.tasks.base import DifferentiableTask
@@ -96,8 +96,7 @@ class NoveltyAnalysis:
         self.store, self.kept = TokenStore(paths.folder("tokens")), paths.kept("novelty")
         self.task = load_task(experiment.task, data_root)
         _, self.names = read_zoo(paths.folder("zoo"))
-        example = self.task.example
-        self.space = Space(self.store.layout, [] if example is None else find_groups(self.task.network, example))
+        self.space = find_space(self.task, self.store.layout, self.store.stats)
         checkpoints = self.store.checkpoints
         self.zoo = ZooPoints(
             self.space,
@@ -105,6 +104,7 @@ class NoveltyAnalysis:
             np.array([self.store.state(entry) for entry in checkpoints]),
             np.array([entry.code or "" for entry in checkpoints]),
         )
+        self._canonical: dict[str, np.ndarray] = {}
         self.scored = read_answers(paths)
         self.originals = [
             self.read_network("original", paths.folder("zoo"), entry, index) for index, entry in enumerate(checkpoints)
@@ -236,7 +236,8 @@ class NoveltyAnalysis:
             if main and other.code == network.code and not (network.kind == "original" and other.state == network.state)
         ]
         if rivals and len(network.answers):
-            nearest = min(rivals, key=lambda other: float(np.square(other.point_P - network.point_P).sum()))
+            own_P = self.canonical(network)
+            nearest = min(rivals, key=lambda other: self.zoo.separation(self.canonical(other), own_P))
             row["iou"] = iou(self.wrong(network), self.wrong(nearest))
             row["disagreement"] = 100 * float((network.answers != nearest.answers).mean())
         return row
@@ -272,16 +273,27 @@ class NoveltyAnalysis:
         return pd.DataFrame(rows)
 
     def noise_keeps(self, distance: float) -> float:
-        """Return the mean relative accuracy of checkpoints plus noise of a root mean square of `distance`."""
+        """Return the mean relative accuracy of NOISY checkpoints plus noise of a root mean square of `distance`."""
         draw = np.random.default_rng(derive(self.params.seed, "noise test"))
         chosen = [self.originals[index] for index in draw.integers(len(self.originals), size=NOISY)]
+        noises = [draw.standard_normal(len(one.point_P)) for one in chosen]
+        # Distances are between canonical points, where noise of the same level may be larger or smaller.
+        reached = [
+            self.zoo.separation(self.canonical(one), self.zoo.canonical(one.point_P + distance * noise_P))
+            for one, noise_P in zip(chosen, noises, strict=True)
+        ]
+        level = distance**2 / np.mean(reached)
         noisy = (
-            self.network_at(
-                "noise", one.state, one.code, one.point_P + distance * draw.standard_normal(len(one.point_P))
-            )
-            for one in chosen
+            self.network_at("noise", one.state, one.code, one.point_P + level * noise_P)
+            for one, noise_P in zip(chosen, noises, strict=True)
         )
         return float(np.mean([network.score / self.accuracy(network.code) for network in self.judge(noisy)]))
+
+    def canonical(self, network: MeasuredNetwork) -> np.ndarray:
+        """Return the canonical point of an original or a sample; it is computed once."""
+        if network.file not in self._canonical:
+            self._canonical[network.file] = self.zoo.canonical(network.point_P)
+        return self._canonical[network.file]
 
     def ensembles(self, between: bool) -> dict[str, float | int]:
         """Return the accuracies of a plurality vote of samples and of equally many originals for the same task.
@@ -416,8 +428,8 @@ def measure_novelty(experiment: Experiment, paths: Paths, data_root: str | None)
     novelty = NoveltyAnalysis(experiment, paths, data_root)
     rows = novelty.rows()
     write_text(paths.file("novelty.rows"), rows.round(6).to_csv(index=False))
-    groups_of_units = len(novelty.space.groups)
-    tree = {**summarize(rows, novelty.noise_keeps), "groups_of_units": groups_of_units}
+    symmetries = list_symmetries(novelty.space, novelty.task)
+    tree = {**summarize(rows, novelty.noise_keeps), "symmetries": symmetries.tree()}
     for name in tree["rpg"]:
         # A vote needs several networks of one task; a set of many tasks seldom has them.
         if name in ("all", "between"):

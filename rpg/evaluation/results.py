@@ -123,6 +123,18 @@ class Rule(Form):
     floor: Number
 
 
+class Symmetries(Form):
+    """Numbers of symmetries that distances leave out: groups of permuted units, groups of rescaled units, pairs.
+
+    `reason` says why there are no groups of units, and is empty if there are some.
+    """
+
+    permutations: int
+    scales: int
+    low_rank: int
+    reason: str = ""
+
+
 class NoveltyResult(Form):
     """The whole of novelty.json."""
 
@@ -131,6 +143,7 @@ class NoveltyResult(Form):
     rpg: Annotated[dict[Set, SampleNovelty], Field(min_length=1)]
     original: Method
     baselines: dict[str, dict[Set, Method]]
+    symmetries: MayLack[Symmetries] = None
     files: list[ListedFile] = Field(default_factory=list)
 
 

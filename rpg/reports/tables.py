@@ -15,7 +15,7 @@ import pandas as pd
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
 from rpg.evaluation.methods import kinds, knows, label
-from rpg.evaluation.results import Ensemble, Method, Metrics, NoveltyResult, Scores
+from rpg.evaluation.results import Ensemble, Method, Metrics, NoveltyResult, Scores, Symmetries
 from rpg.evaluation.score import SETS
 from rpg.paths import Paths, ablation_file
 from rpg.reports.artifacts import AblationResult, ExperimentResult, ExperimentResults
@@ -54,9 +54,10 @@ NOVELTY = """
 ## Are the samples new?
 
 Medians over n samples, and over originals. Distances are root mean squares over the weights, each tensor normalised,
-so that 1 is the standard deviation of a tensor's weights. *Distance* is to the nearest checkpoint of the zoo, its units
-permuted to match; of an original, to the nearest of other training runs. *Residual* is the distance to the nearest
-affine combination of these checkpoints. *IoU* is that of the wrong answers, *disagreement* the percentage of different
+so that 1 is the standard deviation of a tensor's weights. *Distance* is to the nearest checkpoint of the zoo; of an
+original, to the nearest of other training runs. Distances leave out the *symmetries*: groups of units that may be
+permuted, groups of units that may be rescaled, and low-rank pairs. *Residual* is the distance to the nearest affine
+combination of these checkpoints. *IoU* is that of the wrong answers, *disagreement* the percentage of different
 answers, each with the nearest original for the same task, of other training runs for an original. *Ensemble* is the
 accuracy of a vote of samples, and of as many originals, of all runs in turn. What is answered is the class of an image;
 of segmentation the class of a pixel, at 16 × 16 places of each image; of detection the class of the surest box that
@@ -80,10 +81,11 @@ MIXTURES = """
 ## {name}: what else can be made of its zoo
 
 Distances are in units of the zoo's median nearest distance, {unit:.4f}. Those of RPG and of the originals are with the
-networks' units permuted to match; the other rows' are not, which makes them no smaller. *Beaten by* counts the other
-rows for the same tasks, RPG's own left out, that are as accurate and as far from the zoo, both. The last columns have
-the fraction of networks that reach {accurate} of the originals' mean accuracy and are farther from the zoo than so many
-units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
+networks' units permuted to match. So are those of up to four networks of each other row, where the verdict needs it;
+the rest are not, which makes them no smaller. *Verdict* follows the rule above. *Beaten by* counts the other rows for
+the same tasks, RPG's own left out, that are as accurate and as far from the zoo, both. The last columns have the
+fraction of networks that reach {accurate} of the accuracy of the originals for the same task and are farther from the
+zoo than so many units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
 
 """
 
@@ -319,6 +321,7 @@ def novelty_section(experiments: Mapping[str, ExperimentResult]) -> str:
                     "IoU: sample / original": join_medians("iou", 2, samples.median, zoo),
                     "disagreement: sample / original": join_medians("disagreement", 1, samples.median, zoo),
                     "ensemble: samples / originals": ensemble(samples.ensemble),
+                    "symmetries: permuted / rescaled / pairs": symmetries(novelty.symmetries),
                 }
             )
     rule = next(iter(experiments.values())).novelty.rule
@@ -333,6 +336,14 @@ def label_set(name: str, key: Set) -> str:
 def ensemble(accuracies: Ensemble | dict[str, float] | None) -> str:
     """Format the accuracies of two ensembles."""
     return f"{accuracies.rpg:.1f} / {accuracies.original:.1f}" if isinstance(accuracies, Ensemble) else "-"
+
+
+def symmetries(found: Symmetries | None) -> str:
+    """Format the numbers of symmetries that distances leave out, or the reason if there are none."""
+    if not isinstance(found, Symmetries):
+        return "-"
+    counts = f"{found.permutations} / {found.scales} / {found.low_rank}"
+    return f"{counts} ({found.reason})" if found.reason else counts
 
 
 def join_medians(column: str, digits: int, *medians: Mapping[str, float | None]) -> str:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,8 +94,12 @@ class Task(ABC):
 
     @property
     def example(self) -> Tensor | None:
-        """[2, C, H, W] images for which `network` returns one tensor; None for other inputs or outputs."""
+        """[2, C, H, W] images as inputs of `forward`; None for a network with other inputs."""
         return None
+
+    def forward(self, network: nn.Module, images: Tensor) -> Any:
+        """Return a nest of tensors that determine the network's predictions for `images` [n, C, H, W]."""
+        return network(images)
 
     @property
     def parameters(self) -> int:

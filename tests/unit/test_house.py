@@ -26,6 +26,7 @@ COVERED_BY = {
     "data/pictures.py": "unit/tasks/fine_tuning/test_imagenet.py",
     "demo/page.py": "unit/demo/test_serve.py",
     "evaluation/results.py": "unit/test_fuzz.py",
+    "evaluation/verification.py": "unit/evaluation/test_alignment.py",
     "generator/manifest.py": "unit/test_fuzz.py",
     "model/backbones/base.py": "unit/model/backbones/test_residual.py",
     "model/backbones/mixers.py": "unit/model/backbones/test_residual.py",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from rpg.data.scenes import write_scenes
@@ -100,6 +102,19 @@ class Detection(OpenMMLab):
             # This restores the method of the head's class.
             del head.predict_mask
 
+    def forward(self, network: nn.Module, images: Tensor) -> Any:
+        # The boxes that the first stage proposes jump with its scores, so the second stage gets fixed regions.
+        detector: Any = network
+        maps = detector.extract_feat(images)
+        heads = [getattr(detector, name, None) for name in ("rpn_head", "bbox_head")]
+        found = [head(maps) for head in heads if head]
+        if head := getattr(detector, "roi_head", None):
+            boxes = head._bbox_forward(maps, _regions(head.bbox_roi_extractor))
+            found += [boxes["cls_score"], boxes["bbox_pred"]]
+            if head.with_mask:
+                found.append(head._mask_forward(maps, _regions(head.mask_roi_extractor))["mask_preds"])
+        return found or maps
+
     def answer(self, sample: Any) -> np.ndarray:
         truth, predicted = sample.gt_instances, sample.pred_instances
         answers = np.full(len(truth.labels), -1)
@@ -150,6 +165,12 @@ def _rescaled(maps: Any, metas: Sequence[dict[str, Any]], results: list[Any], re
         for meta, result in zip(metas, results, strict=True):
             result.bboxes /= result.bboxes.new_tensor(meta["scale_factor"]).repeat(1, 2)
     return results
+
+
+def _regions(extractor: Any) -> Tensor:
+    """Return [n, 5], image and box: regions in two images, one per level of the feature pyramid that serves regions."""
+    sizes = [1.2 * extractor.finest_scale * 2**level for level in range(len(extractor.roi_layers))]
+    return torch.tensor([[image, 1, 2, 1 + size, 2 + size] for image in (0, 1) for size in sizes])
 
 
 def _boxes(boxes: Any) -> Any:

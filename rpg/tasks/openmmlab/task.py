@@ -373,6 +373,13 @@ class OpenMMLab(Task):
         """Return the metric of the split, or the metric's config."""
         return self.config.test_evaluator
 
+    @property
+    def example(self) -> Tensor:
+        """The first validation image and its mirror image, [2, 3, H, W], as the network's inputs."""
+        batch = copy.deepcopy(next(iter(self.loaded("validation")[0])))
+        image = self.network.data_preprocessor(batch)["inputs"][0]  # type: ignore[operator]
+        return torch.stack([image, image.flip(-1)])
+
     def _put(self, state_dict: StateDict) -> None:
         try:
             self.network.load_state_dict(state_dict)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rpg.data.scenes import write_scenes
 from rpg.tasks.base import Region
@@ -56,11 +56,13 @@ class Segmentation(OpenMMLab):
                     f"{sample.seg_map_path} has label {largest}, but the data set has {classes} classes"
                 )
 
-    @property
-    def example(self) -> Tensor:
-        batches, _ = self.loaded("validation")
-        batch = next(iter(batches))
-        return self.network.data_preprocessor(batch)["inputs"][:2]  # type: ignore[operator]
+    def forward(self, network: nn.Module, images: Tensor) -> Any:
+        # The auxiliary head counts, because its weights are part of the checkpoint.
+        segmentor: Any = network
+        maps = segmentor.extract_feat(images)
+        auxiliary = getattr(segmentor, "auxiliary_head", None)
+        others = auxiliary if isinstance(auxiliary, nn.ModuleList) else [auxiliary] if auxiliary else []
+        return [head(maps) for head in (segmentor.decode_head, *others)]
 
     def answer(self, sample: Any) -> np.ndarray:
         return _grid(sample.pred_sem_seg.data)[_grid(sample.gt_sem_seg.data) != UNLABELED]

@@ -4,7 +4,8 @@ import timm
 import torch
 from torch import nn
 
-from rpg.evaluation.alignment import as_arrays, distance, find_groups, match, permute
+from rpg.evaluation.alignment import distance, find_groups, match, permute
+from rpg.evaluation.verification import as_arrays
 
 # Small ones of three families, with more channels than a permutation could hit by chance.
 NETWORKS = {
@@ -48,12 +49,11 @@ def test_a_permuted_network_answers_alike_and_is_recovered(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "vgg11", "edgenext_xx_small", "ghostnet_100", "pvt_v2_b0"])
-def test_networks_of_other_families_have_groups_or_none(name: str) -> None:
-    """And no traceback; what is found has passed the test of random permutations."""
+def test_networks_of_other_families_have_groups(name: str) -> None:
+    """What is found has passed the test of random permutations."""
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=3).eval()
-    found = find_groups(network, torch.randn(2, 3, 64, 64))
-    assert bool(found) == (name in ("efficientnet_b0", "edgenext_xx_small"))
+    assert find_groups(network, torch.randn(2, 3, 64, 64))
 
 
 def test_groups_of_a_vision_transformer() -> None:
@@ -93,17 +93,59 @@ def test_what_does_not_pass_the_test_has_no_groups() -> None:
     assert find_groups(Mixed().eval(), torch.randn(3, 4)) == []
 
 
-def test_a_network_that_cannot_be_followed_has_no_groups() -> None:
-    class Branching(nn.Module):
+def test_one_bad_group_leaves_the_others() -> None:
+    """Only the mixed channels are no group."""
+
+    class Half(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, 3)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            hidden = self.first(x)
-            return self.last(hidden if hidden.sum() > 0 else -hidden)
+            return self.last(self.second(self.first(x).flip(1)).relu())
 
-    assert find_groups(Branching().eval(), torch.randn(3, 4)) == []
+    (found,) = find_groups(Half().eval(), torch.randn(3, 4))
+    assert {axis.name for axis in found.axes} == {"second.weight", "second.bias", "last.weight"}
+
+
+def test_a_network_that_fails_has_no_groups() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x) @ x
+
+    assert find_groups(Failing().eval(), torch.randn(3, 4)) == []
+
+
+def test_concatenated_channels_keep_their_groups() -> None:
+    class Fork(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.last = nn.Linear(4, 5), nn.Linear(4, 7), nn.Linear(12, 3)
+
+        def forward(self, x: torch.Tensor) -> dict[str, list[torch.Tensor]]:
+            return {"outputs": [self.last(torch.cat([self.left(x), self.right(x)], 1))]}
+
+    found = find_groups(Fork().eval(), torch.randn(3, 4))
+    assert [group.units for group in found] == [5, 7]
+    assert [[(axis.name, axis.axis, axis.start) for axis in group.axes] for group in found] == [
+        [("left.weight", 0, 0), ("left.bias", 0, 0), ("last.weight", 1, 0)],
+        [("right.weight", 0, 0), ("right.bias", 0, 0), ("last.weight", 1, 5)],
+    ]
+
+
+def test_the_parts_of_a_group_norm_change_places_and_so_do_their_units() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(3, 6), nn.Tanh(), nn.Conv2d(6, 2, 3)).eval()
+    found = find_groups(network, torch.randn(3, 1, 8, 8))
+    assert [(group.units, group.inner) for group in found] == [(3, 3), (2, 0), (2, 0), (2, 0)]
+    before = {name: np.random.default_rng(0).standard_normal(x.shape) for name, x in network.state_dict().items()}
+    planted = permute(before, found, [np.array([2, 0, 1]), np.array([1, 0]), np.array([0, 1]), np.array([1, 0])])
+    np.testing.assert_array_equal(planted["0.bias"], before["0.bias"][[5, 4, 0, 1, 3, 2]])
+    assert distance(permute(planted, found, match(planted, before, found)), before) == 0
 
 
 def test_match_is_the_best_of_all_orders() -> None:

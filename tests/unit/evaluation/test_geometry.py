@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from rpg.evaluation.alignment import find_groups
-from rpg.evaluation.geometry import Space, ZooPoints, residual
+from rpg.evaluation.geometry import Space, ZooPoints, inner_products, residual
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize
 
@@ -75,6 +75,17 @@ def test_measure_by_hand(space: Space) -> None:
     assert set(zoo.measure(point_P, align=False)) == {"nearest", "distance"}
 
 
+def test_products_of_permuted_points(space: Space) -> None:
+    points_NP = random_points(space, 5)
+    zoo = ZooPoints(space, points_NP, np.array([0, 0, 1, 1, 2]), np.array([""] * 5))
+    draw = np.random.default_rng(0)
+    orders = {0: slice(None), 1: draw.permutation(38), 2: draw.permutation(38)}
+    permuted_NP = zoo.permuted(points_NP, orders)
+    np.testing.assert_array_equal(permuted_NP[3], points_NP[3][orders[1]])
+    found = zoo.products(permuted_NP, orders, inner_products(points_NP))
+    np.testing.assert_allclose(found, inner_products(permuted_NP), rtol=1e-6)
+
+
 def test_runs_are_seeds_and_codes(space: Space) -> None:
     points_NP = np.zeros((3, 38), np.float32)
     points_NP[:, 0] = [0, 1, 5]
@@ -105,7 +116,7 @@ def test_alignment_is_by_seed(space: Space) -> None:
     )  # fmt: skip
     points_NP = np.stack([first_P, first_P + 0.01, second_P])
     zoo = ZooPoints(space, points_NP, np.array([0, 0, 1]), np.array([""] * 3))
-    moved_NP = zoo.align(first_P[index])
+    moved_NP = zoo.permuted(points_NP, zoo.orders(points_NP, first_P[index]))
     np.testing.assert_array_equal(moved_NP[0], first_P[index])
     np.testing.assert_allclose(moved_NP[1], first_P[index] + 0.01, rtol=1e-6)
     found = zoo.measure(first_P[index])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from rpg.config.loading import load_params
 from rpg.evaluation.alignment import permute
 from rpg.evaluation.geometry import ZooPoints
-from rpg.evaluation.novelty import NoveltyAnalysis, iou, summarize, verdict, vote
+from rpg.evaluation.novelty import MeasuredNetwork, NoveltyAnalysis, iou, summarize, verdict, vote
 from rpg.paths import Paths
 from rpg.utils.errors import UserError
 from rpg.utils.files import file_entry, write_sealed
@@ -34,6 +34,12 @@ def judged(novelty: NoveltyAnalysis, points: list[np.ndarray]) -> str:
         pd.DataFrame([novelty.row(network) for network in networks]) for networks in (samples, novelty.originals)
     )
     return verdict(samples_rows, originals)
+
+
+def nearest_of(novelty: NoveltyAnalysis, network: MeasuredNetwork, rivals: list[MeasuredNetwork]) -> MeasuredNetwork:
+    """The rival with the nearest canonical point."""
+    own_P = novelty.zoo.canonical(network.point_P)
+    return min(rivals, key=lambda other: np.mean((novelty.zoo.canonical(other.point_P) - own_P) ** 2))
 
 
 def test_planted_checkpoints_are_replicas(novelty: NoveltyAnalysis) -> None:
@@ -110,7 +116,7 @@ def test_rows_are_what_the_layer_wrote(novelty: NoveltyAnalysis, finished: Path)
         assert row.test == pytest.approx(tests[row.file])
     first = rows[rows["networks"] == "RPG"].iloc[0]
     (sample,) = [sample for sample in novelty.samples if sample.file == first["file"]]
-    distances = np.sqrt(np.mean((novelty.zoo.points_NP - sample.point_P) ** 2, axis=1))
+    distances = novelty.zoo.distances(sample.point_P)
     assert first["distance"] == pytest.approx(distances.min(), abs=1e-6)
     assert first["nearest"] == novelty.store.checkpoints[distances.argmin()].file
     assert (rows["distance"] >= rows["aligned"].fillna(0)).all()
@@ -151,7 +157,7 @@ def test_iou_and_disagreement_by_hand(novelty: NoveltyAnalysis) -> None:
     row = novelty.row(first)
     # Of other training runs.
     rivals = [other for other in novelty.originals if other.state != first.state]
-    nearest = min(rivals, key=lambda other: np.mean((other.point_P - first.point_P) ** 2))
+    nearest = nearest_of(novelty, first, rivals)
     assert row["iou"] == iou(novelty.wrong(first), novelty.wrong(nearest))
     assert row["disagreement"] == 100 * np.mean(first.answers != nearest.answers)
 
@@ -240,7 +246,7 @@ def test_tasks_are_told_apart(tasks: Path) -> None:
     for sample in novelty.rpg_samples:
         row = novelty.row(sample)
         rivals = [other for other in [*novelty.originals, *novelty.held_out] if other.code == sample.code]
-        nearest = min(rivals, key=lambda other: np.mean((other.point_P - sample.point_P) ** 2))
+        nearest = nearest_of(novelty, sample, rivals)
         assert row["disagreement"] == 100 * np.mean(nearest.answers != sample.answers)
         assert row["set"] == novelty.store.task_set(sample.state, sample.code)
 

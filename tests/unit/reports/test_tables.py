@@ -10,12 +10,14 @@ from promises import FULL, broken, counts
 
 from rpg.config.loading import load_params
 from rpg.evaluation.methods import kinds, label
+from rpg.evaluation.results import Symmetries
 from rpg.evaluation.score import summary
 from rpg.reports.artifacts import ExperimentResult, ExperimentResults
 from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.reports.tables import (
     markdown,
     published_section,
+    symmetries,
 )
 
 
@@ -93,6 +95,7 @@ def test_markdown_row() -> None:
             "noise 0.1": {"seen": {**placed, "mean": 96.0}},
             "hypernetwork": {"seen": placed, "held_out": {**placed, "distance": 3.25}},
         },
+        "symmetries": {"permutations": 3, "scales": 5, "low_rank": 0, "reason": ""},
     }
     entry = {"task": "classification", "metric": "top1", "parameters": 12345, "original": {**numbers, "n": 40}}
     entry["differences"] = {"original": {"all": {"mean": -0.123, "interval": [-0.5, 0.25]}}}
@@ -101,7 +104,8 @@ def test_markdown_row() -> None:
     mean = "97.12 ± 0.46 [96.90, 97.30]"
     assert rows[2] == ["x", "top1", "12,345", mean, "98.00", "40", mean, "96.00", "98.00", "20", "-0.12 [-0.50, +0.25]"]
     assert rows[5] == [
-        "x", "20", "novel", "0.2500 / 1.3000", "0.2000 / 0.3000", "0.50 / -", "2.0 / -", "98.5 / 99.2"
+        "x", "20", "novel", "0.2500 / 1.3000", "0.2000 / 0.3000", "0.50 / -", "2.0 / -", "98.5 / 99.2",
+        "3 / 5 / 0",
     ]  # fmt: skip
     # Rows of other tasks do not count, nor do RPG's own.
     assert [row[:6] for row in rows[8:]] == [
@@ -115,6 +119,12 @@ def test_markdown_row() -> None:
     assert rows[8][6:] == ["0.75", "0.00"]
     assert "fraction of networks that reach 99% of" in text
     assert "under 0.25 u" in text
+
+
+def test_missing_symmetries_have_a_reason() -> None:
+    adapter = Symmetries(permutations=0, scales=0, low_rank=7, reason="an adapter")
+    assert symmetries(adapter) == "0 / 0 / 7 (an adapter)"
+    assert symmetries(None) == "-"
 
 
 def test_every_metric_of_segmentation_has_a_row(found: Path) -> None:
