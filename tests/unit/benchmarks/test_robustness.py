@@ -70,15 +70,15 @@ def test_a_broken_promise_is_a_line() -> None:
 
 def test_something_else_that_is_as_accurate_and_as_far_is_named() -> None:
     def of(mean: float, distance: float) -> dict:
-        rest = {"std": 0.0, "interval": [mean, mean], "min": mean, "best": mean, "n": 2, "novel": {}}
+        rest = {"std": 0.0, "min": mean, "best": mean, "n": 2, "novel": {}, "verdict": "novel"}
         return {"mean": mean, "distance": distance, **rest}
 
     def between(rival: float) -> dict:
         novelty = {
-            "rule": {"copy": 0.25, "near": 0.75, "combined": 0.5, "accurate": 0.99},
+            "rule": {"copy": 0.25, "near": 0.75, "combined": 0.5, "accurate": 0.99, "floor": 0.05},
             "zoo": {"distance": 1.0},
             "original": of(99.0, 0.1),
-            "rpg": {"between": {**of(90.0, 0.5), "verdict": "novel", "median": {}}},
+            "rpg": {"between": {**of(90.0, 0.5), "median": {}}},
             "baselines": {"interpolation across": {"all": of(rival, 0.6)}},
         }
         return {"experiments": {"x": {"between": {"mean": 90.0}, "novelty": novelty}}}
