@@ -94,13 +94,7 @@ def write_checkout(
             "experiment": name,
             "seeds": [seed],
             "novelty": False,
-            "variants": {
-                "plain": {
-                    f"{block}.seed": seed
-                    for block in ("tune", "hypernetwork")
-                    if block in tree["experiments"][name] and seed != tree["experiments"][name][block]["seed"]
-                }
-            },
+            "variants": {"plain": {}},
         }
         for name in names
         for seed in seeds
@@ -162,7 +156,7 @@ def rows_of(checkout: Path, name: str, seeds: Sequence[int], arithmetic: str) ->
 
 
 def quality(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Return measure → value of one experiment's entry in test.json, or in results/metrics.json; larger values are better.
+    """Return measure → value of an experiment's test.json, or its entry in results/metrics.json; larger is better.
 
     `originals` is the originals' mean in percent. For a set of samples (`rpg`, `between`, `seen`, ...) the value is the
     ratio of its mean to the mean of the originals for the same tasks; `rpg` is relative to all originals. `rpg min` is

@@ -263,11 +263,15 @@ class NoveltyAnalysis:
         for network in self.baselines():
             row = self.row(network)
             key = network.kind, network.set
-            # Alignment only shortens a distance, so a near network needs none.
-            if row.get("distance", 0.0) >= near and aligned.setdefault(key, 0) < ALIGNED:
+            # The first networks of each kind and set, whether near or far, so that the verdict is on all of them.
+            if "distance" in row and aligned.setdefault(key, 0) < ALIGNED:
                 aligned[key] += 1
-                row |= self.zoo.measure(network.point_P)
-                row["nearest"] = self.store.checkpoints[row["nearest"]].file
+                if row["distance"] >= near:
+                    row |= self.zoo.measure(network.point_P)
+                    row["nearest"] = self.store.checkpoints[row["nearest"]].file
+                else:
+                    # Alignment only shortens a distance, so a near network needs none.
+                    row["aligned"] = row["distance"]
             rows.append(row)
         return pd.DataFrame(rows)
 

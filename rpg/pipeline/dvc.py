@@ -25,7 +25,7 @@ HEADER = """\
 ITEM = Paths("${item}")
 # Small files that live in git, not in DVC's cache.
 IN_GIT = {"cache": False}
-# Outputs of the tables' stage in DVC's cache, besides tables.md, metrics.json and the model cards: large, or different in every run.
+# Outputs of the tables' stage in DVC's cache, besides the model cards: large, or different in every run.
 CACHED = ("scores.csv", "novelty.csv", "seconds.json", "seconds.md")
 # The numbers of tables.md.
 NUMBERS = RESULTS / "metrics.json"

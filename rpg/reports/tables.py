@@ -35,11 +35,11 @@ not independent. One run has no interval. *RPG − original* pairs the runs or t
 right answers, the test images; its interval includes the error of both.
 
 """
-UNSEEN = """*Knows* is all that a method learned from: the *zoo*'s checkpoints; *labels* of training images in the tasks of
-the zoo's checkpoints; *own labels*, those of the task that the network is for; *images* of the training split without
-labels; the *base network* that the zoo started from, which tells all classes apart. *RPG − it* is the difference of
-the means on held-out tasks in points, with its 95 % interval. *BatchNorm recounted* rows have the statistics of 2000
-training images in place of their own.
+UNSEEN = """*Knows* is all that a method learned from: the *zoo*'s checkpoints; *labels* of training images in the tasks
+of the zoo's checkpoints; *own labels*, those of the task that the network is for; *images* of the training split
+without labels; the *base network* that the zoo started from, which tells all classes apart. *RPG − it* is the
+difference of the means on held-out tasks in points, with its 95 % interval. *BatchNorm recounted* rows have the
+statistics of 2000 training images in place of their own.
 
 """
 PUBLISHED_TEXT = """
@@ -509,4 +509,4 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
         }
         for name, entry in times["experiments"].items()
     ]
-    write_text(into / "seconds.md", "# MeasuredMethod times\n\n" + table(rows))
+    write_text(into / "seconds.md", "# Measured times\n\n" + table(rows))
