@@ -123,14 +123,14 @@ def test_networks_trained_anew_are_novel(novelty: NoveltyAnalysis) -> None:
 
 
 def test_noise_about_fine_tuned_runs_is_not_novel(novelty: NoveltyAnalysis) -> None:
-    """Four runs from one network are 0.064 apart, a little more than noise that changes nothing."""
+    """Three runs from one network are 0.064 apart, a little more than noise that changes nothing."""
     start_P = novelty.zoo.points_NP[-1]
-    runs = noisy(start_P, 0.045, 4, seed=0)
-    planted = with_zoo(novelty, runs, [0, 1, 2, 3])
+    runs = noisy(start_P, 0.045, 3, seed=0)
+    planted = with_zoo(novelty, runs, [0, 1, 2])
     u = run_distance(pd.DataFrame([planted.row(network) for network in planted.originals]))
     assert FLOOR < u < 0.07
     assert judged(planted, noisy(runs[0], 0.05, 3, seed=1)) == "as noise"
-    # A fifth run from the same network is no farther from the others than noise.
+    # A fourth run from the same network is no farther from the others than noise.
     assert judged(planted, noisy(start_P, 0.045, 3, seed=2)) == "as noise"
     assert judged(planted, noisy(runs[0], 0.02, 3, seed=1)) == "replica"
 
@@ -145,8 +145,8 @@ def test_runs_nearer_than_the_floor_give_no_scale(novelty: NoveltyAnalysis) -> N
 
 
 def test_one_run_with_many_saves_gives_no_verdict(novelty: NoveltyAnalysis) -> None:
-    saves = noisy(novelty.zoo.points_NP[-1], 0.002, 8, seed=0)
-    planted = with_zoo(novelty, saves, [0] * 8)
+    saves = noisy(novelty.zoo.points_NP[-1], 0.002, 6, seed=0)
+    planted = with_zoo(novelty, saves, [0] * 6)
     for level in (0.0, 0.005, 1.0):
         assert judged(planted, noisy(saves[0], level, 2, seed=1)) == "one run"
 
@@ -170,7 +170,7 @@ def test_noise_keeps_by_hand(novelty: NoveltyAnalysis) -> None:
             scores.append(novelty.task.score(state_dict, "test"))
         assert novelty.noise_keeps(distance) == pytest.approx(np.mean(scores) / mean, abs=2e-3)
     assert novelty.noise_keeps(0.01) > 0.98
-    assert novelty.noise_keeps(2.0) < 0.6
+    assert novelty.noise_keeps(2.0) < 0.8
 
 
 def test_accurate_network_at_a_distance_where_noise_is_not_is_novel(novelty: NoveltyAnalysis) -> None:
@@ -190,14 +190,14 @@ def test_accuracy_is_that_of_the_same_task(tasks: Path) -> None:
     """A held-out task that is harder than the others: networks as good as its originals are not inaccurate."""
     novelty = open_novelty(tasks, "tasks")
     novelty.originals = [replace(network, score=99.0) for network in novelty.originals]
-    hard = novelty.held_out[0].code
+    sample = next(sample for sample in novelty.rpg_samples if sample.set == "held_out")
+    hard = sample.code
     of_hard = sum(network.code == hard for network in novelty.held_out)
     novelty.held_out = [replace(network, score=70.0 if network.code == hard else 99.0) for network in novelty.held_out]
     assert of_hard == 2
     assert novelty.accuracy(hard) == 70.0
     easy = novelty.originals[0].code
     assert novelty.accuracy(easy) == 99.0
-    sample = next(sample for sample in novelty.rpg_samples if sample.code == hard)
     rows = pd.DataFrame([novelty.row(replace(sample, score=69.9)), novelty.row(replace(sample, score=68.0))])
     assert rows["relative"].tolist() == pytest.approx([69.9 / 70, 68 / 70])
     far = rows.assign(aligned=1.0, residual=1.0)
@@ -274,7 +274,11 @@ def test_rows_are_what_the_layer_wrote(novelty: NoveltyAnalysis, finished: Path)
     assert first["distance"] == pytest.approx(distances.min(), abs=1e-6)
     assert first["nearest"] == novelty.store.checkpoints[distances.argmin()].file
     assert (rows["distance"] >= rows["aligned"].fillna(0)).all()
-    assert (rows["from_zoo"] == rows["aligned"].fillna(rows["distance"])).all()
+    # Of the other methods a few networks alone are aligned, so all of them are compared by the plain distance.
+    main = rows["networks"].isin(["original", "RPG"])
+    assert (rows["from_zoo"] == rows["aligned"].where(main, rows["distance"])).all()
+    aligned = rows[~main].groupby("networks")["aligned"].count()
+    assert set(aligned) == {4}
 
 
 def test_sample_that_was_not_scored_is_one_line(finished: Path) -> None:
