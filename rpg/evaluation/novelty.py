@@ -342,7 +342,8 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame, noise_keeps: Callab
     interpolation  r < COMBINED · d: a combination of checkpoints explains most of the distance
     replica        d < NEAR · u: a checkpoint plus a small difference
     inaccurate     the mean of `relative` is under ACCURATE
-    as noise       checkpoints plus noise of the distance d are as accurate, so the distance proves nothing
+    as noise       checkpoints plus noise of the distance d are as accurate as the networks, or as the checkpoints
+                   were (noise on the best run would be above the mean of all), so the distance proves nothing
     novel          otherwise: as far from the zoo as another training run, no combination of checkpoints, and accurate
     """
     d, r, u = networks["distance"].median(), np.nan, run_distance(originals)
@@ -358,9 +359,10 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame, noise_keeps: Callab
         return "interpolation"
     if d < NEAR * u:
         return "replica"
-    if networks["relative"].mean() < ACCURATE:
+    relative = networks["relative"].mean()
+    if relative < ACCURATE:
         return "inaccurate"
-    return "as noise" if noise_keeps(float(d)) >= ACCURATE * networks["relative"].mean() else "novel"
+    return "as noise" if noise_keeps(float(d)) >= ACCURATE * min(relative, 1.0) else "novel"
 
 
 def run_distance(originals: pd.DataFrame) -> float:
