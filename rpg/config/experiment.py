@@ -135,8 +135,16 @@ class Experiment(Block):
             if self.sample.seen:
                 raise ValueError("sample.seen: needs task.kind task_codes")
         self.task.check_experiment(self)
-        if self.model.start == "mean" and self.diffusion.target != "x0":
-            raise ValueError("model.start: mean needs diffusion.target x0")
+        for block, start in (
+            ("model", self.model.start),
+            ("hypernetwork", self.hypernetwork and self.hypernetwork.start),
+        ):
+            if start == "mean" and self.diffusion.target != "x0":
+                raise ValueError(f"{block}.start: mean needs diffusion.target x0")
+        if self.novelty.fine_tune and "tune" not in self.task.optional:
+            raise ValueError(
+                f"novelty.fine_tune: task.kind {self.task.kind} has no differentiable loss; remove the block"
+            )
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
         between = "sample" if self.sample.between else "tune" if self.tune and self.tune.between else None

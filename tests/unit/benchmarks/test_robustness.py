@@ -20,7 +20,11 @@ def entry(rpg: float, worst: float = 90.0, held_out: float = 80.0) -> dict:
         "rpg": {"mean": rpg, "min": worst, "n": 3},
         "held_out": {"mean": held_out, "n": 2},
         "original_by_set": {"held_out": {"mean": 80.0, "n": 2}},
-        "baselines": {"ridge": {"held_out": {"mean": 70.5}, "seen": {"mean": 95.0}}},
+        "baselines": {
+            "ridge": {"held_out": {"mean": 70.5}, "seen": {"mean": 95.0}},
+            "ridge_recounted": {"held_out": {"mean": 71.5}},
+            "base_lookup": {"held_out": {"mean": 82.0}},
+        },
     }
 
 
@@ -31,6 +35,8 @@ def test_measures_by_hand() -> None:
         "rpg": 0.5,
         "held_out": 1.0,
         "held_out above ridge": 9.5,
+        "held_out above ridge_recounted": 8.5,
+        "held_out above base_lookup": -2.0,
     }
 
 
@@ -126,6 +132,8 @@ def test_checkout_has_a_training_per_seed_and_its_rows(tmp_path: Path) -> None:
         "digits-tasks-seed-2/plain-2",
     ]
     assert [str(path.parent.relative_to(tmp_path / "results")) for path in files] == expected
+    # Bounds are on the test split, whose numbers the tables show.
+    assert {path.name for path in files} == {"test.json"}
     for path, mean in zip(files, (96.0, 48.0, 96.0, 72.0), strict=True):
         write_json(path, entry(mean))
     rows = {row["measure"]: row for row in rows_of(tmp_path, "digits-tasks", seeds, "avx2")}

@@ -393,6 +393,10 @@ def test_networks_between_states_need_states() -> None:
         ),
         (lambda x: x["zoo"].update(seeds=[4, 4]), "zoo.seeds: a seed is listed twice; remove one, not [4, 4]"),
         (
+            lambda x: x["novelty"].update(fine_tune={"steps": 1, "images": 1, "learning_rate": 0.1}),
+            "novelty.fine_tune: task.kind segmentation has no differentiable loss; remove the block",
+        ),
+        (
             lambda x: x["task"]["overrides"].update(model={"size": 3}),
             "task.overrides.model.size: the key 'size' is not allowed, because DVC's run-cache ignores it;"
             " choose another name",
@@ -401,6 +405,16 @@ def test_networks_between_states_need_states() -> None:
 )
 def test_segmentation_that_does_not_fit(change, fault: str) -> None:
     assert fault_of(SCENES, change) == fault
+
+
+@pytest.mark.parametrize("block", ["model", "hypernetwork"])
+def test_a_start_at_the_mean_predicts_weights(block: str) -> None:
+    def change(experiment: dict) -> None:
+        experiment["hypernetwork"]["start"] = "zero"
+        experiment[block]["start"] = "mean"
+        experiment["diffusion"]["target"] = "v"
+
+    assert fault_of(TASKS, change) == f"{block}.start: mean needs diffusion.target x0"
 
 
 def test_blocks_of_a_kind_need_its_tasks() -> None:
