@@ -212,8 +212,9 @@ def knowledge(experiment: Experiment, methods: Sequence[str]) -> dict[str, str]:
     if not experiment.task.has_codes:
         return {}
     tune = {"labels": "labels", "outputs": "images"}[experiment.tune.loss] if experiment.tune else None
-    start = experiment.hypernetwork.start if experiment.hypernetwork else "zero"
-    return {method: knows(method, tune, start) for method in ("original", "rpg", *methods)}
+    hypernetwork = experiment.hypernetwork
+    start, loss = (hypernetwork.start, hypernetwork.loss) if hypernetwork else ("zero", "labels")
+    return {method: knows(method, tune, start, loss) for method in ("original", "rpg", *methods)}
 
 
 def unseen_tasks(name: str, entry: ExperimentResult) -> str:

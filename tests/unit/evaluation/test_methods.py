@@ -39,3 +39,9 @@ def test_labels() -> None:
 )
 def test_knowledge(kind: str, tune: str | None, start: str, expected: str) -> None:
     assert knows(kind, tune, start) == expected
+
+
+def test_a_hypernetwork_that_learns_outputs_reads_no_labels() -> None:
+    assert knows("hypernetwork", None, "mean", "outputs") == "zoo, images"
+    assert knows("hypernetwork_recounted", None, "zero", "outputs") == "zoo, images"
+    assert knows("rpg", "labels", "mean", "outputs") == "zoo, labels"
