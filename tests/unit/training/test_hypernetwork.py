@@ -11,6 +11,7 @@ from rpg.config.loading import load_params
 from rpg.config.model import Condition
 from rpg.generator.sample import sample_networks
 from rpg.tasks.loading import load_task
+from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.training.hypernetwork import Generated, train_hypernetwork
 from rpg.training.model_file import load_rpg
@@ -72,11 +73,13 @@ def test_samples_have_the_statistics_that_were_generated(tasks: Path) -> None:
     request = [((entry["state"],), entry["code"])]
     state_dict = load_file(folder / "samples" / entry["file"])
     ((network, *_),) = sample_networks(model, experiment.model.conditions, store, chosen, request)
-    for name, tensor in network.items():
-        if "running" in name:
-            torch.testing.assert_close(tensor, state_dict[name], rtol=0.1, atol=0.1)
     (recounted,) = load_task(experiment.task, None).recount([state_dict])
-    assert not torch.allclose(recounted["bn1.running_var"], state_dict["bn1.running_var"], rtol=0.02)
+
+    def apart(one: StateDict, other: StateDict) -> float:
+        return max((one[name] - other[name]).abs().max().item() for name in one if "running" in name)
+
+    # Networks that are sampled together differ by rounding from the one that is sampled alone.
+    assert apart(network, state_dict) < 0.01 * apart(recounted, state_dict)
 
 
 @pytest.mark.parametrize("statistics", [None, 0.5])
