@@ -39,7 +39,7 @@ ARITHMETICS: dict[str, dict[str, str]] = {
         "OPENBLAS_CORETYPE": "Nehalem",
     },
 }
-# The sets of samples in metrics.json.
+# The sets of samples in test.json.
 SETS = ("rpg", "between", "seen", "held_out", "held_out_pairs")
 # Further metrics of the paper's tables, and the other protocol for adapters.
 LIKELIHOOD = "average accuracy (likelihood)"
@@ -94,13 +94,7 @@ def write_checkout(
             "experiment": name,
             "seeds": [seed],
             "novelty": False,
-            "variants": {
-                "plain": {
-                    f"{block}.seed": seed
-                    for block in ("tune", "hypernetwork")
-                    if block in tree["experiments"][name] and seed != tree["experiments"][name][block]["seed"]
-                }
-            },
+            "variants": {"plain": {}},
         }
         for name in names
         for seed in seeds
@@ -134,13 +128,13 @@ def trial_of(name: str, seed: int) -> str:
 
 
 def metrics_files(checkout: Path, names: Sequence[str], seeds: Sequence[int]) -> list[Path]:
-    """Return the path of metrics.json for each experiment and seed, in this order."""
+    """Return the path of test.json for each experiment and seed, in this order."""
     experiments = yaml.safe_load((checkout / "params.yaml").read_text())["experiments"]
     return [
         checkout
         / "results"
         / (name if seed == experiments[name]["train"]["seed"] else trial_of(name, seed))
-        / "metrics.json"
+        / "test.json"
         for name in names
         for seed in seeds
     ]
@@ -162,7 +156,7 @@ def rows_of(checkout: Path, name: str, seeds: Sequence[int], arithmetic: str) ->
 
 
 def quality(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Return measure → value of one experiment's entry in metrics.json; larger values are better.
+    """Return measure → value of an experiment's test.json, or its entry in results/metrics.json; larger is better.
 
     `originals` is the originals' mean in percent. For a set of samples (`rpg`, `between`, `seen`, ...) the value is the
     ratio of its mean to the mean of the originals for the same tasks; `rpg` is relative to all originals. `rpg min` is

@@ -2,8 +2,8 @@
 
 The benchmark samples a trained RPG with its own solver and with DDIM-100, the published solver. It also samples the
 published network at the same tokens with DDIM-100; its seconds do not depend on its weights. The accuracy is over as
-many networks as the experiment samples, on the test split. At a shape from the paper the networks have random weights,
-so there is no accuracy.
+many networks as the experiment samples, on the validation split. At a shape from the paper the networks have random
+weights, so there is no accuracy.
 """
 
 import statistics

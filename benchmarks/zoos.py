@@ -1,7 +1,7 @@
 """Compare training a zoo's networks at once and one after another: `python -m benchmarks zoos`.
 
 Both train the same seeds of the same experiment. The seconds are for a part of the training, measured in turns. The
-accuracy is over all checkpoints of a whole training, on the test split.
+accuracy is over all checkpoints of a whole training, on the validation split.
 """
 
 import statistics

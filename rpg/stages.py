@@ -24,8 +24,8 @@ class Stage:
 
     A stage depends on its input files and on the experiment's `blocks`. `writes` maps artifacts to paths below
     results/<experiment>/. `reads` lists artifacts of earlier stages, and `reads_if` further ones for experiments with
-    that optional stage or with task codes. `code` lists the files and folders of the stage's code; with `task_code` the
-    benchmark's own code belongs to them.
+    that optional stage, with task codes, or with both. `code` lists the files and folders of the stage's code; with
+    `task_code` the benchmark's own code belongs to them.
     """
 
     name: str

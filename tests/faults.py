@@ -16,7 +16,7 @@ WRITES = {
     "tune": ["tune", "seconds/tune.json"],
     "hypernetwork": ["hypernetwork", "seconds/hypernetwork.json"],
     "sample": ["samples", "seconds/sample.json"],
-    "score": ["scores.json", "answers.safetensors", "metrics.json"],
+    "score": ["scores.json", "answers.safetensors", "metrics.json", "test.json"],
     "novelty": ["novelty.json", "novelty.csv"],
     "tables": ["README.md"],
 }

@@ -140,6 +140,10 @@ class Experiment(Block):
                 raise ValueError(f"{name}.start: {start} needs diffusion.target x0")
             if start == "state_mean" and "permutation_state" not in kinds:
                 raise ValueError(f"{name}.start: state_mean needs the condition permutation_state")
+        if self.novelty.fine_tune and "tune" not in self.task.optional:
+            raise ValueError(
+                f"novelty.fine_tune: task.kind {self.task.kind} has no differentiable loss; remove the block"
+            )
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
         between = "sample" if self.sample.between else "tune" if self.tune and self.tune.between else None

@@ -15,7 +15,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoreSample:
     """The scores of N networks in percent, and the group of each.
 
     `trainings` names the training of the generator that made each network; it is empty for networks of one training. A
@@ -29,7 +29,7 @@ class Sample:
     right: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=bool))
 
 
-def mean_interval(sample: Sample) -> tuple[float, float] | None:
+def mean_interval(sample: ScoreSample) -> tuple[float, float] | None:
     """Return the 95 % interval of the mean of a sample, cut off at 100; None for a single group.
 
     The variance is the sum of the variances over groups and over trainings. The degrees of freedom are Satterthwaite's.
@@ -41,7 +41,7 @@ def mean_interval(sample: Sample) -> tuple[float, float] | None:
     return low, min(high, 100.0)
 
 
-def difference(one: Sample, other: Sample) -> tuple[float, tuple[float, float] | None]:
+def difference(one: ScoreSample, other: ScoreSample) -> tuple[float, tuple[float, float] | None]:
     """Return the mean of `one` minus the mean of `other` in points, and its 95 % interval.
 
     Networks of the same group, and answers to the same example, are paired. The variance is the sum of three: over the
@@ -88,7 +88,7 @@ def _part(influence: Mapping[Hashable, float]) -> Part:
     return count / (count - 1) * float(np.square(list(influence.values())).sum()), count - 1
 
 
-def _of_trainings(sample: Sample) -> list[Part]:
+def _of_trainings(sample: ScoreSample) -> list[Part]:
     """Return the variance over the trainings, if there are several."""
     influence = _influence(sample.scores, sample.trainings) if sample.trainings else {}
     return [_part(influence)] if len(influence) > 1 else []

@@ -43,16 +43,19 @@ def label(kind: str) -> str:
     return name if plain == kind else f"{name}, BatchNorm recounted"
 
 
-def knows(kind: str, tune: str | None, start: str) -> str:
+def knows(kind: str, tune: str | None, start: str, loss: str = "labels") -> str:
     """Return the source of a method's knowledge.
 
-    `tune` is what tuning adds to RPG, such as "labels"; None without tuning. `start` is `hypernetwork.start`.
+    `tune` is what tuning adds to RPG, such as "labels"; None without tuning. `start` and `loss` are those of the block
+    `hypernetwork`. A loss on outputs reads no labels, but the outputs of the zoo's networks for images.
     """
     plain = kind.removesuffix(RECOUNTED)
     parts = [METHODS[plain].knows]
     if plain == "rpg" and tune:
         parts.append(tune)
-    if plain == "hypernetwork" and start != "zero":
+    if plain == "hypernetwork" and loss == "outputs":
+        parts = ["zoo", "images"]
+    elif plain == "hypernetwork" and start != "zero":
         parts.insert(0, "mean of the zoo")
     if kind != plain and "images" not in parts:
         parts.append("images")

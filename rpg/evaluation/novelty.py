@@ -6,7 +6,7 @@ made from the same zoo without RPG (rpg.evaluation: interpolation, baselines). T
     distance      distance to the nearest checkpoint of the zoo, other than the network itself
     aligned       `distance` after permuting the units of each seed's checkpoints to match the network
     relative      score / mean score of the originals for the same task
-    from_zoo      `aligned` if it was measured, else `distance`, which is never smaller; used to compare methods
+    from_zoo      `aligned` of originals and samples, `distance`, which is never smaller, of others; compares methods
     residual      distance to the nearest affine combination of the aligned checkpoints; 0 for an average of them
     iou           wrong answers of both the network and the nearest original for its task / wrong answers of either
     disagreement  percent of the test images on which the network and this original answer differently
@@ -19,7 +19,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,8 +37,7 @@ from rpg.evaluation.score import read_answers, read_samples, summary
 from rpg.evaluation.symmetries import find_space, list_symmetries
 from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
-from rpg.tasks.base import DifferentiableTask
-from rpg.tasks.loading import load_task
+from rpg.tasks.loading import differentiable, load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
@@ -201,11 +200,12 @@ class NoveltyAnalysis:
         self, mixed: dict[str, list[tuple[MeasuredNetwork, StateDict]]], params: FineTune
     ) -> Iterator[tuple[MeasuredNetwork, StateDict]]:
         """Yield the mixtures of each kind after training on the task loss."""
-        if not isinstance(self.task, DifferentiableTask):
+        task = differentiable(self.task)
+        if not task:
             raise UserError("params.yaml: novelty.fine_tune: the task has no differentiable loss; remove the block")
         for kind, networks in mixed.items():
             before, state_dicts = zip(*networks, strict=True)
-            after = fine_tuned(self.task, state_dicts, [network.code for network in before], params)
+            after = fine_tuned(task, state_dicts, [network.code for network in before], params)
             for network, state_dict in zip(before, after, strict=True):
                 point_P = self.space.point(self.store.tokenize(state_dict, network.state))
                 yield replace(network, kind=f"{kind}, fine-tuned", point_P=point_P), state_dict
@@ -255,20 +255,25 @@ class NoveltyAnalysis:
     def rows(self) -> pd.DataFrame:
         """Return novelty.csv: the rows of originals, samples and baselines.
 
-        A few baselines of each kind and set get aligned distances, where a verdict needs them.
+        A few networks of each rival and set get aligned distances, where a verdict needs them.
         """
-        main = [*self.draw(self.originals), *self.samples]
+        main = [*self.draw(self.originals), *self.rpg_samples]
         rows = [self.row(network) for network in progress(main, "novelty", total=len(main))]
         near = COPY * run_distance(pd.DataFrame([row for row in rows if row["networks"] == "original"]))
         aligned: dict[tuple[str, str], int] = {}
-        for network in self.baselines():
+        others = (sample for sample in self.samples if sample.kind != "RPG")
+        for network in chain(others, self.baselines()):
             row = self.row(network)
             key = network.kind, network.set
-            # Alignment only shortens a distance, so a near network needs none.
-            if row.get("distance", 0.0) >= near and aligned.setdefault(key, 0) < ALIGNED:
+            # The first networks of each kind and set, whether near or far, so that the verdict is on all of them.
+            if "distance" in row and aligned.setdefault(key, 0) < ALIGNED:
                 aligned[key] += 1
-                row |= self.zoo.measure(network.point_P)
-                row["nearest"] = self.store.checkpoints[row["nearest"]].file
+                if row["distance"] >= near:
+                    row |= self.zoo.measure(network.point_P)
+                    row["nearest"] = self.store.checkpoints[row["nearest"]].file
+                else:
+                    # Alignment only shortens a distance, so a near network needs none.
+                    row["aligned"] = row["distance"]
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -349,7 +354,8 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame, noise_keeps: Callab
     interpolation  r < COMBINED · d: a combination of checkpoints explains most of the distance
     replica        d < NEAR · u: a checkpoint plus a small difference
     inaccurate     the mean of `relative` is under ACCURATE
-    as noise       checkpoints plus noise of the distance d are as accurate, so the distance proves nothing
+    as noise       checkpoints plus noise of the distance d are as accurate as the networks, or as the checkpoints
+                   were (noise on the best run would be above the mean of all), so the distance proves nothing
     novel          otherwise: as far from the zoo as another training run, no combination of checkpoints, and accurate
     """
     d, r, u = networks["distance"].median(), np.nan, run_distance(originals)
@@ -365,9 +371,10 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame, noise_keeps: Callab
         return "interpolation"
     if d < NEAR * u:
         return "replica"
-    if networks["relative"].mean() < ACCURATE:
+    relative = networks["relative"].mean()
+    if relative < ACCURATE:
         return "inaccurate"
-    return "as noise" if noise_keeps(float(d)) >= ACCURATE * networks["relative"].mean() else "novel"
+    return "as noise" if noise_keeps(float(d)) >= ACCURATE * min(relative, 1.0) else "novel"
 
 
 def run_distance(originals: pd.DataFrame) -> float:

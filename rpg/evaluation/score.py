@@ -19,13 +19,13 @@ import torch
 
 from rpg.config.experiment import Experiment
 from rpg.evaluation.baselines import Formula, formulas
-from rpg.evaluation.intervals import Sample, difference, mean_interval
+from rpg.evaluation.intervals import ScoreSample, difference, mean_interval
 from rpg.evaluation.methods import RECOUNTED
 from rpg.evaluation.results import NetworkFacts, ScoredNetwork, Scores
 from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
 from rpg.tasks.base import DifferentiableTask, Judgement, Task
-from rpg.tasks.loading import load_task
+from rpg.tasks.loading import differentiable, load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.utils.artifacts import Set
@@ -156,8 +156,8 @@ class CodeBaselines:
         kinds = {
             name: self._score(self._from_formula(formula), name) for name, formula in formulas_by_name.items()
         } | self._scores_of_majority()
-        task = self.scorer.task
-        if isinstance(task, DifferentiableTask) and task.has_statistics:
+        task = differentiable(self.scorer.task)
+        if task and task.has_statistics:
             sources = {
                 "original": self._originals(),
                 **{model: self._samples(model) for model in dict.fromkeys(one.model for one in self.manifest)},
@@ -342,14 +342,14 @@ def _summaries(kinds: Kinds, references: Kinds, split: str) -> dict[str, Any]:
     return tree
 
 
-def sample_of(networks: Sequence[ScoredNetwork], split: str) -> Sample:
+def sample_of(networks: Sequence[ScoredNetwork], split: str) -> ScoreSample:
     """Return the networks' scores on a split, with their groups, and their right answers if these are the scores."""
     scores = [getattr(network, split) for network in networks]
     rows = [network.right.get(split, np.empty(0, dtype=bool)) for network in networks]
     right = np.stack(rows) if len({len(row) for row in rows}) == 1 else np.empty((0, 0), dtype=bool)
     if right.size and not np.allclose(100 * right.mean(1), scores, atol=0.01):
         right = np.empty((0, 0), dtype=bool)
-    return Sample(scores, [run_label(network) for network in networks], right=right)
+    return ScoreSample(scores, [run_label(network) for network in networks], right=right)
 
 
 def run_label(network: NetworkFacts) -> str:
@@ -368,7 +368,7 @@ def summary(values: Sequence[float], groups: Sequence[Any], trainings: Sequence[
     return {
         "mean": round(float(array.mean()), 4),
         "std": round(float(array.std(ddof=1)), 4) if len(array) > 1 else 0.0,
-        **_interval(mean_interval(Sample(values, groups, trainings))),
+        **_interval(mean_interval(ScoreSample(values, groups, trainings))),
         "min": round(float(array.min()), 4),
         "best": round(float(array.max()), 4),
         "n": len(array),

@@ -65,7 +65,8 @@ def stage_names(params: Params, experiment: str) -> dict[str, str]:
         if name in chosen.stages():
             parts = [task_label(chosen.task)] if any(stage.task_code for stage in stages) else []
             # The label already contains the task codes.
-            parts += [why for stage in stages for why in _more_reads(stage, chosen) if why != TASK_CODES]
+            reasons = [part for stage in stages for why in _more_reads(stage, chosen) for part in why.split(" and ")]
+            parts += [reason for reason in reasons if reason != TASK_CODES]
             words = dict.fromkeys([name, *(part.replace("_", "-") for part in parts)])
             names[name] = f"{'-'.join(words)}@{experiment}"
     return names

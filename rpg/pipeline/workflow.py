@@ -201,7 +201,7 @@ def tables_reads(params: Params, names: Iterable[str]) -> list[Path]:
     return [
         Paths(name).file(artifact)
         for name in names
-        # The first two hold the digests of metrics.json and novelty.csv.
+        # The first two hold the digests of test.json and novelty.csv.
         for artifact in (
             "score.scores",
             "novelty.summary",

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from rpg.config.params import Params
-from rpg.evaluation.intervals import Sample, difference
+from rpg.evaluation.intervals import ScoreSample, difference
 from rpg.evaluation.methods import RECOUNTED, kinds
 from rpg.evaluation.novelty import run_distance
 from rpg.evaluation.results import NoveltyResult, ParameterCount, ScoredNetwork, Scores
@@ -70,9 +70,9 @@ def _networks(scores: Sequence[Scores], kind: str, name: str | None) -> list[Tra
     ]
 
 
-def _sample(networks: Sequence[Trained], split: str) -> Sample:
+def _sample(networks: Sequence[Trained], split: str) -> ScoreSample:
     trials = [trial for trial, _ in networks]
-    return Sample(
+    return ScoreSample(
         [getattr(network, split) for _, network in networks],
         [run_label(network) for _, network in networks],
         trials if len(set(trials)) > 1 else (),

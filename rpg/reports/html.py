@@ -20,7 +20,8 @@ from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
 from rpg.reports import figures
 from rpg.reports.artifacts import ExperimentResults
-from rpg.reports.tables import label_set, measured_methods
+from rpg.reports.formatting import label_set
+from rpg.reports.tables import measured_methods
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError

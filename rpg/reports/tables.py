@@ -19,12 +19,13 @@ from rpg.evaluation.results import Ensemble, Method, Metrics, NoveltyResult, Sco
 from rpg.evaluation.score import SETS
 from rpg.paths import Paths, ablation_file
 from rpg.reports.artifacts import AblationResult, ExperimentResult, ExperimentResults
+from rpg.reports.formatting import join_medians, label_set, mean, points, table
 from rpg.reports.model_cards import card
 from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.stages import STAGES
 from rpg.tasks.config import ReportSection
 from rpg.tasks.registry import task_blocks
-from rpg.utils.artifacts import Compared, Difference, Reported, ScoreSummary, Seconds, Set, Summaries
+from rpg.utils.artifacts import Compared, Reported, Seconds, Set, Summaries
 from rpg.utils.files import read_json, read_sealed, verified_file, write_json, write_text
 
 HEADING = """# Generated networks beside the originals they learned from
@@ -194,17 +195,6 @@ def between_apart(name: str, entry: ExperimentResult) -> Iterator[tuple[str, Set
         yield label_set(name, "between"), "between", entry.model_copy(update={"rpg": entry.between})
 
 
-def points(difference: Difference | None) -> str:
-    """Format a difference in points and its interval."""
-    if difference is None:
-        return "-"
-    return f"{difference.mean:+.2f}{_brackets(difference.interval, '+.2f')}"
-
-
-def _brackets(interval: Sequence[float] | None, style: str) -> str:
-    return f" [{interval[0]:{style}}, {interval[1]:{style}}]" if interval else ""
-
-
 def original_and_rpg_columns(scores: Compared) -> dict[str, Any]:
     """Return the columns of the paper's tables from the summaries of `original` and `rpg`."""
     original, rpg = scores.original, scores.rpg
@@ -219,18 +209,14 @@ def original_and_rpg_columns(scores: Compared) -> dict[str, Any]:
     }
 
 
-def mean(summary: ScoreSummary) -> str:
-    """Format mean ± standard deviation and the mean's interval, if there is one."""
-    return f"{summary.mean:.2f} ± {summary.std:.2f}{_brackets(summary.interval, '.2f')}"
-
-
 def knowledge(experiment: Experiment, methods: Sequence[str]) -> dict[str, str]:
     """Return method → the source of its knowledge, for an experiment with task codes."""
     if not experiment.task.has_codes:
         return {}
     tune = {"labels": "labels", "outputs": "images"}[experiment.tune.loss] if experiment.tune else None
-    start = experiment.hypernetwork.start if experiment.hypernetwork else "zero"
-    return {method: knows(method, tune, start) for method in ("original", "rpg", *methods)}
+    hypernetwork = experiment.hypernetwork
+    start, loss = (hypernetwork.start, hypernetwork.loss) if hypernetwork else ("zero", "labels")
+    return {method: knows(method, tune, start, loss) for method in ("original", "rpg", *methods)}
 
 
 def unseen_tasks(name: str, entry: ExperimentResult) -> str:
@@ -328,11 +314,6 @@ def novelty_section(experiments: Mapping[str, ExperimentResult]) -> str:
     return NOVELTY.format(**{**rule.tree(), "accurate": f"{rule.accurate:.0%}"}) + table(rows)
 
 
-def label_set(name: str, key: Set) -> str:
-    """Append the name of a set of networks to `name`, except for the set of all networks."""
-    return name if key == "all" else f"{name}, {SETS[key]}"
-
-
 def ensemble(accuracies: Ensemble | dict[str, float] | None) -> str:
     """Format the accuracies of two ensembles."""
     return f"{accuracies.rpg:.1f} / {accuracies.original:.1f}" if isinstance(accuracies, Ensemble) else "-"
@@ -344,12 +325,6 @@ def symmetries(found: Symmetries | None) -> str:
         return "-"
     counts = f"{found.permutations} / {found.scales} / {found.low_rank}"
     return f"{counts} ({found.reason})" if found.reason else counts
-
-
-def join_medians(column: str, digits: int, *medians: Mapping[str, float | None]) -> str:
-    """Format one column of several medians, separated by " / ", with a dash for a missing median."""
-    numbers = [values.get(column) for values in medians]
-    return " / ".join("-" if number is None else f"{number:.{digits}f}" for number in numbers)
 
 
 # A method's name in the tables, the set of networks (a key of `SETS`), and the measures of these networks.
@@ -486,15 +461,6 @@ def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dic
     return text, found
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Format rows as a Markdown table, with all columns but the first aligned to the right."""
-    frame = pd.DataFrame(rows)
-    return (
-        frame.to_markdown(index=False, disable_numparse=True, colalign=["left"] + ["right"] * (frame.shape[1] - 1))
-        + "\n"
-    )
-
-
 def write_tables(params: Params, results: Path, into: Path | None = None) -> None:
     """Write all files of this module into the folder `into`, by default `results`."""
     into = into or results
@@ -520,4 +486,4 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
         }
         for name, entry in times["experiments"].items()
     ]
-    write_text(into / "seconds.md", "# MeasuredMethod times\n\n" + table(rows))
+    write_text(into / "seconds.md", "# Measured times\n\n" + table(rows))

@@ -12,11 +12,16 @@ def load_task(config: TaskConfig, data_root: str | None) -> Task:
     return config.load(data_root)
 
 
+def differentiable(task: Task) -> DifferentiableTask | None:
+    """Return the task if its loss is differentiable in a network's weights, else None."""
+    return task if isinstance(task, DifferentiableTask) else None
+
+
 def load_differentiable(config: TaskConfig, data_root: str | None) -> DifferentiableTask:
     """Return the task of a block, for a task whose loss is differentiable in a network's weights.
 
     The validation of params.yaml has refused every other task.
     """
-    task = load_task(config, data_root)
-    assert isinstance(task, DifferentiableTask)
+    task = differentiable(load_task(config, data_root))
+    assert task
     return task

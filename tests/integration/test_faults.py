@@ -24,7 +24,7 @@ PYTHONPATH = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
 KILLS = 2
 # Artifacts, below results/tasks → the layers that read them.
 READERS = {
-    "base/*": ["zoo"],
+    "base/*": ["zoo", "score"],
     "zoo/*/*": ["collect"],
     "zoo/*.json": ["tokens", "score"],
     "tokens/*": ["train", "tune", "hypernetwork", "sample", "score", "novelty"],

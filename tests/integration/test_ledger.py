@@ -374,7 +374,7 @@ def test_layers_that_an_experiment_may_lack_are_stages_of_those_that_have_them(c
     assert {name for name in tree if name.endswith("@tasks")} == {
         "base-task-codes-digits@tasks", "zoo-task-codes-digits-base@tasks", "tokens@tasks", "train@tasks",
         "tune-task-codes-digits@tasks", "hypernetwork-task-codes-digits@tasks",
-        "sample-task-codes-digits-tune-hypernetwork@tasks", "score-task-codes-digits@tasks",
+        "sample-task-codes-digits-tune-hypernetwork@tasks", "score-task-codes-digits-base@tasks",
         "novelty-task-codes-digits@tasks",
     }  # fmt: skip
     for path in [checkout / name for job in every for name in job.writes]:

@@ -353,8 +353,8 @@ def test_metrics_plots_params_and_experiments(repository: Path) -> None:
     shown = json.loads(run_in(repository, "dvc", "metrics", "show", "--json"))
     entry = json.loads((repository / "results/mini/metrics.json").read_text())
     # DVC shows numbers and words, no lists.
-    for kind in ("original", "rpg"):
-        del entry[kind]["interval"]
+    for summary in (entry["original"], entry["rpg"], entry["differences"]["original"]["all"]):
+        del summary["interval"]
     assert shown[""]["data"] == {"results/mini/metrics.json": {"data": entry}}
     plots = json.loads(run_in(repository, "dvc", "plots", "show", "--json"))["data"]
     assert set(plots) == {"loss", "accuracy", "novelty"}

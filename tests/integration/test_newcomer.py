@@ -84,7 +84,7 @@ def test_a_spoiled_model_breaks_the_promises(clone: Path, tmp_path: Path, name: 
     folder = tmp_path / "results" / name
     spoil(folder / "tune" if (folder / "tune").is_dir() else folder / "rpg")
     run_layers(tmp_path, "sample", "score", experiment=name)
-    entry = json.loads((folder / "metrics.json").read_text())
+    entry = json.loads((folder / "test.json").read_text())
     lines = broken({"experiments": {name: entry}}, REDUCED)
     assert any(line.startswith((f"{name}: rpg is ", f"{name}: seen is ")) for line in lines), lines
 

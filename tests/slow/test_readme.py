@@ -134,7 +134,7 @@ def test_own_zoo_from_a_clean_clone(tmp_path: Path) -> None:
     here = f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={shlex.quote(str(folder))}\n"
     printed = bash(here + commands, folder, activate=False)
     assert len(list((folder / "examples/own_zoo/checkpoints").rglob("*.pth"))) == 30
-    metrics = json.loads((folder / "results/own-zoo/metrics.json").read_text())
+    metrics = json.loads((folder / "results/own-zoo/test.json").read_text())
     assert (metrics["original"]["n"], metrics["rpg"]["n"]) == (30, 10)
     assert metrics["rpg"]["mean"] >= 0.97 * metrics["original"]["mean"]
     assert metrics["rpg"]["min"] >= 0.95 * metrics["original"]["mean"]

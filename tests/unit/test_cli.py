@@ -244,7 +244,7 @@ def test_file_in_the_way_of_results(folder: Path, capsys) -> None:
         ("score", "samples/manifest.json"),
         ("score", "zoo/checkpoints.json"),
         ("tables", "scores.json"),
-        ("tables", "metrics.json"),
+        ("tables", "test.json"),
         ("novelty", "samples/manifest.json"),
         ("tables", "novelty.json"),
     ],

@@ -297,8 +297,8 @@ READERS: list[tuple[str, str, Callable[[str], None], int]] = [
     ("mini", "scores.json", tables, 15),
     ("mini", "scores.json", compared, 10),
     ("tasks", "scores.json", compared, 10),
-    ("mini", "metrics.json", tables, 15),
-    ("tasks", "metrics.json", tables, 30),
+    ("mini", "test.json", tables, 15),
+    ("tasks", "test.json", tables, 30),
     ("mini", "novelty.json", tables, 30),
     ("tasks", "novelty.json", tables, 20),
 ]
@@ -315,7 +315,7 @@ def test_own_json_files(whole: Path, name: str, file: str, read: Callable[[str],
     @given(content=broken_json(json.loads(before)))
     def attempt(content: bytes) -> None:
         put(path, content)
-        if file == "metrics.json":
+        if file == "test.json":
             # It is no sealed file: that one vouches for it.
             write_sealed(scores, {**json.loads(scored), "files": [file_entry(path)]})
         outcome(lambda: read(name))

@@ -8,6 +8,7 @@ from conftest import ROOT
 
 from rpg.config.experiment import Experiment
 from rpg.stages import (
+    BASE_OF_TASK_CODES,
     OPTIONAL,
     STAGES,
     SUMMARIES,
@@ -88,7 +89,7 @@ def test_artifacts_that_are_read_exist_and_are_of_earlier_stages(stage: Stage) -
 def test_an_optional_stage_is_read_only_where_it_is(stage: Stage) -> None:
     assert not {name.partition(".")[0] for name in stage.reads} & set(OPTIONAL)
     for condition, names in stage.reads_if.items():
-        assert condition in (*OPTIONAL, TASK_CODES)
+        assert condition in (*OPTIONAL, TASK_CODES, BASE_OF_TASK_CODES)
         if condition in OPTIONAL:
             assert {name.partition(".")[0] for name in names} == {condition}
 

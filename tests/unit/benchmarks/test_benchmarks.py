@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.common import in_turn, ratio
@@ -19,11 +20,14 @@ from benchmarks.memory import measure
 from benchmarks.published import Files, Published, batches, training
 from benchmarks.shapes import SHAPES, PublishedSteps, Zoo, experiment_of, our_training, shrunk
 from benchmarks.stages import measure_stages
+from benchmarks.training import mean_score
+from rpg.config.loading import load_params
 from rpg.config.model import ConvolutionDenoiserConfig, Model, PaperBackboneConfig, PermutationStateCondition
 from rpg.model import diffusion
 from rpg.model.backbones import TokenPositions
 from rpg.model.published_names import from_published
 from rpg.model.rpg import RPG
+from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 
 D, M, S = 32, 32, 3
@@ -181,6 +185,18 @@ def _all(events: list[Any]) -> Iterator[Any]:
     for event in events:
         yield event
         yield from _all(event.children)
+
+
+def test_accuracy_is_on_the_validation_split(finished: Path) -> None:
+    """A benchmark's settings are choices, and the test split makes none."""
+    scores = json.loads((finished / "results/mini/scores.json").read_text())["rpg"]
+    task = load_task(load_params(finished / "params.yaml").experiment("mini").task, None)
+    networks = [load_file(finished / "results/mini/samples" / entry["file"]) for entry in scores]
+    found = mean_score(task, networks)
+    assert found == pytest.approx(sum(entry["validation"] for entry in scores) / 4, abs=0.3)
+    for split in (task.data.test.images, task.data.test.labels):
+        split.zero_()
+    assert mean_score(task, networks) == found
 
 
 def test_turns_and_ratios() -> None:

@@ -20,7 +20,11 @@ def entry(rpg: float, worst: float = 90.0, held_out: float = 80.0) -> dict:
         "rpg": {"mean": rpg, "min": worst, "n": 3},
         "held_out": {"mean": held_out, "n": 2},
         "original_by_set": {"held_out": {"mean": 80.0, "n": 2}},
-        "baselines": {"ridge": {"held_out": {"mean": 70.5}, "seen": {"mean": 95.0}}},
+        "baselines": {
+            "ridge": {"held_out": {"mean": 70.5}, "seen": {"mean": 95.0}},
+            "ridge_recounted": {"held_out": {"mean": 71.5}},
+            "base_lookup": {"held_out": {"mean": 82.0}},
+        },
     }
 
 
@@ -31,6 +35,8 @@ def test_measures_by_hand() -> None:
         "rpg": 0.5,
         "held_out": 1.0,
         "held_out above ridge": 9.5,
+        "held_out above ridge_recounted": 8.5,
+        "held_out above base_lookup": -2.0,
     }
 
 
@@ -70,15 +76,15 @@ def test_a_broken_promise_is_a_line() -> None:
 
 def test_something_else_that_is_as_accurate_and_as_far_is_named() -> None:
     def of(mean: float, distance: float) -> dict:
-        rest = {"std": 0.0, "interval": [mean, mean], "min": mean, "best": mean, "n": 2, "novel": {}}
+        rest = {"std": 0.0, "min": mean, "best": mean, "n": 2, "novel": {}, "verdict": "novel"}
         return {"mean": mean, "distance": distance, **rest}
 
     def between(rival: float) -> dict:
         novelty = {
-            "rule": {"copy": 0.25, "near": 0.75, "combined": 0.5, "accurate": 0.99},
+            "rule": {"copy": 0.25, "near": 0.75, "combined": 0.5, "accurate": 0.99, "floor": 0.05},
             "zoo": {"distance": 1.0},
             "original": of(99.0, 0.1),
-            "rpg": {"between": {**of(90.0, 0.5), "verdict": "novel", "median": {}}},
+            "rpg": {"between": {**of(90.0, 0.5), "median": {}}},
             "baselines": {"interpolation across": {"all": of(rival, 0.6)}},
         }
         return {"experiments": {"x": {"between": {"mean": 90.0}, "novelty": novelty}}}
@@ -126,6 +132,8 @@ def test_checkout_has_a_training_per_seed_and_its_rows(tmp_path: Path) -> None:
         "digits-tasks-seed-2/plain-2",
     ]
     assert [str(path.parent.relative_to(tmp_path / "results")) for path in files] == expected
+    # Bounds are on the test split, whose numbers the tables show.
+    assert {path.name for path in files} == {"test.json"}
     for path, mean in zip(files, (96.0, 48.0, 96.0, 72.0), strict=True):
         write_json(path, entry(mean))
     rows = {row["measure"]: row for row in rows_of(tmp_path, "digits-tasks", seeds, "avx2")}

@@ -1,5 +1,6 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -7,6 +8,8 @@ from conftest import ADAPTERS, GIVEN, MINIATURE, PAPER, ROOT, SCENES, SETTINGS, 
 
 from rpg.config.experiment import parse_experiment
 from rpg.config.loading import FORBIDDEN_KEYS, check_params, json_schema, load_params
+from rpg.config.resolved import resolved_yaml
+from rpg.paths import paths_of
 from rpg.tasks.registry import task_blocks
 from rpg.utils import task_codes
 from rpg.utils.errors import UserError
@@ -390,6 +393,10 @@ def test_networks_between_states_need_states() -> None:
         ),
         (lambda x: x["zoo"].update(seeds=[4, 4]), "zoo.seeds: a seed is listed twice; remove one, not [4, 4]"),
         (
+            lambda x: x["novelty"].update(fine_tune={"steps": 1, "images": 1, "learning_rate": 0.1}),
+            "novelty.fine_tune: task.kind segmentation has no differentiable loss; remove the block",
+        ),
+        (
             lambda x: x["task"]["overrides"].update(model={"size": 3}),
             "task.overrides.model.size: the key 'size' is not allowed, because DVC's run-cache ignores it;"
             " choose another name",
@@ -398,6 +405,16 @@ def test_networks_between_states_need_states() -> None:
 )
 def test_segmentation_that_does_not_fit(change, fault: str) -> None:
     assert fault_of(SCENES, change) == fault
+
+
+@pytest.mark.parametrize("block", ["model", "hypernetwork"])
+def test_a_start_at_the_mean_predicts_weights(block: str) -> None:
+    def change(experiment: dict) -> None:
+        experiment["hypernetwork"]["start"] = "zero"
+        experiment[block]["start"] = "mean"
+        experiment["diffusion"]["target"] = "v"
+
+    assert fault_of(TASKS, change) == f"{block}.start: mean needs diffusion.target x0"
 
 
 def test_blocks_of_a_kind_need_its_tasks() -> None:
@@ -447,3 +464,34 @@ def test_the_paper_s_segmentation_and_detection() -> None:
         assert len(experiment.zoo.seeds) >= 6
         assert experiment.zoo.saves >= 3
         assert experiment.sample.count == 10
+
+
+def test_trial_s_seed_is_that_of_all_its_trainings(tmp_path: Path) -> None:
+    """RPG, its tuning and its hypernetwork; the zoo and the samples keep theirs. An absent block stays absent."""
+    ablations = {
+        name: {"question": "", "experiment": name, "seeds": [0, 7], "novelty": False, "variants": {"plain": {}}}
+        for name in ("tasks", "mini")
+    }
+    tree = {**SETTINGS, "run": ["mini"], "experiments": {"mini": MINIATURE, "tasks": TASKS}}
+    tree["ablations"] = {f"why-{name}": ablation for name, ablation in ablations.items()}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    params = load_params(tmp_path / "params.yaml")
+    own, again = params.experiment("tasks"), params.experiment("why-tasks/plain-7")
+    assert [getattr(again, block).seed for block in ("train", "tune", "hypernetwork")] == [7, 7, 7]
+    assert again.zoo == own.zoo
+    assert again.sample == own.sample
+    assert params.experiment("why-tasks/plain-0") == own
+    plain = params.experiment("why-mini/plain-7")
+    assert (plain.train.seed, plain.tune, plain.hypernetwork) == (7, None, None)
+    # As the resolved configuration says, too, and so that nothing of these three stages is shared.
+    text = yaml.safe_load(resolved_yaml("again", again))
+    assert [text[block]["seed"] for block in ("train", "tune", "hypernetwork")] == [7, 7, 7]
+    paths = paths_of(params, "why-tasks/plain-7")
+    homes = {stage: paths.home(stage).name for stage in ("zoo", "tokens", "train", "tune", "hypernetwork")}
+    assert homes == {
+        "zoo": "tasks",
+        "tokens": "tasks",
+        "train": "plain-7",
+        "tune": "plain-7",
+        "hypernetwork": "plain-7",
+    }

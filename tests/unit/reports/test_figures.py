@@ -47,7 +47,8 @@ def test_every_method_has_its_colour(method: str, expected: str) -> None:
 
 
 def test_axes_show_what_they_are_given() -> None:
-    of = Method(mean=97.0, std=1.0, interval=[96.0, 98.0], min=95.0, best=99.0, n=4, distance=2.0, novel={})
+    scores = {"mean": 97.0, "std": 1.0, "interval": [96.0, 98.0], "min": 95.0, "best": 99.0, "n": 4}
+    of = Method(**scores, distance=2.0, novel={}, verdict="as noise")
     at_zoo = of.model_copy(update={"distance": 0.0})
     figure = accuracy_and_distance([("originals", of), ("RPG", at_zoo), ("noise 0.1", of)], "mini")
     (axes,) = figure.axes

@@ -1,15 +1,23 @@
 import json
 from pathlib import Path
 
+import pytest
 import torch
+from conftest import TASKS
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from rpg.config.loading import load_params
+from rpg.config.model import Condition
+from rpg.generator.sample import sample_networks
 from rpg.tasks.loading import load_task
+from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.training.hypernetwork import Generated, train_hypernetwork
 from rpg.training.model_file import load_rpg
 from rpg.utils.device import device
+
+CONDITIONS = TypeAdapter(list[Condition]).validate_python(TASKS["model"]["conditions"])
 
 
 def test_training_lowers_the_task_loss(tasks: Path, tmp_path: Path) -> None:
@@ -28,24 +36,76 @@ def test_training_lowers_the_task_loss(tasks: Path, tmp_path: Path) -> None:
                 draw = torch.Generator().manual_seed(seed)
                 picks, values = generated.draw(4, draw)
                 tokens_BLD = generated.from_noise(model, model.recurrent(values), draw)
-                runs.append(generated.loss(tokens_BLD, picks, draw, recounted=True))
+                runs.append(generated.loss(tokens_BLD, picks, draw))
         losses.append(torch.stack(runs).mean().item())
     # Three seeds have 0.65 to 0.86.
     assert losses[1] < 0.97 * losses[0]
 
 
-def test_samples_have_counted_training_images(tasks: Path) -> None:
-    """BatchNorm's statistics of the first layer, worked out by hand: mean and unbiased variance of its inputs."""
-    folder = tasks / "results/tasks/samples"
-    samples = json.loads((folder / "manifest.json").read_text())["samples"]
+@pytest.fixture
+def generated(tasks: Path) -> Generated:
     experiment = load_params(tasks / "params.yaml").experiment("tasks")
-    task = load_task(experiment.task, None)
-    images = task.data.inputs(task.data.train.images, 8).to(device())
-    for model, counted in (("hypernetwork", True), ("rpg", False)):
-        entry = next(entry for entry in samples if entry["model"] == model)
-        state_dict = load_file(folder / entry["file"])
-        task.network.load_state_dict(state_dict)
-        with torch.no_grad():
-            before = task.network.conv1[:1](images)
-        found = torch.allclose(state_dict["conv1.1.running_mean"], before.mean((0, 2, 3)).cpu(), rtol=0.01, atol=1e-3)
-        assert found == counted, model
+    store, params = TokenStore(tasks / "results/tasks/tokens"), experiment.hypernetwork
+    return Generated(load_task(experiment.task, None), store, experiment.model.conditions, params, device())
+
+
+def test_it_starts_at_the_mean_of_the_zoo_where_params_say_so(tasks: Path, generated: Generated) -> None:
+    """RPG of this experiment starts from zero, its hypernetwork from the mean, whatever `model.start` is."""
+    folder = tasks / "results/tasks"
+    starts = [
+        json.loads((folder / name / "config.json").read_text())["model"]["start"] for name in ("rpg", "hypernetwork")
+    ]
+    assert starts == ["zero", "mean"]
+    model, store = load_rpg(folder / "hypernetwork", generated.store, device()), generated.store
+    tokens_NLD = torch.stack([store[index] for index in range(len(store))])
+    torch.testing.assert_close(model.mean.cpu(), tokens_NLD.mean(0).nan_to_num(0.0), rtol=1e-4, atol=1e-5)
+
+
+def test_samples_have_the_statistics_that_were_generated(tasks: Path) -> None:
+    """The rows with recounted ones are made when the networks are scored."""
+    folder = tasks / "results/tasks"
+    samples = json.loads((folder / "samples/manifest.json").read_text())["samples"]
+    entry = next(entry for entry in samples if entry["model"] == "hypernetwork")
+    experiment = load_params(tasks / "params.yaml").experiment("tasks")
+    store = TokenStore(folder / "tokens")
+    model = load_rpg(folder / "hypernetwork", store, device())
+    chosen = experiment.sample.model_copy(update={"steps": 1})
+    request = [((entry["state"],), entry["code"])]
+    state_dict = load_file(folder / "samples" / entry["file"])
+    ((network, *_),) = sample_networks(model, experiment.model.conditions, store, chosen, request)
+    (recounted,) = load_task(experiment.task, None).recount([state_dict])
+
+    def apart(one: StateDict, other: StateDict) -> float:
+        return max((one[name] - other[name]).abs().max().item() for name in one if "running" in name)
+
+    # Networks that are sampled together differ by rounding from the one that is sampled alone.
+    assert apart(network, state_dict) < 0.01 * apart(recounted, state_dict)
+
+
+@pytest.mark.parametrize("statistics", [None, 0.5])
+def test_teachers_are_the_checkpoints_that_were_picked(generated: Generated, statistics: float | None) -> None:
+    picks, store = [0, 3], generated.store
+    params = generated.params.model_copy(update={"loss": "outputs", "statistics": statistics})
+    beside = Generated(generated.task, store, CONDITIONS, params, device())
+    own_BLD = torch.stack([store[pick] for pick in picks])
+    draw = torch.Generator().manual_seed(0)
+    other_BLD = own_BLD.nan_to_num(0.0) + 0.1 * torch.randn(own_BLD.shape, generator=draw)
+
+    def teachers_and_students(tokens_BLD: torch.Tensor) -> dict[str, torch.Tensor]:
+        states = torch.tensor([store.state(store.checkpoints[pick]) for pick in picks])
+        return store.detokenize(tokens_BLD, states)
+
+    found = beside.loss(other_BLD, picks, torch.Generator().manual_seed(5))
+    expected = generated.task.losses(
+        teachers_and_students(other_BLD),
+        [store.checkpoints[pick].code for pick in picks],
+        params.images,
+        torch.Generator().manual_seed(5),
+        statistics,
+        teachers_and_students(own_BLD),
+    )
+    torch.testing.assert_close(found, expected.mean())
+    if statistics is None:
+        itself = beside.loss(own_BLD.nan_to_num(0.0), picks, torch.Generator().manual_seed(5))
+        assert itself.item() == pytest.approx(0, abs=1e-6)
+    assert found > 1e-3

@@ -1,12 +1,17 @@
+from pathlib import Path
+
+import pytest
 import torch
 from conftest import MINIATURE, TASKS
 from torch.optim.swa_utils import update_bn
 
+from rpg.config.loading import load_params
 from rpg.tasks.classification.config import ClassificationBase, ClassificationTask, ClassificationZoo, TaskCodes
 from rpg.tasks.classification.task import Classification, _batches, _shift
 from rpg.tasks.config import Run
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, stack
+from rpg.tokenizer.store import TokenStore
 
 TASK = ClassificationTask.model_validate(MINIATURE["task"])
 ZOO = ClassificationZoo.model_validate(MINIATURE["zoo"])
@@ -151,10 +156,11 @@ def test_runs_start_from_the_base_network_but_for_its_head() -> None:
 
 
 def test_majority_class_by_hand() -> None:
+    """The answer that is most frequent among the labels of the training images."""
     task = load_task(TASKS_TASK, None)
-    labels = task.data.test.labels
-    assert task.majority("1000000000") == 100 * (labels != 0).double().mean().item()
-    assert task.majority("0111111111") == 100 * (labels != 0).double().mean().item()
+    for code in ("1000000000", "0111111111", *CODES):
+        bits = [int(code[label]) for label in task.data.train.labels.tolist()]
+        assert task.majority(code) == max((0, 1), key=bits.count)
 
 
 def test_loss_of_generated_networks_is_differentiable_in_parameters_and_not_in_statistics() -> None:
@@ -169,17 +175,141 @@ def test_loss_of_generated_networks_is_differentiable_in_parameters_and_not_in_s
     assert {name for name, tensor in weights.items() if tensor.grad is not None} == learned
 
 
-def test_recounted_loss_ignores_what_the_weights_have_counted() -> None:
+def plain(state_dict: StateDict, images: torch.Tensor, training: bool) -> tuple[torch.Tensor, StateDict]:
+    """The outputs of one network, and its state dict after them: in training, BatchNorm's statistics of the images."""
+    network = load_task(TASKS_TASK, None).build().train(training)
+    network.load_state_dict(state_dict)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # The statistics of the last batch alone.
+            module.momentum = 1.0
+    with torch.no_grad():
+        return network(images), dict(network.state_dict())
+
+
+def batch_of(task: Classification, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images that `losses` draws with this seed, and their labels."""
+    train = task.data.train
+    batch = torch.randint(len(train.labels), (count,), generator=torch.Generator().manual_seed(seed))
+    return task.data.inputs(train.images[batch], 8), train.labels[batch]
+
+
+def random_networks(task: Classification, count: int, seed: int = 0) -> list[StateDict]:
+    """New networks with running statistics that are not those of any images."""
+    torch.manual_seed(seed)
+    networks = [task.build().state_dict() for _ in range(count)]
+    for network in networks:
+        for name, tensor in network.items():
+            if "running" in name:
+                tensor.uniform_(0.5, 1.5)
+    return networks
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_loss_beside_teachers_is_the_divergence_from_their_outputs(count: int) -> None:
+    """sum p (log p - log q) over the classes, p a teacher's probabilities, q the network's; the mean over images."""
     task = load_task(TASKS_TASK, None)
-    weights = stack([task.network.state_dict()] * 2)
-    other = {name: tensor + 1 if "running" in name else tensor for name, tensor in weights.items()}
+    students, teachers = random_networks(task, count), random_networks(task, count, seed=1)
 
-    def loss(of: dict[str, torch.Tensor], recounted: bool) -> torch.Tensor:
-        return task.losses(of, CODES[:2], 16, torch.Generator().manual_seed(0), recounted)
+    def losses(of: list[StateDict], statistics: float | None = None) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(3)
+        return task.losses(stack(of), CODES[:count], 16, draw, statistics, stack(teachers))
 
-    torch.testing.assert_close(loss(other, True), loss(weights, True))
-    assert not torch.allclose(loss(other, False), loss(weights, False))
+    images, _ = batch_of(task, 16, 3)
+    expected = []
+    for student, teacher in zip(students, teachers, strict=True):
+        q, p = (plain(one, images, training=False)[0].double().softmax(1) for one in (student, teacher))
+        expected.append((p * (p.log() - q.log())).sum(1).mean())
+    found = losses(students)
+    torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-4, atol=1e-6)
+    assert (found > 0).all()
+    torch.testing.assert_close(losses(teachers), torch.zeros(count), rtol=0, atol=1e-6)
+    # The teachers answer with their own statistics, whatever the students use.
+    counted = [plain(student, images, training=True)[0].double().softmax(1) for student in students]
+    shares = [plain(teacher, images, training=False)[0].double().softmax(1) for teacher in teachers]
+    expected = [(p * (p.log() - q.log())).sum(1).mean() for p, q in zip(shares, counted, strict=True)]
+    torch.testing.assert_close(losses(students, 0.0).double(), torch.stack(expected), rtol=1e-4, atol=1e-6)
+
+
+def test_loss_beside_teachers_reads_no_labels() -> None:
+    task, blind = load_task(TASKS_TASK, None), load_task(TASKS_TASK, None)
+    blind.data.train.labels.copy_((blind.data.train.labels + 1) % 10)
+    weights, teachers = stack(random_networks(task, 2)), stack(random_networks(task, 2, seed=1))
+
+    def losses(of: Classification, beside: StateDict | None) -> torch.Tensor:
+        return of.losses(weights, CODES[:2], 16, torch.Generator().manual_seed(3), 1.0, beside)
+
+    assert torch.equal(losses(task, teachers), losses(blind, teachers))
+    assert not torch.equal(losses(task, None), losses(blind, None))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_loss_with_statistics_of_the_images_by_hand(count: int) -> None:
+    """Cross-entropy under the images' statistics; plus, weighted, how far the network's own ones are from these."""
+    task = load_task(TASKS_TASK, None)
+    networks = random_networks(task, count)
+
+    def losses(statistics: float | None) -> torch.Tensor:
+        return task.losses(stack(networks), CODES[:count], 16, torch.Generator().manual_seed(3), statistics)
+
+    images, classes = batch_of(task, 16, 3)
+    entropies, penalties = [], []
+    for network, code in zip(networks, CODES, strict=False):
+        outputs, after = plain(network, images, training=True)
+        bits = torch.tensor([int(code[label]) for label in classes])
+        entropies.append(-outputs.log_softmax(1)[torch.arange(16), bits].mean())
+        layers = []
+        for name in (name.removesuffix("running_var") for name in network if name.endswith("running_var")):
+            means, variances = (
+                [one[f"{name}{kind}"] for one in (network, after)] for kind in ("running_mean", "running_var")
+            )
+            shift = (means[0] - means[1]) ** 2 / (variances[1] + 1e-5)
+            ratio = ((variances[0] + 1e-5) / (variances[1] + 1e-5)).log() ** 2
+            layers.append((shift + ratio).mean())
+        penalties.append(torch.stack(layers).mean())
+    entropies_E, penalties_E = torch.stack(entropies), torch.stack(penalties)
+    assert (penalties_E > 0.1).all()
+    torch.testing.assert_close(losses(0.0), entropies_E, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses(0.5), entropies_E + 0.5 * penalties_E, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(losses(None), entropies_E, rtol=1e-2)
+
+
+def test_statistics_learn_where_the_loss_compares_them_and_stay_as_they_are() -> None:
+    task = load_task(TASKS_TASK, None)
+    networks = stack(random_networks(task, 2))
+    weights = {
+        name: tensor.clone().requires_grad_() if tensor.is_floating_point() else tensor
+        for name, tensor in networks.items()
+    }
+    draw = torch.Generator().manual_seed(0)
+    task.losses(weights, CODES[:2], 16, draw, 1.0).sum().backward()
+    statistics = {name for name in weights if "running" in name}
+    assert all(weights[name].grad.any() for name in statistics)
+    learned = {name for name, tensor in weights.items() if tensor.grad is not None}
+    assert learned == statistics | {name for name, _ in task.network.named_parameters()}
+    # Nothing was counted into the weights, and the network that scores stays in evaluation mode.
+    assert all(torch.equal(weights[name], networks[name]) for name in networks)
     assert not task.network.training
+
+
+def test_statistics_of_tokens_learn_too(tasks: Path) -> None:
+    """The weights of `detokenize` are views in the tokens, with strides of their own."""
+    experiment = load_params(tasks / "params.yaml").experiment("tasks")
+    task, store = load_task(experiment.task, None), TokenStore(tasks / "results/tasks/tokens")
+    states = torch.tensor([store.state(entry) for entry in store.checkpoints[:2]])
+    tokens_BLD = torch.stack([store[0], store[1]]).nan_to_num(0)
+    weights = store.detokenize(tokens_BLD, states)
+    alone = [{name: tensor[e].clone() for name, tensor in weights.items()} for e in range(2)]
+
+    def penalty(of: StateDict) -> torch.Tensor:
+        with_it, without = (
+            task.losses(of, CODES[:2], 16, torch.Generator().manual_seed(3), statistics) for statistics in (1.0, 0.0)
+        )
+        return with_it - without
+
+    found = penalty(weights)
+    assert (found > 1e-3).all()
+    torch.testing.assert_close(found, penalty(stack(alone)))
 
 
 def test_recount_is_mean_and_variance_of_the_training_images() -> None:

@@ -15,7 +15,7 @@ def of(mean: float) -> dict:
 
 
 def reported(**keys: object) -> Reported:
-    return Reported.model_validate({"parameters": 1, **of(50), **keys})
+    return Reported.model_validate({"parameters": 1, "differences": {}, **of(50), **keys})
 
 
 def test_rows() -> None:

@@ -185,7 +185,7 @@ def test_reference_is_the_language_model_alone(here: Path) -> None:
         alone = of.network(input_ids=ids).logits
     with torch.inference_mode():
         torch.testing.assert_close(of.network(input_ids=ids).logits, alone, atol=1e-5, rtol=1e-5)
-    metrics = json.loads((here / "metrics.json").read_text())
+    metrics = json.loads((here / "test.json").read_text())
     assert metrics["base_model"]["n"] == 1
     assert {"base_model", "original", "rpg"} <= metrics["others"]["SIQA"].keys()
 

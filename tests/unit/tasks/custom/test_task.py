@@ -123,7 +123,7 @@ def test_zoo_of_one_checkpoint_has_no_distances_to_measure_by(here: Path) -> Non
     change(zoo={"runs": ["zoo/a/epoch-9.pth"]}, novelty={"networks": 2})
     run_layers(here, *LAYERS, "tables", experiment="given")
     told = Path("results/tables.md").read_text()
-    assert re.search(r"^\| given +\| +2 \| +none \| +0\.\d+ / - \|", told, re.M)
+    assert re.search(r"^\| given +\| +2 \| +one run \| +0\.\d+ / - \|", told, re.M)
     assert "The zoo has one checkpoint alone: there is no distance between checkpoints" in told
 
 

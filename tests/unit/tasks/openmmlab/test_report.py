@@ -11,7 +11,7 @@ def of(mean: float) -> dict:
 
 
 def reported(metric: str, mean: float, others: dict | None = None) -> Reported:
-    tree = {"task": "x", "metric": metric, "parameters": 1, **of(mean), "others": others or {}}
+    tree = {"task": "x", "metric": metric, "parameters": 1, "differences": {}, **of(mean), "others": others or {}}
     return Reported.model_validate(tree)
 
 
