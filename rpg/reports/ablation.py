@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from rpg.config.params import Params
@@ -24,6 +25,7 @@ from rpg.utils.files import read_sealed, verified_file, write_sealed
 Trained = tuple[int, ScoredNetwork]
 # Methods that are trained anew with each training seed.
 TRAINED = ("rpg", "untuned", "hypernetwork")
+RPG = ("rpg", f"rpg{RECOUNTED}")
 
 
 def summarize(params: Params, name: str, results: Path) -> None:
@@ -45,15 +47,21 @@ def summarize(params: Params, name: str, results: Path) -> None:
         by_variant.append(scores)
     tree: dict[str, Any] = {"variants": variants}
     if ablation.baselines:
-        best = max(range(len(variants)), key=lambda index: _choice(variants[index]["sets"]))
-        tree |= {"best": variants[best]["variant"], "rivals": list(_rivals(by_variant, best))}
+        # RPG's networks enter with their own BatchNorm statistics or recounted ones, as the rivals' do.
+        ways = [
+            (index, kind) for index in range(len(variants)) for kind in RPG if by_variant[index][0].kinds().get(kind)
+        ]
+        index, kind = max(ways, key=lambda way: _choice(by_variant[way[0]], way[1]))
+        best = variants[index]["variant"] + (", BatchNorm recounted" if kind.endswith(RECOUNTED) else "")
+        tree |= {"best": best, "rivals": list(_rivals(by_variant, by_variant[index], kind))}
     write_sealed(ablation_file(name, results), tree)
 
 
-def _choice(sets: dict[str, Any]) -> float:
-    """Return the score by which a variant is chosen: on the validation split, for held-out tasks if there are any."""
-    name = next(name for name in ("held_out", "all", *sets) if name in sets)
-    return sets[name]["validation"]["rpg"]["mean"]
+def _choice(scores: Sequence[Scores], kind: str) -> float:
+    """Return the mean by which a variant is chosen: on the validation split, for held-out tasks if there are any."""
+    sets = [_networks(scores, kind, name) for name in ("held_out", "all")]
+    networks = next((networks for networks in sets if networks), _networks(scores, kind, None))
+    return float(np.mean([network.validation for _, network in networks]))
 
 
 def _networks(scores: Sequence[Scores], kind: str, name: str | None) -> list[Trained]:
@@ -102,22 +110,24 @@ def _variant(scores: Sequence[Scores]) -> dict[str, Any]:
             "by_seed": _by_seed(samples),
             **{split: {"original": _summary(originals, split), "rpg": _summary(samples, split)} for split in SPLITS},
         }
+        if recounted := _networks(scores, f"rpg{RECOUNTED}", name):
+            sets[name]["recounted"] = _summary(recounted, "validation")
     return {"sets": sets}
 
 
-def _rivals(by_variant: Sequence[Sequence[Scores]], best: int) -> Iterator[dict[str, Any]]:
+def _rivals(by_variant: Sequence[Sequence[Scores]], best: Sequence[Scores], best_kind: str) -> Iterator[dict[str, Any]]:
     """Yield the scores of each method without RPG, by set of tasks, and the best variant's mean above them.
 
     Each method's scores come from the first variant that has it.
     """
     for kind in kinds():
-        if kind in ("rpg", f"rpg{RECOUNTED}"):
+        if kind in RPG:
             continue
         scores = next((some for some in by_variant if some[0].kinds().get(kind)), None)
         sets: dict[str, Any] = {}
         for name in SETS:
             networks = _networks(scores, kind, name) if scores else []
-            own = _networks(by_variant[best], "rpg", name)
+            own = _networks(best, best_kind, name)
             if networks and own:
                 mean, interval = difference(_sample(own, "test"), _sample(networks, "test"))
                 above: dict[str, Any] = {"mean": round(mean, 4)}

@@ -38,10 +38,11 @@ class SplitScores(Form):
 
 
 class VariantSet(Form):
-    """The scores of one set of a variant's networks; `by_seed` holds validation scores."""
+    """The scores of one set of a variant's networks; `by_seed` and `recounted` hold validation scores."""
 
     validation: SplitScores
     test: SplitScores
+    recounted: MayLack[ScoreSummary] = None
     by_seed: list[Number]
     novelty: MayLack[Distances] = None
 
@@ -71,7 +72,7 @@ class Rival(Form):
 
 
 class AblationResult(Form):
-    """The whole of ablation.json; `best` is the variant with the best validation score."""
+    """The whole of ablation.json; `best` is the variant of RPG with the best validation score."""
 
     variants: list[Variant]
     best: MayLack[str] = None
