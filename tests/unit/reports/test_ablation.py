@@ -332,7 +332,9 @@ def test_committed_ablations_are_those_of_params() -> None:
     assert re.findall(r"^## (.*), of (.*)\n\n(.*)\n", text, re.M) == heads
     for name, of in params.ablations.items():
         section = text[text.index(f"\n## {name}, of ") :].removeprefix("\n").partition("\n## ")[0]
-        rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")][2:]
+        # The first table; a second one has the rivals.
+        first = section.partition("\n|")[2].partition("\n\n")[0]
+        rows = [line.split("|")[1].strip() for line in f"|{first}".splitlines()][2:]
         assert list(dict.fromkeys(row.partition(", ")[0] for row in rows)) == list(of.variants)
     # DVC's: a fresh clone has it after `rpg ledger pull`.
     if (ROOT / "results/ablations.json").is_file():
