@@ -103,6 +103,11 @@ def metrics(params: Params, results: Path) -> ExperimentResults:
         del novelty["files"]
         # The score stage scores baselines on every task, so its numbers replace those of the novelty stage.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
+        if params.experiment(name).train.steps == 1:
+            # One step leaves RPG where it starts; its samples before tuning would pass for those of reconstruction.
+            for part in (baselines, novelty["baselines"], scored["differences"]):
+                for kind in ("untuned", f"untuned{RECOUNTED}"):
+                    part.pop(kind, None)
         experiment = params.experiment(name)
         return ExperimentResult.model_validate(
             {

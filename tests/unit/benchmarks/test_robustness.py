@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from promises import FULL, REDUCED, beaten_between, broken, counts
+from promises import FULL, REDUCED, broken, counts
 
 from benchmarks.robustness import apply_changes, metrics_files, quality, rows_of, write_checkout
 from rpg.config.loading import load_params
@@ -72,25 +72,6 @@ def test_a_broken_promise_is_a_line() -> None:
     with pytest.raises(KeyError):
         broken({"experiments": {"y": entry(95.0)}}, bounds)
     assert counts({"experiments": {"x": entry(95.0)}}) == {"x": {"original": 4, "rpg": 3, "held_out": 2}}
-
-
-def test_something_else_that_is_as_accurate_and_as_far_is_named() -> None:
-    def of(mean: float, distance: float) -> dict:
-        rest = {"std": 0.0, "min": mean, "best": mean, "n": 2, "novel": {}, "verdict": "novel"}
-        return {"mean": mean, "distance": distance, **rest}
-
-    def between(rival: float) -> dict:
-        novelty = {
-            "rule": {"copy": 0.25, "near": 0.75, "combined": 0.5, "accurate": 0.99, "floor": 0.05},
-            "zoo": {"distance": 1.0},
-            "original": of(99.0, 0.1),
-            "rpg": {"between": {**of(90.0, 0.5), "median": {}}},
-            "baselines": {"interpolation across": {"all": of(rival, 0.6)}},
-        }
-        return {"experiments": {"x": {"between": {"mean": 90.0}, "novelty": novelty}}}
-
-    assert beaten_between(between(80.0)) == []
-    assert beaten_between(between(91.0)) == ["x"]
 
 
 def test_every_shipped_experiment_has_bounds() -> None:
