@@ -58,6 +58,8 @@ ACCURATE = 0.99
 FLOOR = 0.05
 # The number of noisy checkpoints in the test of a distance, and of aligned networks per kind and set of baselines.
 NOISY, ALIGNED = 8, 4
+# Steps of the search for a noise level.
+HALVINGS = 10
 # The mixtures that `novelty.fine_tune` trains.
 FINE_TUNED = ("interpolation across", "mean across")
 TAUS = (0.5, 1.0, 2.0, 4.0)
@@ -282,14 +284,21 @@ class NoveltyAnalysis:
         draw = np.random.default_rng(derive(self.params.seed, "noise test"))
         chosen = [self.originals[index] for index in draw.integers(len(self.originals), size=NOISY)]
         noises = [draw.standard_normal(len(one.point_P)) for one in chosen]
+
+        def reached(level: float) -> float:
+            moved = zip(chosen, noises, strict=True)
+            points = (
+                (self.canonical(one), self.zoo.canonical(one.point_P + level * noise_P)) for one, noise_P in moved
+            )
+            return float(np.median([self.zoo.separation(*both) for both in points]))
+
         # Distances are between canonical points, where noise of the same level may be larger or smaller.
-        reached = [
-            self.zoo.separation(self.canonical(one), self.zoo.canonical(one.point_P + distance * noise_P))
-            for one, noise_P in zip(chosen, noises, strict=True)
-        ]
-        level = distance**2 / np.mean(reached)
+        low, high = 0.0, 2 * distance
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if reached(middle) < distance else (low, middle)
         noisy = (
-            self.network_at("noise", one.state, one.code, one.point_P + level * noise_P)
+            self.network_at("noise", one.state, one.code, one.point_P + high * noise_P)
             for one, noise_P in zip(chosen, noises, strict=True)
         )
         return float(np.mean([network.score / self.accuracy(network.code) for network in self.judge(noisy)]))

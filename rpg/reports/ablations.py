@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rpg.config.params import Params
-from rpg.reports.tables import ablations
+from rpg.reports.ablation_table import ablations
 from rpg.utils.files import write_json, write_text
 
 HEADING = """# Ablations

@@ -252,7 +252,9 @@ def test_recounted_rows_are_the_task_s_own(tasks: Path) -> None:
     assert len(first) == len(scores["rpg_recounted"]) == sum(PAIRS.values())
     moved = 0
     for entry in scores["rpg_recounted"]:
-        (network,) = task.recount([load_file(tasks / "results/tasks/samples" / first[entry["state"], entry["code"]])])
+        (network,) = task.recount(
+            [load_file(tasks / "results/tasks/samples" / first[entry["state"], entry["code"]])], [entry["code"]]
+        )
         for split in ("validation", "test"):
             images = len(task.targets(split))
             assert entry[split] == pytest.approx(task.score(network, split, entry["code"]), abs=100.5 / images)

@@ -113,7 +113,9 @@ class Architecture:
 
 def judged(samples: list[dict], originals: list[dict]) -> str:
     """The verdict on equally accurate networks."""
-    return verdict(*(pd.DataFrame(rows).assign(test=99.0) for rows in (samples, originals)))
+    rows = (pd.DataFrame(rows).assign(test=99.0, relative=1.0) for rows in (samples, originals))
+    # Noise keeps nothing of the accuracy.
+    return verdict(*rows, lambda distance: 0.0)
 
 
 def rescaled(arrays: dict[str, np.ndarray], scaling: Scaling, draw: np.random.Generator) -> dict[str, np.ndarray]:

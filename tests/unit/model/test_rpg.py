@@ -11,7 +11,7 @@ from torch import Tensor
 from rpg.config.model import KEYS_OF_KINDS, Model
 from rpg.model.backbones import BACKBONES, TokenPositions
 from rpg.model.denoisers import DENOISERS
-from rpg.model.diffusion import Target
+from rpg.model.diffusion import Target, add_noise
 from rpg.model.rpg import RPG
 from rpg.utils.rng import generator
 
@@ -112,17 +112,51 @@ def test_start_from_the_mean_works_with_every_pair(backbone: str, denoiser: str)
     assert model.mean is not None
     assert model.spread is not None
     draw = torch.Generator().manual_seed(2)
-    model.mean.copy_(torch.randn(L, D, generator=draw))
+    model.mean.copy_(torch.randn(1, L, D, generator=draw))
     model.spread.copy_(torch.rand(L, 1, generator=draw) + 0.5)
     # The start draws no random numbers.
     assert set(model.state_dict()) - set(plain.state_dict()) == {"mean", "spread"}
     x, t = torch.randn(B, L, D, generator=draw), torch.tensor([3, 700])
     with torch.no_grad():
-        prototypes = model.recurrent({"permutation_state": torch.eye(S)[:B]})
+        values = {"permutation_state": torch.eye(S)[:B]}
+        prototypes = model.recurrent(values)
         expected = model.mean + model.spread * plain.denoise(x, t, prototypes)
-        torch.testing.assert_close(model.denoise(x, t, prototypes), expected)
+        torch.testing.assert_close(model.denoise(x, t, prototypes, model.starts(values)), expected)
     assert loss_of(model).isfinite()
     assert sample_of(model).isfinite().all()
+
+
+def test_each_state_has_a_start_of_its_own() -> None:
+    """Networks between two states start between their means; the loss takes each token's start from its network."""
+    model, plain = model_of("mamba2", "mlp", "state_mean").eval(), model_of("mamba2", "mlp").eval()
+    assert model.mean is not None
+    assert model.spread is not None
+    draw = torch.Generator().manual_seed(2)
+    model.mean.copy_(torch.randn(S, L, D, generator=draw))
+    model.spread.copy_(torch.rand(L, 1, generator=draw) + 0.5)
+    shares = torch.zeros(B, S)
+    shares[0, 1] = 1.0
+    shares[1, :2] = torch.tensor([0.25, 0.75])
+    values = {"permutation_state": shares}
+    starts = model.starts(values)
+    assert starts is not None
+    torch.testing.assert_close(starts[0], model.mean[1])
+    torch.testing.assert_close(starts[1], 0.25 * model.mean[0] + 0.75 * model.mean[1])
+    assert plain.starts(values) is None
+    x, t = torch.randn(B, L, D, generator=draw), torch.tensor([3, 700])
+    with torch.no_grad():
+        prototypes = model.recurrent(values)
+        denoised = model.denoise(x, t, prototypes, starts)
+        torch.testing.assert_close(denoised, starts + model.spread * plain.denoise(x, t, prototypes))
+        picks = torch.tensor([0, L + 2, 2 * L - 1])
+        tokens, noise = torch.randn(2, 3, D, generator=draw)
+        steps = torch.tensor([5, 50, 500])
+        total, count = model.errors(tokens, prototypes, picks, steps, noise, starts)
+        noisy = add_noise(tokens, noise, steps)
+        output = plain.denoiser(noisy, steps, prototypes.flatten(0, 1)[picks])
+        predicted = starts.flatten(0, 1)[picks] + model.spread[picks % L] * output
+    torch.testing.assert_close(total, (predicted - tokens).square().sum())
+    assert count == tokens.numel()
 
 
 @pytest.mark.parametrize(("backbone", "denoiser"), PAIRS)

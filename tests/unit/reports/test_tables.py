@@ -157,7 +157,7 @@ def test_section_of_an_experiment_with_task_codes(tasks: Path) -> None:
     assert knows["RPG, not tuned"] == "zoo"
     assert knows["RPG, not tuned, BatchNorm recounted"] == "zoo, images"
     assert knows["hypernetwork, task loss only"] == "mean of the zoo, labels"
-    assert knows["base network's class, looked up in the code"] == "base network"
+    assert knows["base network alone"] == "base network"
     held = metrics["held_out"]
     (ours,) = (row for row in rows if row[0] == "RPG")
     assert ours[-4:] == [

@@ -23,15 +23,16 @@ def test_model_that_starts_from_the_mean(finished: Path) -> None:
     model = fresh(experiment.model.model_copy(update={"start": "mean"}), experiment.diffusion, store).eval()
     tokens_NLD = torch.stack([store[index] for index in range(len(store))])
     mean_LD = tokens_NLD.nan_to_num().mean(0)
-    torch.testing.assert_close(model.mean, mean_LD)
+    torch.testing.assert_close(model.mean, mean_LD[None])
     for tensor in store.layout.tokenized:
         rows = slice(tensor.first, tensor.first + tensor.tokens)
         apart = (tokens_NLD - mean_LD)[:, rows]
         assert model.spread[rows].unique().item() == pytest.approx(apart[~apart.isnan()].square().mean().sqrt().item())
     x_BLD, t_B = torch.randn(2, *mean_LD.shape), torch.tensor([3, 900])
-    prototypes = model.recurrent({"permutation_state": torch.eye(2, len(store.seeds))})
+    values = {"permutation_state": torch.eye(2, len(store.seeds))}
+    prototypes = model.recurrent(values)
     expected = mean_LD + model.spread * model.denoiser(x_BLD, t_B.unsqueeze(1), prototypes)
-    torch.testing.assert_close(model.denoise(x_BLD, t_B, prototypes), expected)
+    torch.testing.assert_close(model.denoise(x_BLD, t_B, prototypes, model.starts(values)), expected)
     for parameter in model.denoiser.parameters():
         torch.nn.init.zeros_(parameter)
     options = {"solver": "dpm-solver++", "steps": 3, "generators": [torch.Generator().manual_seed(0)]}
@@ -40,7 +41,23 @@ def test_model_that_starts_from_the_mean(finished: Path) -> None:
     # The state dict holds what it starts from.
     again = build(experiment.model.model_copy(update={"start": "mean"}), experiment.diffusion, store)
     again.load_state_dict(model.state_dict())
-    torch.testing.assert_close(again.mean, mean_LD)
+    torch.testing.assert_close(again.mean, mean_LD[None])
+
+
+def test_model_that_starts_from_the_mean_of_each_state(finished: Path) -> None:
+    """The spread is the deviation of each checkpoint about the mean of its own state."""
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    model = fresh(experiment.model.model_copy(update={"start": "state_mean"}), experiment.diffusion, store)
+    tokens_NLD = torch.stack([store[index] for index in range(len(store))])
+    states = torch.tensor([store.state(checkpoint) for checkpoint in store.checkpoints])
+    means_SLD = torch.stack([tokens_NLD[states == state].nan_to_num().mean(0) for state in range(len(store.seeds))])
+    torch.testing.assert_close(model.mean, means_SLD)
+    for tensor in store.layout.tokenized:
+        rows = slice(tensor.first, tensor.first + tensor.tokens)
+        apart = (tokens_NLD - means_SLD[states])[:, rows]
+        expected = apart[~apart.isnan()].square().mean().sqrt().item()
+        assert model.spread[rows].unique().item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_loaded_model_holds_the_trained_weights(finished: Path) -> None:

@@ -143,6 +143,7 @@ def test_a_task_code_that_reaches_the_last_tokens_alone_needs_a_reach_like_it(ta
                 **experiment.model_dump(),
                 "model": {**PAPER, "conditions": [*(PAPER["conditions"] if states else []), code]},
                 "diffusion": {"target": "epsilon"},
+                "hypernetwork": None,
             }
         )
         torch.manual_seed(2)

@@ -56,7 +56,8 @@ def test_gradient_reaches_the_tokens_of_parameters_and_no_padding(generated: Gen
 
 def one_step_loss(generated: Generated, model: RPG, draw: torch.Generator) -> torch.Tensor:
     picks, values = generated.draw(generated.params.networks, draw)
-    return generated.loss(generated.from_noise(model, model.recurrent(values), draw), picks, draw)
+    tokens_BLD = generated.from_noise(model, model.recurrent(values), model.starts(values), draw)
+    return generated.loss(tokens_BLD, picks, draw)
 
 
 def test_tuning_lowers_the_task_loss(generated: Generated, tasks: Path, tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ def test_recount_is_mean_and_variance_of_the_training_images() -> None:
     state_dict = network.state_dict()
     # The network is first built where no gradient is wanted.
     task.score(state_dict, "validation", CODES[0])
-    (recounted,) = task.recount([state_dict])
+    (recounted,) = task.recount([state_dict], [None])
     learned = [name for name, _ in task.network.named_parameters()]
     assert all(torch.equal(recounted[name], state_dict[name]) for name in learned)
     first = next(name for name in recounted if name.endswith("running_mean"))
@@ -334,7 +334,7 @@ def test_networks_recounted_together_are_what_torch_s_update_bn_makes_of_each() 
     task = load_task(TASKS_TASK, None)
     torch.manual_seed(0)
     networks = [task.build() for _ in range(3)]
-    found = task.recount([network.state_dict() for network in networks])
+    found = task.recount([network.state_dict() for network in networks], [None] * len(networks))
     images = task.data.inputs(task.data.train.images, TASKS_TASK.resolution)[:2000]
     for network, recounted in zip(networks, found, strict=True):
         update_bn(images.chunk(8), network)

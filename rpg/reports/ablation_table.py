@@ -1,0 +1,101 @@
+"""Format the tables of ablations: the variants of RPG, and the rivals without RPG."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rpg.config.params import Params
+from rpg.evaluation.methods import METHODS, RECOUNTED, label
+from rpg.evaluation.score import SETS
+from rpg.paths import ablation_file
+from rpg.reports.artifacts import AblationResult, RivalSet
+from rpg.reports.formatting import label_set, mean, points, table
+from rpg.utils.files import read_sealed
+
+
+def ablation(name: str, question: str, experiment: str, result: AblationResult) -> str:
+    """Return the section of an ablation of `experiment`: one row per variant and set of tasks."""
+    rows = []
+    for variant in result.variants:
+        # The sets in the order of the other tables, because JSON keeps no order.
+        for key in (key for key in SETS if key in variant.sets):
+            scored = variant.sets[key]
+            row = {
+                "variant": label_set(variant.variant, key),
+                "RPG parameters": f"{variant.parameters:,}",
+                "original mean ± std": mean(scored.validation.original),
+                "RPG mean ± std": mean(scored.validation.rpg),
+                "by seed": _by_seed(scored.by_seed),
+                "RPG min": f"{scored.validation.rpg.min:.2f}",
+                "RPG n": scored.validation.rpg.n,
+                "RPG mean ± std, test": mean(scored.test.rpg),
+            }
+            if scored.recounted:
+                row["BatchNorm recounted"] = mean(scored.recounted)
+            if distances := scored.novelty:
+                other = "-" if distances.original is None else f"{distances.original:.4f}"
+                row["distance: sample / original"] = f"{distances.rpg:.4f} / {other}"
+                row["verdict"] = distances.verdict
+            rows.append(row)
+    return f"\n## {name}, of {experiment}\n\n{question}\n\n{table(rows)}{_rivals(result)}"
+
+
+def _by_seed(scores: Sequence[float]) -> str:
+    return ", ".join(f"{score:.2f}" for score in scores)
+
+
+def _rivals(result: AblationResult) -> str:
+    """Return the table of the methods without RPG, and a sentence for each set of tasks that says which method wins."""
+    if not result.rivals:
+        return ""
+    rows = [
+        {
+            "networks": label_set(label(rival.kind), key),
+            "mean ± std": mean(scored.validation),
+            "by seed": _by_seed(scored.by_seed),
+            "mean ± std, test": mean(scored.test),
+            f"RPG ({result.best}) − it, test": points(scored.above),
+        }
+        for key in SETS
+        for rival in result.rivals
+        if (scored := rival.sets.get(key))
+    ]
+    return f"\n{table(rows)}\n" + "".join(f"{line}\n" for line in conclusions(result))
+
+
+def conclusions(result: AblationResult) -> Iterator[str]:
+    """Yield one sentence per set of tasks: whether RPG wins, against the rival that is best on the test split.
+
+    The networks that were trained for the task are the originals, and no rival.
+    """
+    for key in SETS:
+        rivals = [(rival.kind, rival.sets[key]) for rival in result.rivals if key in rival.sets]
+        rivals = [(kind, scored) for kind, scored in rivals if not kind.startswith("original")]
+        if rivals:
+            yield f"- {SETS[key]}: {_outcome(result, rivals)}"
+            # RPG without labels may lose to a method with labels, and still be the best of its kind.
+            known = [(kind, scored) for kind, scored in rivals if METHODS[kind.removesuffix(RECOUNTED)].knows == "zoo"]
+            if len(known) < len(rivals):
+                yield f"- {SETS[key]}, beside rivals that know the zoo alone: {_outcome(result, known)}"
+
+
+def _outcome(result: AblationResult, rivals: Sequence[tuple[str, RivalSet]]) -> str:
+    kind, scored = max(rivals, key=lambda rival: rival[1].test.mean)
+    low, high = scored.above.interval or (-math.inf, math.inf)
+    outcome = "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
+    return (
+        f"{outcome}. The best rival is *{label(kind)}*; RPG ({result.best}) minus it is {points(scored.above)} points."
+    )
+
+
+def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, AblationResult]]:
+    """Return the sections of several ablations, and the ablations' results by name."""
+    found = {
+        name: read_sealed(ablation_file(name, results), f"rpg ablation --experiment {name}", AblationResult)
+        for name in names
+    }
+    text = "".join(
+        ablation(name, params.ablation(name).question, params.ablation(name).experiment, result)
+        for name, result in found.items()
+    )
+    return text, found

@@ -1,0 +1,60 @@
+"""The tables of an ablation, from an ablation.json written by hand."""
+
+from rpg.reports.ablation_table import ablation, conclusions
+from rpg.reports.artifacts import AblationResult
+
+
+def summary(mean: float) -> dict:
+    return {"mean": mean, "std": 0.5, "interval": [mean - 1, mean + 1], "min": mean - 2, "best": mean + 2, "n": 3}
+
+
+def variant(name: str, mean: float, **more: object) -> dict:
+    both = {"original": summary(99.0), "rpg": summary(mean)}
+    of_set = {"validation": both, "test": {**both, "rpg": summary(mean - 3)}, "by_seed": [mean, mean + 1], **more}
+    return {"variant": name, "changes": {}, "parameters": 1234, "sets": {"all": of_set}}
+
+
+def rival(kind: str, mean: float, above: dict) -> dict:
+    of_set = {"validation": summary(mean + 1), "test": summary(mean), "by_seed": [mean + 1], "above": above}
+    return {"kind": kind, "sets": {"held_out": of_set}}
+
+
+def cells(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+
+
+def test_validation_scores_stand_first_and_recounted_ones_last() -> None:
+    result = AblationResult.model_validate(
+        {"variants": [variant("plain", 90.0), variant("other", 80.0, recounted=summary(85.0))]}
+    )
+    text = ablation("which", "Which one?", "mini", result)
+    assert text.startswith("\n## which, of mini\n\nWhich one?\n\n")
+    head, _, plain, other = cells(text)
+    assert head == [
+        "variant", "RPG parameters", "original mean ± std", "RPG mean ± std", "by seed", "RPG min", "RPG n",
+        "RPG mean ± std, test", "BatchNorm recounted",
+    ]  # fmt: skip
+    assert plain[:8] == [
+        "plain", "1,234", "99.00 ± 0.50 [98.00, 100.00]", "90.00 ± 0.50 [89.00, 91.00]", "90.00, 91.00", "88.00", "3",
+        "87.00 ± 0.50 [86.00, 88.00]",
+    ]  # fmt: skip
+    assert other[8] == "85.00 ± 0.50 [84.00, 86.00]"
+
+
+def test_the_best_rival_of_all_and_of_those_that_know_the_zoo_alone() -> None:
+    rivals = [
+        rival("original", 99.0, {"mean": -5.0, "interval": [-6.0, -4.0]}),
+        rival("base_lookup", 98.0, {"mean": -4.0, "interval": [-5.0, -3.0]}),
+        rival("ridge_recounted", 92.0, {"mean": 2.0, "interval": [1.0, 3.0]}),
+        rival("ridge", 90.0, {"mean": 4.0, "interval": [3.0, 5.0]}),
+    ]
+    result = AblationResult.model_validate({"variants": [variant("plain", 94.0)], "best": "plain", "rivals": rivals})
+    assert list(conclusions(result)) == [
+        "- held-out: RPG loses. The best rival is *base network alone*; RPG (plain) minus it is -4.00 [-5.00, -3.00]"
+        " points.",
+        "- held-out, beside rivals that know the zoo alone: RPG wins. The best rival is *ridge regression, bits,"
+        " BatchNorm recounted*; RPG (plain) minus it is +2.00 [+1.00, +3.00] points.",
+    ]
+    below = cells(ablation("which", "Which one?", "mini", result).split("\n\n")[3])
+    assert below[2][-1] == "-5.00 [-6.00, -4.00]"
+    assert below[0][-1] == "RPG (plain) − it, test"
