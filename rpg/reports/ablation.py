@@ -121,7 +121,8 @@ def _rivals(by_variant: Sequence[Sequence[Scores]], best: Sequence[Scores], best
     Each method's scores come from the first variant that has it.
     """
     for kind in kinds():
-        if kind in RPG:
+        # RPG before tuning is no rival of RPG.
+        if kind in (*RPG, "untuned", f"untuned{RECOUNTED}"):
             continue
         scores = next((some for some in by_variant if some[0].kinds().get(kind)), None)
         sets: dict[str, Any] = {}
