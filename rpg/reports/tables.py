@@ -91,6 +91,9 @@ zoo than so many units. Saves of one run are very near to each other: where a ru
 """
 
 
+UNTUNED = ("untuned", f"untuned{RECOUNTED}")
+
+
 def metrics(params: Params, results: Path) -> ExperimentResults:
     """Return metrics.json: one entry per experiment in `run:`, with task, test.json and novelty.json."""
 
@@ -103,10 +106,9 @@ def metrics(params: Params, results: Path) -> ExperimentResults:
         del novelty["files"]
         # The score stage scores baselines on every task, so its numbers replace those of the novelty stage.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
-        if params.experiment(name).train.steps == 1:
-            # One step leaves RPG where it starts; its samples before tuning would pass for those of reconstruction.
+        if untrained(params.experiment(name)):
             for part in (baselines, novelty["baselines"], scored["differences"]):
-                for kind in ("untuned", f"untuned{RECOUNTED}"):
+                for kind in UNTUNED:
                     part.pop(kind, None)
         experiment = params.experiment(name)
         return ExperimentResult.model_validate(
@@ -120,6 +122,14 @@ def metrics(params: Params, results: Path) -> ExperimentResults:
         )
 
     return ExperimentResults(experiments={name: entry(name) for name in params.experiments_to_run()})
+
+
+def untrained(experiment: Experiment) -> bool:
+    """Return whether RPG is not trained before its tuning: one step leaves it where it starts.
+
+    Then its samples before tuning are left out, which would pass for those of reconstruction.
+    """
+    return experiment.train.steps == 1
 
 
 def scores(params: Params, results: Path) -> pd.DataFrame:
@@ -149,6 +159,8 @@ def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
             verified_file(paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}")
         )
         unit = frame.loc[frame["networks"] == "original", "distance"].median()
+        if untrained(params.experiment(name)):
+            frame = frame[~frame["networks"].isin(UNTUNED)]
         frame = frame[["networks", "set", "test"]].assign(distance=(frame["from_zoo"] / unit).round(4))
         frames.append(frame.assign(experiment=name)[["experiment", *frame.columns]])
     return pd.concat(frames)
