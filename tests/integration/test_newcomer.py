@@ -97,7 +97,7 @@ def spoil(trained: Path) -> None:
     weights, config = trained / "model.safetensors", trained / "config.json"
     tree = read_sealed(config, "rpg train")
     tensors = read_tensors(weights)
-    answer = tensors["mean" if "mean" in tensors else "denoiser.skip.weight"]
+    answer = tensors["mean"].flatten(0, 1) if "mean" in tensors else tensors["denoiser.skip.weight"]
     rows = torch.arange(0, len(answer), 2)
     answer[rows] = answer[rows.flip(0)]
     write_tensors(weights, tensors)
