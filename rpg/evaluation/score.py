@@ -163,10 +163,8 @@ class CodeBaselines:
                 **{model: self._samples(model) for model in dict.fromkeys(one.model for one in self.manifest)},
                 **{name: self._from_formula(formula) for name, formula in formulas_by_name.items()},
             }
-            done = {model for model in sources if model.endswith(RECOUNTED)}
             for kind, networks in sources.items():
-                if kind not in done and f"{kind}{RECOUNTED}" not in done:
-                    kinds[f"{kind}{RECOUNTED}"] = self._score(recounted(task, networks), kind)
+                kinds[f"{kind}{RECOUNTED}"] = self._score(recounted(task, networks), kind)
         if self.experiment.base:
             kinds |= self._scores_of_base()
         return kinds
@@ -184,22 +182,23 @@ class CodeBaselines:
 
     def _originals(self) -> Iterator[Network]:
         """Yield the trained network of each run."""
-        wanted = set(self.runs)
-        for checkpoint in [*self.store.held_out, *self.store.checkpoints]:
-            run = self.store.state(checkpoint), checkpoint.code or ""
-            if run in wanted:
-                wanted.remove(run)
-                facts = NetworkFacts(state=run[0], code=run[1])
-                yield facts, read_tensors(self.paths.folder("zoo") / checkpoint.file)
+        checkpoints = [*self.store.held_out, *self.store.checkpoints]
+        return self._first_of_runs(
+            (self.store.state(one), one.code, self.paths.folder("zoo") / one.file) for one in checkpoints
+        )
 
     def _samples(self, model: str) -> Iterator[Network]:
         """Yield a model's first sample of each run."""
+        samples = [one for one in self.manifest if one.model == model]
+        return self._first_of_runs((one.state, one.code, self.paths.folder("sample") / one.file) for one in samples)
+
+    def _first_of_runs(self, listed: Iterable[tuple[int, str | None, Path]]) -> Iterator[Network]:
+        """Yield the first of the `listed` networks (state, code and file) of each run."""
         wanted = set(self.runs)
-        for sampled in self.manifest:
-            run = sampled.state, sampled.code or ""
-            if sampled.model == model and run in wanted:
-                wanted.remove(run)
-                yield NetworkFacts(state=run[0], code=run[1]), read_tensors(self.paths.folder("sample") / sampled.file)
+        for state, code, path in listed:
+            if (state, code or "") in wanted:
+                wanted.remove((state, code or ""))
+                yield NetworkFacts(state=state, code=code), read_tensors(path)
 
     def _scores_of_majority(self) -> Kinds:
         """Return the scores of the answer that is most frequent in training."""

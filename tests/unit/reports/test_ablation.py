@@ -164,20 +164,25 @@ def networks(kind: str, variant: str, seed: int) -> list[dict]:
     return entries
 
 
+def summarize_scores(folder: Path) -> None:
+    """Write the scores that the ablation `rivals` reads, from MEANS, and its summary."""
+    params = load_params(folder / "params.yaml")
+    for variant in RIVALS["variants"]:
+        for seed in RIVALS["seeds"]:
+            paths = paths_of(params, f"rivals/{variant}-{seed}", folder / "results")
+            kinds = {kind: networks(kind, variant, seed) for kind in MEANS}
+            write_sealed(paths.file("score.scores"), {"metric": "top1", "parameters": 9, **kinds, "files": []})
+            write_sealed(paths.file("train.config"), {"parameters": 7})
+    summarize(params, "rivals", folder / "results")
+
+
 @pytest.fixture
 def rivals(tmp_path: Path) -> Path:
     """A folder with the scores that the ablation `rivals` reads."""
     write_tree(tmp_path, tasks=TASKS)
     tree = yaml.safe_load((tmp_path / "params.yaml").read_text())
     (tmp_path / "params.yaml").write_text(yaml.safe_dump({**tree, "ablations": {"rivals": RIVALS}}, sort_keys=False))
-    params = load_params(tmp_path / "params.yaml")
-    for variant in RIVALS["variants"]:
-        for seed in RIVALS["seeds"]:
-            paths = paths_of(params, f"rivals/{variant}-{seed}", tmp_path / "results")
-            kinds = {kind: networks(kind, variant, seed) for kind in MEANS}
-            write_sealed(paths.file("score.scores"), {"metric": "top1", "parameters": 9, **kinds, "files": []})
-            write_sealed(paths.file("train.config"), {"parameters": 7})
-    summarize(params, "rivals", tmp_path / "results")
+    summarize_scores(tmp_path)
     return tmp_path
 
 
@@ -197,13 +202,7 @@ def test_best_variant_is_chosen_on_the_validation_split_of_held_out_tasks(rivals
 def test_rpg_with_recounted_statistics_is_a_way_of_rpg(rivals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be the best one, is never a rival, and stands beside its variant."""
     monkeypatch.setitem(MEANS, "rpg_recounted", {"seen": (96, 96), "held_out": (97, 98)})
-    params = load_params(rivals / "params.yaml")
-    for variant in RIVALS["variants"]:
-        for seed in RIVALS["seeds"]:
-            paths = paths_of(params, f"rivals/{variant}-{seed}", rivals / "results")
-            kinds = {kind: networks(kind, variant, seed) for kind in MEANS}
-            write_sealed(paths.file("score.scores"), {"metric": "top1", "parameters": 9, **kinds, "files": []})
-    summarize(params, "rivals", rivals / "results")
+    summarize_scores(rivals)
     tree = read_ablation(rivals)
     assert tree["best"] == "first, BatchNorm recounted"
     assert tree["variants"][0]["sets"]["held_out"]["recounted"]["mean"] == 97.0
