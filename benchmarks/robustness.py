@@ -1,7 +1,7 @@
 """Measure the samples' quality over training seeds and arithmetics: `python -m benchmarks robustness`.
 
 Each arithmetic has its own checkout, which trains base networks and zoos once. From these zoos, each seed trains RPG,
-its tuning and its hypernetwork once. The bounds in tests/promises.py come from this table.
+its tuning and its hypernetwork once. The bounds in rpg/reports/promises.py come from this table.
 """
 
 import json
@@ -17,6 +17,7 @@ import yaml
 from benchmarks.common import ROOT, copy_workflow, report
 from rpg.config.loading import load_params
 from rpg.config.presets import resolve
+from rpg.reports.promises import quality
 from rpg.utils.device import has_bfloat16
 
 # Environment variables that limit numerical libraries to an older processor's instructions. oneDNN and MKL read them at
@@ -39,11 +40,6 @@ ARITHMETICS: dict[str, dict[str, str]] = {
         "OPENBLAS_CORETYPE": "Nehalem",
     },
 }
-# The sets of samples in test.json.
-SETS = ("rpg", "between", "seen", "held_out", "held_out_pairs")
-# Further metrics of the paper's tables, and the other protocol for adapters.
-LIKELIHOOD = "average accuracy (likelihood)"
-OTHERS = ("mAcc", "bbox AP50", "segm mAP", LIKELIHOOD)
 
 
 def measure_robustness(
@@ -153,31 +149,3 @@ def rows_of(checkout: Path, name: str, seeds: Sequence[int], arithmetic: str) ->
         }
         for measure in qualities[0]
     ]
-
-
-def quality(entry: Mapping[str, Any]) -> dict[str, float]:
-    """Return measure → value of an experiment's test.json, or its entry in results/metrics.json; larger is better.
-
-    `originals` is the originals' mean in percent. For a set of samples (`rpg`, `between`, `seen`, ...) the value is the
-    ratio of its mean to the mean of the originals for the same tasks; `rpg` is relative to all originals. `rpg min` is
-    the ratio of the worst sample. `A above B` is a difference in points.
-    """
-    original = entry["original"]
-    measures = {"originals": original["mean"], "rpg min": entry["rpg"]["min"] / original["mean"]}
-    for kind in SETS:
-        if kind in entry:
-            measures[kind] = entry[kind]["mean"] / entry.get("original_by_set", {}).get(kind, original)["mean"]
-            for rival, scores in sorted(entry.get("baselines", {}).items()):
-                if kind in scores:
-                    measures[f"{kind} above {rival}"] = entry[kind]["mean"] - scores[kind]["mean"]
-    for metric, scores in entry.get("others", {}).items():
-        if metric in OTHERS:
-            measures[f"originals, {metric}"] = scores["original"]["mean"]
-            measures[f"rpg, {metric}"] = scores["rpg"]["mean"] / scores["original"]["mean"]
-    if "base_model" in entry:
-        measures["originals above base_model"] = original["mean"] - entry["base_model"]["mean"]
-        likelihood = entry["others"][LIKELIHOOD]
-        measures[f"originals above base_model, {LIKELIHOOD}"] = (
-            likelihood["original"]["mean"] - likelihood["base_model"]["mean"]
-        )
-    return measures

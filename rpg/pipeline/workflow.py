@@ -21,6 +21,7 @@ from rpg.config.loading import load_params
 from rpg.config.params import Params
 from rpg.config.resolved import write_configs
 from rpg.paths import RESULTS, Paths, ablation_file, paths_of
+from rpg.pipeline import forkserver
 from rpg.pipeline.prerequisites import missing
 from rpg.pipeline.terminal import show_jobs
 from rpg.stages import ALWAYS, READS_DATA, STAGES, SUMMARIES, artifact
@@ -40,6 +41,8 @@ MALLOC = f"glibc.malloc.mmap_threshold={32 * 2**20}:glibc.malloc.trim_threshold=
 # The prefix of each command. `exec` replaces the shell: a cluster sends SIGTERM to all processes of a job, and a shell
 # would end, and Snakemake with it, before the command has saved its state.
 COMMAND_PREFIX = f"export GLIBC_TUNABLES={MALLOC}; exec "
+# Fewer jobs take less time than a fork server's imports.
+WORTH_SERVING = 3
 
 
 # Snakemake's `config`: params.yaml, with the chosen `run`.
@@ -356,6 +359,10 @@ def start(workflow: Any) -> None:
     write_configs(params, [name for name in params.experiments if name in names])
     show_jobs(workflow)
     if workflow.local_exec:
+        of_stages = [job.wildcards.experiment for job in workflow.dag.needrun_jobs() if job.rule.name in STAGES]
+        if len(of_stages) >= WORTH_SERVING:
+            kinds = {name: params.experiment(name).task.kind for name in sorted(set(of_stages))}
+            forkserver.start(kinds, {"GLIBC_TUNABLES": MALLOC})
         # Local jobs need no limit of jobs per second. Snakemake 9's limiter starts a timer with every job. Each timer
         # makes the scheduler check all jobs once a second until the end, which takes a tenth of a core
         # (snakemake/snakemake issue 2967).

@@ -9,10 +9,11 @@ from rpg.utils.artifacts import Difference, Form, MayLack, Number, Reported, Sco
 class ExperimentResult(Reported):
     """An experiment's entry in results/metrics.json: its test.json, and its novelty.json without the files.
 
-    `knows` maps a method to the source of its knowledge.
+    `knows` maps a method to the source of its knowledge. `devices` lists the devices on which RPG was trained.
     """
 
     novelty: NoveltyResult
+    devices: list[str] = Field(default_factory=list)
     knows: dict[str, str] = Field(default_factory=dict)
 
 

@@ -21,6 +21,7 @@ from rpg.reports.ablation_table import ablations
 from rpg.reports.artifacts import ExperimentResult, ExperimentResults
 from rpg.reports.formatting import join_medians, label_set, mean, points, table
 from rpg.reports.model_cards import card
+from rpg.reports.promises import promise_section
 from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.stages import STAGES
 from rpg.tasks.config import ReportSection
@@ -118,10 +119,19 @@ def metrics(params: Params, results: Path) -> ExperimentResults:
                 **scored,
                 "novelty": novelty,
                 "baselines": baselines,
+                "devices": devices(experiment, paths),
             }
         )
 
     return ExperimentResults(experiments={name: entry(name) for name in params.experiments_to_run()})
+
+
+def devices(experiment: Experiment, paths: Paths) -> list[str]:
+    """Return the devices on which RPG was trained; an imported RPG has none."""
+    found = (
+        read_sealed(paths.file(f"{stage}.seconds"), f"rpg {stage}", Seconds).device for stage in experiment.timed()
+    )
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def untrained(experiment: Experiment) -> bool:
@@ -197,6 +207,7 @@ def markdown(experiments: Mapping[str, ExperimentResult]) -> str:
     return (
         HEADING.format(metrics=", ".join(names))
         + table(rows)
+        + promise_section(experiments)
         + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if entry.held_out)
         + task_sections(experiments)
         + published_section(experiments)

@@ -157,6 +157,10 @@ class TaskConfig(Block):
         """Return the benchmark's `Task`; `data_root` is the folder of the data sets."""
         raise NotImplementedError
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        """Import the libraries that this benchmark's stages use, for processes that will be forked from this one."""
+
     def runs(self, zoo: ZooConfig) -> dict[int, Run]:
         """Return index → run of the zoo.
 

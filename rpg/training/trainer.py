@@ -29,7 +29,7 @@ from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
 from rpg.training.distributed import ALONE, ProcessGroup, fill, local, whole
 from rpg.training.model_file import write_model
-from rpg.utils.device import bfloat16, worth_compiling
+from rpg.utils.device import bfloat16, describe, worth_compiling
 from rpg.utils.errors import Diverged, UserError
 from rpg.utils.files import (
     exclusive,
@@ -262,7 +262,8 @@ def run_training(
         if not group.first:
             return
         write_model(folder, tensors, training.parameters, training.log, model, diffusion, store)
-        write_sealed(seconds, {"seconds": round(training.seconds, 3), "steps": training.step})
+        facts = {"seconds": round(training.seconds, 3), "steps": training.step, "device": describe(training.on)}
+        write_sealed(seconds, facts)
         shutil.rmtree(state.parent, ignore_errors=True)
 
 

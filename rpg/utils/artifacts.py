@@ -58,9 +58,10 @@ class Files(Form):
 
 
 class Seconds(Form):
-    """seconds/<stage>.json: the run time of a stage."""
+    """seconds/<stage>.json: the run time of a stage, and the device of a training."""
 
     seconds: Number
+    device: MayLack[str] = None
 
 
 class Answers(Form):

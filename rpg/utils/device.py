@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import platform
 import tempfile
 from functools import cache
 from importlib.util import find_spec
@@ -89,5 +90,17 @@ def has_bfloat16(on: torch.device) -> bool:
     """
     if on.type != "cpu":
         return True
+    # The capabilities are those of the processor, even if ATEN_CPU_CAPABILITY limits torch to older instructions.
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return False
     units = torch.cpu.get_capabilities()
     return bool(units.get("amx_bf16") or units.get("avx512_bf16"))
+
+
+def describe(on: torch.device) -> str:
+    """Return the device's name and, for a CPU, the instructions that torch uses."""
+    if on.type == "cuda":
+        return torch.cuda.get_device_name(on)
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    units = ", bfloat16 units" if has_bfloat16(on) else ""
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}{units})"

@@ -14,8 +14,6 @@ for stage in pipeline.STAGES.values():
             },
         log:
             pipeline.job_path(stage.name, "logs", ".log"),
-        benchmark:
-            pipeline.job_path(stage.name, "logs", ".tsv")
         priority: stage.priority
         conda:
             "../../environment.yml"
@@ -28,6 +26,7 @@ for stage in pipeline.STAGES.values():
             values=pipeline.values(stage.name),
             verb=stage.name,
             shard=pipeline.shard_option(stage.name),
+            usage=pipeline.job_path(stage.name, "logs", ".tsv"),
         shell:
-            "env RPG_PROCESSES={resources.gpu} python -m rpg {params.verb} --experiment {wildcards.experiment:q}"
+            "env RPG_PROCESSES={resources.gpu} RPG_USAGE={params.usage:q} python -m rpg {params.verb} --experiment {wildcards.experiment:q}"
             "{params.shard} --threads {threads} >{log:q} 2>&1"

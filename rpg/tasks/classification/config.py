@@ -98,6 +98,11 @@ class _TimmClassification(TaskConfig):
     def code(self) -> list[str]:
         return ["rpg/data"]
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        import rpg.tasks.classification.networks
+        import rpg.tasks.classification.task  # noqa: F401
+
     def load(self, data_root: str | None) -> "Classification":
         from rpg.tasks.classification.task import Classification
 

@@ -138,6 +138,13 @@ class CommonsenseTask(TaskConfig):
     def code(self) -> list[str]:
         return ["rpg/data/__init__.py", "rpg/tasks/adapters.py"]
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        from peft import get_peft_model, get_peft_model_state_dict  # noqa: F401
+        from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Trainer  # noqa: F401
+
+        import rpg.tasks.commonsense.task  # noqa: F401
+
     def load(self, data_root: str | None) -> "Commonsense":
         from rpg.tasks.commonsense.task import Commonsense
 

@@ -19,6 +19,12 @@ class DetectionTask(OpenMMLabTask):
     kind: Literal["detection"]
     data: Literal["scenes", "coco"]
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        from rpg.tasks.detection.task import Detection
+
+        Detection.import_libraries()
+
     def load(self, data_root: str | None) -> "Detection":
         from rpg.tasks.detection.task import Detection
 

@@ -47,7 +47,8 @@ class Detection(OpenMMLab):
     scope = "mmdet"
     metrics = tuple(NAMES.values())
 
-    def register(self) -> None:
+    @classmethod
+    def register(cls) -> None:
         from mmdet.utils import register_all_modules
 
         import rpg.tasks.openmmlab.vitdet  # noqa: F401

@@ -89,6 +89,12 @@ class FineTuningTask(TaskConfig):
     def code(self) -> list[str]:
         return ["rpg/data"]
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        import timm  # noqa: F401
+
+        import rpg.tasks.fine_tuning.task  # noqa: F401
+
     def load(self, data_root: str | None) -> "FineTuning":
         from rpg.tasks.fine_tuning.task import FineTuning
 

@@ -107,8 +107,9 @@ class OpenMMLab(Task):
         self._loaded: dict[str, tuple[Iterable[Any], Any]] = {}
         self._targets: dict[str, Tensor] = {}
 
+    @classmethod
     @abstractmethod
-    def register(self) -> None:
+    def register(cls) -> None:
         """Register the modules that configs may name with mmengine's registries."""
 
     @abstractmethod
@@ -170,15 +171,23 @@ class OpenMMLab(Task):
             raise self._refused(error) from error
         return config
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        """Import the toolbox, and register its modules."""
+        without_compiled_operations()
+        import mmengine.evaluator
+        import mmengine.runner  # noqa: F401
+
+        with quiet():
+            cls.register()
+
     def _read_config(self) -> Any:
         """Return the config with its changes; UserError if there is no such config or key."""
-        without_compiled_operations()
+        self.import_libraries()
         from mmengine.config import Config
         from mmengine.logging import MMLogger
         from mmengine.registry import init_default_scope
 
-        with quiet():
-            self.register()
         # Toolbox and metric log their results, which this project returns instead.
         MMLogger.get_current_instance().setLevel("ERROR")
         name = self.params.config

@@ -19,6 +19,12 @@ class SegmentationTask(OpenMMLabTask):
     kind: Literal["segmentation"]
     data: Literal["scenes", "ade20k"]
 
+    @classmethod
+    def import_libraries(cls) -> None:
+        from rpg.tasks.segmentation.task import Segmentation
+
+        Segmentation.import_libraries()
+
     def load(self, data_root: str | None) -> "Segmentation":
         from rpg.tasks.segmentation.task import Segmentation
 

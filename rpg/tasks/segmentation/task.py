@@ -26,7 +26,8 @@ class Segmentation(OpenMMLab):
     scope = "mmseg"
     metrics = ("mIoU", "mAcc", "aAcc")
 
-    def register(self) -> None:
+    @classmethod
+    def register(cls) -> None:
         from mmseg.utils import register_all_modules
 
         import rpg.tasks.openmmlab.vitdet  # noqa: F401

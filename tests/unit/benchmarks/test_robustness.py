@@ -1,86 +1,15 @@
-"""The measures that promises are made of, by hand, and the lists of bounds."""
+"""Checkouts for the measurement of the promises, and its rows."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
-from promises import FULL, REDUCED, broken, counts
 
-from benchmarks.robustness import apply_changes, metrics_files, quality, rows_of, write_checkout
+from benchmarks.robustness import apply_changes, metrics_files, rows_of, write_checkout
 from rpg.config.loading import load_params
 from rpg.config.presets import resolve
 from rpg.utils.files import write_json
-
-
-def entry(rpg: float, worst: float = 90.0, held_out: float = 80.0) -> dict:
-    """An experiment of task codes whose originals have 96 %, of held-out tasks 80 %."""
-    return {
-        "original": {"mean": 96.0, "n": 4},
-        "rpg": {"mean": rpg, "min": worst, "n": 3},
-        "held_out": {"mean": held_out, "n": 2},
-        "original_by_set": {"held_out": {"mean": 80.0, "n": 2}},
-        "baselines": {
-            "ridge": {"held_out": {"mean": 70.5}, "seen": {"mean": 95.0}},
-            "ridge_recounted": {"held_out": {"mean": 71.5}},
-            "base_lookup": {"held_out": {"mean": 82.0}},
-        },
-    }
-
-
-def test_measures_by_hand() -> None:
-    assert quality(entry(48.0)) == {
-        "originals": 96.0,
-        "rpg min": 90 / 96,
-        "rpg": 0.5,
-        "held_out": 1.0,
-        "held_out above ridge": 9.5,
-        "held_out above ridge_recounted": 8.5,
-        "held_out above base_lookup": -2.0,
-    }
-
-
-def test_measures_of_adapters_and_of_detection_by_hand() -> None:
-    others = {
-        "average accuracy (likelihood)": {
-            "original": {"mean": 50.0},
-            "rpg": {"mean": 45.0},
-            "base_model": {"mean": 20.0},
-        },
-        "PIQA": {"original": {"mean": 1.0}, "rpg": {"mean": 1.0}, "base_model": {"mean": 1.0}},
-    }
-    plain = {"original": {"mean": 40.0}, "rpg": {"mean": 30.0, "min": 20.0}}
-    assert quality({**plain, "base_model": {"mean": 4.0}, "others": others}) == {
-        "originals": 40.0,
-        "rpg min": 0.5,
-        "rpg": 0.75,
-        "originals, average accuracy (likelihood)": 50.0,
-        "rpg, average accuracy (likelihood)": 0.9,
-        "originals above base_model": 36.0,
-        "originals above base_model, average accuracy (likelihood)": 30.0,
-    }
-    segm = {"segm mAP": {"original": {"mean": 40.0}, "rpg": {"mean": 42.0}}}
-    assert quality({**plain, "others": segm})["rpg, segm mAP"] == pytest.approx(1.05)
-
-
-def test_a_broken_promise_is_a_line() -> None:
-    bounds = {"x": {"rpg": 0.98, "held_out above ridge": 5.0}}
-    assert broken({"experiments": {"x": entry(95.0)}}, bounds) == []
-    (line,) = broken({"experiments": {"x": entry(48.0)}}, bounds)
-    assert line == "x: rpg is 0.5000, promised is 0.98"
-    assert broken({"experiments": {"x": entry(float("nan"))}}, bounds)
-    with pytest.raises(KeyError):
-        broken({"experiments": {"y": entry(95.0)}}, bounds)
-    assert counts({"experiments": {"x": entry(95.0)}}) == {"x": {"original": 4, "rpg": 3, "held_out": 2}}
-
-
-def test_every_shipped_experiment_has_bounds() -> None:
-    run = load_params(ROOT / "params.yaml").run
-    changes = yaml.safe_load((ROOT / "tests/reduced.yaml").read_text())
-    assert FULL.keys() == set(run)
-    assert REDUCED.keys() == changes.keys() <= set(run)
-    for bounds in (FULL, REDUCED):
-        assert all(any(measure in ("rpg", "seen") for measure in of) for of in bounds.values())
 
 
 def test_changes_go_into_params(tmp_path: Path) -> None:
@@ -116,7 +45,7 @@ def test_checkout_has_a_training_per_seed_and_its_rows(tmp_path: Path) -> None:
     # Bounds are on the test split, whose numbers the tables show.
     assert {path.name for path in files} == {"test.json"}
     for path, mean in zip(files, (96.0, 48.0, 96.0, 72.0), strict=True):
-        write_json(path, entry(mean))
+        write_json(path, {"original": {"mean": 96.0}, "rpg": {"mean": mean, "min": 90.0}})
     rows = {row["measure"]: row for row in rows_of(tmp_path, "digits-tasks", seeds, "avx2")}
     assert rows["rpg"] == {
         "experiment": "digits-tasks",
