@@ -13,6 +13,7 @@ from benchmarks.growth import measure_growth
 from benchmarks.jobs import compare_jobs
 from benchmarks.mamba import compare_mamba
 from benchmarks.memory import compare_memory
+from benchmarks.operations import measure_operations
 from benchmarks.robustness import ARITHMETICS, measure_robustness
 from benchmarks.sampling import compare_sampling
 from benchmarks.shapes import SHAPES
@@ -157,6 +158,18 @@ def parser() -> argparse.ArgumentParser:
     robustness.add_argument("--folder", type=Path, required=True, help="folder for the checkouts and their artifacts")
     add_common(robustness, "robustness")
     robustness.set_defaults(run=measure_robustness)
+    operations = verbs.add_parser(
+        "operations", help="operations with the same bytes on this processor and on others, in qemu's emulation"
+    )
+    operations.add_argument(
+        "--emulate",
+        dest="processors",
+        nargs="*",
+        default=["Haswell", "EPYC-Rome"],
+        help="qemu's names of processors (default Haswell EPYC-Rome)",
+    )
+    add_common(operations, "operations", rounds=5)
+    operations.set_defaults(run=measure_operations)
     dag = verbs.add_parser("dag", help="time and memory to plan many shards and experiments")
     dag.add_argument("--experiment", default="digits-resnet", help="experiment to copy (default digits-resnet)")
     dag.add_argument("--shapes", nargs="+", default=[f"{count}x{each}" for count, each in DAGS])

@@ -144,6 +144,8 @@ class Experiment(Block):
             raise ValueError(
                 f"novelty.fine_tune: task.kind {self.task.kind} has no differentiable loss; remove the block"
             )
+        if not self.train.steps and not self.tune:
+            raise ValueError("train.steps: 0 needs a tune block, where RPG learns instead")
         if self.base and len(self.base.seeds) not in (1, len(self.zoo.seeds)):
             raise ValueError("base.seeds: must be one, or as many as zoo.seeds")
         between = "sample" if self.sample.between else "tune" if self.tune and self.tune.between else None

@@ -44,8 +44,12 @@ Times = Annotated[
 
 
 class Train(Optimization):
-    """Training of RPG on the tokens of the zoo."""
+    """Training of RPG on the tokens of the zoo.
 
+    With `steps: 0`, RPG learns in its tuning alone, and tuning starts from a new RPG.
+    """
+
+    steps: Annotated[int, Field(ge=0)]
     batch: Annotated[int, Field(ge=1, description="B, checkpoints per step")]
     diffusion_batch: Annotated[int, Field(ge=1, description="random tokens, out of B·L, in the loss of each step")]
     times: Times

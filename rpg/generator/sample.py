@@ -1,8 +1,8 @@
 """Sample new networks, evenly over the permutation states: `rpg sample --experiment digits-vit`.
 
 Writes samples/<k>.safetensors, state dicts that load as they are, and, last, samples/manifest.json. With task codes,
-every code of the zoo, seen or held out, has networks. For comparison, the RPG before tuning
-(untuned-<k>.safetensors) and the hypernetwork (hypernetwork-<k>.safetensors) each make one network per state and code.
+every code of the zoo, seen or held out, has networks. For comparison, the RPG before tuning, if it was trained
+(untuned-<k>.safetensors), and the hypernetwork (hypernetwork-<k>.safetensors) each make one network per state and code.
 """
 
 import random
@@ -117,7 +117,7 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
     """Sample all networks of the experiment, and write RPG's seconds per network to a file of its own."""
     params, task = experiment.sample, load_task(experiment.task, data_root)
     sources = {"rpg": Source(paths.generator(experiment))}
-    if experiment.tune:
+    if experiment.tune and experiment.train.steps:
         sources["untuned"] = Source(paths.folder("train"))
     if experiment.hypernetwork:
         # The hypernetwork has learned a single step from pure noise.

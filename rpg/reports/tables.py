@@ -13,7 +13,7 @@ import pandas as pd
 
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
-from rpg.evaluation.methods import RECOUNTED, kinds, knows, label
+from rpg.evaluation.methods import kinds, knows, label
 from rpg.evaluation.results import Ensemble, Method, Metrics, NoveltyResult, Scores, Symmetries
 from rpg.evaluation.score import SETS
 from rpg.paths import Paths
@@ -41,7 +41,7 @@ UNSEEN = """*Knows* is all that a method learned from: the *zoo*'s checkpoints; 
 of the zoo's checkpoints; *own labels*, those of the task that the network is for; *images* of the training split
 without labels; the *base network* that the zoo started from, which tells all classes apart. *RPG − it* is the
 difference of the means on held-out tasks in points, with its 95 % interval. *BatchNorm recounted* rows have the
-statistics of 2000 training images in place of their own.
+statistics of 500 training images in place of their own.
 
 """
 PUBLISHED_TEXT = """
@@ -92,9 +92,6 @@ zoo than so many units. Saves of one run are very near to each other: where a ru
 """
 
 
-UNTUNED = ("untuned", f"untuned{RECOUNTED}")
-
-
 def metrics(params: Params, results: Path) -> ExperimentResults:
     """Return metrics.json: one entry per experiment in `run:`, with task, test.json and novelty.json."""
 
@@ -107,10 +104,6 @@ def metrics(params: Params, results: Path) -> ExperimentResults:
         del novelty["files"]
         # The score stage scores baselines on every task, so its numbers replace those of the novelty stage.
         baselines = {**novelty["baselines"], **scored.get("baselines", {})}
-        if untrained(params.experiment(name)):
-            for part in (baselines, novelty["baselines"], scored["differences"]):
-                for kind in UNTUNED:
-                    part.pop(kind, None)
         experiment = params.experiment(name)
         return ExperimentResult.model_validate(
             {
@@ -132,14 +125,6 @@ def devices(experiment: Experiment, paths: Paths) -> list[str]:
         read_sealed(paths.file(f"{stage}.seconds"), f"rpg {stage}", Seconds).device for stage in experiment.timed()
     )
     return list(dict.fromkeys(filter(None, found)))
-
-
-def untrained(experiment: Experiment) -> bool:
-    """Return whether RPG is not trained before its tuning: one step leaves it where it starts.
-
-    Then its samples before tuning are left out, which would pass for those of reconstruction.
-    """
-    return experiment.train.steps == 1
 
 
 def scores(params: Params, results: Path) -> pd.DataFrame:
@@ -169,8 +154,6 @@ def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
             verified_file(paths.file("novelty.rows"), paths.file("novelty.summary"), f"rpg novelty --experiment {name}")
         )
         unit = frame.loc[frame["networks"] == "original", "distance"].median()
-        if untrained(params.experiment(name)):
-            frame = frame[~frame["networks"].isin(UNTUNED)]
         frame = frame[["networks", "set", "test"]].assign(distance=(frame["from_zoo"] / unit).round(4))
         frames.append(frame.assign(experiment=name)[["experiment", *frame.columns]])
     return pd.concat(frames)

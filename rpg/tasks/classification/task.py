@@ -27,7 +27,7 @@ from rpg.utils.rng import derive, generator
 
 # Total number of images in a batch, over all networks that are scored at once.
 SCORE_BATCH = 1000
-RECOUNT, RECOUNT_BATCH = 2000, 250
+RECOUNT, RECOUNT_BATCH = 500, 250
 
 
 class Classification(DifferentiableTask):

@@ -324,7 +324,7 @@ def test_recount_is_mean_and_variance_of_the_training_images() -> None:
     assert all(torch.equal(recounted[name], state_dict[name]) for name in learned)
     first = next(name for name in recounted if name.endswith("running_mean"))
     with torch.no_grad():
-        before = network.conv1[:1](task.data.inputs(task.data.train.images, 8))
+        before = network.conv1[:1](task.data.inputs(task.data.train.images[:500], 8))
     torch.testing.assert_close(recounted[first], before.mean((0, 2, 3)), rtol=0.01, atol=1e-3)
     torch.testing.assert_close(recounted[first.replace("mean", "var")], before.var((0, 2, 3)), rtol=0.02, atol=1e-3)
     assert not task.network.training
@@ -335,7 +335,7 @@ def test_networks_recounted_together_are_what_torch_s_update_bn_makes_of_each() 
     torch.manual_seed(0)
     networks = [task.build() for _ in range(3)]
     found = task.recount([network.state_dict() for network in networks], [None] * len(networks))
-    images = task.data.inputs(task.data.train.images, TASKS_TASK.resolution)[:2000]
+    images = task.data.inputs(task.data.train.images, TASKS_TASK.resolution)[:500]
     for network, recounted in zip(networks, found, strict=True):
-        update_bn(images.chunk(8), network)
+        update_bn(images.chunk(2), network)
         torch.testing.assert_close(recounted, dict(network.state_dict()), rtol=1e-4, atol=1e-6)
