@@ -1,41 +1,30 @@
 """Estimate the cost of training RPG in advance: `rpg plan --experiment imagenet-vit_base`, or `rpg plan --all`.
 
-The plan takes one training step with tensors that have no memory (torch's FakeTensorMode), so it needs neither data nor
-a GPU. torch's MemTracker counts the bytes in use at the peak, torch's FlopCounterMode the operations. The plan does not
-count additional memory of library kernels or unused memory of an allocator.
+The plan takes one training step with tensors that have no memory (rpg.pipeline.step_cost), so it needs neither data nor
+a GPU. The plan does not count additional memory of library kernels or unused memory of an allocator.
 """
 
-import gc
 import math
 import os
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from tabulate import tabulate
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
-from torch.utils.flop_counter import FlopCounterMode
 
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
-from rpg.model.backbones import TokenPositions
-from rpg.model.conditions import condition_name
-from rpg.model.rpg import RPG
 from rpg.pipeline.prerequisites import missing
+from rpg.pipeline.step_cost import FLOAT32, measure
 from rpg.tasks.base import Task
 from rpg.tasks.config import BaseConfig
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.layout import Layout
-from rpg.utils import task_codes
 from rpg.utils.device import bfloat16, has_bfloat16
 from rpg.utils.errors import UserError
 
 GB = 1e9
-FLOAT32 = 4
 # The share of a data sheet's operations per second that a training reaches. It fits the published training for
 # ViT-Tiny: 4.1 hours for 50,000 steps on an H100 (arXiv 2501.11587).
 SHARE = 0.13
@@ -84,20 +73,6 @@ def this_cpu() -> Device:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # A whole step reaches about half of the best product's rate.
     return Device(rate(True), rate(False), memory, gpu=False, share=0.5)
-
-
-@dataclass(frozen=True)
-class Step:
-    """The cost of one step: number of weights, bytes of buffers, operations, and bytes at the memory peak.
-
-    `gradients` and `activations` are bytes at the moment of the peak.
-    """
-
-    parameters: int
-    buffers: int
-    flops: int
-    gradients: int
-    activations: int
 
 
 @dataclass(frozen=True)
@@ -193,58 +168,6 @@ def layout_of(params: Params, experiment: Experiment, task: Task) -> Layout:
     with warnings.catch_warnings(action="ignore"):
         skeleton = task.skeleton(base)
     return Layout.of(skeleton, experiment.tokens.width, bool(experiment.tokens.canonical))
-
-
-@contextmanager
-def _garbage_collected() -> Iterator[None]:
-    """Collect garbage often, because tensors without memory stay in reference cycles, unlike real tensors."""
-    before = gc.get_threshold()
-    gc.collect()
-    # Freeze existing objects, so that each collection is short.
-    gc.freeze()
-    gc.set_threshold(500, 1, 1)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
-
-
-def measure(experiment: Experiment, layout: Layout, batch: int, picks: tuple[int, int], autocast: bool) -> Step:
-    """Measure one step of RPG's training on `batch` checkpoints, with tensors that have no memory.
-
-    `picks` is the shape of the loss: the number of diffusion times, and the number of tokens per time.
-    """
-    length, width = layout.length, layout.width
-    sizes = {"permutation_state": len(experiment.zoo.seeds), "task_code": task_codes.CLASSES}
-    names = [condition_name(condition) for condition in experiment.model.conditions]
-    sizes |= {name: 1 for name in names if name not in sizes}
-    tracker, flops = MemTracker(), FlopCounterMode(display=False)
-    # torch's autocast on a CPU replaces a GPU's autocast.
-    casting = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
-    with FakeTensorMode(allow_non_fake_inputs=True), warnings.catch_warnings(action="ignore"):
-        known = TokenPositions(torch.zeros(length, 2, dtype=torch.int64), torch.zeros(length, dtype=torch.bool))
-        try:
-            model = RPG(experiment.model, known, width=width, sizes=sizes, target=experiment.diffusion.target)
-        except ValueError as error:
-            raise UserError(f"params.yaml: model: {error}") from error
-        if experiment.train.checkpointing:
-            model.recompute()
-        tracker.track_external(model)
-        with tracker, flops, _garbage_collected():
-            values = {name: torch.zeros(batch, sizes[name]) for name in names}
-            tokens, noise = torch.zeros(*picks, width), torch.zeros(*picks, width)
-            picked, t = (torch.zeros(shape, dtype=torch.int64) for shape in (picks, (picks[0], 1)))
-            with casting:
-                total, count = model(values, tokens, picked, t, noise)
-            (total / count).backward()
-        buffers = sum(buffer.nbytes for buffer in model.buffers())
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-    ((_, peak),) = tracker.get_tracker_snapshot("peak").items()
-    bytes_of = {str(kind).rpartition(".")[2]: count for kind, count in peak.items()}
-    gradients = bytes_of["GRAD"]
-    activations = bytes_of["Total"] - gradients - FLOAT32 * parameters - buffers
-    return Step(parameters, buffers, flops.get_total_flops(), gradients, activations)
 
 
 def describe(params: Params, names: list[str], device: str, processes: int = 1) -> str:
