@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,6 +49,14 @@ class Step:
     activations: int
 
 
+@cache
+def _consists_of_others(operation: Any) -> bool:
+    """Return whether torch can split the operation into others, such as the gradient of SiLU."""
+    return torch._C._dispatch_has_kernel_for_dispatch_key(
+        operation.name(), torch._C.DispatchKey.CompositeImplicitAutograd
+    )
+
+
 class StepMeter(TorchDispatchMode):
     """Count operations (`flops`), and the bytes of all living tensors: now (`bytes`), and at their `peak`.
 
@@ -80,11 +89,9 @@ class StepMeter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is DEVICE or self.paused:
             return func(*args, **(kwargs or {}))
-        # Some operations consist of others, such as the gradient of SiLU.
-        with self:
-            result = func.decompose(*args, **(kwargs or {}))
-        if result is not NotImplemented:
-            return result
+        if _consists_of_others(func):
+            with self:
+                return func.decompose(*args, **(kwargs or {}))
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(tensor, Tensor):

@@ -114,6 +114,8 @@ class TaskConfig(Block):
     adapters: ClassVar[bool | None] = False
     # Keys that only list the runs.
     run_keys: ClassVar[frozenset[str]] = frozenset()
+    # Whether each run of the zoo has a task code.
+    has_codes: ClassVar[bool] = False
     # Whether `Task.pictures` returns pictures.
     has_pictures: ClassVar[bool] = False
     # Hugging Face's names for the task and its metric.
@@ -139,11 +141,6 @@ class TaskConfig(Block):
     def in_words(self) -> bool:
         """Whether a sentence about the data set's classes can name a task."""
         return False
-
-    @property
-    def has_codes(self) -> bool:
-        """Whether each run of the zoo has a task code."""
-        return self.classes is not None
 
     def held_out_codes(self) -> list[str]:
         """Return the task codes that RPG never learns from; empty without task codes."""

@@ -135,6 +135,7 @@ class TaskCodes(_TimmClassification):
 
     base_block: ClassVar = ClassificationBase
     optional: ClassVar = frozenset({"base", "tune", "hypernetwork"})
+    has_codes: ClassVar = True
     run_keys: ClassVar = frozenset({"seen", "draw", "held_out", "held_out_pairs"})
 
     kind: Literal["task_codes"]
