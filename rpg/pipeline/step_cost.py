@@ -182,7 +182,7 @@ class _Part(torch.autograd.Function):
         return torch.empty(cost.output[0], dtype=cost.output[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         meter, cost, storage = ctx.meter, ctx.cost, gradient.untyped_storage()
         # The parts' gradients are slices of one tensor, which the last part frees.
         ctx.used[storage._cdata] += gradient.nbytes
@@ -210,7 +210,7 @@ def parts_measured_once(meter: StepMeter) -> Iterator[None]:
             meter.paused = True
             costs[shapes] = part_cost(lambda *own: again(function, *own), inputs)
             meter.paused = False
-        return _Part.apply(meter, costs[shapes], used, *inputs)  # type: ignore[no-any-return]
+        return _Part.apply(meter, costs[shapes], used, *inputs)
 
     mamba2._again = cheaper
     try:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,13 +19,18 @@ from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
+from rpg.paths import TABLES, Paths
 from rpg.stages import STAGES
+from rpg.utils.errors import UserError
+from rpg.utils.files import read_json
 
 # Events and messages that the lines of the jobs replace.
 HIDDEN_EVENTS = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.PROGRESS, LogEvent.SHELLCMD}
 HIDDEN_MESSAGES = ("Select jobs to execute", "Execute ")
 # Seconds of a rule that is no stage of an experiment.
 FEW_SECONDS = 2
+# The stages after which an experiment's row of the tables is complete.
+LAST = ("score", "novelty")
 
 
 @dataclass(frozen=True)
@@ -102,8 +108,18 @@ class JobHandler(logging.Handler):
         else:
             text += f"   {len(self.done)} of {len(self.jobs)} jobs, {self.left()}"
         self.line(text)
+        if self.completes_row(job):
+            self.line(f"          {row_text(job.target)}")
+        if job.rule == "tables":
+            for warning in warnings_of(TABLES):
+                self.line(warning)
         if len(self.done) == len(self.jobs):
             self.close()
+
+    def completes_row(self, job: Job) -> bool:
+        """Return whether the finished `job` is the last one of its experiment in this run."""
+        others = [number for number, other in self.jobs.items() if other.target == job.target and other.rule in LAST]
+        return job.rule in LAST and self.done.issuperset(others)
 
     @contextmanager
     def hidden_bar(self) -> Iterator[None]:
@@ -119,6 +135,36 @@ class JobHandler(logging.Handler):
         if self.bar:
             self.bar.stop()
         super().close()
+
+
+def row_text(experiment: str) -> str:
+    """Return the scores of a finished experiment as one line, or the reason why there are none."""
+    # Here, because these modules need NumPy, which a dry-run does not.
+    from rpg.evaluation.results import Metrics
+
+    try:
+        scores = read_json(Paths(experiment).file("score.test"), f"rpg score --experiment {experiment}", Metrics)
+    except UserError as error:
+        return f"{experiment}: {error}"
+    return (
+        f"{experiment}: {scores.metric} of RPG's samples {scores.rpg.mean:.1f} %, of the originals"
+        f" {scores.original.mean:.1f} %"
+    )
+
+
+def warnings_of(tables: Path) -> list[str]:
+    """Return the warnings in tables.md, with the rows of their tables."""
+    # Here for the same reason.
+    from rpg.reports.promises import WARNING
+
+    text = tables.read_text(encoding="utf-8")
+    return [
+        line.replace("**", "")
+        for section in text.split("\n## ")
+        if WARNING in section
+        for line in section[section.index(WARNING) :].splitlines()
+        if line
+    ]
 
 
 def show_jobs(workflow: Any) -> None:

@@ -44,6 +44,9 @@ COMMAND_PREFIX = f"export GLIBC_TUNABLES={MALLOC}; exec "
 # Fewer jobs take less time than a fork server's imports.
 WORTH_SERVING = 3
 
+# Added to the priority of the first experiment in `run`; more than the priority of any stage.
+FIRST = 100
+
 
 # Snakemake's `config`: params.yaml, with the chosen `run`.
 Config = Mapping[str, Any]
@@ -273,6 +276,19 @@ def runtime(stage: str, config: Config) -> Callable[..., int]:
         return math.ceil(max(candidates) * (1 if STAGES[stage].resumable else _growth(attempt)))
 
     return requested
+
+
+def priority(stage: str, config: Config) -> Callable[[Wildcards], int]:
+    """Return a function for the rule's `priority:`: the stage's, and more for the first experiment in `run`.
+
+    So a run shows its first row early.
+    """
+    first = next(iter(experiments(config)), None)
+
+    def of_job(wildcards: Wildcards) -> int:
+        return STAGES[stage].priority + (FIRST if wildcards.experiment == first else 0)
+
+    return of_job
 
 
 def _allotments(stage: str, wildcards: Wildcards, config: Config) -> list[Allotment | None]:

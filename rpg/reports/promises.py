@@ -93,7 +93,9 @@ originals' mean for the same tasks. RPG was trained here on {devices}.
 
 """
 KEPT = "All {count} bounds are kept.\n"
-BROKEN = "**Warning: {broken} of {count} bounds are not kept here.** Do not trust the rows of these experiments.\n\n"
+# rpg/pipeline/terminal.py shows what follows this word in tables.md.
+WARNING = "**Warning:"
+BROKEN = WARNING + " {broken} of {count} bounds are not kept here.** Do not trust the rows of these experiments.\n\n"
 
 
 def quality(entry: Mapping[str, Any]) -> dict[str, float]:

@@ -14,7 +14,7 @@ for stage in pipeline.STAGES.values():
             },
         log:
             pipeline.job_path(stage.name, "logs", ".log"),
-        priority: stage.priority
+        priority: pipeline.priority(stage.name, config)
         conda:
             "../../environment.yml"
         threads: 1
@@ -28,5 +28,5 @@ for stage in pipeline.STAGES.values():
             shard=pipeline.shard_option(stage.name),
             usage=pipeline.job_path(stage.name, "logs", ".tsv"),
         shell:
-            "env RPG_PROCESSES={resources.gpu} RPG_USAGE={params.usage:q} python -m rpg {params.verb} --experiment {wildcards.experiment:q}"
-            "{params.shard} --threads {threads} >{log:q} 2>&1"
+            "env RPG_PROCESSES={resources.gpu} RPG_USAGE={params.usage:q} python -m rpg {params.verb}"
+            " --experiment {wildcards.experiment:q}{params.shard} --threads {threads} >{log:q} 2>&1"

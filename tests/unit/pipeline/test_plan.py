@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import ROOT
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.flop_counter import FlopCounterMode
 
 from rpg.config.experiment import Experiment, parse_experiment
@@ -17,7 +21,9 @@ from rpg.config.loading import load_params
 from rpg.config.model import NoDenoiserConfig
 from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
-from rpg.pipeline.plan import GPUS, MOMENTS, Device, describe, measure, plan, plan_of
+from rpg.pipeline import step_cost
+from rpg.pipeline.plan import GPUS, MOMENTS, Device, describe, plan, plan_of
+from rpg.pipeline.step_cost import StepMeter, measure
 from rpg.tokenizer.layout import Layout
 from rpg.training.conditions import checkpoint_values
 from rpg.training.train import train_loss
@@ -211,3 +217,44 @@ def test_table_of_one_and_of_several(monkeypatch, tmp_path) -> None:
     missing = "data set 'cifar10': no data folder; set RPG_DATA, or data_root in params.yaml"
     assert f"cifar10-cnn_small: not there: {missing}" in lines
     assert any(line.startswith("own-zoo: ") for line in lines)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_meter_counts_as_torch_does(autocast: bool) -> None:
+    counts = []
+    for mine in (True, False):
+        with FakeTensorMode():
+            layers = (torch.nn.Linear(64, 256), torch.nn.SiLU(), torch.nn.LayerNorm(256), torch.nn.Linear(256, 8))
+            model = torch.nn.Sequential(*layers)
+            meter, tracker, flops = StepMeter(), MemTracker(), FlopCounterMode(display=False)
+            meter.watch(model)
+            tracker.track_external(model)
+            with tracker if not mine else nullcontext(), flops if not mine else meter:
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    loss = model(torch.zeros(512, 64)).square().mean()
+                loss.backward()
+        if mine:
+            counts.append((meter.peak, meter.peak_gradients, meter.flops))
+        else:
+            ((_, peak),) = tracker.get_tracker_snapshot("peak").items()
+            bytes_of = {str(kind).rpartition(".")[2]: size for kind, size in peak.items()}
+            counts.append((bytes_of["Total"], bytes_of["GRAD"], flops.get_total_flops()))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(("length", "autocast"), [(3, False), (3, True), (200, True)])
+def test_parts_of_a_scan_cost_as_much_as_if_they_ran(
+    monkeypatch: pytest.MonkeyPatch, length: int, autocast: bool
+) -> None:
+    """One chunk, and several; the blocks have 32 and 64 heads, so 2 and 4 parts."""
+    experiment, _ = sized("paper-checkpointing")
+    experiment = with_backbone(experiment, state_width=16)
+    layout = Layout.of({"weight": torch.empty(length * 2048, device="meta")}, 2048)
+    fast = measure(experiment, layout, 2, (4, 1), autocast)
+
+    @contextmanager
+    def all_run(_: StepMeter) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(step_cost, "parts_measured_once", all_run)
+    assert fast == measure(experiment, layout, 2, (4, 1), autocast)

@@ -2,14 +2,19 @@
 
 import logging
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from rpg.pipeline.terminal import Job, JobHandler
+from rpg.paths import Paths
+from rpg.pipeline.terminal import Job, JobHandler, warnings_of
+from rpg.reports.promises import WARNING
 from rpg.stages import STAGES
+from rpg.utils.files import write_json
 
+MEANS = {"rpg": 96.8, "original": 97.3}
 JOBS = {1: Job("zoo", "mini 0000-0001"), 2: Job("train", "mini"), 3: Job("tables")}
 
 
@@ -64,3 +69,31 @@ def test_other_messages_are_left_as_they_are(handler: JobHandler) -> None:
     handler.emit(record("Error in rule zoo:", event=LogEvent.JOB_ERROR))
     handler.emit(record("Nothing to be done"))
     assert handler.others.messages == ["Error in rule zoo:", "Nothing to be done"]
+
+
+def test_the_last_job_of_an_experiment_shows_its_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    scores = {kind: {"mean": mean, "std": 0.0, "min": mean, "best": mean, "n": 1} for kind, mean in MEANS.items()}
+    write_json(Paths("mini").file("score.test"), {"metric": "top1", "parameters": 9, "differences": {}, **scores})
+    jobs = {1: Job("score", "mini"), 2: Job("novelty", "mini"), 3: Job("score", "other")}
+    handler = JobHandler(Others(), jobs, cores=1)
+    lines = []
+    for number in (1, 2, 3):
+        handler.emit(record(event=LogEvent.JOB_FINISHED, job_id=number))
+        lines.append(capsys.readouterr().err.splitlines()[-1].strip())
+    assert lines[0].endswith("left")
+    assert lines[1] == "mini: top1 of RPG's samples 96.8 %, of the originals 97.3 %"
+    # A file that cannot be read does not stop the run.
+    assert lines[2].startswith("other: results/other/test.json: missing")
+
+
+def test_broken_promises_in_the_tables_are_shown(tmp_path: Path) -> None:
+    tables = tmp_path / "tables.md"
+    tables.write_text(
+        f"# T\n\n| a |\n\n## Kept?\n\nText.\n\n{WARNING} 1 of 2.** No.\n\n| x | 1 |\n\n## Next\n\n| b |\n"
+    )
+    assert warnings_of(tables) == ["Warning: 1 of 2. No.", "| x | 1 |"]
+    tables.write_text("# T\n\n## Kept?\n\nAll are kept.\n")
+    assert warnings_of(tables) == []
