@@ -1,32 +1,35 @@
 """Measure speed and memory of tokenizing and detokenizing a large network: `python -m benchmarks tokens`."""
 
+import shutil
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from torch import Tensor
 
-from benchmarks.common import report
+from benchmarks.common import ratio, report
 from rpg.config.experiment import Tokens
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, detokenize, tokenize
+from rpg.tokenizer.normalization import Stats, detokenize
 from rpg.tokenizer.store import TokenStore, read_checkpoint
-from rpg.tokenizer.tokens import create_safetensors, write_tokens
-from rpg.utils.files import file_entry, write_sealed, write_tensors
+from rpg.tokenizer.tokens import write_rows, write_tokens
+from rpg.utils.files import file_entry, read_tensors, write_sealed, write_tensors
 
 
 def measure_tokens(
     names: list[str], width: int, checkpoints: int, threads: int, rounds: int, out: Path
 ) -> list[dict[str, Any]]:
-    """Print and write, for each step, the GB/s of weights and the peak memory in checkpoints.
+    """Print and write, for each step, the GB/s of weights and the peak memory in GB.
 
-    One step writes the whole token store of a zoo with `checkpoints` entries, all of the same file.
+    One step writes the token store of a zoo with `checkpoints` different files, another copies these files with `cp`
+    and then calls `sync`. The two take turns.
     """
     torch.set_num_threads(threads)
     rows: list[dict[str, Any]] = []
@@ -41,58 +44,104 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
     layout = Layout.of(state_dict, width)
     stats = Stats.of(layout, [state_dict])
     skipped = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
-    names, path = list(state_dict), folder / "checkpoint.safetensors"
-    write_tensors(path, state_dict)
+    names = list(state_dict)
+    paths = _write_zoo(folder, state_dict, checkpoints)
     size = sum(tensor.nbytes for tensor in state_dict.values())
     del state_dict
-    store = create_safetensors(folder / "tokens.safetensors", "tokens", (1, layout.length, width))
-    into = torch.from_numpy(store[0])
+    tokens = folder / "tokens.safetensors"
+    tokens.touch()
 
     # As in the stages: from the file to the store on disk, and from the store to a state dict.
     steps: dict[str, Callable[[], Any]] = {
-        "statistics": lambda: Stats.of(layout, [read_checkpoint(path, names)]),
-        "tokenize": lambda: tokenize(read_checkpoint(path, names), layout, stats, into=into),
-        "detokenize": lambda: detokenize(torch.from_numpy(store[0]), layout, stats, skipped),
+        "statistics": lambda: Stats.of(layout, [read_checkpoint(paths[0], names)]),
+        "tokenize": lambda: write_rows(tokens, layout, stats, [read_checkpoint(paths[0], names)], 1),
+        "detokenize": lambda: detokenize(read_tensors(tokens)["tokens"][0], layout, stats, skipped),
     }
-    _write_zoo(folder, path, names, checkpoints)
-    steps[f"store of {checkpoints}"] = lambda: write_tokens(folder, Tokens(width=width), folder / "store")
+    rows = [_row(name, step, size, *_measured(function, rounds)) for step, function in steps.items()]
+    tokens.unlink()
+    rows += _stores(name, size, width, paths, rounds, folder)
     # A training's read of one checkpoint from an open store.
-    written = cache(lambda: TokenStore(folder / "store"))
-    steps["load"] = lambda: torch.stack([written()[0]])
-    rows = []
-    for step, function in steps.items():
-        if step == "load":
-            # Warm up: opening the store reads all of it for its hash, and training reads each checkpoint many times.
-            for _ in range(3):
-                function()
-        seconds, peaks = [], []
-        count = checkpoints if step.startswith("store") else 1
-        for _ in range(rounds if count == 1 else 1):
+    store = TokenStore(folder / "store")
+    # Warm up: opening the store reads all of it for its hash, and training reads each checkpoint many times.
+    for _ in range(3):
+        torch.stack([store[0]])
+    return [*rows, _row(name, "load", size, *_measured(lambda: torch.stack([store[0]]), rounds))]
+
+
+def _measured(function: Callable[[], Any], rounds: int) -> tuple[list[float], int]:
+    """Return the seconds of each round, and the peak bytes of anonymous memory."""
+    seconds, peaks = [], []
+    for _ in range(rounds):
+        with AnonymousMemory() as memory:
+            started = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - started)
+        peaks.append(memory.peak)
+    return seconds, max(peaks)
+
+
+def _stores(name: str, size: int, width: int, paths: list[Path], rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the store and of `cp` and `sync`.
+
+    Both read the same files from the page cache if they fit there. Each round, the disk has first stored all that was
+    written before.
+    """
+    copies, store = folder / "copies", folder / "store"
+    seconds: dict[Path, list[float]] = {copies: [], store: []}
+    peaks = []
+    for count in range(rounds + 1):
+        for target in (copies, store):
+            shutil.rmtree(target, ignore_errors=True)
+            target.mkdir()
+            subprocess.run(["sync"], check=True)
             with AnonymousMemory() as memory:
                 started = time.perf_counter()
-                function()
-                seconds.append(time.perf_counter() - started)
-            peaks.append(memory.peak / size)
-        rates = [count * size / each / 1e9 for each in seconds]
-        rows.append(
-            {
-                "network": name,
-                "GB": size / 1e9,
-                "step": step,
-                "GB/s": statistics.median(rates),
-                "slowest": min(rates),
-                "fastest": max(rates),
-                "checkpoints in memory": max(peaks),
-            }
-        )
-    return rows
+                if target == copies:
+                    subprocess.run(["cp", *paths, copies], check=True)
+                    subprocess.run(["sync"], check=True)
+                else:
+                    write_tokens(folder, Tokens(width=width), store)
+                # The first round warms up.
+                if count:
+                    seconds[target].append(time.perf_counter() - started)
+            if target == store:
+                peaks.append(memory.peak)
+        shutil.rmtree(copies)
+    together = len(paths) * size
+    return [
+        _row(name, f"cp of {len(paths)} and sync", together, seconds[copies]),
+        {
+            **_row(name, f"store of {len(paths)}", together, seconds[store], max(peaks)),
+            "times of cp": ratio(seconds[store], seconds[copies])["ratio"],
+        },
+    ]
 
 
-def _write_zoo(folder: Path, path: Path, names: list[str], count: int) -> None:
-    """Write the list of a zoo whose checkpoints are all the file `path`."""
-    entry = {**file_entry(path), "seed": 0, "held_out": False}
-    checkpoints = [{**entry, "step": step} for step in range(count)]
-    write_sealed(folder / "checkpoints.json", {"checkpoints": checkpoints, "tensors": names})
+def _row(name: str, step: str, size: int, seconds: list[float], peak: int | None = None) -> dict[str, Any]:
+    rates = [size / each / 1e9 for each in seconds]
+    return {
+        "network": name,
+        "step": step,
+        "GB": size / 1e9,
+        "seconds": statistics.median(seconds),
+        "GB/s": statistics.median(rates),
+        "slowest": min(rates),
+        "fastest": max(rates),
+        "GB of memory": None if peak is None else peak / 1e9,
+        "times of cp": None,
+    }
+
+
+def _write_zoo(folder: Path, state_dict: dict[str, Tensor], count: int) -> list[Path]:
+    """Write a zoo of `count` networks with the tensors of `state_dict`, each times another factor."""
+    checkpoints, paths = [], [folder / f"{step}.safetensors" for step in range(count)]
+    for step, path in enumerate(paths):
+        with torch.no_grad():
+            scaled = {name: tensor * (1 + step / 100) for name, tensor in state_dict.items()}
+        write_tensors(path, {name: tensor.to(state_dict[name].dtype) for name, tensor in scaled.items()})
+        checkpoints.append({**file_entry(path), "seed": 0, "held_out": False, "step": step})
+    write_sealed(folder / "checkpoints.json", {"checkpoints": checkpoints, "tensors": list(state_dict)})
+    return paths
 
 
 class AnonymousMemory:
@@ -105,7 +154,7 @@ class AnonymousMemory:
         return self
 
     def _watch(self) -> None:
-        while not self._done.wait(0.002):
+        while not self._done.wait(0.005):
             self.peak = max(self.peak, _anonymous_bytes() - self._before)
 
     def __exit__(self, *_: object) -> None:

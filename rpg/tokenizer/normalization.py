@@ -28,7 +28,12 @@ VARIANCE_MEAN_SHARE = 0.95
 
 
 # Number of weights to process at once in float64, so that they fit the processor's cache.
-CHUNK = 2**16
+CHUNK = 2**17
+
+
+# Length of the rows of a chunk. torch divides the sum of a whole chunk among its threads, which changes the last bits;
+# it never divides the sum of a row.
+ROW = 2**10
 
 
 # A standard deviation below this share of the mean is a rounding error: the tensor is constant.
@@ -74,37 +79,55 @@ class Stats:
 
 
 def _std_mean(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the unbiased standard deviation and mean of `weights` [n] in float64.
+    """Return the unbiased standard deviation and mean of `weights` [n] in float64, for any number of threads.
 
-    The function merges the statistics of parts (Chan et al. 1983).
+    The function merges the statistics of chunks (Chan et al. 1983).
     """
-    # The parts have nearly equal lengths, so each is long enough to have a standard deviation.
-    parts = weights.tensor_split(math.ceil(len(weights) / (16 * CHUNK)))
-    variances, means = (torch.stack(of) for of in zip(*(torch.var_mean(part.double()) for part in parts), strict=True))
+    exact = torch.empty(math.ceil(min(len(weights), CHUNK) / ROW), ROW, dtype=torch.float64)
+    parts = weights.split(CHUNK)
+    means, squares = (torch.stack(of) for of in zip(*(_moments(part, exact) for part in parts), strict=True))
     counts = torch.tensor([len(part) for part in parts], dtype=torch.float64)
     mean = (means * (counts / len(weights))).sum()
-    within = (variances * ((counts - 1) / (len(weights) - 1))).sum()
-    return torch.sqrt(within + (counts * (means - mean).square()).sum() / (len(weights) - 1)), mean
+    return torch.sqrt((squares.sum() + (counts * (means - mean).square()).sum()) / (len(weights) - 1)), mean
 
 
-def tokenize(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, into: Tensor | None = None) -> Tensor:
-    """Convert a state dict to normalized tokens [L, D] float32 with NaN padding, written to `into` if given.
+def _moments(part: Tensor, exact: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean of `part` [n] and the sum of squared deviations from it; `exact` is scratch memory."""
+    rows = exact[: math.ceil(len(part) / ROW)]
+    weights, rest = rows.view(-1).tensor_split([len(part)])
+    weights.copy_(part)
+    rest.zero_()
+    mean = rows.sum(1).sum() / len(part)
+    weights.sub_(mean).square_()
+    return mean, rows.sum(1).sum()
+
+
+def tokenize(state_dict: dict[str, Tensor], layout: Layout, stats: Stats) -> Tensor:
+    """Convert a state dict to normalized tokens [L, D] float32 with NaN padding.
 
     `detokenize` restores each tensor to within 1e-6 of its largest weight. This function leaves low-rank pairs
     unchanged; `TokenStore.tokenize` first gives them the zoo's canonical form.
     """
-    tokens_LD = torch.empty(layout.length, layout.width) if into is None else into
-    exact = torch.empty(CHUNK, dtype=torch.float64)
+    return tokenize_rows(state_dict, layout, stats, 0, torch.empty(layout.length, layout.width))
+
+
+def tokenize_rows(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, start: int, into_RD: Tensor) -> Tensor:
+    """Write the tokens from row `start` on into `into_RD`, which is contiguous, and return it."""
+    exact = torch.empty(min(CHUNK, into_RD.numel()), dtype=torch.float64)
+    stop = start + len(into_RD)
     for k, tensor in enumerate(layout.tokenized):
-        rows = tokens_LD[tensor.first : tensor.first + tensor.tokens].view(-1)
-        weights = state_dict[tensor.name].flatten()
+        first, last = max(start, tensor.first), min(stop, tensor.first + tensor.tokens)
+        if first >= last:
+            continue
+        rows = into_RD[first - start : last - start].view(-1)
+        weights = state_dict[tensor.name].flatten()[(first - tensor.first) * layout.width :][: len(rows)]
         rows[len(weights) :] = math.nan
         for part, row in zip(weights.split(CHUNK), rows[: len(weights)].split(CHUNK), strict=True):
             weight = exact[: len(part)].copy_(part)
             if tensor.is_variance:
                 weight.div_(stats.scale[k]).add_(VARIANCE_SHIFT).log_()
             row.copy_(weight.sub_(stats.mean[k]).div_(stats.std[k]))
-    return tokens_LD
+    return into_RD
 
 
 def detokenize(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[str, Tensor]) -> dict[str, Tensor]:

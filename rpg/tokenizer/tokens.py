@@ -4,22 +4,24 @@ The stage writes tokens/tokens.safetensors (`tokens` [N, L, D]), tokens/layout.j
 checkpoints, L tokens per checkpoint, D token width.
 """
 
+import hashlib
 import json
 import math
 import os
 import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rpg.config.experiment import Tokens
 from rpg.tokenizer.canonical import canonical
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, tokenize
+from rpg.tokenizer.normalization import Stats, tokenize_rows
 from rpg.tokenizer.store import read_checkpoint
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
@@ -29,50 +31,42 @@ from rpg.utils.files import (
     write_sealed,
     write_tensors,
 )
-from rpg.zoo.manifest import read_zoo
+from rpg.zoo.manifest import Checkpoint, checking_zoo, list_zoo
+
+# Bytes of tokens that are written and hashed at once.
+BLOCK = 2**23
+# Bytes of one write. Linux caches larger ones in pages of 2 MiB, which took a virtual machine up to ten times as long.
+WRITE = 2**19
+# Blocks in memory. One thread makes and writes blocks, the main thread hashes them, and a third one checks the zoo's
+# files. The number of these threads is fixed: `--threads` counts the threads among which torch divides an operation,
+# and those on one chunk of weights are too small to gain. On a single core the threads take turns. A second writer
+# would only wait, because Linux locks a file while a thread writes to it.
+AHEAD = 4
 
 
 def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
-    """Tokenize the collected zoo into `folder`. Memory holds one checkpoint at a time, or two adapters."""
+    """Tokenize the collected zoo into `folder`.
+
+    Memory holds the blocks that wait to be hashed, and two checkpoints if they are adapters. Raises UserError if a
+    checkpoint is missing, was changed after training or does not fit the others.
+    """
     with exclusive(folder):
         # layout.json is written last: a store without it is incomplete.
         (folder / "layout.json").unlink(missing_ok=True)
-        zoo_checkpoints, names = read_zoo(zoo)
-        checkpoints = [checkpoint for checkpoint in zoo_checkpoints if not checkpoint.held_out]
-        held_out = [checkpoint for checkpoint in zoo_checkpoints if checkpoint.held_out]
-        paths = [zoo / checkpoint.file for checkpoint in checkpoints]
-        _check_form(paths[0], params)
-        layout = Layout.of(read_checkpoint(paths[0], names), params.width, bool(params.canonical))
-        skipped: dict[int, dict[str, Tensor]] = {}
-
-        def checked() -> Iterator[dict[str, Tensor]]:
-            for path, checkpoint in zip(paths, checkpoints, strict=True):
-                state_dict = read_checkpoint(path, names)
-                layout.check(state_dict, path, "leave this checkpoint out of the zoo")
-                skipped[checkpoint.seed] = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
-                yield state_dict
-
-        def canonicalized(state_dicts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-            # Each checkpoint is rotated to the previous one, the first of a run to the last of the previous run.
-            before = None
-            for state_dict in state_dicts:
-                if layout.canonical:
-                    state_dict = before = canonical(state_dict, before)
-                yield state_dict
-
-        stats = Stats.of(layout, canonicalized(checked()))
-        shape = (len(paths), layout.length, layout.width)
-        with atomic(folder / "tokens.safetensors") as temporary:
-            tokens_NLD = create_safetensors(temporary, "tokens", shape)
-            for index, state_dict in enumerate(canonicalized(read_checkpoint(path, names) for path in paths)):
-                tokenize(state_dict, layout, stats, into=torch.from_numpy(tokens_NLD[index]))
-            tokens_NLD.flush()
+        collected = list_zoo(zoo)
+        checkpoints = [checkpoint for checkpoint in collected.checkpoints if not checkpoint.held_out]
+        held_out = [checkpoint for checkpoint in collected.checkpoints if checkpoint.held_out]
+        source = _Source(zoo, checkpoints, collected.tensors, params)
+        # The checks of the zoo's files end before the tokens get their final name.
+        with atomic(folder / "tokens.safetensors") as temporary, checking_zoo(zoo, collected.checkpoints):
+            layout, stats, skipped = source.measure()
+            digest = write_rows(temporary, layout, stats, source.state_dicts(layout), len(checkpoints))
         seeds = sorted(skipped)
         tensors = {f"stats.{name}": tensor for name, tensor in vars(stats).items()}
         for tensor in layout.skipped:
             tensors[f"skipped.{tensor.name}"] = torch.stack([skipped[seed][tensor.name] for seed in seeds])
         write_tensors(folder / "stats.safetensors", tensors)
-        files = [file_entry(folder / name) for name in ("stats.safetensors", "tokens.safetensors")]
+        files = [file_entry(folder / "stats.safetensors"), file_entry(folder / "tokens.safetensors", digest=digest)]
         # Only the layout of adapters has the key `canonical`.
         described = {key: value for key, value in asdict(layout).items() if value is not False}
         tree = {
@@ -85,6 +79,44 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         write_sealed(folder / "layout.json", tree)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """The checkpoints that become tokens."""
+
+    zoo: Path
+    checkpoints: list[Checkpoint]
+    # The tensors' names in order.
+    names: list[str]
+    params: Tokens
+
+    def measure(self) -> tuple[Layout, Stats, dict[int, dict[str, Tensor]]]:
+        """Return layout, statistics, and seed → the tensors without tokens; UserError if a checkpoint does not fit."""
+        first = self.zoo / self.checkpoints[0].file
+        _check_form(first, self.params)
+        layout = Layout.of(read_checkpoint(first, self.names), self.params.width, bool(self.params.canonical))
+        skipped: dict[int, dict[str, Tensor]] = {}
+
+        def check(checkpoint: Checkpoint, state_dict: dict[str, Tensor]) -> None:
+            layout.check(state_dict, self.zoo / checkpoint.file, "leave this checkpoint out of the zoo")
+            skipped[checkpoint.seed] = {tensor.name: state_dict[tensor.name] for tensor in layout.skipped}
+
+        return layout, Stats.of(layout, self.state_dicts(layout, check)), skipped
+
+    def state_dicts(
+        self, layout: Layout, check: Callable[[Checkpoint, dict[str, Tensor]], None] | None = None
+    ) -> Iterator[dict[str, Tensor]]:
+        """Yield the checkpoints, with low-rank pairs in canonical form; `check` sees them before."""
+        # Each checkpoint is rotated to the previous one, the first of a run to the last of the previous run.
+        before = None
+        for checkpoint in self.checkpoints:
+            state_dict = read_checkpoint(self.zoo / checkpoint.file, self.names)
+            if check:
+                check(checkpoint, state_dict)
+            if layout.canonical:
+                state_dict = before = canonical(state_dict, before)
+            yield state_dict
+
+
 def _check_form(path: Path, params: Tokens) -> None:
     """Raise UserError unless tokens.canonical is set for adapters and unset for all other checkpoints."""
     adapters = path.name == "adapter_model.safetensors"
@@ -93,16 +125,61 @@ def _check_form(path: Path, params: Tokens) -> None:
         raise UserError(f"params.yaml: tokens.canonical: {fault}")
 
 
-def create_safetensors(path: Path, name: str, shape: tuple[int, ...]) -> np.memmap:
-    """Create a safetensors file of one float32 tensor as a writable memory map.
+def write_rows(path: Path, layout: Layout, stats: Stats, state_dicts: Iterable[dict[str, Tensor]], count: int) -> str:
+    """Write the tokens of `count` state dicts as the safetensors file `path`; return its SHA-256.
+
+    Another thread makes and writes blocks of rows, and this thread hashes them. On a full disk the function raises
+    OSError.
+    """
+    header = safetensors_header("tokens", (count, layout.length, layout.width))
+    digest = hashlib.sha256(header)
+    rows = max(1, BLOCK // (4 * layout.width))
+    buffers = [torch.empty(min(rows, layout.length), layout.width) for _ in range(AHEAD)]
+    offset, waiting = len(header), deque[Future[Tensor]]()
+    with path.open("rb+") as file, ThreadPoolExecutor(1) as pool:
+
+        def write(state_dict: dict[str, Tensor], start: int, offset: int, into_RD: Tensor) -> Tensor:
+            tokenize_rows(state_dict, layout, stats, start, into_RD)
+            write_at(file.fileno(), bytes_of(into_RD), offset)
+            return into_RD
+
+        write_at(file.fileno(), memoryview(header), 0)
+        os.posix_fallocate(file.fileno(), 0, len(header) + 4 * count * layout.length * layout.width)
+        for state_dict in state_dicts:
+            for start in range(0, layout.length, rows):
+                if len(waiting) == AHEAD:
+                    digest.update(bytes_of(waiting.popleft().result()))
+                into_RD = buffers[0][: layout.length - start]
+                # The next block takes the buffer whose block has waited longest.
+                buffers.append(buffers.pop(0))
+                waiting.append(pool.submit(write, state_dict, start, offset, into_RD))
+                offset += into_RD.nbytes
+        for block in waiting:
+            digest.update(bytes_of(block.result()))
+    return digest.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """Return the memory of a contiguous tensor."""
+    return tensor.numpy().data.cast("B")
+
+
+def write_at(file: int, content: memoryview, offset: int) -> None:
+    """Write all of `content` to the open file at `offset`, and let the disk start to store it."""
+    start = offset
+    while content:
+        # A nearly full disk takes a part; the next call raises OSError.
+        written = os.pwrite(file, content[:WRITE], offset)
+        content, offset = content[written:], offset + written
+    # Linux starts to store pages that are not needed. Otherwise it waits for the flush at the end.
+    os.posix_fadvise(file, start, offset - start, os.POSIX_FADV_DONTNEED)
+
+
+def safetensors_header(name: str, shape: tuple[int, ...]) -> bytes:
+    """Return the header of a safetensors file of one float32 tensor.
 
     safetensors' own writer would need the whole tensor in memory.
     """
-    end = 4 * math.prod(shape)
-    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * math.prod(shape)]}}).encode()
     header += b" " * (-len(header) % 8)
-    path.write_bytes(struct.pack("<Q", len(header)) + header)
-    # On a full disk fallocate raises OSError. Writing to a sparse file through a map would kill the process.
-    with path.open("rb+") as file:
-        os.posix_fallocate(file.fileno(), 0, 8 + len(header) + end)
-    return np.memmap(path, np.float32, "r+", offset=8 + len(header), shape=shape)
+    return struct.pack("<Q", len(header)) + header

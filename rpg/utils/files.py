@@ -231,9 +231,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def file_entry(path: Path, folder: Path | None = None) -> dict[str, str]:
-    """Return the manifest entry of `path`: its path relative to `folder` (default: its own) and its SHA-256."""
-    return {"file": path.relative_to(folder or path.parent).as_posix(), "sha256": sha256(path)}
+def file_entry(path: Path, folder: Path | None = None, digest: str | None = None) -> dict[str, str]:
+    """Return the manifest entry of `path`: its path relative to `folder` (default: its own) and its SHA-256.
+
+    `digest` is the SHA-256 if it is known.
+    """
+    return {"file": path.relative_to(folder or path.parent).as_posix(), "sha256": digest or sha256(path)}
 
 
 def check_unchanged(folder: Path, file: str, expected_sha256: str, made: str, next_command: str) -> None:

@@ -1,5 +1,8 @@
 """The zoo's manifests: base networks, shards and checkpoints."""
 
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -7,6 +10,7 @@ from pydantic import Field, model_validator
 
 from rpg.config.experiment import Experiment
 from rpg.utils.artifacts import Code, Files, Form, ListedFile, MayLack, all_have_codes
+from rpg.utils.errors import UserError
 from rpg.utils.files import check_unchanged, read_sealed, read_tensors, sha256
 
 if TYPE_CHECKING:
@@ -95,10 +99,37 @@ def read_zoo(zoo: Path) -> tuple[list[Checkpoint], list[str]]:
 
     Raises UserError if a checkpoint is missing or was changed after training.
     """
-    collected = read_sealed(zoo / "checkpoints.json", "rpg collect", Checkpoints)
+    collected = list_zoo(zoo)
     for checkpoint in collected.checkpoints:
         check_checkpoint(zoo, checkpoint)
     return collected.checkpoints, collected.tensors
+
+
+def list_zoo(zoo: Path) -> Checkpoints:
+    """Return what `read_zoo` returns, without a check of the checkpoints' files."""
+    return read_sealed(zoo / "checkpoints.json", "rpg collect", Checkpoints)
+
+
+@contextlib.contextmanager
+def checking_zoo(zoo: Path, checkpoints: list[Checkpoint]) -> Iterator[None]:
+    """Check the checkpoints' files in another thread while the block runs, and wait for the checks at its end.
+
+    Raises UserError if a file is missing or was changed after training, even if the block has raised another UserError,
+    because a changed file explains other faults.
+    """
+    pool, fault = ThreadPoolExecutor(1), None
+    try:
+        checks = [pool.submit(check_checkpoint, zoo, checkpoint) for checkpoint in checkpoints]
+        try:
+            yield
+        except UserError as error:
+            fault = error
+        for check in checks:
+            check.result()
+        if fault:
+            raise fault
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def check_checkpoint(zoo: Path, checkpoint: Checkpoint) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rpg.config.loading import load_params
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, detokenize, tokenize
+from rpg.tokenizer.normalization import CHUNK, ROW, Stats, detokenize, tokenize, tokenize_rows
 
 NETWORKS = {
     "resnet18": {},
@@ -161,3 +161,37 @@ def test_half_precision_comes_back_in_its_own_type() -> None:
     back = detokenize(tokenize(state_dict, layout, stats), layout, stats, {})
     assert torch.equal(back["weight"], state_dict["weight"])
     assert torch.equal(back["other"], state_dict["other"])
+
+
+@pytest.mark.parametrize("length", [2, 100, ROW, ROW + 1, CHUNK, 2 * CHUNK + ROW + 7])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_statistics_are_those_of_the_whole_tensor(length: int, offset: float) -> None:
+    """Of chunks, as of all numbers in float64 at once; to the bit for any number of threads."""
+    torch.manual_seed(length)
+    state_dict = {"weight": torch.randn(length) + offset}
+    layout = Layout.of(state_dict, 1000)
+    std, mean = torch.std_mean(state_dict["weight"].double())
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 4):
+            torch.set_num_threads(count)
+            found.append(Stats.of(layout, [state_dict]))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].std.item() == pytest.approx(std.item(), rel=1e-10)
+    assert found[0].mean.item() == pytest.approx(mean.item(), rel=1e-10)
+    for other in found[1:]:
+        assert torch.equal(other.std, found[0].std)
+        assert torch.equal(other.mean, found[0].mean)
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+def test_blocks_of_rows_are_parts_of_all_tokens(count: int) -> None:
+    state_dict = trained_like("resnet18", 0, num_classes=10)
+    layout = Layout.of(state_dict, 20_000)
+    stats = Stats.of(layout, [state_dict])
+    tokens_LD = tokenize(state_dict, layout, stats)
+    for start in range(0, layout.length, 97):
+        block_RD = torch.zeros(min(count, layout.length - start), layout.width)
+        tokenize_rows(state_dict, layout, stats, start, block_RD)
+        assert torch.equal(block_RD.view(torch.int32), tokens_LD[start : start + count].view(torch.int32))
