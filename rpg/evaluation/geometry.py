@@ -10,10 +10,12 @@ statistics of the zoo's canonical weights. Permutations and rotations of pairs a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +37,8 @@ FIXED = 1e-5
 RIDGE = 1e-11
 # More than the rounding error of inner products, as a share of their trace.
 ROUNDING = 1e-14
+# Number of weights of all checkpoints that are in memory at once to be multiplied, in float64.
+BLOCK = 2**25
 
 
 class Pair(NamedTuple):
@@ -135,12 +139,16 @@ class Space:
 
 @dataclass(frozen=True)
 class ZooPoints:
-    """The checkpoints that RPG learned from, as points [N, P]; `seeds` and `codes` [N] name their training runs."""
+    """The checkpoints that RPG learned from, as points [N, P]; `seeds` and `codes` [N] name their training runs.
+
+    `scratch` is a folder for their canonical points, which stay in memory if it is None.
+    """
 
     space: Space
     points_NP: np.ndarray
     seeds: np.ndarray
     codes: np.ndarray
+    scratch: Path | None = None
 
     @cached_property
     def _canonical(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,22 +157,27 @@ class ZooPoints:
         Mean and deviation are those of the weight's tensor, averaged over the checkpoints as in `Stats`.
         """
         space = self.space
-        weights_NP = np.stack([space.canonical(point_P) for point_P in self.points_NP])
-        mean_P, std_P = np.zeros_like(weights_NP[0]), np.ones_like(weights_NP[0])
-        if space.has_forms:
-            for place in space.places.values():
-                values = weights_NP[:, place].astype(np.float64)
-                mean, std = values.mean(), values.std(axis=1, ddof=1).mean()
-                mean_P[place], std_P[place] = mean, std if std > FIXED * abs(mean) else 1
-        return (weights_NP - mean_P) / std_P, mean_P, std_P
+        mean_P, std_P = np.zeros_like(self.points_NP[0]), np.ones_like(self.points_NP[0])
+        if not space.has_forms:
+            return self.points_NP, mean_P, std_P
+        weights_NP = mapped((space.canonical(point_P) for point_P in self.points_NP), self.scratch)
+        for place in space.places.values():
+            values = weights_NP[:, place].astype(np.float64)
+            mean, std = values.mean(), values.std(axis=1, ddof=1).mean()
+            mean_P[place], std_P[place] = mean, std if std > FIXED * abs(mean) else 1
+        return mapped(((weights_P - mean_P) / std_P for weights_P in weights_NP), self.scratch), mean_P, std_P
 
     @cached_property
     def _products(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the inner products [N, N] of the canonical points and of the points."""
-        return inner_products(self._canonical[0]), inner_products(self.points_NP)
+        points = PermutedPoints.of(self.points_NP)
+        if not self.space.has_forms:
+            inner_NN = inner_products(points)
+            return inner_NN, inner_NN
+        return inner_products(PermutedPoints.of(self._canonical[0])), inner_products(points)
 
     def products(
-        self, permuted_NP: np.ndarray, orders: Mapping[int, np.ndarray | slice], before_NN: np.ndarray
+        self, permuted: "PermutedPoints", orders: Mapping[int, np.ndarray | slice], before_NN: np.ndarray
     ) -> np.ndarray:
         """Return the inner products [N, N] of permuted points from those before the permutation.
 
@@ -172,13 +185,21 @@ class ZooPoints:
         """
         seeds = [np.flatnonzero(self.seeds == seed) for seed in np.unique(self.seeds)]
         stay = [isinstance(orders.get(seed, slice(None)), slice) for seed in np.unique(self.seeds)]
-        inner_NN, exact = before_NN.copy(), [permuted_NP[of_seed].astype(np.float64) for of_seed in seeds]
-        for one, other in combinations(range(len(seeds)), 2):
-            if not (stay[one] and stay[other]):
-                block = exact[one] @ exact[other].T
-                inner_NN[np.ix_(seeds[one], seeds[other])] = block
-                inner_NN[np.ix_(seeds[other], seeds[one])] = block.T
+        moved = [pair for pair in combinations(range(len(seeds)), 2) if not (stay[pair[0]] and stay[pair[1]])]
+        inner_NN = before_NN.copy()
+        for one, other in moved:
+            inner_NN[np.ix_(seeds[one], seeds[other])] = 0
+        for values_NB in permuted.blocks() if moved else ():
+            exact = [values_NB[of_seed].astype(np.float64) for of_seed in seeds]
+            for one, other in moved:
+                inner_NN[np.ix_(seeds[one], seeds[other])] += exact[one] @ exact[other].T
+        for one, other in moved:
+            inner_NN[np.ix_(seeds[other], seeds[one])] = inner_NN[np.ix_(seeds[one], seeds[other])].T
         return inner_NN
+
+    def canonical_of(self, index: int) -> np.ndarray:
+        """Return the canonical point [P] of a checkpoint."""
+        return self._canonical[0][index]
 
     def canonical(self, point_P: np.ndarray) -> np.ndarray:
         """Return the canonical point [P] of a network."""
@@ -188,7 +209,7 @@ class ZooPoints:
     def distances(self, point_P: np.ndarray) -> np.ndarray:
         """Return the root mean square distances [N] of a network to the checkpoints, without permutations."""
         canonical_P = self.canonical(point_P)
-        return root_mean_squares(self.facing(canonical_P) - canonical_P)
+        return root_mean_squares(PermutedPoints.of(self.facing(canonical_P)), canonical_P)
 
     def separation(self, one_P: np.ndarray, other_P: np.ndarray) -> float:
         """Return the distance between two canonical points [P], with low-rank pairs rotated and no units permuted."""
@@ -228,7 +249,7 @@ class ZooPoints:
         `zoo_NP` and `point_P` are canonical points of the checkpoints and the network. The seed's checkpoint nearest to
         the point, other than `own_index`, is matched and sets the order for the seed.
         """
-        distances, orders = root_mean_squares(zoo_NP - point_P), {}
+        distances, orders = root_mean_squares(PermutedPoints.of(zoo_NP), point_P), {}
         for seed in np.unique(self.seeds):
             candidates = np.flatnonzero((self.seeds == seed) & (np.arange(len(self.seeds)) != own_index))
             if len(candidates):
@@ -236,14 +257,11 @@ class ZooPoints:
                 orders[seed] = self.space.order(zoo_NP[nearest], point_P)
         return orders
 
-    def permuted(self, points_NP: np.ndarray, orders: Mapping[int, np.ndarray | slice]) -> np.ndarray:
+    def permuted(self, points_NP: np.ndarray, orders: Mapping[int, np.ndarray | slice]) -> "PermutedPoints":
         """Return points of the checkpoints [N, P] with each seed's units in the seed's order."""
-        permuted_NP = points_NP.copy()
-        for seed, order in orders.items():
-            if not isinstance(order, slice):
-                of_seed = np.flatnonzero(self.seeds == seed)
-                permuted_NP[of_seed] = points_NP[of_seed][:, order]
-        return permuted_NP
+        return PermutedPoints(
+            points_NP, [orders.get(seed, slice(None)) for seed in self.seeds], np.arange(len(self.seeds))
+        )
 
     def measure(self, point_P: np.ndarray, own_index: int | None = None, align: bool = True) -> dict[str, float | int]:
         """Measure the distances of a network from the checkpoints; `own_index` is its index if it is a checkpoint.
@@ -256,7 +274,7 @@ class ZooPoints:
         """
         canonical_P = self.canonical(point_P)
         zoo_NP = self.facing(canonical_P)
-        distances = root_mean_squares(zoo_NP - canonical_P)
+        distances = root_mean_squares(PermutedPoints.of(zoo_NP), canonical_P)
         others, other_runs = np.full(len(distances), True), np.full(len(distances), True)
         if own_index is not None:
             others[own_index] = False
@@ -274,33 +292,107 @@ class ZooPoints:
             record_minimum("distance_across", distances, other_runs)
         if align:
             orders = self.orders(zoo_NP, canonical_P, own_index)
-            aligned_NP = self.permuted(zoo_NP, orders)
+            aligned = self.permuted(zoo_NP, orders)
             # A match is a heuristic, so the distance without it may be smaller.
-            aligned_distances = np.minimum(distances, root_mean_squares(aligned_NP - canonical_P))
+            aligned_distances = np.minimum(distances, root_mean_squares(aligned, canonical_P))
             record_minimum("aligned", aligned_distances, others)
             if own_index is not None:
                 record_minimum("aligned_across", aligned_distances, other_runs)
             if other_runs.any():
-                rivals_NP = aligned_NP[other_runs]
-                inner = self.products(aligned_NP, orders, self._products[0])[np.ix_(other_runs, other_runs)]
-                nearest_N = combination(canonical_P, rivals_NP, None if self.space.pairs else inner)
-                measures["residual"] = rms(canonical_P - nearest_N @ rivals_NP)
+                rivals = aligned.chosen(other_runs)
+                inner = self.products(aligned, orders, self._products[0])[np.ix_(other_runs, other_runs)]
+                nearest_N = combination(canonical_P, rivals, None if self.space.pairs else inner)
+                measures["residual"] = rms(canonical_P - rivals.mixed(nearest_N))
                 if self.space.has_forms:
-                    raw_NP = self.permuted(self.points_NP, orders)
-                    inner = self.products(raw_NP, orders, self._products[1])[np.ix_(other_runs, other_runs)]
-                    raw_NP = raw_NP[other_runs]
-                    mixed = self.mixed(canonical_P, raw_NP, (nearest_N, combination(point_P, raw_NP, inner)))
+                    raw = self.permuted(self.points_NP, orders)
+                    inner = self.products(raw, orders, self._products[1])[np.ix_(other_runs, other_runs)]
+                    raw = raw.chosen(other_runs)
+                    mixed = self.mixed(canonical_P, raw, (nearest_N, combination(point_P, raw, inner)))
                     measures["residual"] = min(measures["residual"], mixed)
         return measures
 
-    def mixed(self, canonical_P: np.ndarray, raw_NP: np.ndarray, shares: Sequence[np.ndarray]) -> float:
+    def mixed(self, canonical_P: np.ndarray, raw: "PermutedPoints", shares: Sequence[np.ndarray]) -> float:
         """Return the distance of a network to the nearest of some affine combinations of checkpoints as they are.
 
-        Weights are mixed before they get their canonical form, so a mixture of points `raw_NP` is no mixture of
+        Weights are mixed before they get their canonical form, so a mixture of points `raw` is no mixture of
         canonical points. `shares` holds the combinations to try, [N] each.
         """
-        mixtures = [self.canonical((share_N @ raw_NP).astype(np.float32)) for share_N in shares]
+        mixtures = [self.canonical(raw.mixed(share_N).astype(np.float32)) for share_N in shares]
         return min(self.separation(mixture_P, canonical_P) for mixture_P in mixtures)
+
+
+@dataclass(frozen=True)
+class PermutedPoints:
+    """Points [N, P] that are permuted when they are read, a row or a block of columns at a time.
+
+    The points are rows `chosen_N` of `points_NP`, which may be a memory-mapped file: no copy of all points is in
+    memory. Each row has the indices of its weights' order, or `slice(None)`.
+    """
+
+    points_NP: np.ndarray
+    orders: Sequence[np.ndarray | slice]
+    chosen_N: np.ndarray
+
+    @classmethod
+    def of(cls, points_NP: np.ndarray) -> "PermutedPoints":
+        """Return points in their own order."""
+        return cls(points_NP, [slice(None)] * len(points_NP), np.arange(len(points_NP)))
+
+    def __len__(self) -> int:
+        return len(self.chosen_N)
+
+    def chosen(self, rows_N: np.ndarray) -> "PermutedPoints":
+        """Return the points of some rows, `rows_N` [N] bool."""
+        return replace(self, chosen_N=self.chosen_N[rows_N])
+
+    def rows(self) -> Iterator[np.ndarray]:
+        """Yield each point [P]."""
+        for index in self.chosen_N:
+            yield self.points_NP[index][self.orders[index]]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield blocks of columns [N, B] of all points."""
+        for place in self._places():
+            yield np.stack([self._part(index, place) for index in self.chosen_N])
+
+    def _places(self) -> Iterator[slice]:
+        size = max(1, BLOCK // len(self))
+        for start in range(0, self.points_NP.shape[1], size):
+            yield slice(start, start + size)
+
+    def _part(self, index: int, place: slice) -> np.ndarray:
+        order = self.orders[index]
+        return self.points_NP[index][place if isinstance(order, slice) else order[place]]
+
+    def by_column(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return the results [P] of a function that maps columns [N, B] to [B]."""
+        return np.concatenate([function(values_NB) for values_NB in self.blocks()])
+
+    def mixed(self, share_N: np.ndarray) -> np.ndarray:
+        """Return the sum [P] of the points times their shares."""
+        return self.by_column(lambda values_NB: share_N @ values_NB)
+
+    def along(self, point_P: np.ndarray) -> np.ndarray:
+        """Return the inner products [N] of the points with the difference of `point_P` from their mean."""
+        along_N = np.zeros(len(self))
+        for place, values_NB in zip(self._places(), self.blocks(), strict=True):
+            along_N += values_NB @ (point_P[place] - values_NB.mean(0, dtype=np.float64))
+        return along_N
+
+
+def mapped(rows: Iterable[np.ndarray], folder: Path | None) -> np.ndarray:
+    """Return the rows [N, P] as a memory-mapped file without a name in `folder`, or in memory without a folder.
+
+    On a full disk the function raises OSError. Changes of the array stay in memory.
+    """
+    if folder is None:
+        return np.stack(list(rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for row_P in rows:
+            file.write(np.ascontiguousarray(row_P).data)
+        file.flush()
+        return np.asarray(np.memmap(file, row_P.dtype, "c")).reshape(-1, len(row_P))
 
 
 def rms(differences: np.ndarray) -> float:
@@ -308,12 +400,12 @@ def rms(differences: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(differences))))
 
 
-def root_mean_squares(differences_NP: np.ndarray) -> np.ndarray:
-    """Return the root mean square [N] of each row."""
-    return np.sqrt(np.mean(np.square(differences_NP), axis=1))
+def root_mean_squares(points: PermutedPoints, point_P: np.ndarray) -> np.ndarray:
+    """Return the root mean square difference [N] of each of the points from `point_P`."""
+    return np.array([np.sqrt(np.mean(np.square(row_P - point_P))) for row_P in points.rows()])
 
 
-def combination(point_P: np.ndarray, others_NP: np.ndarray, inner_NN: np.ndarray | None = None) -> np.ndarray:
+def combination(point_P: np.ndarray, others: PermutedPoints, inner_NN: np.ndarray | None = None) -> np.ndarray:
     """Return the shares [N], of sum 1, of the affine combination of other points [N, P] that is nearest to a point.
 
     `inner_NN` holds the inner products of the other points, from any origin, if they are known.
@@ -321,25 +413,28 @@ def combination(point_P: np.ndarray, others_NP: np.ndarray, inner_NN: np.ndarray
     # Solve by the N × N matrix of inner products, because P is much larger than N. The matrix is singular, because the
     # spread's sum is 0; the ridge makes it regular.
     if inner_NN is None:
-        inner_NN = inner_products(others_NP)
+        inner_NN = inner_products(others)
     regular_NN = inner_NN - inner_NN.mean(0) - inner_NN.mean(1, keepdims=True) + inner_NN.mean()
     regular_NN.flat[:: len(regular_NN) + 1] += RIDGE * regular_NN.trace() + ROUNDING * inner_NN.trace() + 1e-30
-    offset_P = point_P - others_NP.mean(0, dtype=np.float64)
-    along_N = others_NP @ offset_P
+    along_N = others.along(point_P)
     try:
         weights_N = solve(regular_NN, along_N - along_N.mean(), assume_a="pos", check_finite=False)
     except np.linalg.LinAlgError:
         # The ridge is enough for all but points that are equal up to rounding.
         weights_N = np.linalg.pinv(regular_NN, rcond=1e-8, hermitian=True) @ (along_N - along_N.mean())
-    return weights_N + (1 - weights_N.sum()) / len(others_NP)
+    return weights_N + (1 - weights_N.sum()) / len(others)
 
 
-def inner_products(points_NP: np.ndarray) -> np.ndarray:
+def inner_products(points: PermutedPoints) -> np.ndarray:
     """Return the inner products [N, N] of points [N, P]."""
-    exact_NP = points_NP.astype(np.float64)
-    return exact_NP @ exact_NP.T
+    inner_NN = np.zeros((len(points), len(points)))
+    for values_NB in points.blocks():
+        exact_NB = values_NB.astype(np.float64)
+        inner_NN += exact_NB @ exact_NB.T
+    return inner_NN
 
 
 def residual(point_P: np.ndarray, others_NP: np.ndarray) -> float:
     """Return the root mean square distance of a point from the affine hull of other points [N, P]."""
-    return rms(point_P - combination(point_P, others_NP) @ others_NP)
+    others = PermutedPoints.of(others_NP)
+    return rms(point_P - others.mixed(combination(point_P, others)))

@@ -6,10 +6,11 @@ first checkpoint (`aligned`).
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
-from rpg.evaluation.geometry import ZooPoints
+from rpg.evaluation.geometry import PermutedPoints, ZooPoints
 from rpg.utils.rng import derive
 
 
@@ -37,18 +38,21 @@ def mixtures(
         ):
             if len(chosen) > 1 and not (aligned and not zoo.space.groups):
                 first, *others = draw.permutation(chosen)
-                points = [zoo.points_NP[first]]
-                for other in others:
-                    point_P = zoo.points_NP[other]
-                    points.append(point_P[zoo.space.order(point_P, points[0])] if aligned else point_P)
-                for method, point_P in _mix(np.stack(points), draw):
+                orders: list[np.ndarray | slice] = [slice(None)] * len(zoo.points_NP)
+                for other in others if aligned else ():
+                    orders[other] = zoo.space.order(zoo.points_NP[other], zoo.points_NP[first])
+                points = PermutedPoints(zoo.points_NP, orders, np.array([first, *others]))
+                for method, point_P in _mix(points, draw):
                     yield f"{method} {reach}", int(zoo.seeds[first]), code, point_P
 
 
-def _mix(points_NP: np.ndarray, draw: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name and the point of each mixture of the N networks at `points_NP`."""
-    yield "mean", points_NP[: draw.integers(2, len(points_NP) + 1)].mean(0)
+def _mix(points: PermutedPoints, draw: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the name and the point of each mixture of the N networks at `points`."""
+    count = draw.integers(2, len(points) + 1)
+    yield "mean", points.by_column(lambda values_NB: values_NB[:count].mean(0))
     share = draw.uniform(0.25, 0.75)
-    yield "interpolation", (1 - share) * points_NP[0] + share * points_NP[1]
-    noise_P = draw.standard_normal(points_NP.shape[1])
-    yield "Gaussian", points_NP.mean(0) + points_NP.std(0, ddof=1) * noise_P
+    first_P, second_P = islice(points.rows(), 2)
+    yield "interpolation", (1 - share) * first_P + share * second_P
+    noise_P = draw.standard_normal(len(first_P))
+    mean_P, std_P = (points.by_column(of) for of in (lambda v_NB: v_NB.mean(0), lambda v_NB: v_NB.std(0, ddof=1)))
+    yield "Gaussian", mean_P + std_P * noise_P

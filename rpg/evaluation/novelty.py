@@ -30,7 +30,7 @@ import torch
 from rpg.config.experiment import Experiment, FineTune
 from rpg.evaluation.baselines import formulas
 from rpg.evaluation.fine_tuned import fine_tuned
-from rpg.evaluation.geometry import ZooPoints
+from rpg.evaluation.geometry import ZooPoints, mapped
 from rpg.evaluation.interpolation import mixtures
 from rpg.evaluation.results import Verdict
 from rpg.evaluation.score import read_answers, read_samples, summary
@@ -101,9 +101,11 @@ class NoveltyAnalysis:
         checkpoints = self.store.checkpoints
         self.zoo = ZooPoints(
             self.space,
-            np.stack([self.space.point(self.store[index]) for index in range(len(checkpoints))]),
+            # Points lie in files, so that memory does not grow with the number of networks.
+            mapped((self.space.point(self.store[index]) for index in range(len(checkpoints))), self.kept),
             np.array([self.store.state(entry) for entry in checkpoints]),
             np.array([entry.code or "" for entry in checkpoints]),
+            self.kept,
         )
         self._canonical: dict[str, np.ndarray] = {}
         self.scored = read_answers(paths)
@@ -145,7 +147,7 @@ class NoveltyAnalysis:
             state_dict = read_checkpoint(path, self.names)
             command = "`rpg zoo`" if kind == "original" else "`rpg train` and `rpg sample`"
             self.store.layout.check(state_dict, path, command)
-            point_P = self.space.point(self.store.tokenize(state_dict, state))
+            point_P = mapped([self.space.point(self.store.tokenize(state_dict, state))], self.kept)[0]
         else:
             point_P = self.zoo.points_NP[index]
         if entry.sha256 not in self.scored:
@@ -305,8 +307,10 @@ class NoveltyAnalysis:
 
     def canonical(self, network: MeasuredNetwork) -> np.ndarray:
         """Return the canonical point of an original or a sample; it is computed once."""
+        if network.index is not None:
+            return self.zoo.canonical_of(network.index)
         if network.file not in self._canonical:
-            self._canonical[network.file] = self.zoo.canonical(network.point_P)
+            self._canonical[network.file] = mapped([self.zoo.canonical(network.point_P)], self.kept)[0]
         return self._canonical[network.file]
 
     def ensembles(self, between: bool) -> dict[str, float | int]:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from rpg.evaluation.alignment import find_groups
-from rpg.evaluation.geometry import Space, ZooPoints, inner_products, residual
+from rpg.evaluation.geometry import PermutedPoints, Space, ZooPoints, combination, inner_products, residual
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize
 
@@ -80,10 +80,11 @@ def test_products_of_permuted_points(space: Space) -> None:
     zoo = ZooPoints(space, points_NP, np.array([0, 0, 1, 1, 2]), np.array([""] * 5))
     draw = np.random.default_rng(0)
     orders = {0: slice(None), 1: draw.permutation(38), 2: draw.permutation(38)}
-    permuted_NP = zoo.permuted(points_NP, orders)
+    permuted = zoo.permuted(points_NP, orders)
+    permuted_NP = np.stack(list(permuted.rows()))
     np.testing.assert_array_equal(permuted_NP[3], points_NP[3][orders[1]])
-    found = zoo.products(permuted_NP, orders, inner_products(points_NP))
-    np.testing.assert_allclose(found, inner_products(permuted_NP), rtol=1e-6)
+    found = zoo.products(permuted, orders, points_NP.astype(float) @ points_NP.T.astype(float))
+    np.testing.assert_allclose(found, permuted_NP.astype(float) @ permuted_NP.T.astype(float), rtol=1e-6)
 
 
 def test_runs_are_seeds_and_codes(space: Space) -> None:
@@ -116,9 +117,26 @@ def test_alignment_is_by_seed(space: Space) -> None:
     )  # fmt: skip
     points_NP = np.stack([first_P, first_P + 0.01, second_P])
     zoo = ZooPoints(space, points_NP, np.array([0, 0, 1]), np.array([""] * 3))
-    moved_NP = zoo.permuted(points_NP, zoo.orders(points_NP, first_P[index]))
+    moved_NP = list(zoo.permuted(points_NP, zoo.orders(points_NP, first_P[index])).rows())
     np.testing.assert_array_equal(moved_NP[0], first_P[index])
     np.testing.assert_allclose(moved_NP[1], first_P[index] + 0.01, rtol=1e-6)
     found = zoo.measure(first_P[index])
     assert found["aligned"] == 0
     assert found["distance"] > 0.3
+
+
+@pytest.mark.parametrize("block", [1, 12, 10_000])
+def test_blocks_of_columns_are_as_good_as_the_whole(space: Space, monkeypatch, block: int) -> None:
+    monkeypatch.setattr("rpg.evaluation.geometry.BLOCK", block)
+    points_NP, point_P = random_points(space, 5), random_points(space, 1, seed=1)[0]
+    order = np.random.default_rng(0).permutation(38)
+    orders = [order, order, slice(None), slice(None), order]
+    points = PermutedPoints(points_NP, orders, np.arange(5)).chosen(np.array([True, False, True, True, True]))
+    whole_NP = np.stack([points_NP[0][order], points_NP[2], points_NP[3], points_NP[4][order]]).astype(np.float64)
+    np.testing.assert_allclose(inner_products(points), whole_NP @ whole_NP.T, rtol=1e-12)
+    np.testing.assert_allclose(points.along(point_P), whole_NP @ (point_P - whole_NP.mean(0)), rtol=1e-12)
+    share_N = combination(point_P, points)
+    np.testing.assert_allclose(points.mixed(share_N), share_N @ whole_NP, rtol=1e-12)
+    directions = (whole_NP[1:] - whole_NP[0]).T
+    expected = np.linalg.lstsq(directions, point_P - whole_NP[0])[0]
+    np.testing.assert_allclose(share_N[1:], expected, rtol=1e-5, atol=1e-7)
