@@ -1,5 +1,6 @@
 """Measure speed and memory of tokenizing and detokenizing a large network: `python -m benchmarks tokens`."""
 
+import ctypes
 import shutil
 import statistics
 import subprocess
@@ -17,9 +18,9 @@ from torch import Tensor
 from benchmarks.common import ratio, report
 from rpg.config.experiment import Tokens
 from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, detokenize
+from rpg.tokenizer.normalization import Stats, detokenize, tokenize_rows
 from rpg.tokenizer.store import TokenStore, read_checkpoint
-from rpg.tokenizer.tokens import write_rows, write_tokens
+from rpg.tokenizer.tokens import BLOCK, write_rows, write_tokens
 from rpg.utils.files import file_entry, read_tensors, write_sealed, write_tensors
 
 
@@ -50,11 +51,17 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
     del state_dict
     tokens = folder / "tokens.safetensors"
     tokens.touch()
+    write_rows(tokens, layout, stats, [read_checkpoint(paths[0], names)], 1)
+    block_RD = torch.empty(max(1, BLOCK // (4 * width)), width)
 
-    # As in the stages: from the file to the store on disk, and from the store to a state dict.
+    def tokenize_blocks(state_dict: dict[str, Tensor]) -> None:
+        for start in range(0, layout.length, len(block_RD)):
+            tokenize_rows(state_dict, layout, stats, start, block_RD[: layout.length - start])
+
+    # As in the stages: from the file to tokens in memory, and from the store on disk to a state dict.
     steps: dict[str, Callable[[], Any]] = {
         "statistics": lambda: Stats.of(layout, [read_checkpoint(paths[0], names)]),
-        "tokenize": lambda: write_rows(tokens, layout, stats, [read_checkpoint(paths[0], names)], 1),
+        "tokenize": lambda: tokenize_blocks(read_checkpoint(paths[0], names)),
         "detokenize": lambda: detokenize(read_tensors(tokens)["tokens"][0], layout, stats, skipped),
     }
     rows = [_row(name, step, size, *_measured(function, rounds)) for step, function in steps.items()]
@@ -148,6 +155,8 @@ class AnonymousMemory:
     """Measure the peak growth of this process's anonymous memory inside a `with` block, by polling."""
 
     def __enter__(self) -> "AnonymousMemory":
+        # Memory that was freed before, but not returned to the kernel, would hide growth.
+        ctypes.CDLL(None).malloc_trim(0)
         self.peak, self._before, self._done = 0, _anonymous_bytes(), threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
