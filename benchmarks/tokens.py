@@ -77,14 +77,14 @@ def _of_network(name: str, width: int, checkpoints: int, rounds: int, folder: Pa
 
 def _measured(function: Callable[[], Any], rounds: int) -> tuple[list[float], int]:
     """Return the seconds of each round, and the peak bytes of anonymous memory."""
-    seconds, peaks = [], []
+    with AnonymousMemory() as memory:
+        function()
+    seconds = []
     for _ in range(rounds):
-        with AnonymousMemory() as memory:
-            started = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - started)
-        peaks.append(memory.peak)
-    return seconds, max(peaks)
+        started = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - started)
+    return seconds, memory.peak
 
 
 def _stores(name: str, size: int, width: int, paths: list[Path], rounds: int, folder: Path) -> list[dict[str, Any]]:
