@@ -22,6 +22,10 @@ import torch
 from torch.nn import functional
 
 from benchmarks.common import ROOT, report
+from rpg.config.loading import load_params
+from rpg.model.backbones import TokenPositions
+from rpg.model.diffusion import T
+from rpg.model.rpg import RPG
 
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
 SETTINGS: dict[str, dict[str, str]] = {
@@ -119,6 +123,7 @@ def digests() -> dict[str, str]:
         "numpy's exp": torch.from_numpy(np.exp(values.numpy())),
         "numpy's exp, float64": torch.from_numpy(np.exp(values.double().numpy())),
     }
+    results["three steps of RPG's training"] = torch.cat([weight.flatten() for weight in trained().parameters()])
     found = {
         name: hashlib.sha256(result.detach().contiguous().numpy().tobytes()).hexdigest()
         for name, result in results.items()
@@ -129,6 +134,27 @@ def digests() -> dict[str, str]:
         _ = values @ square
         taken.append(time.perf_counter() - started)
     return {**found, "milliseconds": str(1e3 * statistics.median(taken))}
+
+
+def trained(steps: int = 3) -> torch.nn.Module:
+    """Return an RPG of the size of digits-vit after some steps of training on random tokens."""
+    experiment, length, states = load_params(ROOT / "params.yaml").experiment("digits-vit"), 72, 8
+    draw = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    known = TokenPositions(torch.arange(length).repeat(2, 1).T, torch.zeros(length, dtype=torch.bool))
+    model = RPG(experiment.model, known, width=WIDTH, sizes={"permutation_state": states}, target="x0")
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+    for _ in range(steps):
+        values = {"permutation_state": torch.eye(states)}
+        picked = torch.randint(states * length, (16, 8), generator=draw)
+        times = torch.randint(T, (16, 1), generator=draw)
+        tokens, noise = torch.randn(2, 16, 8, WIDTH, generator=draw)
+        total, count = model(values, tokens, picked, times, noise)
+        optimizer.zero_grad()
+        (total / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return model
 
 
 if __name__ == "__main__":

@@ -5,10 +5,14 @@ a GPU. The plan does not count additional memory of library kernels or unused me
 """
 
 import math
+import multiprocessing
 import os
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -176,13 +180,13 @@ def describe(params: Params, names: list[str], device: str, processes: int = 1) 
         raise UserError(f"--device {device}: unknown; known: {', '.join([*GPUS, 'cpu'])}")
     on = this_cpu() if device == "cpu" else GPUS[device]
     rows, lines = [], []
-    for name in names:
-        try:
-            rows.append(_row(plan(params, name, on, processes)))
-        except UserError as error:
-            if len(names) == 1:
-                raise
-            lines.append(f"{name}: {error}")
+    for name, costs in zip(names, _plans(params, names, on, processes), strict=True):
+        if isinstance(costs, Plan):
+            rows.append(_row(costs))
+        elif len(names) == 1:
+            raise costs
+        else:
+            lines.append(f"{name}: {costs}")
         lines += [f"{name}: not there: {line}" for line in missing(params.experiment(name), params.data_root)]
     if len(rows) == 1:
         table = tabulate(list(rows[0].items()), ["", "plan"], tablefmt="pipe", colalign=("left", "right"))
@@ -193,6 +197,41 @@ def describe(params: Params, names: list[str], device: str, processes: int = 1) 
         f" hours at {on.share:.0%} of the device's rate of matrix products."
     ]
     return "\n".join([*heads, "", table, *([""] if lines else []), *lines])
+
+
+def _plans(params: Params, names: list[str], on: Device, processes: int) -> list[Plan | UserError]:
+    """Return the plan of each experiment, or the reason why there is none; one process per core makes them."""
+    if len(names) == 1:
+        return [_plan_or_reason(params, on, processes, names[0])]
+    # A process plans all experiments of one kind of task, because each kind imports its own libraries.
+    of_kind: dict[str, list[str]] = {}
+    for name in names:
+        of_kind.setdefault(params.experiment(name).task.kind, []).append(name)
+    # Forks share the arguments, whose classes are made at run time and cannot be pickled.
+    forks = ProcessPoolExecutor(
+        len(os.sched_getaffinity(0)), multiprocessing.get_context("fork"), _ARGUMENTS.extend, ((params, on, processes),)
+    )
+    with forks as pool:
+        made = pool.map(_plans_in_fork, of_kind.values())
+        plans = dict(zip(chain(*of_kind.values()), chain(*made), strict=True))
+    return [plans[name] for name in names]
+
+
+# The arguments of all plans of a forked process.
+_ARGUMENTS: list[Any] = []
+
+
+def _plans_in_fork(names: list[str]) -> list[Plan | UserError]:
+    # A fork must not use the threads of its parent.
+    torch.set_num_threads(1)
+    return [_plan_or_reason(*_ARGUMENTS, name) for name in names]
+
+
+def _plan_or_reason(params: Params, on: Device, processes: int, name: str) -> Plan | UserError:
+    try:
+        return plan(params, name, on, processes)
+    except UserError as error:
+        return error
 
 
 def _row(costs: Plan) -> dict[str, str]:

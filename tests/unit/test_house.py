@@ -98,7 +98,7 @@ def test_only_tasks_ask_for_the_type_of_a_task() -> None:
     ("file", "most"),
     [
         *((module.relative_to(ROOT).as_posix(), 500) for module in MODULES),
-        ("params.yaml", 900),
+        ("params.yaml", 930),
         ("README.md", 200),
         ("dvc.lock", 7000),
     ],

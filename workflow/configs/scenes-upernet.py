@@ -64,7 +64,7 @@ pipeline = [
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=0,
     sampler=dict(type="InfiniteSampler", shuffle=True),
     dataset=dict(
@@ -85,7 +85,7 @@ test_dataloader = dict(
 test_evaluator = dict(type="IoUMetric", iou_metrics=["mIoU"])
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=0.003, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=0.003, betas=(0.8, 0.95), weight_decay=0.05, fused=True),
     # The heads start from nothing much; mmseg's own configs give them the same factor.
     paramwise_cfg=dict(custom_keys=dict(head=dict(lr_mult=10.0))),
     clip_grad=dict(max_norm=100.0, norm_type=2),

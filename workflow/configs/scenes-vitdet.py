@@ -139,7 +139,7 @@ test_dataloader = dict(
 test_evaluator = dict(type="CocoMetric", metric=["bbox", "segm"])
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=0.003, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=0.003, betas=(0.8, 0.95), weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1.0, norm_type=2),
 )
 param_scheduler = []
