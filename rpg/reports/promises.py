@@ -147,6 +147,8 @@ def broken_promises(entries: Mapping[str, Mapping[str, Any]], bounds: Bounds) ->
         if name in bounds
         for values in [quality(entry)]
         for measure, bound in bounds[name].items()
+        # An experiment without its hypernetwork, for example, lacks a measure.
+        if measure in values
         for value in [values[measure]]
         if not value >= bound
     ]

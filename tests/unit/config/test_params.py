@@ -52,7 +52,7 @@ def test_shipped_params_are_read() -> None:
     params = load_params(ROOT / "params.yaml")
     plain = ["digits-resnet", "digits-vit", "digits-convnext"]
     later = ["scenes-upernet", "scenes-vitdet", "facts-dora-r4", "facts-dora-r16"]
-    assert params.run == [*plain, "digits-tasks", "digits-tasks-seeds", *later]
+    assert params.run == [*plain, "digits-tasks", *later]
     for name in plain:
         zoo = params.experiment(name).zoo
         assert len(zoo.seeds) >= 6
@@ -256,8 +256,7 @@ def test_shipped_experiments_with_task_codes() -> None:
     params = load_params(ROOT / "params.yaml")
     for name, seen, seeds in (
         ("digits-tasks", 200, 1),
-        ("digits-tasks-seeds", 100, 2),
-        ("digits-tasks-three-seeds", 100, 3),
+        ("digits-tasks-seeds", 100, 3),
         ("cifar10-tasks-mini", 300, 1),
         ("cifar10-tasks", 982, 1),
     ):
