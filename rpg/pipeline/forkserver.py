@@ -3,7 +3,7 @@
 `start` runs the server beside Snakemake. It imports the code of all stages once. The first job of a benchmark forks a
 process that also imports this benchmark's libraries. Each job is a fork of such a process.
 
-The command `rpg` of a job (`delegate`) sends its arguments, folder, environment and standard files to the server,
+The command `rpg` of a job (`delegate`) sends its arguments, folder, own variables and standard files to the server,
 waits, and ends as the job ends. It forwards the signals that it receives. If it is killed, the server kills the job. A
 job that cannot start from the server runs in its own process, as without a server.
 """
@@ -64,9 +64,9 @@ def start(kinds: Mapping[str, str], environment: Mapping[str, str]) -> int:
     address = str(Path(folder, "socket"))
     lifeline, kept = os.pipe()
     # Not in this process's session: Ctrl-C in a terminal reaches the commands, which forward it.
+    variables = [f"{name}={value}" for name, value in {**ONE_THREAD, **environment}.items()]
     subprocess.Popen(
-        [sys.executable, "-m", "rpg.pipeline.forkserver", address, str(lifeline), json.dumps(kinds)],
-        env={**os.environ, **ONE_THREAD, **environment},
+        ["env", *variables, sys.executable, "-m", "rpg.pipeline.forkserver", address, str(lifeline), json.dumps(kinds)],
         pass_fds=[lifeline],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -105,7 +105,8 @@ def delegate(address: str, arguments: Sequence[str]) -> int | None:
 
     before = {number: signal.signal(number, forward) for number in FORWARDED}
     before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, stop)
-    request = json.dumps({"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}).encode()
+    message = {"arguments": arguments, "folder": os.getcwd(), "prefix": sys.prefix, "environment": _own_variables()}
+    request = json.dumps(message).encode()
     answer = b""
     try:
         socket.send_fds(connection, [struct.pack("!I", len(request))], [0, 1, 2])
@@ -128,6 +129,11 @@ def delegate(address: str, arguments: Sequence[str]) -> int | None:
             signal.signal(ending, signal.SIG_DFL)
         os.kill(os.getpid(), ending)
     return os.waitstatus_to_exitcode(status)
+
+
+def _own_variables() -> dict[str, str]:
+    """Return the variables of this project. All others are the server's, which Snakemake has started, too."""
+    return {name: value for name, value in os.environ.items() if name.startswith("RPG_") and name != ADDRESS}
 
 
 @dataclass(frozen=True)
@@ -211,12 +217,13 @@ class Server:
 
     def dispatch(self, request: Request) -> None:
         """Run a request in a fork of this process, or in one with the libraries of its experiment."""
-        if _source_times() != self.times:
-            # The code has changed since its import.
+        told = json.loads(request.message)
+        # The code may have changed since its import, and Snakemake may have activated another environment for the job.
+        if _source_times() != self.times or told["prefix"] != sys.prefix:
             _send(request.connection, ELSEWHERE)
             request.close()
             return
-        arguments = json.loads(request.message)["arguments"]
+        arguments = told["arguments"]
         kind = self.kinds.get(arguments[arguments.index("--experiment") + 1]) if "--experiment" in arguments else None
         if kind is None:
             self.fork_job(request)
@@ -334,9 +341,10 @@ def _run(request: Request) -> NoReturn:
         _die_with_parent()
         told = json.loads(request.message)
         os.chdir(told["folder"])
-        os.environ.clear()
-        os.environ.update(told["environment"])
-        del os.environ[ADDRESS]
+        for name in (ADDRESS, *_own_variables()):
+            os.environ.pop(name, None)
+        for name, value in told["environment"].items():
+            os.environ[name] = value
         for number, file in enumerate(request.files):
             os.dup2(file, number)
         request.close()

@@ -27,7 +27,7 @@ PROMISES: Bounds = {
         "rpg": 0.98,
         "rpg min": 0.95,
         "between": 0.85,
-        "between above untuned": 20.0,
+        "between above untuned": 10.0,
     },
     "digits-tasks": {
         "originals": 98.0,

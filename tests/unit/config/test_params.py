@@ -461,8 +461,8 @@ def test_the_paper_s_segmentation_and_detection() -> None:
         assert [train.diffusion_batch, experiment.model.denoiser.channels] == [512, [1, 64, 96, 64, 1]]
     for name in ("scenes-upernet", "scenes-vitdet", "facts-dora-r4", "facts-dora-r16"):
         experiment = params.experiment(name)
-        assert len(experiment.zoo.seeds) >= 6
-        assert experiment.zoo.saves >= 3
+        assert len(experiment.zoo.seeds) >= 5
+        assert experiment.zoo.saves >= 2
         assert experiment.sample.count == 10
 
 

@@ -1,6 +1,7 @@
 """Jobs from the fork server behave as jobs in processes of their own."""
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -155,13 +156,20 @@ def test_without_a_server_a_command_runs_in_its_own_process(tmp_path: Path) -> N
     assert delegate(str(tmp_path / "socket"), TOKENS) is None
 
 
-def test_changed_code_is_not_run_from_the_server() -> None:
-    """A job that starts after an edit runs the new code: Snakemake records the new code's digest for it."""
+@pytest.mark.parametrize("changed", ["code", "environment"])
+def test_a_job_that_the_server_would_run_otherwise_runs_elsewhere(changed: str) -> None:
+    """A job that starts after an edit runs the new code: Snakemake records the new code's digest for it.
+
+    With `--sdm conda` Snakemake runs a job in another environment than its own.
+    """
     server, (ours, theirs) = Server({}), socket.socketpair()
     server.keep()
-    file = next(iter(server.times))
-    server.times[file] -= 1
-    server.dispatch(Request(theirs, b"{}", []))
+    message = {"prefix": sys.prefix, "arguments": []}
+    if changed == "code":
+        server.times[next(iter(server.times))] -= 1
+    else:
+        message["prefix"] += "/other"
+    server.dispatch(Request(theirs, json.dumps(message).encode(), []))
     assert ours.recv(5) == ELSEWHERE
 
 
