@@ -224,7 +224,8 @@ _ARGUMENTS: list[Any] = []
 def _plans_in_fork(names: list[str]) -> list[Plan | UserError]:
     # A fork must not use the threads of its parent.
     torch.set_num_threads(1)
-    return [_plan_or_reason(*_ARGUMENTS, name) for name in names]
+    params, on, processes = _ARGUMENTS
+    return [_plan_or_reason(params, on, processes, name) for name in names]
 
 
 def _plan_or_reason(params: Params, on: Device, processes: int, name: str) -> Plan | UserError:
