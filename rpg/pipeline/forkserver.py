@@ -103,7 +103,9 @@ def delegate(address: str, arguments: Sequence[str]) -> int | None:
         forward(signal.SIGSTOP, None)
         os.kill(os.getpid(), signal.SIGSTOP)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    # A command that was started to ignore a signal, as in the background of a shell, goes on to ignore it.
+    heeded = [number for number in FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heeded}
     before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, stop)
     message = {"arguments": arguments, "folder": os.getcwd(), "prefix": sys.prefix, "environment": _own_variables()}
     request = json.dumps(message).encode()
@@ -371,6 +373,8 @@ def serve(address: str, lifeline: int, kinds: Mapping[str, str]) -> None:
     # Callers wait here during the imports.
     listener.listen(1024)
     server = Server(kinds)
+    # Jobs get only signals that their commands forward.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         server.load()
 

@@ -211,9 +211,13 @@ def _plans(params: Params, names: list[str], on: Device, processes: int) -> list
     forks = ProcessPoolExecutor(
         len(os.sched_getaffinity(0)), multiprocessing.get_context("fork"), _ARGUMENTS.extend, ((params, on, processes),)
     )
-    with forks as pool:
-        made = pool.map(_plans_in_fork, of_kind.values())
-        plans = dict(zip(chain(*of_kind.values()), chain(*made), strict=True))
+    try:
+        with forks as pool:
+            made = list(pool.map(_plans_in_fork, of_kind.values()))
+    except RuntimeError:
+        # torch refuses gradients in a fork of a process that has computed some, which the command line never has.
+        return [_plan_or_reason(params, on, processes, name) for name in names]
+    plans = dict(zip(chain(*of_kind.values()), chain(*made), strict=True))
     return [plans[name] for name in names]
 
 

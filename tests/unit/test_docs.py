@@ -125,7 +125,7 @@ def test_the_readme_s_small_table_is_that_of_the_results() -> None:
         for row in rows(committed)
         if ", between" not in row[0]
     ]
-    assert len(expected) == 9
+    assert len(expected) == 8
     assert rows(TEXTS["README.md"]) == expected
 
 
