@@ -125,7 +125,7 @@ def test_stages_are_the_rules(checkout: Path, every_job: list[Job]) -> None:
     assert differences(ROOT, jobs(ROOT, "--forceall")) == []
     params = load_params(ROOT / "params.yaml")
     optional = [layer for name in params.run for layer in OPTIONAL if getattr(params.experiment(name), layer)]
-    assert len(optional) == 11
+    assert len(optional) == 8
     assert len(stages(ROOT)) == 6 * len(params.run) + len(optional) + 2
 
 
