@@ -179,6 +179,8 @@ class Server:
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     jobs: dict[int, socket.socket] = field(default_factory=dict)
     of_kind: dict[str, socket.socket] = field(default_factory=dict)
+    # Modification times of the imported files of this project, as they were at the import.
+    times: dict[str, int] = field(default_factory=dict)
     ending: bool = False
 
     def load(self) -> None:
@@ -200,7 +202,8 @@ class Server:
         """Share this process's objects with all forks, and note the times of all imported files of this project."""
         # Objects that every fork shares must not be written to by the garbage collector.
         gc.freeze()
-        self.times = _source_times()
+        # A file that this process's parent imported may have changed since.
+        self.times = _source_times() | self.times
 
     def watch(self, file: int | socket.socket, ready: Callable[[], None]) -> None:
         """Call `ready` whenever `file` can be read."""
@@ -219,13 +222,7 @@ class Server:
 
     def dispatch(self, request: Request) -> None:
         """Run a request in a fork of this process, or in one with the libraries of its experiment."""
-        told = json.loads(request.message)
-        # The code may have changed since its import, and Snakemake may have activated another environment for the job.
-        if _source_times() != self.times or told["prefix"] != sys.prefix:
-            _send(request.connection, ELSEWHERE)
-            request.close()
-            return
-        arguments = told["arguments"]
+        arguments = json.loads(request.message)["arguments"]
         kind = self.kinds.get(arguments[arguments.index("--experiment") + 1]) if "--experiment" in arguments else None
         if kind is None:
             self.fork_job(request)
@@ -253,7 +250,7 @@ class Server:
         ours.close()
         first.close()
         _close(self)
-        server = Server({})
+        server = Server({}, times=self.times)
 
         def receive_rights() -> None:
             header, files, _, _ = socket.recv_fds(theirs, 4, 4)
@@ -270,6 +267,11 @@ class Server:
 
     def fork_job(self, request: Request) -> None:
         """Fork a process that runs a request; watch it and its caller."""
+        # The code may have changed since its import, and Snakemake may have activated another environment for the job.
+        if _source_times() != self.times or json.loads(request.message)["prefix"] != sys.prefix:
+            _send(request.connection, ELSEWHERE)
+            request.close()
+            return
         job = os.fork()
         if not job:
             _close(self)

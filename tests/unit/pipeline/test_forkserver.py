@@ -175,6 +175,25 @@ def test_a_job_that_the_server_would_run_otherwise_runs_elsewhere(changed: str) 
     assert ours.recv(5) == ELSEWHERE
 
 
+def test_a_change_of_a_benchmark_s_code_is_seen_where_it_was_imported(lifeline: int, folder: Path) -> None:
+    """The process with the libraries of a kind of task imports files that the server has not imported."""
+    command(folder, *TOKENS).communicate(timeout=PATIENCE)
+    tokens, file = folder / "results/digits-vit/tokens", ROOT / "rpg/tasks/classification/networks.py"
+    tokens.mkdir(parents=True, exist_ok=True)
+    lock, before = os.open(tokens, os.O_RDONLY), file.stat()
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000))
+    try:
+        process = command(folder, *TOKENS)
+        assert process.stderr
+        assert "waiting for another run" in process.stderr.readline()
+        assert not jobs()
+    finally:
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.close(lock)
+    assert process.wait(PATIENCE) == 2
+
+
 def test_a_command_survives_the_server_s_end(tmp_path: Path) -> None:
     """It says what to do, and fails."""
     listener = socket.socket(socket.AF_UNIX)
