@@ -32,7 +32,7 @@ from typing import NoReturn
 # The environment variable with the path of the server's socket.
 ADDRESS = "RPG_FORKSERVER"
 # The server's libraries compute with one thread each, which they read from these variables at their import.
-ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 # Code that the stages import; `TaskConfig.import_libraries` imports the libraries of a benchmark.
 STAGES = (
     "rpg.cli",
@@ -64,7 +64,7 @@ def start(kinds: Mapping[str, str], environment: Mapping[str, str]) -> int:
     address = str(Path(folder, "socket"))
     lifeline, kept = os.pipe()
     # Not in this process's session: Ctrl-C in a terminal reaches the commands, which forward it.
-    variables = [f"{name}={value}" for name, value in {**ONE_THREAD, **environment}.items()]
+    variables = [f"{name}={value}" for name, value in {**dict.fromkeys(THREADS, "1"), **environment}.items()]
     subprocess.Popen(
         ["env", *variables, sys.executable, "-m", "rpg.pipeline.forkserver", address, str(lifeline), json.dumps(kinds)],
         pass_fds=[lifeline],
@@ -111,8 +111,7 @@ def delegate(address: str, arguments: Sequence[str]) -> int | None:
     request = json.dumps(message).encode()
     answer = b""
     try:
-        socket.send_fds(connection, [struct.pack("!I", len(request))], [0, 1, 2])
-        connection.sendall(request)
+        _write(connection, request, [0, 1, 2])
         while part := connection.recv(5 - len(answer)):
             answer += part
     except OSError:
@@ -156,12 +155,23 @@ class Request:
 def receive(connection: socket.socket) -> Request | None:
     """Read a request from a caller; None if the caller has ended."""
     with contextlib.suppress(OSError):
-        header, files, _, _ = socket.recv_fds(connection, 4, 3)
-        message = _exactly(connection, struct.unpack("!I", header)[0]) if len(header) == 4 else b""
+        message, files = _read(connection, 3)
         if len(files) == 3 and message:
             return Request(connection, message, files)
     connection.close()
     return None
+
+
+def _write(connection: socket.socket, message: bytes, files: list[int]) -> None:
+    """Send a message with descriptors."""
+    socket.send_fds(connection, [struct.pack("!I", len(message))], files)
+    connection.sendall(message)
+
+
+def _read(connection: socket.socket, count: int) -> tuple[bytes, list[int]]:
+    """Receive a message with at most `count` descriptors; the message is empty if the other end has closed."""
+    header, files, _, _ = socket.recv_fds(connection, 4, count)
+    return _exactly(connection, struct.unpack("!I", header)[0]) if len(header) == 4 else b"", files
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes:
@@ -231,8 +241,7 @@ class Server:
             self.fork_server(kind, request)
         rights = [request.connection.fileno(), *request.files]
         try:
-            socket.send_fds(self.of_kind[kind], [struct.pack("!I", len(request.message))], rights)
-            self.of_kind[kind].sendall(request.message)
+            _write(self.of_kind[kind], request.message, rights)
         except OSError:
             # The process with the libraries has ended, as by the kernel's out-of-memory killer.
             del self.of_kind[kind]
@@ -253,11 +262,10 @@ class Server:
         server = Server({}, times=self.times)
 
         def receive_rights() -> None:
-            header, files, _, _ = socket.recv_fds(theirs, 4, 4)
-            if len(header) < 4:
+            message, files = _read(theirs, 4)
+            if not message:
                 server.end(theirs)
                 return
-            message = _exactly(theirs, struct.unpack("!I", header)[0])
             server.fork_job(Request(socket.socket(fileno=files[0]), message, files[1:]))
 
         server.load_kind(kind)
