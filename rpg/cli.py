@@ -16,6 +16,7 @@ import typer
 
 from rpg import __version__
 from rpg.utils.errors import UserError, one_line
+from rpg.utils.threads import limit_threads
 
 if TYPE_CHECKING:
     from rpg.config.experiment import Experiment
@@ -70,9 +71,7 @@ def _open(name: str, threads: int | None = None, stage: str | None = None) -> "t
     Raises UserError if the experiment lacks the optional `stage`.
     """
     if threads:
-        # numpy reads these variables at its import. Snakemake sets them for its jobs, too.
-        for library in ("OMP", "OPENBLAS", "MKL"):
-            os.environ[f"{library}_NUM_THREADS"] = str(threads)
+        limit_threads(threads)
     from rpg.config.loading import load_params
     from rpg.paths import paths_of
     from rpg.utils.rng import fix_arithmetic

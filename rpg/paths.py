@@ -10,6 +10,7 @@ from rpg.stages import STAGES, artifact, decides
 from rpg.utils.files import RESULTS
 
 TABLES = RESULTS / "tables.md"
+METRICS = RESULTS / "metrics.json"
 
 
 @dataclass(frozen=True)

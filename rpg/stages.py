@@ -24,14 +24,15 @@ class Stage:
 
     A stage depends on its input files and on the experiment's `blocks`. `writes` maps artifacts to paths below
     results/<experiment>/. `reads` lists artifacts of earlier stages, and `reads_if` further ones for experiments with
-    that optional stage, with task codes, or with both. `code` lists the files and folders of the stage's code; with
-    `task_code` the benchmark's own code belongs to them.
+    that optional stage, with task codes, or with both. `module` computes the stage. `code` lists the files and folders
+    of the stage's code; with `task_code` the benchmark's own code belongs to them.
     """
 
     name: str
     description: str
     blocks: tuple[str, ...]
     writes: Mapping[str, str]
+    module: str
     code: tuple[str, ...]
     task_code: bool = False
     reads: tuple[str, ...] = ()
@@ -104,6 +105,7 @@ STAGES = {
             lists=("manifest", "files"),
             outs=("base",),
             seconds=46,
+            module="rpg.zoo.base",
             code=("rpg/zoo", *TASKS),
             task_code=True,
             minutes=240,
@@ -120,6 +122,7 @@ STAGES = {
             outs=("zoo",),
             reads_if={"base": ("base.manifest",)},
             seconds=23,
+            module="rpg.zoo.shards",
             code=("rpg/zoo", *TASKS),
             task_code=True,
             priority=70,
@@ -140,6 +143,7 @@ STAGES = {
             reads=("zoo.manifest",),
             reads_if={"base": ("base.manifest",)},
             seconds=1,
+            module="rpg.zoo.collect",
             code=("rpg/zoo",),
             memory_mb=1000,
             minutes=30,
@@ -159,6 +163,7 @@ STAGES = {
             lists=("layout", "files"),
             reads=("collect.checkpoints",),
             seconds=3,
+            module="rpg.tokenizer.tokens",
             code=("rpg/tokenizer", "rpg/zoo/manifest.py"),
             priority=60,
         ),
@@ -170,6 +175,7 @@ STAGES = {
             lists=("config", "files"),
             reads=_TOKENS,
             seconds=23,
+            module="rpg.training.train",
             code=_TRAINING,
             memory_mb=3000,
             minutes=240,
@@ -186,6 +192,7 @@ STAGES = {
             lists=("config", "files"),
             reads=(*_TOKENS, "train.model", "train.config"),
             seconds=45,
+            module="rpg.training.tune",
             code=(*_TRAINING, *TASKS),
             task_code=True,
             memory_mb=3000,
@@ -205,6 +212,7 @@ STAGES = {
             lists=("config", "files"),
             reads=_TOKENS,
             seconds=66,
+            module="rpg.training.hypernetwork",
             code=(*_TRAINING, *TASKS),
             task_code=True,
             memory_mb=3000,
@@ -229,6 +237,7 @@ STAGES = {
                 "hypernetwork": ("hypernetwork.model", "hypernetwork.config"),
             },
             seconds=5,
+            module="rpg.generator.sample",
             code=_SAMPLING,
             task_code=True,
             priority=30,
@@ -249,6 +258,7 @@ STAGES = {
             reads=("collect.checkpoints", "sample.manifest"),
             reads_if={TASK_CODES: _TOKENS, BASE_OF_TASK_CODES: ("base.manifest",)},
             seconds=14,
+            module="rpg.evaluation.score",
             code=_SCORING,
             task_code=True,
             priority=10,
@@ -262,6 +272,7 @@ STAGES = {
             writes={"summary": "novelty.json", "rows": "novelty.csv"},
             reads=("collect.checkpoints", *_TOKENS, "sample.manifest", "score.scores", "score.answers"),
             seconds=17,
+            module="rpg.evaluation.novelty",
             code=_SCORING,
             task_code=True,
             memory_mb=3000,

@@ -14,7 +14,7 @@ import yaml
 
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
-from rpg.paths import RESULTS, TABLES, Paths, ablation_file
+from rpg.paths import METRICS, Paths, RESULTS, TABLES, ablation_file
 from rpg.pipeline.workflow import code, conditional_reads, tables_reads, task_label
 from rpg.stages import OPTIONAL, STAGES, SUMMARIES, TASK_CODES, Stage, covered_by
 
@@ -27,8 +27,6 @@ ITEM = Paths("${item}")
 IN_GIT = {"cache": False}
 # Outputs of the tables' stage in DVC's cache, besides the model cards: large, or different in every run.
 CACHED = ("scores.csv", "novelty.csv", "seconds.json", "seconds.md")
-# The numbers of tables.md.
-NUMBERS = RESULTS / "metrics.json"
 
 
 def covered(params: Params) -> list[str]:
@@ -200,7 +198,7 @@ def dvc_yaml(params: Params) -> str:
         "deps": [*map(str, read), *SUMMARIES["tables"].code],
         # DVC never restores persistent outs from the run-cache, so every `dvc repro` ends with the commands above.
         "outs": [
-            *({str(path): {**IN_GIT, "persist": True}} for path in (TABLES, NUMBERS)),
+            *({str(path): {**IN_GIT, "persist": True}} for path in (TABLES, METRICS)),
             *({str(RESULTS / name): {"persist": True}} for name in CACHED),
             *({str(paths.card): {"persist": True}} for paths in run),
         ],

@@ -29,25 +29,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from rpg.stages import STAGES
+from rpg.utils.threads import thread_variables
+
 # The environment variable with the path of the server's socket.
 ADDRESS = "RPG_FORKSERVER"
-# The server's libraries compute with one thread each, which they read from these variables at their import.
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-# Code that the stages import; `TaskConfig.import_libraries` imports the libraries of a benchmark.
-STAGES = (
-    "rpg.cli",
-    "rpg.config.loading",
-    "rpg.zoo.base",
-    "rpg.zoo.shards",
-    "rpg.zoo.collect",
-    "rpg.tokenizer.tokens",
-    "rpg.training.train",
-    "rpg.training.tune",
-    "rpg.training.hypernetwork",
-    "rpg.generator.sample",
-    "rpg.evaluation.score",
-    "rpg.evaluation.novelty",
-)
+# Modules that the stages share; the registry names the module of each stage.
+SHARED = ("rpg.cli", "rpg.config.loading")
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCONT)
 # Answers of the server: the job's wait status follows, or the job must run elsewhere.
 ENDED, ELSEWHERE = b"e", b"x"
@@ -64,7 +52,7 @@ def start(kinds: Mapping[str, str], environment: Mapping[str, str]) -> int:
     address = str(Path(folder, "socket"))
     lifeline, kept = os.pipe()
     # Not in this process's session: Ctrl-C in a terminal reaches the commands, which forward it.
-    variables = [f"{name}={value}" for name, value in {**dict.fromkeys(THREADS, "1"), **environment}.items()]
+    variables = [f"{name}={value}" for name, value in {**thread_variables(1), **environment}.items()]
     subprocess.Popen(
         ["env", *variables, sys.executable, "-m", "rpg.pipeline.forkserver", address, str(lifeline), json.dumps(kinds)],
         pass_fds=[lifeline],
@@ -195,7 +183,7 @@ class Server:
 
     def load(self) -> None:
         """Import the code of all stages."""
-        for module in STAGES:
+        for module in (*SHARED, *(stage.module for stage in STAGES.values())):
             importlib.import_module(module)
         self.keep()
 

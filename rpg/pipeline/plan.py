@@ -214,8 +214,10 @@ def _plans(params: Params, names: list[str], on: Device, processes: int) -> list
     try:
         with forks as pool:
             made = list(pool.map(_plans_in_fork, of_kind.values()))
-    except RuntimeError:
+    except RuntimeError as error:
         # torch refuses gradients in a fork of a process that has computed some, which the command line never has.
+        if "fork-based multiprocessing" not in str(error):
+            raise
         return [_plan_or_reason(params, on, processes, name) for name in names]
     plans = dict(zip(chain(*of_kind.values()), chain(*made), strict=True))
     return [plans[name] for name in names]

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from snakemake.logging import logger
 from snakemake.settings.enums import Quietness
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from rpg.paths import TABLES, Paths
+from rpg.paths import METRICS, Paths
 from rpg.stages import STAGES
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json
@@ -111,8 +110,8 @@ class JobHandler(logging.Handler):
         if self.completes_row(job):
             self.line(f"          {row_text(job.target)}")
         if job.rule == "tables":
-            for warning in warnings_of(TABLES):
-                self.line(warning)
+            for text in promise_warning():
+                self.line(text)
         if len(self.done) == len(self.jobs):
             self.close()
 
@@ -152,19 +151,13 @@ def row_text(experiment: str) -> str:
     )
 
 
-def warnings_of(tables: Path) -> list[str]:
-    """Return the warnings in tables.md, with the rows of their tables."""
+def promise_warning() -> list[str]:
+    """Return the lines of a warning if results/metrics.json breaks promises."""
     # Here for the same reason.
-    from rpg.reports.promises import WARNING
+    from rpg.reports.artifacts import ExperimentResults
+    from rpg.reports.promises import warning
 
-    text = tables.read_text(encoding="utf-8")
-    return [
-        line.replace("**", "")
-        for section in text.split("\n## ")
-        if WARNING in section
-        for line in section[section.index(WARNING) :].splitlines()
-        if line
-    ]
+    return warning(read_json(METRICS, "rpg tables", ExperimentResults).experiments)
 
 
 def show_jobs(workflow: Any) -> None:

@@ -93,9 +93,8 @@ originals' mean for the same tasks. RPG was trained here on {devices}.
 
 """
 KEPT = "All {count} bounds are kept.\n"
-# rpg/pipeline/terminal.py shows what follows this word in tables.md.
-WARNING = "**Warning:"
-BROKEN = WARNING + " {broken} of {count} bounds are not kept here.** Do not trust the rows of these experiments.\n\n"
+BROKEN = "{broken} of {count} bounds are not kept here"
+ADVICE = "Do not trust the rows of these experiments."
 
 
 def quality(entry: Mapping[str, Any]) -> dict[str, float]:
@@ -154,12 +153,19 @@ def broken_promises(entries: Mapping[str, Mapping[str, Any]], bounds: Bounds) ->
     ]
 
 
+def warning(experiments: Mapping[str, ExperimentResult]) -> list[str]:
+    """Return the broken promises as the lines of a warning; [] if all are kept."""
+    broken, count = _check(experiments)
+    if not broken:
+        return []
+    return [f"Warning: {BROKEN.format(broken=len(broken), count=count)}. {ADVICE}", *(f"  {one}" for one in broken)]
+
+
 def promise_section(experiments: Mapping[str, ExperimentResult]) -> str:
     """Return the section of tables.md on the promises; "" without an experiment that has some."""
-    count = sum(len(PROMISES[name]) for name in experiments if name in PROMISES)
+    broken, count = _check(experiments)
     if not count:
         return ""
-    broken = broken_promises({name: entry.tree() for name, entry in experiments.items()}, PROMISES)
     devices = dict.fromkeys(device for entry in experiments.values() for device in entry.devices)
     text = HEADING.format(devices=", ".join(devices) or "an unknown device")
     if not broken:
@@ -168,4 +174,10 @@ def promise_section(experiments: Mapping[str, ExperimentResult]) -> str:
         {"network": one.experiment, "measure": one.measure, "here": f"{one.value:.4g}", "promised": f"{one.bound:.4g}"}
         for one in broken
     ]
-    return text + BROKEN.format(broken=len(broken), count=count) + table(rows)
+    return f"{text}**Warning: {BROKEN.format(broken=len(broken), count=count)}.** {ADVICE}\n\n{table(rows)}"
+
+
+def _check(experiments: Mapping[str, ExperimentResult]) -> tuple[list[BrokenPromise], int]:
+    """Return the broken promises, and the number of all promises to these experiments."""
+    count = sum(len(PROMISES[name]) for name in experiments if name in PROMISES)
+    return broken_promises({name: entry.tree() for name, entry in experiments.items()}, PROMISES), count

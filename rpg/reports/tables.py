@@ -29,6 +29,9 @@ from rpg.tasks.registry import task_blocks
 from rpg.utils.artifacts import Compared, Reported, Seconds, Set, Summaries
 from rpg.utils.files import read_json, read_sealed, verified_file, write_json, write_text
 
+# Stage → its measured time.
+Timings = Mapping[str, Seconds]
+
 HEADING = """# Generated networks beside the originals they learned from
 
 {metrics} in percent on the test split, over all n networks; ± is the standard deviation. Brackets hold a 95 % interval:
@@ -92,8 +95,8 @@ zoo than so many units. Saves of one run are very near to each other: where a ru
 """
 
 
-def metrics(params: Params, results: Path) -> ExperimentResults:
-    """Return metrics.json: one entry per experiment in `run:`, with task, test.json and novelty.json."""
+def metrics(params: Params, results: Path, times: Mapping[str, Timings]) -> ExperimentResults:
+    """Return metrics.json: one entry per experiment in `run:`, with task, test.json, novelty.json and devices."""
 
     def entry(name: str) -> ExperimentResult:
         paths, command = Paths(name, results), f"rpg score --experiment {name}"
@@ -112,19 +115,23 @@ def metrics(params: Params, results: Path) -> ExperimentResults:
                 **scored,
                 "novelty": novelty,
                 "baselines": baselines,
-                "devices": devices(experiment, paths),
+                # The devices on which RPG was trained. An imported RPG has none.
+                "devices": list(dict.fromkeys(time.device for time in times[name].values() if time.device)),
             }
         )
 
     return ExperimentResults(experiments={name: entry(name) for name in params.experiments_to_run()})
 
 
-def devices(experiment: Experiment, paths: Paths) -> list[str]:
-    """Return the devices on which RPG was trained; an imported RPG has none."""
-    found = (
-        read_sealed(paths.file(f"{stage}.seconds"), f"rpg {stage}", Seconds).device for stage in experiment.timed()
-    )
-    return list(dict.fromkeys(filter(None, found)))
+def read_timings(params: Params, results: Path) -> dict[str, Timings]:
+    """Return the measured times of the stages of each experiment in `run:`."""
+    return {
+        name: {
+            stage: read_sealed(Paths(name, results).file(f"{stage}.seconds"), f"rpg {stage}", Seconds)
+            for stage in params.experiment(name).timed()
+        }
+        for name in params.experiments_to_run()
+    }
 
 
 def scores(params: Params, results: Path) -> pd.DataFrame:
@@ -159,18 +166,13 @@ def novelty_rows(params: Params, results: Path) -> pd.DataFrame:
     return pd.concat(frames)
 
 
-def seconds(params: Params, results: Path) -> dict[str, Any]:
+def seconds(times: Mapping[str, Timings]) -> dict[str, Any]:
     """Return seconds.json: the measured seconds of each training, and seconds per sample."""
-    experiments = {
-        name: {
-            "seconds": {
-                stage: read_sealed(Paths(name, results).file(f"{stage}.seconds"), f"rpg {stage}", Seconds).seconds
-                for stage in params.experiment(name).timed()
-            }
+    return {
+        "experiments": {
+            name: {"seconds": {stage: time.seconds for stage, time in stages.items()}} for name, stages in times.items()
         }
-        for name in params.experiments_to_run()
     }
-    return {"experiments": experiments}
 
 
 def markdown(experiments: Mapping[str, ExperimentResult]) -> str:
@@ -396,7 +398,8 @@ def zoo_baselines(name: str, novelty: NoveltyResult) -> str:
 def write_tables(params: Params, results: Path, into: Path | None = None) -> None:
     """Write all files of this module into the folder `into`, by default `results`."""
     into = into or results
-    experiments = metrics(params, results)
+    timings = read_timings(params, results)
+    experiments = metrics(params, results, timings)
     text, found = ablations(params, params.ablations_to_run(), results)
     write_text(into / "tables.md", markdown(experiments.experiments) + text)
     extra = {"ablations": {name: result.tree() for name, result in found.items()}} if found else {}
@@ -405,7 +408,7 @@ def write_tables(params: Params, results: Path, into: Path | None = None) -> Non
         write_text(Paths(name, into).card, card(name, params.experiment(name), entry))
     write_text(into / "scores.csv", scores(params, results).to_csv(index=False))
     write_text(into / "novelty.csv", novelty_rows(params, results).to_csv(index=False))
-    times = seconds(params, results)
+    times = seconds(timings)
     write_json(into / "seconds.json", times)
     rows = [
         {

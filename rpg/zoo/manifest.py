@@ -106,7 +106,7 @@ def read_zoo(zoo: Path) -> tuple[list[Checkpoint], list[str]]:
 
 
 def list_zoo(zoo: Path) -> Checkpoints:
-    """Return what `read_zoo` returns, without a check of the checkpoints' files."""
+    """Return the zoo's manifest without a check of the checkpoints' files."""
     return read_sealed(zoo / "checkpoints.json", "rpg collect", Checkpoints)
 
 

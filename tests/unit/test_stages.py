@@ -1,5 +1,6 @@
 """The registry of stages: what it says must fit together, since every tool reads it and none checks it."""
 
+import ast
 from collections import Counter
 from pathlib import Path
 
@@ -120,3 +121,16 @@ def test_code_of_a_step_exists_and_is_not_the_command_line(step: Stage | Summary
 
 def test_collect_belongs_to_the_zoo_in_the_ledger() -> None:
     assert {name: covered_by(name) for name in STAGES if covered_by(name) != name} == {"collect": "zoo"}
+
+
+def test_module_is_the_one_that_the_verb_imports() -> None:
+    verbs = ast.parse((ROOT / "rpg/cli.py").read_text())
+    imported = {
+        function.name: {node.module for node in ast.walk(function) if isinstance(node, ast.ImportFrom)}
+        for function in verbs.body
+        if isinstance(function, ast.FunctionDef)
+    }
+    for name, stage in STAGES.items():
+        assert stage.module in imported[name]
+        path = stage.module.replace(".", "/")
+        assert any(f"{path}.py".startswith(code) for code in stage.code), name

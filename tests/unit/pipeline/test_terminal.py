@@ -1,16 +1,18 @@
 """What a run shows: a line for each finished job, and what else Snakemake says but for its lines about jobs."""
 
+import json
 import logging
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from rpg.paths import Paths
-from rpg.pipeline.terminal import Job, JobHandler, warnings_of
-from rpg.reports.promises import WARNING
+from rpg.paths import METRICS, Paths
+from rpg.pipeline.terminal import Job, JobHandler
+from rpg.reports.promises import PROMISES
 from rpg.stages import STAGES
 from rpg.utils.files import write_json
 
@@ -89,11 +91,18 @@ def test_the_last_job_of_an_experiment_shows_its_scores(
     assert lines[2].startswith("other: results/other/test.json: missing")
 
 
-def test_broken_promises_in_the_tables_are_shown(tmp_path: Path) -> None:
-    tables = tmp_path / "tables.md"
-    tables.write_text(
-        f"# T\n\n| a |\n\n## Kept?\n\nText.\n\n{WARNING} 1 of 2.** No.\n\n| x | 1 |\n\n## Next\n\n| b |\n"
-    )
-    assert warnings_of(tables) == ["Warning: 1 of 2. No.", "| x | 1 |"]
-    tables.write_text("# T\n\n## Kept?\n\nAll are kept.\n")
-    assert warnings_of(tables) == []
+def test_broken_promises_are_shown_after_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    entries = json.loads((ROOT / "results/metrics.json").read_text())
+    write_json(METRICS, entries)
+    JobHandler(Others(), {1: Job("tables")}, cores=1).emit(record(event=LogEvent.JOB_FINISHED, job_id=1))
+    assert "Warning" not in capsys.readouterr().err
+    spoiled = entries["experiments"]["facts-dora-r4"]
+    spoiled["rpg"]["mean"] = 0.5 * spoiled["original"]["mean"]
+    write_json(METRICS, entries)
+    JobHandler(Others(), {1: Job("tables")}, cores=1).emit(record(event=LogEvent.JOB_FINISHED, job_id=1))
+    heading, line = capsys.readouterr().err.splitlines()[-2:]
+    assert heading.startswith("Warning: 1 of ")
+    assert line == f"  facts-dora-r4: rpg is 0.5, promised is at least {PROMISES['facts-dora-r4']['rpg']}"
