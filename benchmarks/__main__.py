@@ -150,6 +150,13 @@ def parser() -> argparse.ArgumentParser:
     )
     robustness.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (default 0 1 2)")
     robustness.add_argument(
+        "--bases",
+        type=int,
+        nargs="*",
+        default=[1],
+        help="other sets of base networks (default 1; set 0 is in the seeds)",
+    )
+    robustness.add_argument(
         "--arithmetic", dest="arithmetics", nargs="+", choices=list(ARITHMETICS), default=["native", "avx2"]
     )
     robustness.add_argument(

@@ -1,13 +1,16 @@
 """Measure the samples' quality over training seeds and arithmetics: `python -m benchmarks robustness`.
 
-Each arithmetic has its own checkout, which trains base networks and zoos once. From these zoos, each seed trains RPG,
-its tuning and its hypernetwork once. The bounds in rpg/reports/promises.py come from this table.
+Each arithmetic has its own checkout, which trains base networks and zoos. From these zoos, each seed trains RPG, its
+tuning and its hypernetwork once. Other base networks, and zoos of their own, then show the luck of the base networks.
+The bounds in rpg/reports/promises.py come from this table.
 """
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -45,34 +48,46 @@ ARITHMETICS: dict[str, dict[str, str]] = {
 def measure_robustness(
     names: Sequence[str],
     seeds: Sequence[int],
+    bases: Sequence[int],
     arithmetics: Sequence[str],
     changes: Path | None,
     folder: Path,
     out: Path,
 ) -> list[dict[str, Any]]:
-    """Print and write each measure of `quality`: one row per experiment, measure and arithmetic."""
+    """Print and write each measure of `quality`: one row per experiment, measure and arithmetic.
+
+    `seeds` are RPG's training seeds, with the experiment's base networks. `bases` are numbers of other sets of base
+    networks, each with RPG's usual seed.
+    """
     names = names or load_params().run
     rows = []
     for arithmetic in arithmetics:
         checkout = folder / arithmetic
-        write_checkout(checkout, names, seeds, changes, rounded=arithmetic == "native")
-        targets = [str(path.relative_to(checkout)) for path in metrics_files(checkout, names, seeds)]
+        write_checkout(checkout, names, seeds, bases, changes, rounded=arithmetic == "native")
+        files = {name: metrics_files(checkout, name, seeds, bases) for name in names}
+        targets = [str(path.relative_to(checkout)) for of_name in files.values() for path in of_name.values()]
         subprocess.run(
             ["snakemake", "--cores", "all", "--quiet", "rules", "progress", "--", *targets],
             cwd=checkout,
             env={**os.environ, **ARITHMETICS[arithmetic], "PYTHONPATH": str(checkout)},
             check=True,
         )
-        rows += [row for name in names for row in rows_of(checkout, name, seeds, arithmetic)]
-    return report(rows, out, seeds=list(seeds), bfloat16=has_bfloat16(torch.device("cpu")))
+        rows += [row for name in names for row in rows_of(name, files[name], arithmetic)]
+    return report(rows, out, seeds=list(seeds), bases=list(bases), bfloat16=has_bfloat16(torch.device("cpu")))
 
 
 def write_checkout(
-    checkout: Path, names: Sequence[str], seeds: Sequence[int], changes: Path | None, *, rounded: bool
+    checkout: Path,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    bases: Sequence[int],
+    changes: Path | None,
+    *,
+    rounded: bool,
 ) -> None:
-    """Write the workflow with one ablation per experiment and seed; keep existing results.
+    """Write the workflow with one ablation per experiment and seed, and one experiment per set of base networks.
 
-    `rounded` says whether trainings may use bfloat16 on a processor with bfloat16 units.
+    Existing results stay. `rounded` says whether trainings may use bfloat16 on a processor with bfloat16 units.
     """
     copy_workflow(checkout)
     tree = resolve(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
@@ -96,7 +111,26 @@ def write_checkout(
         for seed in seeds
         if seed != tree["experiments"][name]["train"]["seed"]
     }
+    for number in bases:
+        add_bases(tree["experiments"], number)
     (checkout / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+
+
+def add_bases(experiments: dict[str, Any], number: int) -> None:
+    """Add a copy of each experiment that starts from base networks, with set `number` of them; set 0 is its own."""
+    copies = {}
+    for name, experiment in experiments.items():
+        copy = deepcopy(experiment)
+        if base := copy.get("base"):
+            base["seeds"] = [seed + number * len(base["seeds"]) for seed in base["seeds"]]
+        # A language model's folder ends with its seed.
+        folder = str(copy["task"].get("model", ""))
+        if own := re.fullmatch(r"results/(.+)/base/(\d+)", folder):
+            maker, seed = own[1], int(own[2]) + number
+            copy["task"]["model"] = f"results/{with_bases(maker, number)}/base/{seed:04d}"
+        if base or own:
+            copies[with_bases(name, number)] = copy
+    experiments |= copies
 
 
 def apply_changes(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -123,29 +157,32 @@ def trial_of(name: str, seed: int) -> str:
     return f"{name}-seed-{seed}/plain-{seed}"
 
 
-def metrics_files(checkout: Path, names: Sequence[str], seeds: Sequence[int]) -> list[Path]:
-    """Return the path of test.json for each experiment and seed, in this order."""
+def with_bases(name: str, number: int) -> str:
+    """Return the name of an experiment with other base networks."""
+    return f"{name}-bases-{number}"
+
+
+def metrics_files(checkout: Path, name: str, seeds: Sequence[int], bases: Sequence[int]) -> dict[str, Path]:
+    """Return the paths of the experiment's test.json files: "seed 0" → path, and "bases 1" → path."""
     experiments = yaml.safe_load((checkout / "params.yaml").read_text())["experiments"]
-    return [
-        checkout
-        / "results"
-        / (name if seed == experiments[name]["train"]["seed"] else trial_of(name, seed))
-        / "test.json"
-        for name in names
-        for seed in seeds
-    ]
+    own = experiments[name]["train"]["seed"]
+    folders = {f"seed {seed}": name if seed == own else trial_of(name, seed) for seed in seeds}
+    folders |= {
+        f"bases {number}": with_bases(name, number) for number in bases if with_bases(name, number) in experiments
+    }
+    return {label: checkout / "results" / folder / "test.json" for label, folder in folders.items()}
 
 
-def rows_of(checkout: Path, name: str, seeds: Sequence[int], arithmetic: str) -> list[dict[str, Any]]:
-    """Return a row per measure of an experiment: the value for each seed, and the worst."""
-    qualities = [quality(json.loads(path.read_text())) for path in metrics_files(checkout, [name], seeds)]
+def rows_of(name: str, files: Mapping[str, Path], arithmetic: str) -> list[dict[str, Any]]:
+    """Return a row per measure of an experiment: the value in each of `files`, and the worst."""
+    qualities = {label: quality(json.loads(path.read_text())) for label, path in files.items()}
     return [
         {
             "experiment": name,
             "measure": measure,
             "arithmetic": arithmetic,
-            **{f"seed {seed}": values[measure] for seed, values in zip(seeds, qualities, strict=True)},
-            "worst": min(values[measure] for values in qualities),
+            **{label: values[measure] for label, values in qualities.items()},
+            "worst": min(values[measure] for values in qualities.values()),
         }
-        for measure in qualities[0]
+        for measure in next(iter(qualities.values()))
     ]
