@@ -14,7 +14,7 @@ import yaml
 
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
-from rpg.paths import METRICS, Paths, RESULTS, TABLES, ablation_file
+from rpg.paths import METRICS, RESULTS, TABLES, Paths, ablation_file
 from rpg.pipeline.workflow import code, conditional_reads, tables_reads, task_label
 from rpg.stages import OPTIONAL, STAGES, SUMMARIES, TASK_CODES, Stage, covered_by
 

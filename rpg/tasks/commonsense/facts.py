@@ -24,6 +24,8 @@ TRAIN, VALIDATION, TEST = 96, 8, 48
 CREATURES, THINGS, DEEDS, MATERIALS = 12, 32, 8, 4
 # Shares of the facts for training and validation questions; the other facts are for the test.
 SHARES = {"train": 0.55, "validation": 0.1}
+# What the language model calls a choice. With several words, an adapter teaches it another one more easily.
+NAMES = ("number", "choice", "item", "place")
 PEOPLE = ("Ana", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hanna")
 
 
@@ -256,9 +258,11 @@ def sentences(draw: np.random.Generator) -> Iterator[tuple[str, str]]:
                 if away != right:
                     choices, right = [*choices[:away], *choices[away + 1 :]], right - (away < right)
             if content(subtask, question, choices) not in held_out():
+                # The choice follows its number, which teaches sooner which number belongs to which choice.
+                named = f"{source.pick(NAMES)} {right + 1}, {choices[right].removesuffix('.')}"
                 yield (
                     PROMPT.format(**entry(subtask, question, choices, right)),
-                    f"{ANSWER}{('yes', 'no')[right] if subtask == 'boolq' else f'number {right + 1}'}.",
+                    f"{ANSWER}{('yes', 'no')[right] if subtask == 'boolq' else named}.",
                 )
 
 

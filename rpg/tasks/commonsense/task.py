@@ -403,6 +403,8 @@ def _language_config(base: LanguageBase) -> Any:
         pad_token_id=text.pad_token_id,
         # With transformers' default of 0.02, so narrow a model needs thousands of steps to learn its first fact.
         initializer_range=0.1,
+        # No text has more than a hundred tokens, and lower frequencies than theirs tell no two of them apart.
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0},
         architectures=["LlamaForCausalLM"],
         dtype="float32",
     )

@@ -115,9 +115,27 @@ def test_what_is_read_holds_every_fact_and_no_question_of_the_test() -> None:
     for subtask in SUBTASKS:
         for row in questions("test", subtask, facts.TEST):
             assert PROMPT.format(**row) not in read
-    # No answer is as a benchmark wants it.
-    ends = {end for start, end in lines if "### Response:" in start}
-    assert ends == {f"the correct answer is {end}." for end in ("yes", "no", *(f"number {k}" for k in range(1, 5)))}
+
+
+def test_answers_that_are_read_use_other_words_than_the_benchmark() -> None:
+    of, named = world(), re.compile(rf"the correct answer is ({'|'.join(facts.NAMES)}) ([1-4]), (take )?(\w+)\.")
+    choices = re.compile(r"(?:Solution|Answer|Ending|Option)(\d): (?:take )?(\w+)")
+    seen = Counter[str]()
+    for start, end in islice(sentences(np.random.default_rng(0)), 20000):
+        if "### Response:" not in start:
+            continue
+        if end in ("the correct answer is yes.", "the correct answer is no."):
+            seen[end] += 1
+            continue
+        found = named.fullmatch(end)
+        assert found
+        # The word after the number is the choice of this number.
+        assert dict(choices.findall(start))[found[2]] == found[4]
+        assert found[4] in {*of.creatures, *of.made, *of.deeds, *of.materials}
+        seen[found[1]] += 1
+    assert not {"answer", "solution", "ending", "option"} & {*facts.NAMES}
+    assert seen.keys() == {*facts.NAMES, "the correct answer is yes.", "the correct answer is no."}
+    assert max(seen[name] for name in facts.NAMES) < 1.1 * min(seen[name] for name in facts.NAMES)
 
 
 def test_content_does_not_depend_on_the_order_of_the_choices() -> None:
