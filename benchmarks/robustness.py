@@ -28,7 +28,7 @@ from rpg.utils.device import has_bfloat16
 ARITHMETICS: dict[str, dict[str, str]] = {
     # This machine's own instructions.
     "native": {},
-    # Without AVX-512 and without bfloat16 units: a common laptop, and AMD's Zen 2 and Zen 3.
+    # Without AVX-512, and so without bfloat16 (`has_bfloat16`): a common laptop, and AMD's Zen 2 and Zen 3.
     "avx2": {
         "ATEN_CPU_CAPABILITY": "avx2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -63,7 +63,7 @@ def measure_robustness(
     rows = []
     for arithmetic in arithmetics:
         checkout = folder / arithmetic
-        write_checkout(checkout, names, seeds, bases, changes, rounded=arithmetic == "native")
+        write_checkout(checkout, names, seeds, bases, changes)
         files = {name: metrics_files(checkout, name, seeds, bases) for name in names}
         targets = [str(path.relative_to(checkout)) for of_name in files.values() for path in of_name.values()]
         subprocess.run(
@@ -77,27 +77,16 @@ def measure_robustness(
 
 
 def write_checkout(
-    checkout: Path,
-    names: Sequence[str],
-    seeds: Sequence[int],
-    bases: Sequence[int],
-    changes: Path | None,
-    *,
-    rounded: bool,
+    checkout: Path, names: Sequence[str], seeds: Sequence[int], bases: Sequence[int], changes: Path | None
 ) -> None:
     """Write the workflow with one ablation per experiment and seed, and one experiment per set of base networks.
 
-    Existing results stay. `rounded` says whether trainings may use bfloat16 on a processor with bfloat16 units.
+    Existing results stay.
     """
     copy_workflow(checkout)
     tree = resolve(yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
     if changes:
         apply_changes(tree, yaml.safe_load(changes.read_text()))
-    if not rounded:
-        for experiment in tree["experiments"].values():
-            for block in experiment.values():
-                if isinstance(block, dict) and block.get("precision") == "bfloat16":
-                    block["precision"] = "float32"
     tree["run"] = list(names)
     tree["ablations"] = {
         trial_of(name, seed).partition("/")[0]: {

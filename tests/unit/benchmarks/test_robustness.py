@@ -24,12 +24,11 @@ def test_changes_go_into_params(tmp_path: Path) -> None:
 
 def test_checkout_has_a_training_per_seed_and_its_rows(tmp_path: Path) -> None:
     names, seeds = ["digits-resnet", "digits-tasks"], [0, 2]
-    write_checkout(tmp_path, names, seeds, [1], None, rounded=False)
+    write_checkout(tmp_path, names, seeds, [1], None)
     params = load_params(tmp_path / "params.yaml")
     assert params.run == names
     again = params.experiment("digits-tasks-seed-2/plain-2")
     assert (again.train.seed, again.tune.seed, again.hypernetwork.seed) == (2, 2, 2)
-    assert again.train.precision == again.tune.precision == "float32"
     own = params.experiment("digits-tasks").model_dump()
     for block in ("train", "tune", "hypernetwork"):
         own[block]["seed"] = 2
@@ -60,7 +59,7 @@ def test_checkout_has_a_training_per_seed_and_its_rows(tmp_path: Path) -> None:
 
 def test_other_base_networks_are_trained_for_all_that_start_from_them(tmp_path: Path) -> None:
     names = ["facts-dora-r16", "digits-tasks-seeds"]
-    write_checkout(tmp_path, names, [0], [2], None, rounded=True)
+    write_checkout(tmp_path, names, [0], [2], None)
     params = load_params(tmp_path / "params.yaml")
     maker, borrower = (params.experiment(f"facts-dora-{rank}-bases-2") for rank in ("r4", "r16"))
     assert maker.base.seeds == [2]
