@@ -50,18 +50,27 @@ def start(kinds: Mapping[str, str], environment: Mapping[str, str]) -> int:
     """
     folder = tempfile.mkdtemp(prefix="rpg-")
     address = str(Path(folder, "socket"))
+    # Bound here, so that a job that starts before the server waits for it instead of running without it.
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    # Callers wait here during the imports.
+    listener.listen(1024)
     lifeline, kept = os.pipe()
     # Not in this process's session: Ctrl-C in a terminal reaches the commands, which forward it.
     variables = [f"{name}={value}" for name, value in {**thread_variables(1), **environment}.items()]
+    files = listener.fileno(), lifeline
+    # `ps` shows the address.
+    arguments = [address, *map(str, files), json.dumps(kinds)]
     subprocess.Popen(
-        ["env", *variables, sys.executable, "-m", "rpg.pipeline.forkserver", address, str(lifeline), json.dumps(kinds)],
-        pass_fds=[lifeline],
+        ["env", *variables, sys.executable, "-m", "rpg.pipeline.forkserver", *arguments],
+        pass_fds=files,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     os.close(lifeline)
+    listener.close()
     os.environ[ADDRESS] = address
     return kept
 
@@ -364,12 +373,8 @@ def _run(request: Request) -> NoReturn:
         os._exit(code)
 
 
-def serve(address: str, lifeline: int, kinds: Mapping[str, str]) -> None:
-    """Serve at `address` until the other end of `lifeline` closes; then remove the folder of `address`."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    # Callers wait here during the imports.
-    listener.listen(1024)
+def serve(listener: socket.socket, lifeline: int, kinds: Mapping[str, str]) -> None:
+    """Serve at `listener` until the other end of `lifeline` closes; then remove the folder of the socket."""
     server = Server(kinds)
     # Jobs get only signals that their commands forward.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -384,8 +389,8 @@ def serve(address: str, lifeline: int, kinds: Mapping[str, str]) -> None:
         server.watch(lifeline, lambda: server.end(lifeline))
         server.run()
     finally:
-        shutil.rmtree(Path(address).parent, ignore_errors=True)
+        shutil.rmtree(Path(listener.getsockname()).parent, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))
+    serve(socket.socket(fileno=int(sys.argv[2])), int(sys.argv[3]), json.loads(sys.argv[4]))

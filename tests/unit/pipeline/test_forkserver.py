@@ -233,3 +233,14 @@ def test_the_server_ends_after_its_last_job(folder: Path) -> None:
     os.close(lock)
     assert process.wait(PATIENCE) == 2
     wait_until(lambda: not Path(address).parent.exists())
+
+
+def test_a_job_may_start_before_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake starts its first job in less time than the server starts Python."""
+    monkeypatch.setenv(ADDRESS, "")
+    descriptor = forkserver.start({}, {})
+    with socket.socket(socket.AF_UNIX) as early:
+        # Nobody has listened at this address for longer than the line above takes.
+        early.connect(os.environ[ADDRESS])
+    os.close(descriptor)
+    wait_until(lambda: not Path(os.environ[ADDRESS]).parent.exists())
