@@ -255,7 +255,7 @@ HELD_OUT = [314, 482, 589, 197, 462, 111, 101, 278, 793, 279, 653, 238, 1001, 14
 def test_shipped_experiments_with_task_codes() -> None:
     params = load_params(ROOT / "params.yaml")
     for name, seen, seeds in (
-        ("digits-tasks", 200, 1),
+        ("digits-tasks", 150, 1),
         ("digits-tasks-seeds", 100, 3),
         ("cifar10-tasks-mini", 300, 1),
         ("cifar10-tasks", 982, 1),

@@ -209,7 +209,7 @@ def test_table_of_one_and_of_several(monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("RPG_DATA", raising=False)
     one = describe(PARAMS, ["digits-vit"], "cpu")
     cells = dict(line.replace(" ", "").split("|")[1:3] for line in one.splitlines() if line.startswith("| "))
-    assert (cells["tokensL×D"], cells["RPGparameters"]) == ("72×512", "4,431,664")
+    assert (cells["tokensL×D"], cells["RPGparameters"]) == ("72×512", "4,431,408")
     both = describe(PARAMS, ["digits-vit", "cifar10-cnn_small", "own-zoo"], "a100")
     lines = both.splitlines()
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
