@@ -116,7 +116,7 @@ def _starts(over_BHC11: Tensor, added_BHCNP: Tensor) -> Tensor:
     # Unbind once: the gradient of each single index would be as large as all chunks together.
     for over_BH11, added_BHNP in zip(over_BHC11.unbind(2), added_BHCNP.unbind(2), strict=True):
         starts.append(state_BHNP)
-        state_BHNP = state_BHNP * over_BH11 + added_BHNP
+        state_BHNP = torch.addcmul(added_BHNP, state_BHNP, over_BH11)
     return torch.stack(starts, dim=2)
 
 

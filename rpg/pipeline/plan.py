@@ -4,6 +4,7 @@ The plan takes one training step with tensors that have no memory (rpg.pipeline.
 a GPU. The plan does not count additional memory of library kernels or unused memory of an allocator.
 """
 
+import gc
 import math
 import multiprocessing
 import os
@@ -180,14 +181,14 @@ def describe(params: Params, names: list[str], device: str, processes: int = 1) 
         raise UserError(f"--device {device}: unknown; known: {', '.join([*GPUS, 'cpu'])}")
     on = this_cpu() if device == "cpu" else GPUS[device]
     rows, lines = [], []
-    for name, costs in zip(names, _plans(params, names, on, processes), strict=True):
+    for name, (costs, absent) in zip(names, _plans(params, names, on, processes), strict=True):
         if isinstance(costs, Plan):
             rows.append(_row(costs))
         elif len(names) == 1:
             raise costs
         else:
             lines.append(f"{name}: {costs}")
-        lines += [f"{name}: not there: {line}" for line in missing(params.experiment(name), params.data_root)]
+        lines += [f"{name}: not there: {line}" for line in absent]
     if len(rows) == 1:
         table = tabulate(list(rows[0].items()), ["", "plan"], tablefmt="pipe", colalign=("left", "right"))
     else:
@@ -199,46 +200,68 @@ def describe(params: Params, names: list[str], device: str, processes: int = 1) 
     return "\n".join([*heads, "", table, *([""] if lines else []), *lines])
 
 
-def _plans(params: Params, names: list[str], on: Device, processes: int) -> list[Plan | UserError]:
-    """Return the plan of each experiment, or the reason why there is none; one process per core makes them."""
+# An experiment's plan, or the reason why there is none, and its missing prerequisites.
+Planned = tuple[Plan | UserError, list[str]]
+
+
+def _plans(params: Params, names: list[str], on: Device, processes: int) -> list[Planned]:
+    """Plan all experiments; one process per core makes the plans."""
     if len(names) == 1:
-        return [_plan_or_reason(params, on, processes, names[0])]
-    # A process plans all experiments of one kind of task, because each kind imports its own libraries.
-    of_kind: dict[str, list[str]] = {}
-    for name in names:
-        of_kind.setdefault(params.experiment(name).task.kind, []).append(name)
+        return [_planned(params, on, processes, names[0])]
+    # Each kind of task imports its own libraries, so a process plans all experiments of a kind in a row.
+    kinds = list(dict.fromkeys(params.experiment(name).task.kind for name in names))
+    order = sorted(names, key=lambda name: kinds.index(params.experiment(name).task.kind))
+    workers = min(len(os.sched_getaffinity(0)), len(names))
+    fork = multiprocessing.get_context("fork")
     # Forks share the arguments, whose classes are made at run time and cannot be pickled.
-    forks = ProcessPoolExecutor(
-        len(os.sched_getaffinity(0)), multiprocessing.get_context("fork"), _ARGUMENTS.extend, ((params, on, processes),)
-    )
+    shared = (params, on, processes, order, fork.Array("i", [0, len(order)]))
     try:
-        with forks as pool:
-            made = list(pool.map(_plans_in_fork, of_kind.values()))
+        with ProcessPoolExecutor(workers, fork, _ARGUMENTS.extend, (shared,)) as pool:
+            made = dict(chain.from_iterable(pool.map(_plans_in_fork, range(workers))))
     except RuntimeError as error:
         # torch refuses gradients in a fork of a process that has computed some, which the command line never has.
         if "fork-based multiprocessing" not in str(error):
             raise
-        return [_plan_or_reason(params, on, processes, name) for name in names]
-    plans = dict(zip(chain(*of_kind.values()), chain(*made), strict=True))
-    return [plans[name] for name in names]
+        return [_planned(params, on, processes, name) for name in names]
+    return [made[name] for name in names]
 
 
 # The arguments of all plans of a forked process.
 _ARGUMENTS: list[Any] = []
 
 
-def _plans_in_fork(names: list[str]) -> list[Plan | UserError]:
+def _plans_in_fork(worker: int) -> list[tuple[str, Planned]]:
+    """Plan experiments until none is left: from the start of the order, or, in every second worker, from its end.
+
+    So two workers share at most one kind.
+    """
     # A fork must not use the threads of its parent.
     torch.set_num_threads(1)
-    params, on, processes = _ARGUMENTS
-    return [_plan_or_reason(params, on, processes, name) for name in names]
+    # A plan makes many small objects and no cycles that take much memory.
+    gc.disable()
+    params, on, processes, order, left = _ARGUMENTS
+    made = []
+    while (index := _taken(left, worker % 2 == 1)) is not None:
+        made.append((order[index], _planned(params, on, processes, order[index])))
+    return made
 
 
-def _plan_or_reason(params: Params, on: Device, processes: int, name: str) -> Plan | UserError:
+def _taken(left: Any, last: bool) -> int | None:
+    """Take the first or last index of the range `left`, which all workers share; None if the range is empty."""
+    with left.get_lock():
+        start, stop = left
+        if start == stop:
+            return None
+        left[:] = [start, stop - 1] if last else [start + 1, stop]
+        return stop - 1 if last else start
+
+
+def _planned(params: Params, on: Device, processes: int, name: str) -> Planned:
+    absent = missing(params.experiment(name), params.data_root)
     try:
-        return plan(params, name, on, processes)
+        return plan(params, name, on, processes), absent
     except UserError as error:
-        return error
+        return error, absent
 
 
 def _row(costs: Plan) -> dict[str, str]:

@@ -130,6 +130,8 @@ def test_a_stopped_command_stops_its_job(waiting: subprocess.Popen) -> None:
     (job,) = jobs()
     waiting.send_signal(signal.SIGTSTP)
     wait_until(lambda: job.status() == psutil.STATUS_STOPPED)
+    # A shell, too, continues a command only after the command has stopped.
+    wait_until(lambda: psutil.Process(waiting.pid).status() == psutil.STATUS_STOPPED)
     waiting.send_signal(signal.SIGCONT)
     wait_until(lambda: job.status() == psutil.STATUS_SLEEPING)
 

@@ -1,6 +1,7 @@
 """Plans against measurements: real steps of real models, in a process of their own, whose memory the kernel tells."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from rpg.config.model import NoDenoiserConfig
 from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.pipeline import step_cost
-from rpg.pipeline.plan import GPUS, MOMENTS, Device, describe, plan, plan_of
+from rpg.pipeline.plan import GPUS, MOMENTS, Device, _taken, describe, plan, plan_of
 from rpg.pipeline.step_cost import StepMeter, measure
 from rpg.tokenizer.layout import Layout
 from rpg.training.conditions import checkpoint_values
@@ -209,7 +210,7 @@ def test_table_of_one_and_of_several(monkeypatch, tmp_path) -> None:
     monkeypatch.delenv("RPG_DATA", raising=False)
     one = describe(PARAMS, ["digits-vit"], "cpu")
     cells = dict(line.replace(" ", "").split("|")[1:3] for line in one.splitlines() if line.startswith("| "))
-    assert (cells["tokensL×D"], cells["RPGparameters"]) == ("72×512", "4,431,408")
+    assert (cells["tokensL×D"], cells["RPGparameters"]) == ("72×512", "2,265,392")
     both = describe(PARAMS, ["digits-vit", "cifar10-cnn_small", "own-zoo"], "a100")
     lines = both.splitlines()
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
@@ -217,6 +218,11 @@ def test_table_of_one_and_of_several(monkeypatch, tmp_path) -> None:
     missing = "data set 'cifar10': no data folder; set RPG_DATA, or data_root in params.yaml"
     assert f"cifar10-cnn_small: not there: {missing}" in lines
     assert any(line.startswith("own-zoo: ") for line in lines)
+
+
+def test_two_workers_take_experiments_from_both_ends() -> None:
+    left = multiprocessing.get_context("fork").Array("i", [0, 4])
+    assert [_taken(left, last) for last in (False, True, True, False, True, False)] == [0, 3, 2, 1, None, None]
 
 
 @pytest.mark.parametrize("autocast", [False, True])
