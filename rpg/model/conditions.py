@@ -21,6 +21,9 @@ if TYPE_CHECKING:
         VectorCondition,
     )
 
+# A deviation below this share of the mean is a rounding error.
+CONSTANT = 1e-9
+
 
 class PermutationState(nn.Module):
     """Embed permutation states: one learned vector, or L vectors, per state (RPG section 2.3).
@@ -41,7 +44,7 @@ class PermutationState(nn.Module):
         return (values_BS.to(self.embedding.weight) @ self.embedding.weight).unflatten(1, (-1, self.width))
 
 
-class Vector(nn.Module):
+class _Linear(nn.Module):
     """Embed real values [B, C] by Linear, or by Linear-SiLU-Linear if `hidden` is given.
 
     With `normalized`, each token's vector has mean 0 and standard deviation 1, as a new embedding has. Without it, a
@@ -69,7 +72,36 @@ class Vector(nn.Module):
         return functional.layer_norm(embedded, embedded.shape[-1:]) if self.normalized else embedded
 
 
-class TaskCode(Vector):
+class Vector(_Linear):
+    """Embed the numbers of a checkpoint's vector, values [B, C], standardized by the zoo's mean and deviation.
+
+    Without that, a percentage of 90 and one of 95 are nearly the same input. A training sets both; the state dict holds
+    them.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, params: "VectorCondition", values: int, length: int, width: int, normalized: bool = False
+    ) -> None:
+        super().__init__(params, values, length, width, normalized)
+        self.register_buffer("mean", torch.zeros(values))
+        self.register_buffer("std", torch.ones(values))
+
+    def standardize(self, values_NC: Tensor) -> None:
+        """Take mean and deviation from the values [N, C] of the zoo's checkpoints."""
+        std_C, mean_C = torch.std_mean(values_NC.double(), dim=0, correction=0)
+        self.mean.copy_(mean_C)
+        # A number that is the same for all checkpoints has a deviation of 0, or of a rounding error.
+        self.std.copy_(torch.where(std_C > CONSTANT * mean_C.abs(), std_C, 1.0))
+
+    def forward(self, values_BC: Tensor) -> Tensor:
+        """Return the condition vectors [B, 1, M], or [B, L, M] with one per token."""
+        return super().forward((values_BC.to(self.mean) - self.mean) / self.std)
+
+
+class TaskCode(_Linear):
     """Embed the bits of a task code, values [B, C] of 0 or 1 (RPG section 4, unseen tasks)."""
 
 

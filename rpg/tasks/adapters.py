@@ -3,7 +3,8 @@
 An adapter's state dict is the content of adapter_model.safetensors, under peft's names.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,22 @@ from rpg.tasks.stack import StateDict
 from rpg.utils.files import write_json, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# Keys of peft's configurations that do not enter the function of an adapter's weights: where the adapter comes from,
+# its training, and its modules, which the names of the weights show. peft 0.21.2.
+FREE = frozenset(
+    [
+        "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "runtime_config",
+        "task_type", "bias", "exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save",
+        "target_modules", "lora_dropout", "module_dropout", "rank_dropout", "rank_dropout_scale", "corda_config",
+        "ensure_weight_tying", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core",
+        "velora_config", "beta1", "beta2", "deltaT", "init_r", "orth_reg_weight", "target_r", "tfinal", "tinit",
+        "total_step",
+    ]
+)  # fmt: skip
+INITIAL = frozenset({"init_lora_weights", "init_weights"})
+# Initial weights that leave the base model as it is. All others, such as PiSSA's and OLoRA's, take their share out of
+# the base model's weights.
+BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
 
 
 def adapter_state(model: Any) -> StateDict:
@@ -21,6 +38,29 @@ def adapter_state(model: Any) -> StateDict:
     from peft import get_peft_model_state_dict
 
     return {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+
+
+def difference(config: Mapping[str, Any], own: Any, builder: str) -> str | None:
+    """Return the first setting by which an adapter is another function in the network of `builder`; None without one.
+
+    `config` is the content of adapter_config.json, `own` the network's PeftConfig. A setting that the file lacks is of
+    a later version of peft.
+    """
+    mine = json.loads(json.dumps(own.to_dict(), default=_plain))
+    for key, value in config.items():
+        if key in FREE or key not in mine:
+            continue
+        expected = mine[key]
+        if key in INITIAL:
+            value, expected = ("beside the base" if of in BESIDE_THE_BASE else of for of in (value, expected))
+        # peft treats an empty pattern as none.
+        if (value or None) != (expected or None):
+            return f"{key} is {config[key]}, but {builder} has {mine[key]}"
+    return None
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
 
 
 def put_adapter(model: Any, state_dict: StateDict) -> None:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ class Task(ABC):
     @abstractmethod
     def network(self) -> nn.Module:
         """A network in evaluation mode to load weights into; its own weights are meaningless."""
+
+    @cached_property
+    def buffers(self) -> frozenset[str]:
+        """The names of a network's tensors that are its state, not weights: masks, power iterations, observers.
+
+        The running mean and variance of BatchNorm do not count, because RPG generates them.
+        """
+        names = (name for name, _ in self.network.named_buffers())
+        return frozenset(name for name in names if name.rpartition(".")[2] not in ("running_mean", "running_var"))
 
     @abstractmethod
     def skeleton(self, base: BaseConfig | None) -> StateDict:

@@ -17,7 +17,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-FIRST, SECOND = ".lora_A.weight", ".lora_B.weight"
+# The ends of the names of a pair's tensors: A, then B. The second pair is that of an embedding (peft 0.21.2).
+ENDS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
+# Settings of peft under which B · A is not the change of the weights: a parameter of many experts, whose A lists the
+# ranks expert by expert and whose B lists the experts rank by rank; block-diagonal factors.
+NO_PRODUCT = ("target_parameters", "use_bdlora")
 
 
 def canonical(state_dict: dict[str, Tensor], reference: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -27,20 +31,26 @@ def canonical(state_dict: dict[str, Tensor], reference: Mapping[str, Tensor] | N
     """
     adapter = dict(state_dict)
     for names in pairs(state_dict):
-        pair = balanced(*(state_dict[name].double() for name in names))
+        pair = balanced(*_matrices(state_dict, names))
         if reference:
-            pair = rotated(*pair, *(reference[name].double() for name in names))
+            pair = rotated(*pair, *_matrices(reference, names))
         for name, factor in zip(names, pair, strict=True):
-            adapter[name] = factor.to(state_dict[name].dtype)
+            adapter[name] = factor.to(state_dict[name].dtype).reshape(state_dict[name].shape)
     return adapter
+
+
+def _matrices(state_dict: Mapping[str, Tensor], names: tuple[str, str]) -> list[Tensor]:
+    """Return A [r, I] and B [O, r]; a convolution's A is [r, channels, height, width], its B [O, r, 1, 1]."""
+    return [state_dict[name].double().flatten(1) for name in names]
 
 
 def pairs(names: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Yield the names of each pair's two tensors."""
     for name in names:
-        second = name.removesuffix(FIRST) + SECOND
-        if name.endswith(FIRST) and second in names:
-            yield name, second
+        for end, other_end in ENDS:
+            second = name.removesuffix(end) + other_end
+            if name.endswith(end) and second in names:
+                yield name, second
 
 
 def balanced(a_rI: Tensor, b_Or: Tensor) -> tuple[Tensor, Tensor]:

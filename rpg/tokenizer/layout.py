@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from rpg.tokenizer.copied import Copied
 from rpg.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,13 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorLayout:
-    """The place of one tensor of a state dict: `tokens` rows from row `first`, or no row if `tokens` is 0."""
+    """The place of one tensor of a state dict: `tokens` rows from row `first`, or no row if `tokens` is 0.
+
+    A tensor without rows is a copy of the tensor `tied_to`, or else of the zoo's.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     first: int
     tokens: int
+    tied_to: str | None = None
 
     @property
     def is_variance(self) -> bool:
@@ -39,17 +44,20 @@ class Layout:
     canonical: bool = False
 
     @classmethod
-    def of(cls, state_dict: dict[str, Tensor], width: int, canonical: bool = False) -> "Layout":
-        """Return the layout of `state_dict` with tokens of `width` weights.
+    def of(
+        cls, state_dict: dict[str, Tensor], width: int, canonical: bool = False, copied: Copied | None = None
+    ) -> "Layout":
+        """Return the layout of `state_dict` with tokens of `width` weights; `copied` tensors have none.
 
         Raises UserError if no tensor can become tokens.
         """
+        copied = copied or Copied()
         tensors, first = [], 0
         for name, tensor in state_dict.items():
             skipped = name.endswith("num_batches_tracked") or tensor.numel() <= 1 or not tensor.is_floating_point()
-            tokens = 0 if skipped else math.ceil(tensor.numel() / width)
+            tokens = 0 if skipped or name in copied else math.ceil(tensor.numel() / width)
             dtype = str(tensor.dtype).removeprefix("torch.")
-            tensors.append(TensorLayout(name, tuple(tensor.shape), dtype, first, tokens))
+            tensors.append(TensorLayout(name, tuple(tensor.shape), dtype, first, tokens, copied.tied.get(name)))
             first += tokens
         if first == 0:
             raise UserError(
@@ -61,7 +69,7 @@ class Layout:
     def of_form(cls, form: "LayoutForm") -> "Layout":
         """Return the layout that tokens/layout.json describes."""
         tensors = (
-            TensorLayout(tensor.name, tuple(tensor.shape), tensor.dtype, tensor.first, tensor.tokens)
+            TensorLayout(tensor.name, tuple(tensor.shape), tensor.dtype, tensor.first, tensor.tokens, tensor.tied_to)
             for tensor in form.tensors
         )
         return cls(form.width, tuple(tensors), form.canonical)
@@ -78,8 +86,8 @@ class Layout:
 
     @property
     def skipped(self) -> tuple[TensorLayout, ...]:
-        """The tensors that are copied without tokens: counters, single numbers, integers."""
-        return tuple(tensor for tensor in self.tensors if not tensor.tokens)
+        """The tensors that are copied from the zoo: counters, single numbers, integers, state, constant tensors."""
+        return tuple(tensor for tensor in self.tensors if not tensor.tokens and not tensor.tied_to)
 
     def positions(self) -> Tensor:
         """Return [L, 2] int64: the token's index in its tensor, and the tensor's index among the K tokenized."""
@@ -103,7 +111,7 @@ class Layout:
         return padding_LD
 
     def check(self, state_dict: dict[str, Tensor], file: Path | str, remedy: str) -> None:
-        """Raise UserError if `state_dict` has another structure, a NaN, an Inf or a negative variance.
+        """Raise UserError if `state_dict` has another structure, a negative variance, or a NaN or Inf in a token.
 
         The message names `file`, the tensor and `remedy`.
         """
@@ -122,7 +130,7 @@ class Layout:
                 raise UserError(f"{file}: tensor '{name}' is {dtype}, not {tensor.dtype} as in the other checkpoints")
             if tensor.is_variance and (weights < 0).any():
                 raise UserError(f"{file}: tensor '{name}' holds a negative variance; {remedy}")
-            if weights.is_floating_point() and not _is_finite(weights):
+            if tensor.tokens and not _is_finite(weights):
                 raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; {remedy}")
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.utils.artifacts import Form, ListedFile, all_have_codes
+from rpg.utils.artifacts import Form, ListedFile, MayLack, all_have_codes
 from rpg.zoo.manifest import Checkpoint
 
 
@@ -18,6 +18,8 @@ class TensorForm(Form):
     ]  # fmt: skip
     first: int
     tokens: Annotated[int, Field(ge=0)]
+    # The earlier tensor of the same shape that this one is a copy of.
+    tied_to: MayLack[str] = None
 
 
 class LayoutForm(Form):
@@ -29,8 +31,12 @@ class LayoutForm(Form):
 
     @model_validator(mode="after")
     def _check_rows(self) -> "LayoutForm":
-        first = 0
+        first, shapes = 0, dict[str, tuple[str, list[int]]]()
         for tensor in self.tensors:
+            kind = (tensor.dtype, tensor.shape)
+            if tensor.tied_to is not None and (tensor.tokens or shapes.get(tensor.tied_to) != kind):
+                raise ValueError(f"tensors: '{tensor.name}' is tied to no earlier tensor of its shape")
+            shapes[tensor.name] = kind
             weights = 1
             for length in tensor.shape:
                 weights *= length

@@ -138,8 +138,12 @@ def detokenize(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
     # Python numbers are faster than zero-dimensional tensors here. Only the means stay tensors, because torch.add can
     # add a multiple of the weights to a tensor in one pass.
     means, stds, scales, floors = stats.mean.unbind(), *(values.tolist() for values in [*vars(stats).values()][1:])
-    state_dict, k = {}, 0
+    state_dict: dict[str, Tensor] = {}
+    k = 0
     for tensor in layout.tensors:
+        if tensor.tied_to:
+            state_dict[tensor.name] = state_dict[tensor.tied_to].clone()
+            continue
         if not tensor.tokens:
             state_dict[tensor.name] = skipped[tensor.name].clone()
             continue

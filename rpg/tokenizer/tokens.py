@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from rpg.config.experiment import Tokens
-from rpg.tokenizer.canonical import canonical
+from rpg.tokenizer.canonical import NO_PRODUCT, canonical
+from rpg.tokenizer.copied import Copied, copied_tensors
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize_rows
 from rpg.tokenizer.store import read_checkpoint
@@ -28,6 +29,7 @@ from rpg.utils.files import (
     atomic,
     exclusive,
     file_entry,
+    read_json,
     write_sealed,
     write_tensors,
 )
@@ -59,7 +61,14 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         source = _Source(zoo, checkpoints, collected.tensors, params)
         # The checks of the zoo's files end before the tokens get their final name.
         with atomic(folder / "tokens.safetensors") as temporary, checking_zoo(zoo, collected.checkpoints):
-            layout, stats, skipped = source.measure()
+            copied = copied_tensors(
+                lambda: (source.read(checkpoint) for checkpoint in collected.checkpoints),
+                collected.buffers or (),
+                bool(params.canonical),
+            )
+            if str(copied):
+                print(f"tokens: copied instead of generated: {copied}", flush=True)
+            layout, stats, skipped = source.measure(copied)
             digest = write_rows(temporary, layout, stats, source.state_dicts(layout), len(checkpoints))
         seeds = sorted(skipped)
         tensors = {f"stats.{name}": tensor for name, tensor in vars(stats).items()}
@@ -67,8 +76,11 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
             tensors[f"skipped.{tensor.name}"] = torch.stack([skipped[seed][tensor.name] for seed in seeds])
         write_tensors(folder / "stats.safetensors", tensors)
         files = [file_entry(folder / "stats.safetensors"), file_entry(folder / "tokens.safetensors", digest=digest)]
-        # Only the layout of adapters has the key `canonical`.
+        # Only the layout of adapters has the key `canonical`, and only a tied tensor has the key `tied_to`.
         described = {key: value for key, value in asdict(layout).items() if value is not False}
+        described["tensors"] = [
+            {key: value for key, value in tensor.items() if value is not None} for tensor in described["tensors"]
+        ]
         tree = {
             "layout": described,
             "checkpoints": [checkpoint.tree() for checkpoint in checkpoints],
@@ -89,11 +101,16 @@ class _Source:
     names: list[str]
     params: Tokens
 
-    def measure(self) -> tuple[Layout, Stats, dict[int, dict[str, Tensor]]]:
-        """Return layout, statistics, and seed → the tensors without tokens; UserError if a checkpoint does not fit."""
-        first = self.zoo / self.checkpoints[0].file
-        _check_form(first, self.params)
-        layout = Layout.of(read_checkpoint(first, self.names), self.params.width, bool(self.params.canonical))
+    def read(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
+        """Return a checkpoint's state dict; UserError if tokens.canonical does not fit its kind."""
+        path = self.zoo / checkpoint.file
+        _check_form(path, self.params)
+        return read_checkpoint(path, self.names)
+
+    def measure(self, copied: Copied) -> tuple[Layout, Stats, dict[int, dict[str, Tensor]]]:
+        """Return layout, statistics, and seed → the tensors copied; UserError if a checkpoint does not fit."""
+        first = self.read(self.checkpoints[0])
+        layout = Layout.of(first, self.params.width, bool(self.params.canonical), copied)
         skipped: dict[int, dict[str, Tensor]] = {}
 
         def check(checkpoint: Checkpoint, state_dict: dict[str, Tensor]) -> None:
@@ -109,7 +126,7 @@ class _Source:
         # Each checkpoint is rotated to the previous one, the first of a run to the last of the previous run.
         before = None
         for checkpoint in self.checkpoints:
-            state_dict = read_checkpoint(self.zoo / checkpoint.file, self.names)
+            state_dict = self.read(checkpoint)
             if check:
                 check(checkpoint, state_dict)
             if layout.canonical:
@@ -123,6 +140,12 @@ def _check_form(path: Path, params: Tokens) -> None:
     if adapters != (params.canonical is not None):
         fault = "missing; adapters need true or false" if adapters else "only adapters have it; remove the key"
         raise UserError(f"params.yaml: tokens.canonical: {fault}")
+    if params.canonical:
+        config = read_json(path.with_name("adapter_config.json"), "rpg zoo")
+        for key in NO_PRODUCT:
+            if config.get(key):
+                why = f"the adapters' {key} makes weights that no product of two matrices is; set it to false"
+                raise UserError(f"params.yaml: tokens.canonical: {why}")
 
 
 def write_rows(path: Path, layout: Layout, stats: Stats, state_dicts: Iterable[dict[str, Tensor]], count: int) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rpg.blocks import Block
 from rpg.config.model import Diffusion, Model
 from rpg.model.backbones import TokenPositions
+from rpg.model.conditions import Vector
 from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import checkpoint_values
@@ -62,8 +63,12 @@ def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
 
 
 def fresh(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
-    """Build an RPG as a training starts it: `build`, with mean and spread of the tokens if the model needs them."""
+    """Build an RPG as a training starts it: `build`, with the statistics of vectors and tokens that the model needs."""
     rpg = build(model, diffusion, store)
+    values = checkpoint_values(model.conditions, store)
+    for name, condition in rpg.recurrent.conditions.kinds.items():
+        if isinstance(condition, Vector):
+            condition.standardize(values[name])
     if rpg.mean is not None and rpg.spread is not None:
         # A checkpoint's row of the means: its state's, or the only one.
         rows = [store.state(checkpoint) % len(rpg.mean) for checkpoint in store.checkpoints]

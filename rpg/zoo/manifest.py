@@ -42,6 +42,8 @@ class Checkpoints(Form):
 
     checkpoints: Annotated[list[Checkpoint], Field(min_length=1)]
     tensors: list[str]
+    # The tensors that are state of the network, not weights (`Task.buffers`).
+    buffers: MayLack[list[str]] = None
 
     @model_validator(mode="after")
     def _check_codes(self) -> "Checkpoints":

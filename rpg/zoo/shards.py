@@ -60,6 +60,8 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         # safetensors sorts tensors by name, but tokens follow the state dict's order, so the manifest keeps that order.
         manifest: dict[str, Any] = {**facts, "tensors": done[-1].tensors}
         manifest["checkpoints"] = [checkpoint.tree() for trained in done for checkpoint in trained.checkpoints]
+        if buffers := [name for name in manifest["tensors"] if name in task.buffers]:
+            manifest["buffers"] = buffers
         if diverged := _diverged(done):
             manifest["diverged"] = diverged
         write_sealed(folder / "manifest.json", manifest)
@@ -137,7 +139,11 @@ def _train(
     def save(step: int, state_dicts: list[StateDict]) -> None:
         for run, saved, state_dict in zip(group, checkpoints, state_dicts, strict=True):
             code = f"{run.code}-" if run.code else ""
-            if not all(tensor.isfinite().all() for tensor in state_dict.values() if tensor.is_floating_point()):
+            infinite = [
+                name for name, value in state_dict.items() if value.is_floating_point() and not value.isfinite().all()
+            ]
+            # A mask of -inf is no divergence.
+            if infinite and not task.buffers.issuperset(infinite):
                 raise Diverged(
                     f"zoo: seed {run.seed} has weights of NaN or Inf at step {step}; lower its learning_rate"
                 )

@@ -8,6 +8,7 @@ The functions run with the network in evaluation mode, without gradients, and wi
 at each call.
 """
 
+import hashlib
 import importlib
 import re
 import sys
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from rpg.blocks import PARAMS_FILE
-from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, put_adapter, write_adapter
+from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, difference, put_adapter, write_adapter
 from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
@@ -32,8 +33,11 @@ from rpg.utils.files import read_json, read_tensors
 from rpg.utils.rng import derive
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# Keys of an adapter's config that change the function of its weights.
-SCALES = ("peft_type", "r", "lora_alpha", "use_rslora")
+# Files that transformers' Trainer and accelerate write beside the weights.
+OTHER_STATE = re.compile(r"optimizer(_\d+)?|scheduler(_\d+)?|scaler|rng_state(_\d+)?|training_args|random_states_\d+")
+
+# Scales that bitsandbytes writes beside its weights of 8 or 4 bits.
+QUANTIZED = re.compile(r"\.(SCB|absmax|nested_absmax|quant_map|quant_state\.bitsandbytes__\w+)$")
 
 
 class Custom(Task):
@@ -94,26 +98,52 @@ class Custom(Task):
         """
         assert isinstance(zoo, GivenZoo)
         (run,) = runs
-        for index, path in enumerate(self.checkpoints(Path(zoo.runs[run.seed]))):
-            save(index, [self._read(path)])
+        folder = Path(zoo.runs[run.seed])
+        read: dict[str, str] = {}
+        for path in self.checkpoints(folder):
+            state_dict = self._read(path)
+            digest = _digest(state_dict)
+            if digest in read:
+                print(f"zoo: {path} is left out, because it is the same as {read[digest]}", flush=True)
+                continue
+            save(len(read), [state_dict])
+            read[digest] = str(path.relative_to(folder) if path != folder else path)
+        print(f"zoo: {folder}: {len(read)} checkpoints: {', '.join(read.values())}", flush=True)
 
     def checkpoints(self, run: Path) -> list[Path]:
-        """Return the checkpoints of a run; UserError if the run's folder is missing or has no checkpoints."""
-        if self._is_checkpoint(run):
+        """Return the checkpoints of a run; UserError if the run's folder is missing or has no checkpoints.
+
+        A run's folder holds files, or folders of one file each, as Trainer of transformers writes them. The network in
+        the run's own folder, as Trainer's `save_model` leaves it beside them, comes last.
+        """
+        if run.is_file() and self._is_checkpoint(run):
             return [run]
         if not run.exists():
             raise UserError(f"{PARAMS_FILE}: zoo.runs: no folder '{run}'; a path starts at the folder of {PARAMS_FILE}")
-        paths = [path for path in run.iterdir() if self._is_checkpoint(path)] if run.is_dir() else []
+        below = sorted(run.iterdir(), key=_in_order) if run.is_dir() else []
+        if self.adapters:
+            paths = [path for path in [*below, run] if self._is_checkpoint(path)]
+        else:
+            files = [path for path in below if self._is_checkpoint(path)]
+            paths = [file for path in below if path.is_dir() and (file := self._only_file(path))]
+            paths += files
         if not paths:
             kind = f"adapter (a folder with {CONFIG})" if self.adapters else f"checkpoint ({' '.join(SUFFIXES)})"
             raise UserError(f"{run}: no {kind} in it; take it out of zoo.runs, or put its checkpoints there")
-        return sorted(paths, key=lambda path: natural(path.name))
+        return paths
+
+    def _only_file(self, folder: Path) -> Path | None:
+        """Return the checkpoint of a folder with a single one; None for other folders."""
+        files = [path for path in folder.iterdir() if self._is_checkpoint(path)]
+        return files[0] if len(files) == 1 else None
 
     def saves(self, zoo: ZooConfig, run: Run) -> int:
         return len(self.checkpoints(Path(zoo.run_facts(run)["folder"])))
 
     def _is_checkpoint(self, path: Path) -> bool:
-        return (path / CONFIG).is_file() if self.adapters else path.suffix in SUFFIXES and path.is_file()
+        if self.adapters:
+            return (path / CONFIG).is_file()
+        return path.suffix in SUFFIXES and path.is_file() and not OTHER_STATE.fullmatch(path.stem)
 
     def _read(self, path: Path) -> StateDict:
         file = path
@@ -122,24 +152,22 @@ class Custom(Task):
             file = path / WEIGHTS
             if not file.is_file() and (path / "adapter_model.bin").is_file():
                 file = path / "adapter_model.bin"
-        state_dict, own = read_tensors(file), self.own
+        own = self.own
+        state_dict = with_tied(read_tensors(file), own)
+        if quantized := next((name for name in state_dict if QUANTIZED.search(name)), None):
+            fault = f"tensor '{quantized}' belongs to weights that bitsandbytes has quantized"
+            raise UserError(f"{file}: {fault}; call the model's dequantize() and save it again")
         if why := mismatch(state_dict, own):
-            parallel = all(name.startswith("module.") for name in state_dict)
-            hint = "; save `model.module.state_dict()`" if parallel else ""
-            raise UserError(f"{file}: does not fit what {self.params.build} builds: {why}{hint}")
+            raise UserError(f"{file}: does not fit what {self.params.build} builds: {why}{_hint(state_dict)}")
         for name, tensor in state_dict.items():
-            if not torch.isfinite(tensor).all():
+            if name not in self.buffers and not torch.isfinite(tensor).all():
                 raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; take this checkpoint out of the folder")
         # safetensors can't write tensors that share memory, so copy them.
         return {name: state_dict[name].clone() for name in own}
 
     def _check_config(self, path: Path) -> None:
-        config, own = read_json(path, "PeftModel.save_pretrained"), self._config.to_dict()
-        for key in SCALES:
-            if key in config and key in own and config[key] != getattr(own[key], "value", own[key]):
-                raise UserError(
-                    f"{path}: {key} is {config[key]}, but {self.params.build} has {own[key]}; make them equal"
-                )
+        if why := difference(read_json(path, "PeftModel.save_pretrained"), self._config, self.params.build):
+            raise UserError(f"{path}: {why}; make them equal")
 
     @property
     def _config(self) -> Any:
@@ -212,6 +240,51 @@ class Custom(Task):
 
     def _fault(self, key: str, what: str) -> UserError:
         return _fault(key, getattr(self.params, key), what)
+
+
+def with_tied(state_dict: StateDict, own: StateDict) -> StateDict:
+    """Return `state_dict` with all names of the tensors that `own` holds under several names.
+
+    transformers' `save_pretrained` writes such a tensor under one name only.
+    """
+    if state_dict.keys() >= own.keys():
+        return state_dict
+    named: dict[object, Tensor] = {}
+    for name, tensor in own.items():
+        if name in state_dict:
+            named[_memory(tensor)] = state_dict[name]
+    missing = {name: _memory(tensor) for name, tensor in own.items() if name not in state_dict}
+    return {**state_dict, **{name: named[place] for name, place in missing.items() if place in named}}
+
+
+def _memory(tensor: Tensor) -> object:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+# A wrapper's prefix of all names → the expression for the state dict without it.
+WRAPPERS = {"module.": "model.module.state_dict()", "_orig_mod.": "model._orig_mod.state_dict()"}
+# What torch's AveragedModel counts.
+AVERAGED = "n_averaged"
+
+
+def _hint(state_dict: StateDict) -> str:
+    """Return the remedy for a state dict that a wrapper of the network has written; empty if there is none."""
+    names = [name for name in state_dict if name != AVERAGED]
+    prefix = next((prefix for prefix in WRAPPERS if names and all(name.startswith(prefix) for name in names)), None)
+    return f"; save `{WRAPPERS[prefix]}`" if prefix else ""
+
+
+def _digest(state_dict: StateDict) -> str:
+    """Return a digest of all values, in the state dict's order."""
+    digest = hashlib.sha256()
+    for tensor in state_dict.values():
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _in_order(path: Path) -> Any:
+    """Return a sort key by which a network that was the best, or a copy of it, comes after those with a number."""
+    return re.match(r"best(\b|_)", path.name) is not None, natural(path.name)
 
 
 def natural(name: str) -> tuple[list[int | str], str]:

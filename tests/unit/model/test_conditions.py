@@ -48,6 +48,22 @@ def test_vector_by_hand() -> None:
     torch.testing.assert_close(normalized.std(1, correction=0), torch.ones(2), atol=1e-3, rtol=0)
 
 
+def test_vectors_are_standardized_by_the_zoo() -> None:
+    """90 % and 97 % of a zoo from 20 % to 97 % must be different inputs; a constant number must not divide by zero."""
+    params = VectorCondition(kind="vector", field="x", hidden=None, reach="all")
+    vector = Vector(params, values=2, length=3, width=6)
+    zoo = torch.tensor([[20.0, 7.0], [60.0, 7.0], [97.0, 7.0], [91.0, 7.0]])
+    vector.standardize(zoo)
+    assert vector.mean.tolist() == [67.0, 7.0]
+    # The squared distances from 67 are 2209, 49, 900 and 576; their mean is 933.5.
+    torch.testing.assert_close(vector.std, torch.tensor([933.5**0.5, 1.0]))
+    linear = vector.layers
+    torch.testing.assert_close(vector(torch.tensor([[67.0, 7.0]]))[0, 0], linear.bias)
+    one_deviation = vector(torch.tensor([[67.0 + 933.5**0.5, 7.0]]))[0, 0]
+    torch.testing.assert_close(one_deviation, linear.bias + linear.weight[:, 0])
+    assert {"mean", "std"} <= vector.state_dict().keys()
+
+
 @pytest.mark.parametrize("hidden", [None, 5])
 def test_each_token_its_own_vector(hidden: int | None) -> None:
     """Per token is what as many conditions as there are tokens would give, one after another."""

@@ -1,0 +1,328 @@
+"""Zoos of one's own as transformers 5.23.0, peft 0.21.2 and torch 2.11.0 write them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import GIVEN, run_layers, write_tree
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+from rpg.tasks.adapters import difference
+from rpg.tokenizer.store import TokenStore
+
+SCORE = """
+def score(network, split):
+    return 50.0
+"""
+LANGUAGE_MODEL = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+def build():
+    return LlamaForCausalLM(LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, tie_word_embeddings=True))
+"""
+SPECTRAL = """
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+def build():
+    return nn.Sequential(spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3))
+"""
+PRUNED = """
+from torch import nn
+from torch.nn.utils import prune
+
+def build():
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    prune.identity(network[0], "weight")
+    return network
+"""
+MASKED = """
+import torch
+from torch import nn
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+def build():
+    return Masked()
+"""
+ADAPTED = """
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+def build():
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4, 5))
+    return get_peft_model(network, LoraConfig(r=2, target_modules=["0", "2"], use_dora=True))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory of a process's own modules."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        del sys.modules[name]
+    return tmp_path
+
+
+def builder(source: str) -> Callable[[], nn.Module]:
+    """Write the module `mine` and the experiment of its zoo; return `mine.build`."""
+    Path("mine.py").write_text(source + SCORE)
+    task = {**GIVEN["task"], "build": "mine:build", "score": "mine:score"}
+    write_tree(Path(), given={**GIVEN, "task": task})
+    scope: dict = {}
+    exec(source, scope)
+    return scope["build"]
+
+
+def tokens(canonical: bool | None = None) -> TokenStore:
+    """Read the zoo into tokens."""
+    if canonical is not None:
+        tree = {**GIVEN, "task": {**GIVEN["task"], "build": "mine:build", "score": "mine:score"}}
+        write_tree(Path(), given={**tree, "tokens": {"width": 32, "canonical": canonical}})
+    run_layers(Path(), "zoo", "collect", "tokens", experiment="given")
+    return TokenStore(Path("results/given/tokens"))
+
+
+def sampled(store: TokenStore, state: int) -> dict[str, Tensor]:
+    """Return a network of tokens that no checkpoint has."""
+    tokens_LD = (store[0] + store[len(store) - 1]) / 2
+    state_dict = store.detokenize(tokens_LD.unsqueeze(0), torch.tensor([state]))
+    return {name: tensor[0] for name, tensor in state_dict.items()}
+
+
+@pytest.mark.parametrize("form", ["state_dict", "save_pretrained"])
+def test_tied_weights_come_out_tied(here: Path, form: str, capsys) -> None:
+    """`state_dict()` names a tied tensor twice, and `save_pretrained` writes one of the names."""
+    build = builder(LANGUAGE_MODEL)
+    for run in ("a", "b"):
+        for step in (1, 2):
+            model = build()
+            folder = Path(f"zoo/{run}/checkpoint-{step}")
+            folder.mkdir(parents=True)
+            if form == "save_pretrained":
+                model.save_pretrained(folder)
+                assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+            else:
+                torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    store = tokens()
+    layout = {tensor.name: tensor for tensor in store.layout.tensors}
+    assert layout["lm_head.weight"].tied_to == "model.embed_tokens.weight"
+    assert layout["lm_head.weight"].tokens == 0
+    sample = sampled(store, 0)
+    assert torch.equal(sample["lm_head.weight"], sample["model.embed_tokens.weight"])
+    assert not torch.equal(sample["lm_head.weight"], model.state_dict()["lm_head.weight"])
+    assert "tied to another tensor: lm_head.weight" in capsys.readouterr().out
+    described = json.loads(Path("results/given/tokens/layout.json").read_text())["layout"]["tensors"]
+    assert [tensor["name"] for tensor in described if "tied_to" in tensor] == ["lm_head.weight"]
+
+
+def test_a_power_iteration_is_copied(here: Path) -> None:
+    """torch's spectral_norm keeps two vectors of its power iteration as buffers, which are no weights."""
+    build = builder(SPECTRAL)
+    made = {}
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        for step in (1, 2):
+            network = build()
+            made[run] = network.state_dict()
+            torch.save(made[run], f"zoo/{run}/{step}.pth")
+    store = tokens()
+    names = ["0.parametrizations.weight.0._u", "0.parametrizations.weight.0._v"]
+    assert [tensor.name for tensor in store.layout.skipped] == names
+    sample = sampled(store, 1)
+    # Those of the state's last checkpoint.
+    assert all(torch.equal(sample[name], made["b"][name]) for name in names)
+    fresh = nn.Sequential(parametrizations.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3))
+    fresh.load_state_dict(sample)
+
+
+def test_a_pruned_network_stays_pruned(here: Path) -> None:
+    """torch's prune keeps a mask of ones and zeros, in the type of the weights, beside `weight_orig`."""
+    builder(PRUNED)
+    masks = {}
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        for step in (1, 2):
+            network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            prune.l1_unstructured(network[0], "weight", amount=0.75)
+            torch.save(network.state_dict(), f"zoo/{run}/{step}.pth")
+            masks[run] = network.state_dict()["0.weight_mask"]
+    sample = sampled(tokens(), 1)
+    assert torch.equal(sample["0.weight_mask"], masks["b"])
+    assert int((sample["0.weight_orig"] * sample["0.weight_mask"] == 0).sum()) == 24
+
+
+def test_an_infinite_mask_is_copied(here: Path) -> None:
+    build = builder(MASKED)
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        for step in (1, 2):
+            torch.save(build().state_dict(), f"zoo/{run}/{step}.pth")
+    assert torch.equal(sampled(tokens(), 0)["mask"], torch.full((4, 4), -torch.inf).triu(1))
+
+
+def test_convolutions_have_low_rank_pairs(here: Path) -> None:
+    """peft adapts a convolution by an A of [r, channels, height, width] and a B of [outputs, r, 1, 1]."""
+    build = builder(ADAPTED)
+    for run in ("a", "b"):
+        for step in (1, 2):
+            model = build()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.normal_()
+            model.save_pretrained(f"zoo/{run}/checkpoint-{step}")
+    store = tokens(canonical=True)
+    given = load_file("zoo/a/checkpoint-1/adapter_model.safetensors")
+    stem = "base_model.model.0.lora_{}.weight"
+    a, b = (given[stem.format(letter)] for letter in "AB")
+    assert (a.shape, b.shape) == ((2, 2, 3, 3), (4, 2, 1, 1))
+    back = {name: values[0] for name, values in store.detokenize(store[0].unsqueeze(0), torch.tensor([0])).items()}
+    new_a, new_b = (back[stem.format(letter)] for letter in "AB")
+    assert (new_a.shape, new_b.shape) == (a.shape, b.shape)
+    torch.testing.assert_close(new_b.flatten(1) @ new_a.flatten(1), b.flatten(1) @ a.flatten(1), atol=1e-5, rtol=1e-4)
+    # The form is balanced.
+    torch.testing.assert_close(new_a.flatten(1) @ new_a.flatten(1).T, new_b.flatten(1).T @ new_b.flatten(1))
+
+
+def test_all_saves_of_a_trainer_are_read(here: Path, capsys) -> None:
+    """`Trainer.save_model()` writes into the folder that holds the checkpoints; its adapter is often the last one."""
+    build = builder(ADAPTED)
+    for run in ("a", "b"):
+        for step in (2, 10):
+            model = build()
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    if parameter.requires_grad:
+                        parameter.normal_()
+            model.save_pretrained(f"zoo/{run}/checkpoint-{step}")
+        if run == "b":
+            model = build()
+        model.save_pretrained(f"zoo/{run}")
+    store = tokens(canonical=False)
+    assert [(entry.seed, entry.step) for entry in store.checkpoints] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2)]
+    out = capsys.readouterr().out
+    assert "zoo: zoo/a is left out, because it is the same as checkpoint-10" in out
+    assert "zoo: zoo/a: 2 checkpoints: checkpoint-2, checkpoint-10" in out
+    assert "zoo: zoo/b: 3 checkpoints: checkpoint-2, checkpoint-10, zoo/b" in out
+
+
+def test_a_trainers_other_files_are_no_checkpoints(here: Path, capsys) -> None:
+    build = builder(MASKED)
+    for run in ("a", "b"):
+        for step in (1, 2):
+            folder = Path(f"zoo/{run}/checkpoint-{step}")
+            folder.mkdir(parents=True)
+            save_file(build().state_dict(), folder / "model.safetensors")
+            for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "training_args.bin"):
+                torch.save({"state": {}}, folder / name)
+    assert len(tokens()) == 4
+    assert "zoo: zoo/a: 2 checkpoints: checkpoint-1/model.safetensors, checkpoint-2/model.safetensors" in (
+        capsys.readouterr().out
+    )
+
+
+def test_the_best_network_is_read_once_and_last(here: Path, capsys) -> None:
+    """mmengine copies the best checkpoint so far to best_<metric>_epoch_<n>.pth."""
+    build = builder(MASKED)
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        for epoch in (1, 2):
+            torch.save(build().state_dict(), f"zoo/{run}/epoch_{epoch}.pth")
+        Path(f"zoo/{run}/best_mIoU_epoch_1.pth").write_bytes(Path(f"zoo/{run}/epoch_1.pth").read_bytes())
+    assert len(tokens()) == 4
+    assert "zoo/a/best_mIoU_epoch_1.pth is left out, because it is the same as epoch_1.pth" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("prefix", "also", "remedy"),
+    [
+        ("module.", {}, "model.module.state_dict()"),
+        ("_orig_mod.", {}, "model._orig_mod.state_dict()"),
+        ("module.", {"n_averaged": torch.tensor(3)}, "model.module.state_dict()"),
+    ],
+)
+def test_prefixes_of_wrappers_have_a_remedy(here: Path, capsys, prefix: str, also: dict, remedy: str) -> None:
+    build = builder(MASKED)
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        torch.save(
+            {**{prefix + name: value for name, value in build().state_dict().items()}, **also}, f"zoo/{run}/1.pt"
+        )
+    with pytest.raises(SystemExit):
+        tokens()
+    assert f"tensor 'mask' is missing; save `{remedy}`" in capsys.readouterr().err
+
+
+def test_quantized_weights_are_refused(here: Path, capsys) -> None:
+    """bitsandbytes 0.50.2 writes int8 weights with the scales `SCB`; 42 of 1,146 numbers would be generated."""
+    build = builder(MASKED)
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        state = {**build().state_dict(), "linear.weight": torch.zeros(4, 4, dtype=torch.int8)}
+        torch.save({**state, "linear.SCB": torch.ones(4)}, f"zoo/{run}/1.pt")
+    with pytest.raises(SystemExit):
+        tokens()
+    error = capsys.readouterr().err
+    assert "tensor 'linear.SCB' belongs to weights that bitsandbytes has quantized; call" in error
+
+
+@pytest.mark.parametrize("key", ["target_parameters", "use_bdlora"])
+def test_adapters_without_a_plain_product_have_no_canonical_form(here: Path, capsys, key: str) -> None:
+    build = builder(ADAPTED)
+    for run in ("a", "b"):
+        build().save_pretrained(f"zoo/{run}/checkpoint-1")
+    tree = {**GIVEN, "task": {**GIVEN["task"], "build": "mine:build", "score": "mine:score"}}
+    write_tree(Path(), given={**tree, "tokens": {"width": 32, "canonical": True}})
+    run_layers(Path(), "zoo", "collect", experiment="given")
+    for path in Path("results/given/zoo").rglob("adapter_config.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: ["experts"]}))
+    with pytest.raises(SystemExit):
+        run_layers(Path(), "tokens", experiment="given")
+    assert f"tokens.canonical: the adapters' {key} makes weights that no product" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "key"),
+    [
+        (LoraConfig, {"r": 4}, "r"),
+        (LoraConfig, {"lora_alpha": 32}, "lora_alpha"),
+        (LoraConfig, {"use_rslora": True}, "use_rslora"),
+        (LoraConfig, {"use_dora": True}, "use_dora"),
+        (LoraConfig, {"alpha_pattern": {"0": 64}}, "alpha_pattern"),
+        (LoraConfig, {"rank_pattern": {"0": 2}}, "rank_pattern"),
+        (LoraConfig, {"init_lora_weights": "pissa"}, "init_lora_weights"),
+        (LoraConfig, {"init_lora_weights": "olora"}, "init_lora_weights"),
+        (LoHaConfig, {"alpha": 32}, "alpha"),
+        (LoKrConfig, {"alpha": 32}, "alpha"),
+        (LoKrConfig, {"decompose_factor": 4}, "decompose_factor"),
+    ],
+)
+def test_settings_that_enter_the_function_are_compared(tmp_path: Path, kind, changes: dict, key: str) -> None:
+    def saved(**settings: object) -> dict:
+        model = get_peft_model(nn.Sequential(nn.Linear(8, 8)), kind(target_modules=["0"], **settings))
+        model.save_pretrained(tmp_path)
+        return json.loads((tmp_path / "adapter_config.json").read_text())
+
+    own = kind(target_modules=["0"])
+    assert difference(saved(), own, "mine:build") is None
+    assert difference(saved(**changes), own, "mine:build").startswith(f"{key} is ")
+
+
+def test_other_settings_may_differ(tmp_path: Path) -> None:
+    own = LoraConfig(target_modules=["0"], lora_dropout=0.1, init_lora_weights="gaussian", inference_mode=True)
+    other = LoraConfig(target_modules="all-linear", base_model_name_or_path="x", task_type="CAUSAL_LM", revision="y")
+    other.save_pretrained(tmp_path)
+    assert difference(json.loads((tmp_path / "adapter_config.json").read_text()), own, "mine:build") is None
