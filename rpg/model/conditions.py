@@ -44,7 +44,7 @@ class PermutationState(nn.Module):
         return (values_BS.to(self.embedding.weight) @ self.embedding.weight).unflatten(1, (-1, self.width))
 
 
-class _Linear(nn.Module):
+class _NumbersEmbedding(nn.Module):
     """Embed real values [B, C] by Linear, or by Linear-SiLU-Linear if `hidden` is given.
 
     With `normalized`, each token's vector has mean 0 and standard deviation 1, as a new embedding has. Without it, a
@@ -72,7 +72,7 @@ class _Linear(nn.Module):
         return functional.layer_norm(embedded, embedded.shape[-1:]) if self.normalized else embedded
 
 
-class Vector(_Linear):
+class Vector(_NumbersEmbedding):
     """Embed the numbers of a checkpoint's vector, values [B, C], standardized by the zoo's mean and deviation.
 
     Without that, a percentage of 90 and one of 95 are nearly the same input. A training sets both; the state dict holds
@@ -101,7 +101,7 @@ class Vector(_Linear):
         return super().forward((values_BC.to(self.mean) - self.mean) / self.std)
 
 
-class TaskCode(_Linear):
+class TaskCode(_NumbersEmbedding):
     """Embed the bits of a task code, values [B, C] of 0 or 1 (RPG section 4, unseen tasks)."""
 
 

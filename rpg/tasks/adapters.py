@@ -37,7 +37,8 @@ def adapter_state(model: Any) -> StateDict:
     """Return copies of the weights of a PeftModel's adapter, on the CPU."""
     from peft import get_peft_model_state_dict
 
-    return {name: tensor.detach().cpu().clone() for name, tensor in get_peft_model_state_dict(model).items()}
+    state_dict = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
+    return {name: tensor.detach().cpu().clone() for name, tensor in state_dict.items()}
 
 
 def difference(config: Mapping[str, Any], own: Any, builder: str) -> str | None:
@@ -67,7 +68,7 @@ def put_adapter(model: Any, state_dict: StateDict) -> None:
     """Load matching weights into a PeftModel's adapter."""
     from peft import set_peft_model_state_dict
 
-    set_peft_model_state_dict(model, state_dict)
+    set_peft_model_state_dict(model, state_dict, adapter_name=model.active_adapter)
 
 
 @contextmanager

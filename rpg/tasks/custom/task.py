@@ -10,16 +10,18 @@ at each call.
 
 import hashlib
 import importlib
+import math
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from rpg.blocks import PARAMS_FILE
 from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, difference, put_adapter, write_adapter
@@ -36,6 +38,9 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Files that transformers' Trainer and accelerate write beside the weights.
 OTHER_STATE = re.compile(r"optimizer(_\d+)?|scheduler(_\d+)?|scaler|rng_state(_\d+)?|training_args|random_states_\d+")
 
+COUNTER = ".num_batches_tracked"
+# Below this cosine, the weights of two checkpoints are as different as those of two random starts.
+LIKE_ANOTHER_RUN = 0.3
 # Scales that bitsandbytes writes beside its weights of 8 or 4 bits.
 QUANTIZED = re.compile(r"\.(SCB|absmax|nested_absmax|quant_map|quant_state\.bitsandbytes__\w+)$")
 
@@ -61,6 +66,9 @@ class Custom(Task):
         network = self._call("build", self._build)
         if not isinstance(network, nn.Module):
             raise self._fault("build", f"must return a torch.nn.Module, not {type(network).__name__}")
+        lazy = next((name for name, tensor in _tensors(network) if is_lazy(tensor)), None)
+        if lazy:
+            raise self._fault("build", f"'{lazy}' has no shape yet; call the network with one input and return it then")
         return network.to(device()).eval()
 
     @property
@@ -100,6 +108,7 @@ class Custom(Task):
         (run,) = runs
         folder = Path(zoo.runs[run.seed])
         read: dict[str, str] = {}
+        before, likeness = None, list[float]()
         for path in self.checkpoints(folder):
             state_dict = self._read(path)
             digest = _digest(state_dict)
@@ -107,8 +116,14 @@ class Custom(Task):
                 print(f"zoo: {path} is left out, because it is the same as {read[digest]}", flush=True)
                 continue
             save(len(read), [state_dict])
+            if before:
+                likeness.append(_cosine(before, state_dict))
+            before = state_dict
             read[digest] = str(path.relative_to(folder) if path != folder else path)
         print(f"zoo: {folder}: {len(read)} checkpoints: {', '.join(read.values())}", flush=True)
+        if likeness and max(likeness) < LIKE_ANOTHER_RUN:
+            why = f"differ as much as separate training runs (cosine of the weights at most {max(likeness):.2f})"
+            print(f"zoo: {folder}: its checkpoints {why}; if they are, list each in zoo.runs", file=sys.stderr)
 
     def checkpoints(self, run: Path) -> list[Path]:
         """Return the checkpoints of a run; UserError if the run's folder is missing or has no checkpoints.
@@ -132,6 +147,14 @@ class Custom(Task):
             raise UserError(f"{run}: no {kind} in it; take it out of zoo.runs, or put its checkpoints there")
         return paths
 
+    def _adapter_folder(self, path: Path) -> Path | None:
+        """Return the folder of the adapter in `path`; None if there is none.
+
+        peft writes an adapter of another name than "default" into a folder of that name.
+        """
+        folders = (path, path / self.network.active_adapter)  # type: ignore[operator]
+        return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
+
     def _only_file(self, folder: Path) -> Path | None:
         """Return the checkpoint of a folder with a single one; None for other folders."""
         files = [path for path in folder.iterdir() if self._is_checkpoint(path)]
@@ -142,18 +165,22 @@ class Custom(Task):
 
     def _is_checkpoint(self, path: Path) -> bool:
         if self.adapters:
-            return (path / CONFIG).is_file()
+            return self._adapter_folder(path) is not None
         return path.suffix in SUFFIXES and path.is_file() and not OTHER_STATE.fullmatch(path.stem)
 
     def _read(self, path: Path) -> StateDict:
         file = path
-        if self.adapters:
-            self._check_config(path / CONFIG)
-            file = path / WEIGHTS
-            if not file.is_file() and (path / "adapter_model.bin").is_file():
-                file = path / "adapter_model.bin"
+        if folder := self._adapter_folder(path) if self.adapters else None:
+            self._check_config(folder / CONFIG)
+            file = folder / WEIGHTS
+            if not file.is_file() and (folder / "adapter_model.bin").is_file():
+                file = folder / "adapter_model.bin"
         own = self.own
         state_dict = with_tied(read_tensors(file), own)
+        # torch loads a plain state dict without BatchNorm's counters, too.
+        missing = own.keys() - state_dict.keys()
+        if all(name.endswith(COUNTER) for name in missing):
+            state_dict |= {name: own[name] for name in missing}
         if quantized := next((name for name in state_dict if QUANTIZED.search(name)), None):
             fault = f"tensor '{quantized}' belongs to weights that bitsandbytes has quantized"
             raise UserError(f"{file}: {fault}; call the model's dequantize() and save it again")
@@ -272,6 +299,21 @@ def _hint(state_dict: StateDict) -> str:
     names = [name for name in state_dict if name != AVERAGED]
     prefix = next((prefix for prefix in WRAPPERS if names and all(name.startswith(prefix) for name in names)), None)
     return f"; save `{WRAPPERS[prefix]}`" if prefix else ""
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from network.named_parameters()
+    yield from network.named_buffers()
+
+
+def _cosine(a: StateDict, b: StateDict) -> float:
+    """Return the cosine of two networks' matrices and kernels, which start from random numbers."""
+    names = [name for name, tensor in a.items() if tensor.ndim > 1 and tensor.is_floating_point()]
+    products = torch.zeros(3, dtype=torch.float64)
+    for one, other in ((a[name].double().flatten(), b[name].double().flatten()) for name in names):
+        products += torch.stack([one @ other, one @ one, other @ other])
+    together, *own = products.tolist()
+    return together / math.sqrt(math.prod(own)) if all(own) else 1.0
 
 
 def _digest(state_dict: StateDict) -> str:

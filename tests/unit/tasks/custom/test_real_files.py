@@ -86,6 +86,10 @@ def builder(source: str) -> Callable[[], nn.Module]:
     return scope["build"]
 
 
+def plain(network: str) -> str:
+    return f"from torch import nn\n\ndef build():\n    return {network}\n"
+
+
 def tokens(canonical: bool | None = None) -> TokenStore:
     """Read the zoo into tokens."""
     if canonical is not None:
@@ -277,6 +281,66 @@ def test_quantized_weights_are_refused(here: Path, capsys) -> None:
         tokens()
     error = capsys.readouterr().err
     assert "tensor 'linear.SCB' belongs to weights that bitsandbytes has quantized; call" in error
+
+
+def test_batchnorm_may_lack_its_counter(here: Path) -> None:
+    """torch 2.11.0 loads a plain state dict without it, as of files from before torch 0.4.1."""
+    build = builder(
+        "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))\n"
+    )
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        state = dict(build().state_dict())
+        del state["1.num_batches_tracked"]
+        build().load_state_dict(state)
+        torch.save(state, f"zoo/{run}/1.pt")
+    assert int(sampled(tokens(), 0)["1.num_batches_tracked"]) == 0
+
+
+def test_a_lazy_network_is_refused(here: Path, capsys) -> None:
+    builder(plain("nn.Sequential(nn.LazyLinear(8))"))
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        torch.save(nn.Sequential(nn.Linear(4, 8)).state_dict(), f"zoo/{run}/1.pt")
+    with pytest.raises(SystemExit):
+        tokens()
+    assert "'0.weight' has no shape yet; call the network with one input" in capsys.readouterr().err
+
+
+def test_an_adapter_may_have_a_name(here: Path) -> None:
+    """peft writes any adapter but "default" into a folder of its name."""
+    source = ADAPTED.replace("use_dora=True)", 'use_dora=True), adapter_name="mine"')
+    build = builder(source)
+    for run in ("a", "b"):
+        model = build()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_()
+        model.save_pretrained(f"zoo/{run}/checkpoint-1")
+    given = load_file("zoo/a/checkpoint-1/mine/adapter_model.safetensors")
+    store = tokens(canonical=False)
+    back = store.detokenize(store[0].unsqueeze(0), torch.tensor([0]))
+    assert back.keys() == given.keys()
+    for name, tensor in given.items():
+        torch.testing.assert_close(back[name][0], tensor, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_a_folder_of_separate_runs_is_told(here: Path, capsys, related: bool) -> None:
+    """A zoo of one run per file looks like one run of many saves, which RPG cannot learn."""
+    build = builder(
+        "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Linear(16, 64), nn.Linear(64, 8))\n"
+    )
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        first = build().state_dict()
+        for seed in range(3):
+            own = {name: tensor + seed / 100 for name, tensor in first.items()} if related else build().state_dict()
+            torch.save(own, f"zoo/{run}/{seed}.pt")
+    tokens()
+    told = "zoo/a: its checkpoints differ as much as separate training runs" in capsys.readouterr().err
+    assert told is not related
 
 
 @pytest.mark.parametrize("key", ["target_parameters", "use_bdlora"])
