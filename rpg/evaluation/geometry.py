@@ -80,7 +80,10 @@ class Space:
         if stats:
             shapes = {tensor.name: tensor.shape for tensor in layout.tokenized}
             self.pairs = [
-                Pair(self.places[first], self.places[second], shapes[first][0]) for first, second in pairs(shapes)
+                Pair(self.places[first], self.places[second], shapes[first][0])
+                for first, second in pairs(shapes)
+                # Block-diagonal factors (peft's `use_bdlora`) have names of a pair and no common rank.
+                if shapes[first][0] == shapes[second][1]
             ]
 
     @property

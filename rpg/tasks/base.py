@@ -95,6 +95,17 @@ class Task(ABC):
         names = (name for name, _ in self.network.named_buffers())
         return frozenset(name for name in names if name.rpartition(".")[2] not in ("running_mean", "running_var"))
 
+    @cached_property
+    def tied(self) -> dict[str, str]:
+        """The further names of a tensor that the network has under several names → its first name."""
+        first: dict[object, str] = {}
+        tied = {}
+        for name, tensor in self.network.state_dict().items():
+            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            if tensor.numel() and (earlier := first.setdefault(place, name)) != name:
+                tied[name] = earlier
+        return tied
+
     @abstractmethod
     def skeleton(self, base: BaseConfig | None) -> StateDict:
         """Return a checkpoint's tensors on the device "meta", which have shapes but no values; needs no data.

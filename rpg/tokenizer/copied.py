@@ -45,13 +45,18 @@ def _some(names: Collection[str]) -> str:
 
 
 def copied_tensors(
-    state_dicts: Callable[[], Iterator[dict[str, Tensor]]], buffers: Collection[str], canonical: bool
+    state_dicts: Callable[[], Iterator[dict[str, Tensor]]],
+    buffers: Collection[str],
+    tied: Mapping[str, str],
+    canonical: bool,
 ) -> Copied:
     """Return the copied tensors of a zoo; `state_dicts` yields its checkpoints, of which it reads as few as it can.
 
-    `buffers` names tensors that are no weights. Counters, integers and single numbers are copied anyway and are not
-    listed. With `canonical`, low-rank pairs are generated even if one of the two is constant, because the canonical
-    form changes both. If all checkpoints are equal, none of their tensors counts as constant.
+    `buffers` names tensors that are no weights. `tied` maps further names of the network's tensors to the first ones.
+    They count if they are equal in all checkpoints. Equality alone is no tie: two biases that are added to one sum have
+    equal gradients, and so, from equal starts, equal values. Counters, integers and single numbers are copied anyway
+    and are not listed. With `canonical`, low-rank pairs are generated even if one of the two is constant, because the
+    canonical form changes both. If all checkpoints are equal, none of their tensors counts as constant.
     """
     checkpoints = state_dicts()
     first = next(checkpoints)
@@ -63,7 +68,9 @@ def copied_tensors(
     }
     state = [name for name in weights if name in buffers]
     constant = {name for name in weights if name not in buffers}
-    tied = _equal_names({name: tensor for name, tensor in weights.items() if name in constant})
+    tied = {
+        name: other for name, other in tied.items() if {name, other} <= constant and same(first[name], first[other])
+    }
     alone = True
     for state_dict in checkpoints:
         alone = False
@@ -87,17 +94,3 @@ def same(a: Tensor, b: Tensor) -> bool:
         return False
     a, b = a.flatten(), b.flatten()
     return torch.equal(a[:SAMPLE], b[:SAMPLE]) and torch.equal(a, b)
-
-
-def _equal_names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return each tensor that equals an earlier one, with the first name of that one."""
-    found: dict[str, str] = {}
-    alike: dict[tuple[object, ...], list[str]] = {}
-    for name, tensor in tensors.items():
-        key = (tensor.shape, tensor.dtype, *tensor.flatten()[:SAMPLE].tolist())
-        earlier = next((other for other in alike.get(key, []) if same(tensor, tensors[other])), None)
-        if earlier:
-            found[name] = earlier
-        else:
-            alike.setdefault(key, []).append(name)
-    return found

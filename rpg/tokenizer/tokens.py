@@ -64,6 +64,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
             copied = copied_tensors(
                 lambda: (source.read(checkpoint) for checkpoint in collected.checkpoints),
                 collected.buffers or (),
+                collected.tied or {},
                 bool(params.canonical),
             )
             if str(copied):

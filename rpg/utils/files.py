@@ -185,21 +185,31 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
         try:
             tree = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            # torch raises half a dozen exception types here. All mean that the file is not plain weights.
-            why = "refused, because it is truncated or holds more than weights; save a state dict"
-            raise UserError(f"{path}: {why}") from error
+            # torch raises half a dozen exception types here. All mean that the file is not plain weights. If the message
+            # names an object, the file is whole.
+            other = re.search(r"GLOBAL ([\w.]+)", str(error))
+            why = f"it holds more than weights ({other[1]})" if other else "it is truncated or holds more than weights"
+            raise UserError(f"{path}: refused, because {why}; save a state dict") from error
     else:
         raise UserError(f"{path}: unknown kind of checkpoint; use .safetensors, .pth, .pt or .bin")
     if not isinstance(tree, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tree.items()
     ):
-        # A full training state may hold several state dicts, and only its owner knows the right one.
         holds = f", but {', '.join(map(str, tree))[:60]}" if isinstance(tree, dict) else ""
-        raise UserError(f"{path}: not a state dict (names to tensors){holds}; save `model.state_dict()` alone")
+        # A full training state may hold several state dicts, and only its owner knows the right one.
+        inner = [f"['{key}']" for key, value in tree.items() if _holds_tensors(value)] if holds else []
+        what = " or ".join(f"its {key}" for key in inner[:4]) or "`model.state_dict()`"
+        raise UserError(f"{path}: not a state dict (names to tensors){holds}; save {what} alone")
     for name, tensor in tree.items():
         if fault := _unlike_weights(tensor, path.stat().st_size):
             raise UserError(f"{path}: tensor '{name}' {fault}; save plain numbers of 16, 32 or 64 bits")
     return tree
+
+
+def _holds_tensors(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, dict) and any(isinstance(tensor, torch.Tensor) for tensor in value.values())
 
 
 def _unlike_weights(tensor: "Tensor", file_bytes: int) -> str | None:

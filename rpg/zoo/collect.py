@@ -25,14 +25,15 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
     with exclusive(zoo):
         checkpoints: list[Checkpoint] = []
         names: list[str] = []
-        buffers: list[str] | None = None
+        facts: dict[str, Any] = {}
         for shard, runs in shards.items():
             path = zoo / shard / "manifest.json"
             manifest = read_sealed(path, f"rpg zoo --shard {shard}", Shard)
             _check_recipe(path, manifest.recipe, experiment.recipe(runs))
             if manifest.base != start:
                 raise UserError(f"{path}: the base network has changed since; delete {path.parent} and train it again")
-            names, buffers = manifest.tensors, manifest.buffers
+            names = manifest.tensors
+            facts = {key: value for key in ("buffers", "tied") if (value := getattr(manifest, key))}
             checkpoints += [
                 checkpoint.model_copy(update={"file": f"{shard}/{checkpoint.file}"})
                 for checkpoint in manifest.checkpoints
@@ -49,8 +50,7 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
                     shutil.rmtree(folder)
         checkpoints.sort(key=lambda checkpoint: (checkpoint.seed, checkpoint.code or "", checkpoint.step))
         listed = [checkpoint.tree() for checkpoint in checkpoints]
-        state = {"buffers": buffers} if buffers else {}
-        write_sealed(zoo / "checkpoints.json", {"checkpoints": listed, "tensors": names, **state})
+        write_sealed(zoo / "checkpoints.json", {"checkpoints": listed, "tensors": names, **facts})
 
 
 def _check_recipe(path: Path, trained: Any, wanted: Any) -> None:

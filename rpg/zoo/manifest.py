@@ -44,6 +44,8 @@ class Checkpoints(Form):
     tensors: list[str]
     # The tensors that are state of the network, not weights (`Task.buffers`).
     buffers: MayLack[list[str]] = None
+    # Further names of one tensor → its first name (`Task.tied`).
+    tied: MayLack[dict[str, str]] = None
 
     @model_validator(mode="after")
     def _check_codes(self) -> "Checkpoints":

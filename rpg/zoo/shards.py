@@ -62,6 +62,8 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         manifest["checkpoints"] = [checkpoint.tree() for trained in done for checkpoint in trained.checkpoints]
         if buffers := [name for name in manifest["tensors"] if name in task.buffers]:
             manifest["buffers"] = buffers
+        if tied := {name: other for name, other in task.tied.items() if {name, other} <= set(manifest["tensors"])}:
+            manifest["tied"] = tied
         if diverged := _diverged(done):
             manifest["diverged"] = diverged
         write_sealed(folder / "manifest.json", manifest)

@@ -14,7 +14,7 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,11 @@ class Custom(Task):
             paths += files
         if not paths:
             kind = f"adapter (a folder with {CONFIG})" if self.adapters else f"checkpoint ({' '.join(SUFFIXES)})"
-            raise UserError(f"{run}: no {kind} in it; take it out of zoo.runs, or put its checkpoints there")
+            runs = [str(path) for path in below if path.is_dir() and any(map(self._holds_checkpoint, path.iterdir()))]
+            remedy = "take it out of zoo.runs, or put its checkpoints there"
+            if runs:
+                remedy = f"list its folders, such as {runs[0]}, in zoo.runs"
+            raise UserError(f"{run}: no {kind} in it; {remedy}")
         return paths
 
     def _adapter_folder(self, path: Path) -> Path | None:
@@ -154,6 +158,9 @@ class Custom(Task):
         """
         folders = (path, path / self.network.active_adapter)  # type: ignore[operator]
         return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
+
+    def _holds_checkpoint(self, path: Path) -> bool:
+        return self._is_checkpoint(path) or (path.is_dir() and any(map(self._is_checkpoint, path.iterdir())))
 
     def _only_file(self, folder: Path) -> Path | None:
         """Return the checkpoint of a folder with a single one; None for other folders."""
@@ -176,7 +183,7 @@ class Custom(Task):
             if not file.is_file() and (folder / "adapter_model.bin").is_file():
                 file = folder / "adapter_model.bin"
         own = self.own
-        state_dict = with_tied(read_tensors(file), own)
+        state_dict = with_tied(read_tensors(file), self.tied)
         # torch loads a plain state dict without BatchNorm's counters, too.
         missing = own.keys() - state_dict.keys()
         if all(name.endswith(COUNTER) for name in missing):
@@ -269,23 +276,13 @@ class Custom(Task):
         return _fault(key, getattr(self.params, key), what)
 
 
-def with_tied(state_dict: StateDict, own: StateDict) -> StateDict:
-    """Return `state_dict` with all names of the tensors that `own` holds under several names.
-
-    transformers' `save_pretrained` writes such a tensor under one name only.
-    """
-    if state_dict.keys() >= own.keys():
-        return state_dict
-    named: dict[object, Tensor] = {}
-    for name, tensor in own.items():
-        if name in state_dict:
-            named[_memory(tensor)] = state_dict[name]
-    missing = {name: _memory(tensor) for name, tensor in own.items() if name not in state_dict}
-    return {**state_dict, **{name: named[place] for name, place in missing.items() if place in named}}
-
-
-def _memory(tensor: Tensor) -> object:
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
+def with_tied(state_dict: StateDict, tied: Mapping[str, str]) -> StateDict:
+    """Return `state_dict` with all names of tied tensors: transformers' `save_pretrained` writes one name only."""
+    full = dict(state_dict)
+    for name, first in tied.items():
+        if name in full:
+            full.setdefault(first, full[name])
+    return full | {name: full[first] for name, first in tied.items() if name not in full and first in full}
 
 
 # A wrapper's prefix of all names → the expression for the state dict without it.

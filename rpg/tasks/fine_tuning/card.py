@@ -16,7 +16,7 @@ def card(task: "FineTuningTask") -> CardText:
         library="timm",
         use=TIMM.format(registered="", call=timm_call(task.network.name, task.network.arguments)),
         answer=(
-            "Images go through `timm.data.create_transform` with `resolve_data_config({}, model=network,"
-            " use_test_size=True)`; the answer is the class."
+            f"Images go through `timm.data.create_transform` with `resolve_data_config({task.resolution},"
+            " model=network, use_test_size=True)`; the answer is the class."
         ),
     )

@@ -60,7 +60,8 @@ class FineTuningZoo(ZooConfig):
 class FineTuningTask(TaskConfig):
     """Image classification with a pretrained timm network; the metric is top-1 accuracy in percent.
 
-    timm's `resolve_data_config` sets resolution, normalization and transforms for the network's weights.
+    timm's `resolve_data_config` sets resolution, normalization and transforms for the network's weights. The network's
+    argument `img_size` overrides the resolution.
     """
 
     base_block: ClassVar = PretrainedBase
@@ -77,6 +78,12 @@ class FineTuningTask(TaskConfig):
         int, Field(ge=1, description="training images to hold out for validation, drawn evenly over the classes")
     ]
     workers: Annotated[int, Field(ge=0, description="processes that read images; any number gives the same images")]
+
+    @property
+    def resolution(self) -> dict[str, Any]:
+        """The arguments of timm's `resolve_data_config`, which knows the weights' resolution but not the network's."""
+        size = self.network.arguments.get("img_size")
+        return {"input_size": (3, *size)} if isinstance(size, list) else {"img_size": size} if size else {}
 
     @property
     def dataset(self) -> str:

@@ -85,7 +85,7 @@ class FineTuning(Task):
         from timm.data import create_transform, resolve_data_config
 
         # Training uses the weights' training resolution, scoring the test resolution of timm's published scores.
-        config = resolve_data_config({}, model=self.network, use_test_size=not training)
+        config = resolve_data_config(self.params.resolution, model=self.network, use_test_size=not training)
         return create_transform(**config, is_training=training)
 
     def check(self) -> None:

@@ -18,8 +18,11 @@ def network(seed: int, **fixed: Tensor) -> dict[str, Tensor]:
     return {**own, **fixed}
 
 
+TIED = {"head": "embedding"}
+
+
 def found(zoo: list[dict[str, Tensor]], buffers: tuple[str, ...] = (), canonical: bool = False) -> Copied:
-    return copied_tensors(lambda: iter(zoo), buffers, canonical)
+    return copied_tensors(lambda: iter(zoo), buffers, TIED, canonical)
 
 
 def test_frozen_tied_and_state_tensors_are_copied() -> None:
@@ -54,6 +57,12 @@ def test_a_difference_in_one_checkpoint_ends_both() -> None:
     assert found(zoo) == Copied([], [], {})
 
 
+def test_equality_alone_is_no_tie() -> None:
+    """Two biases that are added to one sum are equal in every checkpoint, and are two weights."""
+    zoo = [network(seed) for seed in range(3)]
+    assert copied_tensors(lambda: iter(zoo), (), {}, False) == Copied([], [], {})
+
+
 def test_a_nan_is_equal_to_nothing() -> None:
     assert found([network(seed, frozen=torch.full((4,), torch.nan)) for seed in range(2)]).constant == []
 
@@ -84,5 +93,5 @@ def test_most_zoos_are_read_no_further_than_the_second_checkpoint() -> None:
             read.append(seed)
             yield {"weight": torch.full((4,), float(seed)), "bias": torch.full((4,), seed + 0.5)}
 
-    assert copied_tensors(state_dicts, (), False) == Copied([], [], {})
+    assert copied_tensors(state_dicts, (), {}, False) == Copied([], [], {})
     assert read == [0, 1]

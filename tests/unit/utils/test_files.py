@@ -1,6 +1,7 @@
 import json
 import multiprocessing
 import queue
+from argparse import Namespace
 from pathlib import Path
 from typing import Annotated
 
@@ -121,6 +122,17 @@ def test_state_dicts_of_every_kind_are_read(tmp_path: Path, suffix: str) -> None
     read = read_tensors(path)
     assert read.keys() == state_dict.keys()
     assert all(torch.equal(read[name], state_dict[name]) for name in read)
+
+
+def test_a_training_state_names_what_to_save(tmp_path: Path) -> None:
+    """timm's checkpoints hold the options as argparse.Namespace, other tools' the weights beside the optimizer."""
+    path, weights = tmp_path / "last.pth", {"a": torch.zeros(2)}
+    torch.save({"state_dict": weights, "args": Namespace(lr=0.1)}, path)
+    with pytest.raises(UserError, match=r"refused, because it holds more than weights \(argparse.Namespace\); save"):
+        read_tensors(path)
+    torch.save({"epoch": 3, "state_dict": weights, "state_dict_ema": weights, "optimizer": {"state": {}}}, path)
+    with pytest.raises(UserError, match=r"optimizer; save its \['state_dict'\] or its \['state_dict_ema'\] alone"):
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"model": {"a": torch.zeros(1)}}, {"epoch": 3}])

@@ -326,6 +326,21 @@ def test_an_adapter_may_have_a_name(here: Path) -> None:
         torch.testing.assert_close(back[name][0], tensor, atol=1e-5, rtol=1e-5)
 
 
+def test_a_folder_of_runs_names_them(here: Path, capsys) -> None:
+    """Ray Tune writes experiment/trial/checkpoint_000000/file: a trial is a run, the experiment is none."""
+    build = builder(MASKED)
+    for trial in ("trial_0", "trial_1"):
+        for step in (0, 1):
+            folder = Path(f"zoo/a/{trial}/checkpoint_00000{step}")
+            folder.mkdir(parents=True)
+            torch.save(build().state_dict(), folder / "model.pt")
+    with pytest.raises(SystemExit):
+        tokens()
+    assert "zoo/a: no checkpoint (.safetensors .pth .pt .bin) in it; list its folders, such as zoo/a/trial_0, in" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("related", [True, False])
 def test_a_folder_of_separate_runs_is_told(here: Path, capsys, related: bool) -> None:
     """A zoo of one run per file looks like one run of many saves, which RPG cannot learn."""

@@ -222,7 +222,7 @@ def states(name: str, change) -> None:
         ),
         (
             lambda: states("epoch-9.pth", lambda s: {"epoch": 9, "state_dict": s}),
-            "zoo/a/epoch-9.pth: not a state dict (names to tensors), but epoch, state_dict; save `model.state_dict()`",
+            "epoch-9.pth: not a state dict (names to tensors), but epoch, state_dict; save its ['state_dict'] alone",
         ),
         (
             lambda: states("epoch-10.pth", lambda s: s.update({"0.bias": torch.full((8,), torch.nan)})),
@@ -234,7 +234,7 @@ def states(name: str, change) -> None:
         ),
         (
             lambda: torch.save({"0.weight": Evil()}, "zoo/a/epoch-8.pth"),
-            "zoo/a/epoch-8.pth: refused, because it is truncated or holds more than weights",
+            "zoo/a/epoch-8.pth: refused, because it holds more than weights (print)",
         ),
         (
             lambda: Path("zoo/a/epoch-1.safetensors").write_bytes(b"xx"),

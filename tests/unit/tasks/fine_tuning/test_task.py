@@ -85,6 +85,16 @@ def test_transforms_are_timms_at_its_two_resolutions(weights: Path) -> None:
     assert large.transform(training=False)(ours.data.train[0]).shape == (3, 288, 288)
 
 
+@pytest.mark.parametrize(("size", "shape"), [(32, (3, 32, 32)), ([32, 64], (3, 32, 64))])
+def test_the_networks_own_size_goes_before_its_weights(weights: Path, size: int | list[int], shape: tuple) -> None:
+    """timm 1.0.31: `resolve_data_config` reads the weights' resolution and not the network's `img_size`."""
+    network = {"name": "vit_tiny_patch16_224", "arguments": {"num_classes": 3, "img_size": size}}
+    ours = task(network=network)
+    for training in (True, False):
+        assert ours.transform(training=training)(ours.data.train[0]).shape == shape
+    ours.check()
+
+
 def test_published_accuracy_is_checked(weights: Path) -> None:
     ours = task()
     start = ours.train_base(PretrainedBase(seeds=[0], weights=str(weights), revision=None, top1=None), 0)
