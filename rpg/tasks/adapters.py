@@ -41,6 +41,12 @@ def adapter_state(model: Any) -> StateDict:
     return {name: tensor.detach().cpu().clone() for name, tensor in state_dict.items()}
 
 
+def settings(own: Any) -> dict[str, Any]:
+    """Return the settings of peft's config `own` that enter the function of the adapter's weights and are in use."""
+    tree = json.loads(json.dumps(own.to_dict(), default=_plain))
+    return {key: value for key, value in sorted(tree.items()) if key not in FREE and value not in (None, False, {}, [])}
+
+
 def difference(config: Mapping[str, Any], own: Any, builder: str) -> str | None:
     """Return the first setting by which an adapter is another function in the network of `builder`; None without one.
 

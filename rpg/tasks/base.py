@@ -106,6 +106,10 @@ class Task(ABC):
                 tied[name] = earlier
         return tied
 
+    def summary(self) -> dict[str, Any]:
+        """Return what the zoo's manifest keeps about checkpoints that `train` has read; empty if it trained them."""
+        return {}
+
     @abstractmethod
     def skeleton(self, base: BaseConfig | None) -> StateDict:
         """Return a checkpoint's tensors on the device "meta", which have shapes but no values; needs no data.

@@ -185,8 +185,8 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
         try:
             tree = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            # torch raises half a dozen exception types here. All mean that the file is not plain weights. If the message
-            # names an object, the file is whole.
+            # torch raises half a dozen exception types here. All mean that the file is not plain weights. A file
+            # with a named object is whole.
             other = re.search(r"GLOBAL ([\w.]+)", str(error))
             why = f"it holds more than weights ({other[1]})" if other else "it is truncated or holds more than weights"
             raise UserError(f"{path}: refused, because {why}; save a state dict") from error

@@ -58,6 +58,8 @@ class Shard(Checkpoints):
 
     recipe: dict[str, dict[str, Any]]
     base: str | None
+    # What `Task.summary` says about checkpoints from elsewhere.
+    summary: MayLack[dict[str, Any]] = None
 
 
 class Trained(Form):

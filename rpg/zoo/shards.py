@@ -64,6 +64,8 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
             manifest["buffers"] = buffers
         if tied := {name: other for name, other in task.tied.items() if {name, other} <= set(manifest["tensors"])}:
             manifest["tied"] = tied
+        if summary := task.summary():
+            manifest["summary"] = summary
         if diverged := _diverged(done):
             manifest["diverged"] = diverged
         write_sealed(folder / "manifest.json", manifest)

@@ -15,6 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rpg.blocks import PARAMS_FILE
-from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, difference, put_adapter, write_adapter
+from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, difference, put_adapter, settings, write_adapter
 from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
@@ -52,6 +53,7 @@ class Custom(Task):
         self.params = params
         self.metrics = (params.metric,)
         self._targets: dict[str, Tensor] = {}
+        self._runs: list[ReadRun] = []
 
     @cached_property
     def _build(self) -> Callable[[], Any]:
@@ -106,24 +108,22 @@ class Custom(Task):
         """
         assert isinstance(zoo, GivenZoo)
         (run,) = runs
-        folder = Path(zoo.runs[run.seed])
-        read: dict[str, str] = {}
-        before, likeness = None, list[float]()
-        for path in self.checkpoints(folder):
+        read = ReadRun(Path(zoo.runs[run.seed]))
+        self._runs.append(read)
+        for path in self.checkpoints(read.folder):
             state_dict = self._read(path)
-            digest = _digest(state_dict)
-            if digest in read:
-                print(f"zoo: {path} is left out, because it is the same as {read[digest]}", flush=True)
-                continue
-            save(len(read), [state_dict])
-            if before:
-                likeness.append(_cosine(before, state_dict))
-            before = state_dict
-            read[digest] = str(path.relative_to(folder) if path != folder else path)
-        print(f"zoo: {folder}: {len(read)} checkpoints: {', '.join(read.values())}", flush=True)
-        if likeness and max(likeness) < LIKE_ANOTHER_RUN:
-            why = f"differ as much as separate training runs (cosine of the weights at most {max(likeness):.2f})"
-            print(f"zoo: {folder}: its checkpoints {why}; if they are, list each in zoo.runs", file=sys.stderr)
+            if read.is_new(path, state_dict):
+                save(len(read.names) - 1, [state_dict])
+        read.report()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the runs, their checkpoints and copies, the types of numbers, and an adapter's settings."""
+        facts = {
+            "runs": {str(run.folder): list(run.names.values()) for run in self._runs},
+            "left_out": {copy: name for run in self._runs for copy, name in run.copies.items()},
+            "dtypes": sorted({dtype for run in self._runs for dtype in run.dtypes}),
+        }
+        return {**facts, "adapter": settings(self._config)} if self.adapters else facts
 
     def checkpoints(self, run: Path) -> list[Path]:
         """Return the checkpoints of a run; UserError if the run's folder is missing or has no checkpoints.
@@ -274,6 +274,43 @@ class Custom(Task):
 
     def _fault(self, key: str, what: str) -> UserError:
         return _fault(key, getattr(self.params, key), what)
+
+
+@dataclass
+class ReadRun:
+    """The checkpoints of a run that were read: `names` maps the digest of each to its name."""
+
+    folder: Path
+    names: dict[str, str] = field(default_factory=dict)
+    # Path of a checkpoint that was left out → the name of the one that it equals.
+    copies: dict[str, str] = field(default_factory=dict)
+    dtypes: set[str] = field(default_factory=set)
+    # The cosine of each checkpoint and the one before it.
+    likeness: list[float] = field(default_factory=list)
+    last: StateDict | None = None
+
+    def is_new(self, path: Path, state_dict: StateDict) -> bool:
+        """Note a checkpoint; return False if it equals an earlier one."""
+        digest = _digest(state_dict)
+        if digest in self.names:
+            self.copies[str(path)] = self.names[digest]
+            return False
+        if self.last:
+            self.likeness.append(_cosine(self.last, state_dict))
+        self.last = state_dict
+        self.names[digest] = str(path.relative_to(self.folder) if path != self.folder else path)
+        self.dtypes |= {str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values()}
+        return True
+
+    def report(self) -> None:
+        """Print what was read, and warn if the checkpoints do not look like those of one run."""
+        self.last = None
+        for path, name in self.copies.items():
+            print(f"zoo: {path} is left out, because it is the same as {name}", flush=True)
+        print(f"zoo: {self.folder}: {len(self.names)} checkpoints: {', '.join(self.names.values())}", flush=True)
+        if self.likeness and max(self.likeness) < LIKE_ANOTHER_RUN:
+            why = f"differ as much as separate training runs (cosine of the weights at most {max(self.likeness):.2f})"
+            print(f"zoo: {self.folder}: its checkpoints {why}; if they are, list each in zoo.runs", file=sys.stderr)
 
 
 def with_tied(state_dict: StateDict, tied: Mapping[str, str]) -> StateDict:

@@ -140,3 +140,20 @@ def test_blocks_of_columns_are_as_good_as_the_whole(space: Space, monkeypatch, b
     directions = (whole_NP[1:] - whole_NP[0]).T
     expected = np.linalg.lstsq(directions, point_P - whole_NP[0])[0]
     np.testing.assert_allclose(share_N[1:], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_pairs_have_a_common_rank() -> None:
+    """A convolution's factors have four dimensions. Those of peft's `use_bdlora` are blocks, and no pair."""
+    shapes = {"conv": ((2, 3, 3, 3), (4, 2, 1, 1)), "linear": ((2, 6), (5, 2)), "blocks": ((2, 3), (5, 4))}
+    state_dict = {
+        f"{name}.lora_{letter}.weight": torch.randn(shape)
+        for name, pair in shapes.items()
+        for letter, shape in zip("AB", pair, strict=True)
+    }
+    layout = Layout.of(state_dict, 8)
+    space = Space(layout, [], stats=Stats.of(layout, [state_dict]))
+    assert [pair.rank for pair in space.pairs] == [2, 2]
+    assert [pair.first for pair in space.pairs] == [
+        space.places["conv.lora_A.weight"],
+        space.places["linear.lora_A.weight"],
+    ]

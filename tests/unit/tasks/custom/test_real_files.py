@@ -221,6 +221,21 @@ def test_all_saves_of_a_trainer_are_read(here: Path, capsys) -> None:
     assert "zoo: zoo/a is left out, because it is the same as checkpoint-10" in out
     assert "zoo: zoo/a: 2 checkpoints: checkpoint-2, checkpoint-10" in out
     assert "zoo: zoo/b: 3 checkpoints: checkpoint-2, checkpoint-10, zoo/b" in out
+    assert "tokens: 5 checkpoints of 2 runs; in each, 6 tensors with 71 numbers become 7 tokens of 32" in out
+    manifest = json.loads(Path("results/given/zoo/0000-0000/manifest.json").read_text())
+    assert manifest["summary"] == {
+        "runs": {"zoo/a": ["checkpoint-2", "checkpoint-10"]},
+        "left_out": {"zoo/a": "checkpoint-10"},
+        "dtypes": ["float32"],
+        "adapter": {
+            "init_lora_weights": True,
+            "lora_alpha": 8,
+            "peft_type": "LORA",
+            "qalora_group_size": 16,
+            "r": 2,
+            "use_dora": True,
+        },
+    }
 
 
 def test_a_trainers_other_files_are_no_checkpoints(here: Path, capsys) -> None:
