@@ -59,6 +59,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         checkpoints = [checkpoint for checkpoint in collected.checkpoints if not checkpoint.held_out]
         held_out = [checkpoint for checkpoint in collected.checkpoints if checkpoint.held_out]
         source = _Source(zoo, checkpoints, collected.tensors, params)
+        _check_form(zoo / checkpoints[0].file, params)
         # The checks of the zoo's files end before the tokens get their final name.
         with atomic(folder / "tokens.safetensors") as temporary, checking_zoo(zoo, collected.checkpoints):
             copied = copied_tensors(
@@ -109,10 +110,8 @@ class _Source:
     params: Tokens
 
     def read(self, checkpoint: Checkpoint) -> dict[str, Tensor]:
-        """Return a checkpoint's state dict; UserError if tokens.canonical does not fit its kind."""
-        path = self.zoo / checkpoint.file
-        _check_form(path, self.params)
-        return read_checkpoint(path, self.names)
+        """Return a checkpoint's state dict."""
+        return read_checkpoint(self.zoo / checkpoint.file, self.names)
 
     def measure(self, copied: Copied) -> tuple[Layout, Stats, dict[int, dict[str, Tensor]]]:
         """Return layout, statistics, and seed → the tensors copied; UserError if a checkpoint does not fit."""

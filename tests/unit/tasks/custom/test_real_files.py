@@ -86,6 +86,16 @@ def builder(source: str) -> Callable[[], nn.Module]:
     return scope["build"]
 
 
+def trained(build: Callable[[], nn.Module]) -> nn.Module:
+    """Return an adapted network whose adapter has random weights."""
+    model = build()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    return model
+
+
 def plain(network: str) -> str:
     return f"from torch import nn\n\ndef build():\n    return {network}\n"
 
@@ -182,11 +192,7 @@ def test_convolutions_have_low_rank_pairs(here: Path) -> None:
     build = builder(ADAPTED)
     for run in ("a", "b"):
         for step in (1, 2):
-            model = build()
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    if parameter.requires_grad:
-                        parameter.normal_()
+            model = trained(build)
             model.save_pretrained(f"zoo/{run}/checkpoint-{step}")
     store = tokens(canonical=True)
     given = load_file("zoo/a/checkpoint-1/adapter_model.safetensors")
@@ -206,11 +212,7 @@ def test_all_saves_of_a_trainer_are_read(here: Path, capsys) -> None:
     build = builder(ADAPTED)
     for run in ("a", "b"):
         for step in (2, 10):
-            model = build()
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    if parameter.requires_grad:
-                        parameter.normal_()
+            model = trained(build)
             model.save_pretrained(f"zoo/{run}/checkpoint-{step}")
         if run == "b":
             model = build()
@@ -327,11 +329,7 @@ def test_an_adapter_may_have_a_name(here: Path) -> None:
     source = ADAPTED.replace("use_dora=True)", 'use_dora=True), adapter_name="mine"')
     build = builder(source)
     for run in ("a", "b"):
-        model = build()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.normal_()
+        model = trained(build)
         model.save_pretrained(f"zoo/{run}/checkpoint-1")
     given = load_file("zoo/a/checkpoint-1/mine/adapter_model.safetensors")
     store = tokens(canonical=False)
