@@ -82,12 +82,16 @@ ALONE = """
 The zoo has one checkpoint alone: there is no distance between checkpoints that others could be measured by.
 
 """
+# The distances of networks whose units may change places, and of others.
+MATCHED = """Those of RPG and of the originals are with the
+networks' units permuted to match. So are those of up to four networks of each other row, where the verdict needs it;
+the rest are not, which makes them no smaller."""
+UNMATCHED = "No group of units was found\nthat may be permuted, so a network with its units in another order counts as far away."
 MIXTURES = """
 ## {name}: what else can be made of its zoo
 
-Distances are in units of the zoo's median nearest distance, {unit:.4f}. Those of RPG and of the originals are with the
-networks' units permuted to match. So are those of up to four networks of each other row, where the verdict needs it;
-the rest are not, which makes them no smaller. *Verdict* follows the rule above. *Beaten by* counts the other rows for
+Distances are in units of the zoo's median nearest distance, {unit:.4f}. {matched} \
+*Verdict* follows the rule above. *Beaten by* counts the other rows for
 the same tasks, RPG's own left out, that are as accurate and as far from the zoo, both. The last columns have the
 fraction of networks that reach {accurate} of the accuracy of the originals for the same task and are farther from the
 zoo than so many units. Saves of one run are very near to each other: where a run has several, {unit:.4f} is little.
@@ -392,7 +396,10 @@ def zoo_baselines(name: str, novelty: NoveltyResult) -> str:
         for label, key, measures in networks
     ]
     accurate = f"{novelty.rule.accurate:.0%}"
-    return MIXTURES.format(name=name, unit=novelty.zoo["distance"], accurate=accurate) + table(rows)
+    found = novelty.symmetries
+    # Adapters have no units.
+    matched = MATCHED if found is None or found.permutations or found.low_rank else UNMATCHED
+    return MIXTURES.format(name=name, unit=novelty.zoo["distance"], accurate=accurate, matched=matched) + table(rows)
 
 
 def write_tables(params: Params, results: Path, into: Path | None = None) -> None:

@@ -361,7 +361,8 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     """Return AdamW over stacked weights.
 
-    AdamW works number by number, so stacked networks learn as they would alone.
+    AdamW works number by number, so stacked networks learn as they would alone, up to rounding: torch's fused AdamW
+    (2.11.0) takes numbers in vectors, and the last bit of a number may depend on its place in memory.
     """
     learned = [weights[name].requires_grad_() for name, _ in network.named_parameters()]
     return torch.optim.AdamW(learned, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)

@@ -176,7 +176,7 @@ class Commonsense(Task):
         path = stem / "model.safetensors"
         tokenizer().save_pretrained(stem)
         _language_config(base).save_pretrained(stem)
-        # transformers opens only files whose metadata names the framework.
+        # transformers before version 5 opens only files whose metadata names the framework.
         write_tensors(path, state_dict, {"format": "pt"})
         return path
 

@@ -10,7 +10,7 @@ from promises import counts
 
 from rpg.config.loading import load_params
 from rpg.evaluation.methods import kinds, label
-from rpg.evaluation.results import Symmetries
+from rpg.evaluation.results import NoveltyResult, Symmetries
 from rpg.evaluation.score import summary
 from rpg.reports.artifacts import ExperimentResult, ExperimentResults
 from rpg.reports.promises import PROMISES, broken_promises
@@ -19,6 +19,7 @@ from rpg.reports.tables import (
     markdown,
     published_section,
     symmetries,
+    zoo_baselines,
 )
 
 
@@ -126,6 +127,15 @@ def test_missing_symmetries_have_a_reason() -> None:
     adapter = Symmetries(permutations=0, scales=0, low_rank=7, reason="an adapter")
     assert symmetries(adapter) == "0 / 0 / 7 (an adapter)"
     assert symmetries(None) == "-"
+
+
+@pytest.mark.parametrize(("groups", "permuted"), [(0, False), (2, True)])
+def test_units_are_permuted_only_where_groups_were_found(finished: Path, groups: int, permuted: bool) -> None:
+    tree = json.loads((finished / "results/mini/novelty.json").read_text())
+    tree["symmetries"] = {"permutations": groups, "scales": 0, "low_rank": 0, "reason": ""}
+    text = zoo_baselines("mini", NoveltyResult.model_validate(tree))
+    assert ("units permuted to match" in text) is permuted
+    assert ("No group of units was found" in text) is not permuted
 
 
 def test_every_metric_of_segmentation_has_a_row(found: Path) -> None:
