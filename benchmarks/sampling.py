@@ -24,7 +24,7 @@ from rpg.model.rpg import RPG
 from rpg.paths import paths_of
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import Values
+from rpg.training.conditions import ConditionTable, Values
 from rpg.training.model_file import load_rpg, read_config
 from rpg.utils.device import device, worth_compiling
 from rpg.utils.rng import fix_arithmetic, generator
@@ -77,14 +77,15 @@ def of_experiment(name: str, rounds: int) -> list[dict[str, Any]]:
     experiment, paths, on = params.experiment(name), paths_of(params, name), device()
     store, task = TokenStore(paths.folder("tokens")), load_task(experiment.task, params.data_root)
     folder = paths.generator(experiment)
-    model, conditions, own = load_rpg(folder, store, on), read_config(folder).model.conditions, experiment.sample
+    model, own = load_rpg(folder, store, on), experiment.sample
+    table = ConditionTable.of(read_config(folder).model.conditions, store)
     torch.manual_seed(0)
     published = Published(store.layout.positions(), store.layout.width, RECURRENT, len(store), CHANNELS).to(on).eval()
     state_0 = torch.zeros(1, dtype=torch.int64)
 
     def ours(chosen: Sample, count: int) -> list[Any]:
         wanted = [((k % len(store.seeds),), None) for k in range(count)]
-        return [network for network, _, _ in sample_networks(model, conditions, store, chosen, wanted)]
+        return [network for network, _, _ in sample_networks(model, table, store, chosen, wanted)]
 
     slow, what = own.model_copy(update={"solver": "ddim", "steps": DDIM}), f"ours, {own.solver}-{own.steps}"
     ways: dict[str, Callable[[], Any]] = {

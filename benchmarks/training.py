@@ -23,6 +23,7 @@ from rpg.tasks.base import Task
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore, read_checkpoint
+from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import build
 from rpg.utils.device import device
 from rpg.utils.rng import fix_arithmetic
@@ -79,7 +80,8 @@ def of_experiment(name: str, times: float, rates: list[float]) -> list[dict[str,
     model = build(experiment.model, experiment.diffusion, store).to(on)
     model.load_state_dict(ours.averaged())
     requests = [((k % len(store.seeds),), None) for k in range(count)]
-    sampled = sample_networks(model.eval(), experiment.model.conditions, store, experiment.sample, requests)
+    table = ConditionTable.of(experiment.model.conditions, store)
+    sampled = sample_networks(model.eval(), table, store, experiment.sample, requests)
     accuracy = mean_score(task, [network for network, _, _ in sampled])
     of_originals = "% of the originals' accuracy"
     rows = [

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rpg.generator.generate import generate
+    from rpg.generator.hub import Generator
 
-__all__ = ["generate"]
+__all__ = ["Generator", "generate"]
 __version__ = "0.1.0"
 
 
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from rpg.generator.generate import generate
 
         return generate
+    if name == "Generator":
+        from rpg.generator.hub import Generator
+
+        return Generator
     raise AttributeError(f"module 'rpg' has no attribute '{name}'")

@@ -21,7 +21,9 @@ from rpg.utils.threads import limit_threads
 if TYPE_CHECKING:
     from rpg.config.experiment import Experiment
     from rpg.config.params import Params
+    from rpg.generator.trained import TrainedRPG
     from rpg.paths import Paths
+    from rpg.tasks.config import TaskConfig
 
 OPTIONS: dict[str, Any] = {
     "rich_markup_mode": "rich",
@@ -40,6 +42,12 @@ Name = Annotated[str, typer.Option("--experiment", metavar="NAME", help="Name of
 Threads = Annotated[
     int,
     typer.Option(min=1, max=1024, metavar="N", help="CPU threads. Another number of threads may change the last bits."),
+]
+OneOf = Annotated[
+    str | None, typer.Option("--experiment", metavar="NAME", help="Name of a trained experiment in params.yaml.")
+]
+Packed = Annotated[
+    str | None, typer.Option("--generator", metavar="FOLDER", help="Generator that `rpg pack` has written.")
 ]
 Names = Annotated[
     list[str] | None,
@@ -83,6 +91,23 @@ def _open(name: str, threads: int | None = None, stage: str | None = None) -> "t
     if threads:
         fix_arithmetic(threads)
     return params, experiment, paths_of(params, name)
+
+
+def _trained(name: str | None, generator: str | None, threads: int) -> "TrainedRPG":
+    """Load the generator of the experiment `name`, or in the folder `generator`; UserError unless one is given."""
+    limit_threads(threads)
+    from rpg.generator.packed import read_packed
+    from rpg.generator.trained import TrainedRPG
+    from rpg.utils.rng import fix_arithmetic
+
+    fix_arithmetic(threads)
+    _check_one(name, generator)
+    return TrainedRPG.of_experiment(name) if name else read_packed(Path(generator or ""))
+
+
+def _check_one(name: str | None, generator: str | None) -> None:
+    if (name is None) == (generator is None):
+        raise UserError("give one of --experiment NAME and --generator FOLDER")
 
 
 def _covering(run: list[str] | None) -> "Params":
@@ -215,21 +240,41 @@ def sample(name: Name, threads: Threads = 1) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def score(
-    name: Name, threads: Threads = 1, weights: Weights = None, classes: Classes = None, code: Code = None
+    name: OneOf = None,
+    generator: Packed = None,
+    threads: Threads = 1,
+    weights: Weights = None,
+    classes: Classes = None,
+    code: Code = None,
 ) -> None:
     """Score originals and samples on the test split. With --weights, print the score of one file."""
-    if not weights and (classes or code):
-        raise UserError("--classes and --code name the task of one file: add --weights FILE")
-    params, experiment, paths = _open(name, threads)
-    from rpg.evaluation.score import score_all, score_file
-
+    _check_one(name, generator)
+    if not weights and (generator or classes or code):
+        raise UserError("--generator, --classes and --code are for one file: add --weights FILE")
     if weights:
+        from rpg.evaluation.score import score_file
         from rpg.generator.generate import task_code
 
-        chosen = task_code(params, experiment, _classes(classes), code, None)
-        print(score_file(experiment, weights, chosen, params.data_root))
-    else:
+        task, data_root = _task(name, generator, threads)
+        print(score_file(task, weights, task_code(task, _classes(classes), code, None), data_root))
+    elif name:
+        params, experiment, paths = _open(name, threads)
+        from rpg.evaluation.score import score_all
+
         score_all(experiment, paths, params.data_root)
+
+
+def _task(name: str | None, generator: str | None, threads: int) -> "tuple[TaskConfig, str | None]":
+    """Return the task of an experiment, or of the generator in a folder, and the folder of the data sets."""
+    if name:
+        params, experiment, _ = _open(name, threads)
+        return experiment.task, params.data_root
+    limit_threads(threads)
+    from rpg.generator.packed import read_task
+    from rpg.utils.rng import fix_arithmetic
+
+    fix_arithmetic(threads)
+    return read_task(Path(generator or "")), None
 
 
 @app.command(rich_help_panel=STAGES)
@@ -262,7 +307,9 @@ def _states(text: str | None) -> tuple[int, ...] | None:
 
 @app.command(rich_help_panel=NETWORKS)
 def generate(
-    name: Name,
+    *,
+    name: OneOf = None,
+    generator: Packed = None,
     out: Annotated[Path, typer.Option(help="Output: a .safetensors file, or a folder for an adapter.")],
     classes: Classes = None,
     code: Code = None,
@@ -287,12 +334,16 @@ def generate(
     threads: Threads = 1,
 ) -> None:
     """Generate networks for a task, in a permutation state, or any."""
+    _check_one(name, generator)
     vectors, states = dict(map(_vector, vector or [])), _states(state)
-    _open(name, threads)
-    from rpg.generator.generate import generate_files
+    from rpg.generator.generate import check_out, generate_files
 
+    if name:
+        check_out(out, adapters=_open(name)[1].tokens.canonical is not None)
+    trained = _trained(name, generator, threads)
+    check_out(out, adapters=trained.adapter_config is not None)
     generate_files(
-        name,
+        trained,
         out,
         classes=_classes(classes),
         code=code,
@@ -302,6 +353,24 @@ def generate(
         seed=seed,
         steps=steps,
         vectors=vectors,
+    )
+
+
+@app.command(rich_help_panel=NETWORKS)
+def pack(name: Name, out: Annotated[Path, typer.Option(help="Output folder: new, empty, or packed before.")]) -> None:
+    """Write a trained generator into a folder that needs no zoo and no params.yaml."""
+    _, _, paths = _open(name, 1)
+    from rpg.evaluation.results import summaries
+    from rpg.generator.card import card
+    from rpg.generator.packed import write_packed
+    from rpg.generator.trained import TrainedRPG
+
+    trained = TrainedRPG.of_experiment(name)
+    write_packed(trained, out, card(trained, *summaries(paths)))
+    print(
+        one_line(
+            f"{out}: {trained.name}, {sum(file.stat().st_size for file in out.rglob('*') if file.is_file()):,} bytes"
+        )
     )
 
 
@@ -316,14 +385,16 @@ def export(name: Name, out: Annotated[Path, typer.Option(help="Output folder.")]
 
 @app.command(rich_help_panel=NETWORKS)
 def demo(
-    name: Name,
+    name: OneOf = None,
+    generator: Packed = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine.")] = 8501,
     browser: Annotated[bool, typer.Option(help="Open a browser, or only serve the page.")] = True,
 ) -> None:
     """Serve a web page that generates networks and tries them."""
     from rpg.demo.serve import demo
 
-    demo(name, port, browser)
+    _check_one(name, generator)
+    demo(name, generator, port, browser)
 
 
 @app.command(rich_help_panel=RESULTS)

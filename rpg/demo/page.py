@@ -1,4 +1,4 @@
-"""The page of `rpg demo`. Streamlit runs it: streamlit run rpg/demo/page.py -- digits-tasks"""
+"""The page of `rpg demo`. Streamlit runs it: streamlit run rpg/demo/page.py -- digits-tasks ''"""
 
 import sys
 from pathlib import Path
@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from rpg.generator.generate import GeneratedNetwork, Generator, task_code
+from rpg.demo.serve import load
+from rpg.generator.generate import task_code
+from rpg.generator.trained import GeneratedNetwork, TrainedRPG
 from rpg.tasks.classification.task import Classification
-from rpg.tasks.loading import load_task
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.rng import fix_arithmetic
@@ -28,20 +29,20 @@ TASK_INPUTS = ("Classes", "In words", "Code")
 
 
 @st.cache_resource
-def load_generator(experiment: str) -> tuple[Generator, Classification]:
+def load_generator(experiment: str, folder: str) -> tuple[TrainedRPG, Classification]:
     """Load the trained RPG and its task; Streamlit keeps both between reruns of the page."""
-    generator = Generator(experiment)
-    return generator, cast(Classification, load_task(generator.experiment.task, generator.params.data_root))
+    trained = load(experiment, folder)
+    return trained, cast(Classification, trained.benchmark)
 
 
-def classes_of(generator: Generator) -> tuple[str, ...]:
+def classes_of(generator: TrainedRPG) -> tuple[str, ...]:
     """Return the names of the classes; `rpg demo` serves only experiments with task codes."""
-    names = generator.experiment.task.classes
+    names = generator.task.classes
     assert names
     return names
 
 
-def request_network(generator: Generator) -> None:
+def request_network(generator: TrainedRPG) -> None:
     """Show the request form; the Generate button puts a new network into the session."""
     names = classes_of(generator)
     task_input = st.radio("Choose the classes that the network recognizes", TASK_INPUTS, horizontal=True)
@@ -53,11 +54,11 @@ def request_network(generator: Generator) -> None:
     )
     code = st.text_input("One 0 or 1 per class", "0001000010") if task_input == "Code" else None
     seed = st.number_input("Seed", 0, 2**31, 0)
-    options = ["any", *range(len(generator.store.seeds))]
+    options = ["any", *range(generator.states)]
     state = st.selectbox("Permutation state", options) if len(options) > 2 else "any"
     if st.button("Generate", type="primary"):
         try:
-            chosen = task_code(generator.params, generator.experiment, classes, code, sentence)
+            chosen = task_code(generator.task, classes, code, sentence, generator.language_model)
             states = None if state == "any" else (int(state),)
             st.session_state.network = generator.networks(1, chosen, states, int(seed))[0]
         except UserError as error:
@@ -65,7 +66,7 @@ def request_network(generator: Generator) -> None:
             st.error(str(error))
 
 
-def show_scores(network: GeneratedNetwork, task: Classification, generator: Generator) -> None:
+def show_scores(network: GeneratedNetwork, task: Classification, generator: TrainedRPG) -> None:
     """Show the accuracy and the confusion table on the test split, and a button to download the weights."""
     assert network.code
     labels, names = task.data.test.labels, classes_of(generator)
@@ -123,19 +124,20 @@ def _picture(image: Tensor, white: int) -> np.ndarray:
     return (image.permute(1, 2, 0).squeeze(-1).float() / white).numpy()
 
 
-def main(experiment: str) -> None:
-    """Show the whole page for a trained experiment."""
+def main(experiment: str, folder: str) -> None:
+    """Show the whole page for a trained experiment, or for the packed generator in a folder."""
     st.set_page_config(page_title="Generate a network")
     st.title("Generate a network")
     # Streamlit runs the page in a new thread, which needs its own thread settings.
     fix_arithmetic(1)
-    generator, task = load_generator(experiment)
-    seen = len({checkpoint.code for checkpoint in generator.store.checkpoints})
-    st.write(f"`{experiment}`: RPG learned from networks for {seen} of 1022 tasks. Choose any task.")
+    generator, task = load_generator(experiment, folder)
+    st.write(
+        f"`{generator.name}`: RPG learned from networks for {len(generator.learned)} of 1022 tasks. Choose any task."
+    )
     request_network(generator)
     if "network" in st.session_state:
         show_scores(st.session_state.network, task, generator)
         try_out(st.session_state.network, task)
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rpg.data import load_data
-from rpg.generator.generate import Generator
+from rpg.generator.packed import read_packed
+from rpg.generator.trained import TrainedRPG
 from rpg.utils.errors import UserError
 
 
-def demo(experiment: str, port: int, browser: bool) -> None:
+def demo(experiment: str | None, folder: str | None, port: int, browser: bool) -> None:
     """Serve the page on `port` of this machine until an interrupt; open a browser if `browser` is set.
 
     Raises UserError if Streamlit is not installed or cannot serve, if the experiment has no task codes or is not
@@ -19,14 +20,14 @@ def demo(experiment: str, port: int, browser: bool) -> None:
     """
     if not find_spec("streamlit"):
         raise UserError("rpg demo needs streamlit; install requirements/dev.txt or the extra 'demo'")
-    generator = Generator(experiment)
-    if not generator.experiment.task.in_words:
+    trained = load(experiment, folder)
+    if not trained.task.in_words:
         raise UserError(
-            f"{experiment}: the networks have no tasks to choose from, or none on classes;"
+            f"{trained.name}: the networks have no tasks to choose from, or none on classes;"
             " name an experiment with task_codes"
         )
     # Load the data set here, so that its absence is an error of the command and not of the page.
-    load_data(generator.experiment.task.dataset, generator.params.data_root)
+    load_data(trained.task.dataset, trained.data_root)
     options = {
         "server.port": port,
         "server.address": "localhost",
@@ -36,9 +37,14 @@ def demo(experiment: str, port: int, browser: bool) -> None:
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     page = Path(__file__).with_name("page.py")
-    command = [sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", experiment]
+    command = [sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", experiment or "", folder or ""]
     with contextlib.suppress(KeyboardInterrupt):
         if subprocess.run(command, check=False).returncode > 0:
             raise UserError(
                 f"Streamlit could not serve the page, see above; if port {port} is taken, add --port with another"
             )
+
+
+def load(experiment: str | None, folder: str | None) -> TrainedRPG:
+    """Load the generator of an experiment, or the packed one in a folder."""
+    return TrainedRPG.of_experiment(experiment) if experiment else read_packed(Path(folder or ""))

@@ -6,7 +6,10 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from rpg.evaluation.methods import kinds
+from rpg.paths import Paths
 from rpg.utils.artifacts import Form, ListedFile, MayLack, Number, ScoreSummary, Set, Summaries
+from rpg.utils.errors import UserError
+from rpg.utils.files import read_json, verified_file
 
 
 class NetworkFacts(Form):
@@ -151,3 +154,18 @@ class ParameterCount(Form):
     """The number of RPG's parameters, from rpg/config.json."""
 
     parameters: int
+
+
+def summaries(paths: Paths) -> tuple[str, dict[str, ScoreSummary]]:
+    """Return the metric and the summaries of test.json: the originals', RPG's, and those of RPG's sets.
+
+    Both are empty if the experiment has no scores, or none of the present samples.
+    """
+    try:
+        scored = read_json(
+            verified_file(paths.file("score.test"), paths.file("score.scores"), "rpg score"), "", Metrics
+        )
+    except UserError:
+        return "", {}
+    sets = {name.replace("_", " "): summary for name, summary in scored.by_set().items()}
+    return scored.metric, {"originals": scored.original, "samples": scored.rpg, **sets}

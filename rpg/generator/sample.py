@@ -16,13 +16,13 @@ import torch
 
 from rpg.blocks import Precision
 from rpg.config.experiment import Experiment, Sample
-from rpg.config.model import Condition
 from rpg.model.rpg import RPG
 from rpg.paths import Paths
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import States, Vectors, condition_values
+from rpg.tokenizer.tokenizer import Tokenizer
+from rpg.training.conditions import ConditionTable, States, Vectors
 from rpg.training.model_file import load_rpg, read_config
 from rpg.utils.device import device, worth_compiling
 from rpg.utils.files import clear, exclusive, file_entry, write_sealed
@@ -41,8 +41,8 @@ Network = tuple[StateDict, States, str | None]
 
 def sample_networks(
     model: RPG,
-    conditions: Sequence[Condition],
-    store: TokenStore,
+    table: ConditionTable,
+    tokenizer: Tokenizer,
     params: Sample,
     requests: Sequence[Request],
     vectors: Vectors | None = None,
@@ -63,7 +63,7 @@ def sample_networks(
         draws = [generator(params.seed, "sample", key) for key in keys]
         # The tag "wish" is part of a seed, so it must not change.
         request_draws = [generator(params.seed, "wish", key) for key in keys]
-        values = condition_values(conditions, store, part, request_draws, vectors)
+        values = table.requested(part, request_draws, vectors)
         tokens_BLD = model.sample(
             values,
             solver=params.solver,
@@ -75,7 +75,7 @@ def sample_networks(
         shares_BS = values.get("permutation_state", torch.ones(len(part), 1))
         states = [tuple(row.nonzero()[:, 0].tolist()) for row in shares_BS]
         # Tensors outside of the tokens can't be mixed; they come from the first state.
-        weights = store.detokenize(tokens_BLD, torch.tensor([first for first, *_ in states]))
+        weights = tokenizer.detokenize(tokens_BLD, torch.tensor([first for first, *_ in states]))
         codes: list[str | None] = [None] * len(part)
         if "task_code" in values:
             codes = ["".join(str(int(bit)) for bit in row) for row in values["task_code"]]
@@ -129,10 +129,11 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
         has_states = any(one.kind == "permutation_state" for one in experiment.model.conditions)
         requests = sample_requests(store, params, has_states)
         for name, source in sources.items():
-            model, conditions = load_rpg(source.folder, store, device()), read_config(source.folder).model.conditions
+            model = load_rpg(source.folder, store, device())
+            table = ConditionTable.of(read_config(source.folder).model.conditions, store)
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = requests if name == "rpg" else list(dict.fromkeys(requests))
-            networks = sample_networks(model, conditions, store, chosen, own, precision=experiment.train.precision)
+            networks = sample_networks(model, table, store, chosen, own, precision=experiment.train.precision)
             started = time.perf_counter()
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started

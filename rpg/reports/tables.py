@@ -86,7 +86,8 @@ The zoo has one checkpoint alone: there is no distance between checkpoints that 
 MATCHED = """Those of RPG and of the originals are with the
 networks' units permuted to match. So are those of up to four networks of each other row, where the verdict needs it;
 the rest are not, which makes them no smaller."""
-UNMATCHED = "No group of units was found\nthat may be permuted, so a network with its units in another order counts as far away."
+UNMATCHED = """No group of units was found
+that may be permuted, so a network with its units in another order counts as far away."""
 MIXTURES = """
 ## {name}: what else can be made of its zoo
 

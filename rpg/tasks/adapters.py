@@ -4,12 +4,14 @@ An adapter's state dict is the content of adapter_model.safetensors, under peft'
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rpg.tasks.stack import StateDict
 from rpg.utils.files import write_json, write_tensors
@@ -70,11 +72,27 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))
 
 
+def is_adapted(network: nn.Module) -> bool:
+    """Return whether a network is a PeftModel."""
+    # A PeftModel exists only if peft is imported.
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(network, peft.PeftModel)
+
+
 def put_adapter(model: Any, state_dict: StateDict) -> None:
     """Load matching weights into a PeftModel's adapter."""
     from peft import set_peft_model_state_dict
 
     set_peft_model_state_dict(model, state_dict, adapter_name=model.active_adapter)
+
+
+def loaded(network: nn.Module, state_dict: StateDict) -> nn.Module:
+    """Return the network in evaluation mode, with these weights; those of a PeftModel are its adapter's."""
+    if is_adapted(network):
+        put_adapter(network, state_dict)
+    else:
+        network.load_state_dict(state_dict)
+    return network.eval()
 
 
 @contextmanager
@@ -103,9 +121,16 @@ def merged(model: Any) -> Iterator[None]:
             weight.data.copy_(before)
 
 
-def write_adapter(stem: Path, config: Any, state_dict: StateDict) -> Path:
-    """Write a folder for `PeftModel.from_pretrained`; return the path of its weights. `config` is peft's own config."""
-    tree = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-    write_json(stem / CONFIG, tree)
+def config_tree(own: Any) -> dict[str, Any]:
+    """Return peft's config `own` as the content of adapter_config.json."""
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in own.to_dict().items()}
+
+
+def write_adapter(stem: Path, config: Mapping[str, Any], state_dict: StateDict) -> Path:
+    """Write a folder for `PeftModel.from_pretrained`; return the path of its weights.
+
+    `config` is the content of adapter_config.json.
+    """
+    write_json(stem / CONFIG, dict(config))
     write_tensors(stem / WEIGHTS, state_dict)
     return stem / WEIGHTS

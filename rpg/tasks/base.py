@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rpg.tasks.adapters import loaded
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.stack import StateDict
 from rpg.utils.files import write_tensors
@@ -109,6 +110,18 @@ class Task(ABC):
     def summary(self) -> dict[str, Any]:
         """Return what the zoo's manifest keeps about checkpoints that `train` has read; empty if it trained them."""
         return {}
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """Return a new network on the CPU, whose weights are meaningless; needs no data. A PeftModel for adapters."""
+
+    def built(self, state_dict: StateDict) -> nn.Module:
+        """Return a new network with these weights, in evaluation mode, on the CPU."""
+        return loaded(self.build(), state_dict)
+
+    def adapter_config(self) -> dict[str, Any]:
+        """Return the content of adapter_config.json, for a task whose networks are adapters."""
+        raise NotImplementedError("the networks of this task are no adapters")
 
     @abstractmethod
     def skeleton(self, base: BaseConfig | None) -> StateDict:

@@ -121,6 +121,12 @@ class TaskConfig(Block):
     # Hugging Face's names for the task and its metric.
     pipeline_tag: ClassVar[str] = "other"
     card_metric: ClassVar[str] = "score"
+    # The extra of this package that the networks need; empty if they need none.
+    extra: ClassVar[str] = "vision"
+    # How `Generator.network` builds a network, for the model card.
+    how_to_build: ClassVar[str] = (
+        "`generator.network(...)` returns the network itself (`pip install rpg-weights[vision]`)."
+    )
 
     @property
     def dataset(self) -> str:
@@ -153,6 +159,18 @@ class TaskConfig(Block):
     def load(self, data_root: str | None) -> "Task":
         """Return the benchmark's `Task`; `data_root` is the folder of the data sets."""
         raise NotImplementedError
+
+    def packed(self, folder: Path) -> "TaskConfig":
+        """Write the files that the networks are built from into `folder`; return the block that names them there."""
+        return self
+
+    def unpacked(self, folder: Path) -> "TaskConfig":
+        """Return the block with the paths of the files that `packed` wrote into `folder`.
+
+        The folder may come from a stranger, so a network that is built from the block runs none of the folder's code.
+        Raises UserError if the block asks for that.
+        """
+        return self
 
     @classmethod
     def import_libraries(cls) -> None:

@@ -1,9 +1,9 @@
 """The layout: the rows of the tokens that hold each tensor of a state dict."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -74,6 +74,12 @@ class Layout:
         )
         return cls(form.width, tuple(tensors), form.canonical)
 
+    def tree(self) -> dict[str, Any]:
+        """Return the layout as `of_form` reads it from a JSON file."""
+        # Only the layout of adapters has the key `canonical`, and only a tied tensor has the key `tied_to`.
+        tree = {key: value for key, value in asdict(self).items() if value is not False}
+        return {**tree, "tensors": [_described(tensor) for tensor in self.tensors]}
+
     @property
     def length(self) -> int:
         """L, tokens per checkpoint."""
@@ -132,6 +138,11 @@ class Layout:
                 raise UserError(f"{file}: tensor '{name}' holds a negative variance; {remedy}")
             if tensor.tokens and not _is_finite(weights):
                 raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; {remedy}")
+
+
+def _described(tensor: TensorLayout) -> dict[str, Any]:
+    tree = {key: value for key, value in asdict(tensor).items() if value is not None}
+    return {**tree, "shape": list(tensor.shape)}
 
 
 def _is_finite(weights: Tensor) -> bool:

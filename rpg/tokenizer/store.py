@@ -11,7 +11,8 @@ from torch import Tensor
 from rpg.tokenizer.canonical import canonical
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.manifest import TokenLayout
-from rpg.tokenizer.normalization import Stats, detokenize, tokenize
+from rpg.tokenizer.normalization import tokenize
+from rpg.tokenizer.tokenizer import Tokenizer
 from rpg.utils.artifacts import Set
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
@@ -23,8 +24,8 @@ from rpg.utils.files import (
 from rpg.zoo.manifest import Checkpoint
 
 
-class TokenStore:
-    """The memory-mapped tokens of a zoo: reading one checkpoint's tokens loads no other checkpoint.
+class TokenStore(Tokenizer):
+    """A zoo's tokenizer and its memory-mapped tokens: reading one checkpoint's tokens loads no other checkpoint.
 
     `checkpoints` lists the N tokenized checkpoints, `held_out` the others, `seeds` the seeds of both. The index of a
     checkpoint's seed is its permutation state. Sampling needs only layout and statistics, so tokens.safetensors is
@@ -37,7 +38,6 @@ class TokenStore:
         manifest = read_sealed(folder / "layout.json", "rpg tokens", TokenLayout)
         self._files = {entry.file: entry.sha256 for entry in manifest.files}
         self.sha256 = sha256(folder / "layout.json")
-        self.layout = Layout.of_form(manifest.layout)
         self.checkpoints: list[Checkpoint] = manifest.checkpoints
         self.held_out: list[Checkpoint] = manifest.held_out
         self.seeds: list[int] = manifest.seeds
@@ -45,17 +45,11 @@ class TokenStore:
         self._check("stats.safetensors")
         tensors = read_tensors(folder / "stats.safetensors")
         try:
-            self.stats = Stats(**{name: tensors[f"stats.{name}"] for name in ("mean", "std", "scale", "floor")})
-            # [S, *shape] each: the tensors without tokens, from the last checkpoint of each state.
-            self.skipped = {tensor.name: tensors[f"skipped.{tensor.name}"] for tensor in self.layout.skipped}
-        except KeyError as error:
-            raise UserError(f"{folder / 'stats.safetensors'}: no tensor {error}; run `rpg tokens` again") from error
-        counts = {values.shape for values in vars(self.stats).values()}
-        states = {tensor.name: (len(self.seeds), *tensor.shape) for tensor in self.layout.skipped}
-        if counts != {(len(self.layout.tokenized),)} or any(
-            values.shape != states[name] for name, values in self.skipped.items()
-        ):
-            raise UserError(f"{folder / 'stats.safetensors'}: does not fit layout.json; run `rpg tokens` again")
+            own = Tokenizer.of_tensors(Layout.of_form(manifest.layout), tensors, len(self.seeds))
+        except ValueError as error:
+            why = f"does not fit layout.json ({error})"
+            raise UserError(f"{folder / 'stats.safetensors'}: {why}; run `rpg tokens` again") from error
+        super().__init__(own.layout, own.stats, own.skipped)
 
     def _check(self, name: str) -> None:
         check_unchanged(self.folder, name, self._files.get(name, ""), "tokenized", "`rpg tokens`")
@@ -112,11 +106,6 @@ class TokenStore:
             tokens_BLD, states_B = self[index].unsqueeze(0), torch.tensor([state])
             self._lasts[state] = {name: of[0] for name, of in self.detokenize(tokens_BLD, states_B).items()}
         return self._lasts[state]
-
-    def detokenize(self, tokens_BLD: Tensor, states_B: Tensor) -> dict[str, Tensor]:
-        """Return tensors [B, *shape] from `tokens_BLD`, with the skipped tensors of the states `states_B`."""
-        skipped = {name: values[states_B.to(values.device)] for name, values in self.skipped.items()}
-        return detokenize(tokens_BLD, self.layout, self.stats, skipped)
 
 
 def read_checkpoint(path: Path, names: list[str]) -> dict[str, Tensor]:

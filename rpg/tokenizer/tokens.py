@@ -12,7 +12,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from rpg.tokenizer.copied import Copied, copied_tensors
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize_rows
 from rpg.tokenizer.store import read_checkpoint
+from rpg.tokenizer.tokenizer import Tokenizer
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
     atomic,
@@ -79,18 +80,13 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
             f" with {numbers:,} numbers become {layout.length} tokens of {layout.width}",
             flush=True,
         )
-        tensors = {f"stats.{name}": tensor for name, tensor in vars(stats).items()}
-        for tensor in layout.skipped:
-            tensors[f"skipped.{tensor.name}"] = torch.stack([skipped[seed][tensor.name] for seed in seeds])
-        write_tensors(folder / "stats.safetensors", tensors)
+        of_states = {
+            tensor.name: torch.stack([skipped[seed][tensor.name] for seed in seeds]) for tensor in layout.skipped
+        }
+        write_tensors(folder / "stats.safetensors", Tokenizer(layout, stats, of_states).tensors())
         files = [file_entry(folder / "stats.safetensors"), file_entry(folder / "tokens.safetensors", digest=digest)]
-        # Only the layout of adapters has the key `canonical`, and only a tied tensor has the key `tied_to`.
-        described = {key: value for key, value in asdict(layout).items() if value is not False}
-        described["tensors"] = [
-            {key: value for key, value in tensor.items() if value is not None} for tensor in described["tensors"]
-        ]
         tree = {
-            "layout": described,
+            "layout": layout.tree(),
             "checkpoints": [checkpoint.tree() for checkpoint in checkpoints],
             "held_out": [checkpoint.tree() for checkpoint in held_out],
             "seeds": seeds,

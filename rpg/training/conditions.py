@@ -1,6 +1,7 @@
 """Convert the conditions of a zoo's checkpoints, and a caller's requests, to the numbers that the model takes."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,43 +65,66 @@ def mix_states(values: Values, draw: torch.Generator) -> Values:
     return {**values, "permutation_state": (1 - share_B1) * states_BS + share_B1 * others_BS}
 
 
-def condition_values(
-    conditions: Sequence[Condition],
-    store: TokenStore,
-    requests: Sequence[tuple[States | None, str | None]],
-    draws: Sequence[torch.Generator],
-    vectors: Vectors | None = None,
-) -> Values:
-    """Return name → values [B, C] for B requested networks.
+@dataclass(frozen=True)
+class ConditionTable:
+    """The conditions of a model, and the values [N, C] of each for the zoo's N checkpoints."""
 
-    A request holds permutation states, a task code, both, or None for either. `vectors` apply to all networks. A
-    checkpoint drawn at random supplies the values that a request omits. Raises UserError for an unknown state or
-    vector, and for a code if the model was not trained on codes.
-    """
-    names = [condition_name(condition) for condition in conditions]
-    known = checkpoint_values(conditions, store)
-    picks = [int(torch.randint(len(store), (), generator=draw)) for draw in draws]
-    values = {name: tensor[picks] for name, tensor in known.items()}
-    for row, (states, code) in enumerate(requests):
-        if states is not None:
-            if "permutation_state" not in names:
-                raise UserError("the model has no permutation states to choose from; leave --state out")
-            for state in states:
-                if not 0 <= state < len(store.seeds):
-                    raise UserError(f"state {state}: the zoo has states 0 to {len(store.seeds) - 1}, one per seed")
-            if len(set(states)) < len(states):
-                raise UserError(f"states {', '.join(map(str, states))}: one is given twice; give each state once")
-            values["permutation_state"][row] = 0
-            values["permutation_state"][row, list(states)] = 1 / len(states)
-        if code is not None:
-            if "task_code" not in names:
-                raise UserError("the model was not trained on task codes; leave the code, classes or description out")
-            values["task_code"][row] = torch.tensor(task_codes.bits(code))
-    for name, numbers in (vectors or {}).items():
-        fields = [condition.field for condition in conditions if condition.kind == "vector"]
-        if name not in fields:
-            raise UserError(f"--vector {name}: the model has no such vector; known: {', '.join(fields) or 'none'}")
-        if len(numbers) != values[name].shape[1]:
-            raise UserError(f"--vector {name}: must have {values[name].shape[1]} numbers, not {len(numbers)}")
-        values[name][:] = torch.tensor(numbers)
-    return values
+    conditions: Sequence[Condition]
+    values: Values
+
+    @classmethod
+    def of(cls, conditions: Sequence[Condition], store: TokenStore) -> "ConditionTable":
+        """Return the table of the checkpoints in `store`; UserError if one lacks a vector's field."""
+        return cls(conditions, checkpoint_values(conditions, store))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """C, the number of values of each condition."""
+        return {name: values_NC.shape[1] for name, values_NC in self.values.items()}
+
+    def requested(
+        self,
+        requests: Sequence[tuple[States | None, str | None]],
+        draws: Sequence[torch.Generator],
+        vectors: Vectors | None = None,
+    ) -> Values:
+        """Return name → values [B, C] for B requested networks.
+
+        A request holds permutation states, a task code, both, or None for either. `vectors` apply to all networks. A
+        checkpoint drawn at random supplies the values that a request omits. Raises UserError for an unknown state or
+        vector, and for a code if the model was not trained on codes.
+        """
+        count = len(next(iter(self.values.values())))
+        picks = [int(torch.randint(count, (), generator=draw)) for draw in draws]
+        values = {name: tensor[picks] for name, tensor in self.values.items()}
+        for row, (states, code) in enumerate(requests):
+            if states is not None:
+                values["permutation_state"][row] = self._shares(states)
+            if code is not None:
+                if "task_code" not in values:
+                    raise UserError(
+                        "the model was not trained on task codes; leave the code, classes or description out"
+                    )
+                values["task_code"][row] = torch.tensor(task_codes.bits(code))
+        for name, numbers in (vectors or {}).items():
+            fields = [condition.field for condition in self.conditions if condition.kind == "vector"]
+            if name not in fields:
+                raise UserError(f"--vector {name}: the model has no such vector; known: {', '.join(fields) or 'none'}")
+            if len(numbers) != values[name].shape[1]:
+                raise UserError(f"--vector {name}: must have {values[name].shape[1]} numbers, not {len(numbers)}")
+            values[name][:] = torch.tensor(numbers)
+        return values
+
+    def _shares(self, states: States) -> Tensor:
+        """Return equal shares [S] of the permutation states."""
+        if "permutation_state" not in self.values:
+            raise UserError("the model has no permutation states to choose from; leave --state out")
+        count = self.sizes["permutation_state"]
+        for state in states:
+            if not 0 <= state < count:
+                raise UserError(f"state {state}: the zoo has states 0 to {count - 1}, one per seed")
+        if len(set(states)) < len(states):
+            raise UserError(f"states {', '.join(map(str, states))}: one is given twice; give each state once")
+        shares_S = torch.zeros(count)
+        shares_S[list(states)] = 1 / len(states)
+        return shares_S

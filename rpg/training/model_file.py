@@ -1,6 +1,7 @@
 """A trained RPG on disk: model.safetensors, config.json and log.csv."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +14,9 @@ from rpg.config.model import Diffusion, Model
 from rpg.model.backbones import TokenPositions
 from rpg.model.conditions import Vector
 from rpg.model.rpg import RPG
+from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import checkpoint_values
+from rpg.training.conditions import ConditionTable
 from rpg.utils.errors import UserError
 from rpg.utils.files import (
     check_unchanged,
@@ -48,8 +50,14 @@ class ModelConfig(Block):
 
 def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
     """Build an untrained RPG for the tokens in `store`; UserError if the model's widths do not fit together."""
-    layout = store.layout
-    sizes = {name: values.shape[1] for name, values in checkpoint_values(model.conditions, store).items()}
+    return assemble(model, diffusion, store.layout, ConditionTable.of(model.conditions, store).sizes)
+
+
+def assemble(model: Model, diffusion: Diffusion, layout: Layout, sizes: Mapping[str, int]) -> RPG:
+    """Build an untrained RPG for the tokens of `layout`; `sizes` maps each condition to its number of values.
+
+    Raises UserError if the model's widths do not fit together.
+    """
     try:
         return RPG(
             model,
@@ -64,11 +72,11 @@ def build(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
 
 def fresh(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
     """Build an RPG as a training starts it: `build`, with the statistics of vectors and tokens that the model needs."""
-    rpg = build(model, diffusion, store)
-    values = checkpoint_values(model.conditions, store)
+    table = ConditionTable.of(model.conditions, store)
+    rpg = assemble(model, diffusion, store.layout, table.sizes)
     for name, condition in rpg.recurrent.conditions.kinds.items():
         if isinstance(condition, Vector):
-            condition.standardize(values[name])
+            condition.standardize(table.values[name])
     if rpg.mean is not None and rpg.spread is not None:
         # A checkpoint's row of the means: its state's, or the only one.
         rows = [store.state(checkpoint) % len(rpg.mean) for checkpoint in store.checkpoints]
@@ -134,15 +142,24 @@ def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     path = folder / "model.safetensors"
     expected = {entry.file: entry.sha256 for entry in config.files}
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
+    table = ConditionTable.of(config.model.conditions, store)
+    return stored(path, config.model, config.diffusion, store.layout, table.sizes, maker(folder)).to(on)
+
+
+def stored(
+    path: Path, model: Model, diffusion: Diffusion, layout: Layout, sizes: Mapping[str, int], command: str
+) -> RPG:
+    """Return `assemble` in evaluation mode with the weights in `path`; UserError names `command` if they do not fit."""
+    unfit = UserError(f"{path}: does not fit config.json in the same folder; run `{command}` again")
     # No valid width or number of blocks exceeds the weights' bytes. A model with larger numbers might never be built.
-    if _largest(config.model.model_dump()) > path.stat().st_size:
-        raise UserError(f"{path}: does not fit config.json in the same folder; run `{maker(folder)}` again")
-    model = build(config.model, config.diffusion, store)
+    if _largest(model.model_dump()) > path.stat().st_size:
+        raise unfit
+    rpg = assemble(model, diffusion, layout, sizes)
     try:
-        model.load_state_dict(read_tensors(path))
+        rpg.load_state_dict(read_tensors(path))
     except RuntimeError as error:
-        raise UserError(f"{path}: does not fit config.json in the same folder; run `{maker(folder)}` again") from error
-    return model.to(on).eval()
+        raise unfit from error
+    return rpg.eval()
 
 
 def _largest(tree: Any) -> float:

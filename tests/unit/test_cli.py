@@ -20,19 +20,20 @@ from rpg.cli import app, ledger, main
 from rpg.config.loading import json_schema
 from rpg.stages import STAGES, SUMMARIES
 
-OTHER_VERBS = ("import", "generate", "export", "demo", "config", "show", "plan", "schema", "ledger")
+OTHER_VERBS = ("import", "generate", "pack", "export", "demo", "config", "show", "plan", "schema", "ledger")
 # The options of verbs that have others than their kind; those of `ledger` are verbs.
 OPTIONS = {
     "zoo": ("--experiment", "--shard", "--threads"),
     "train": ("--experiment", "--threads", "--processes"),
-    "score": ("--experiment", "--threads", "--weights", "--classes", "--code"),
+    "score": ("--experiment", "--generator", "--threads", "--weights", "--classes", "--code"),
     "import": ("--experiment", "--weights"),
     "generate": (
-        "--experiment", "--out", "--classes", "--code", "--describe", "--vector", "--count", "--state", "--seed",
-        "--steps", "--threads",
+        "--experiment", "--generator", "--out", "--classes", "--code", "--describe", "--vector", "--count", "--state",
+        "--seed", "--steps", "--threads",
     ),
+    "pack": ("--experiment", "--out"),
     "export": ("--experiment", "--out"),
-    "demo": ("--experiment", "--port", "--browser", "--no-browser"),
+    "demo": ("--experiment", "--generator", "--port", "--browser", "--no-browser"),
     "plan": ("--experiment", "--all", "--device", "--processes"),
     "config": (), "ablations": (), "tables": (), "show": (), "report": (), "schema": (),
     "ledger": ("write", "status", "pull", "adopt", "push"),
@@ -187,7 +188,7 @@ def test_options_of_one_network_need_a_file(folder: Path, capsys) -> None:
     line = refusal(capsys, "generate", "--experiment", "mini", "--state", "1")
     assert line == "Missing option '--out'; see `rpg generate --help`"
     line = refusal(capsys, "score", "--experiment", "mini", "--code", "0100111010")
-    assert line == "--classes and --code name the task of one file: add --weights FILE"
+    assert line == "--generator, --classes and --code are for one file: add --weights FILE"
 
 
 @pytest.mark.parametrize("stage", ["base", "tune", "hypernetwork"])
@@ -208,7 +209,7 @@ def test_demo_of_an_experiment_without_tasks(folder: Path, finished: Path, capsy
         ([], "Missing command; see `rpg --help`"),
         (["--state", "a"], "No such option: --state; see `rpg --help`"),
         (["nothing"], "No such command 'nothing'; see `rpg --help`"),
-        (["generate", "--state", "x"], "Missing option '--experiment'; see `rpg generate --help`"),
+        (["generate", "--state", "x"], "Missing option '--out'; see `rpg generate --help`"),
         (["ledger"], "Missing command; see `rpg ledger --help`"),
         (["ledger", "pul"], "No such command 'pul'. Did you mean 'pull'? See `rpg ledger --help`"),
         (

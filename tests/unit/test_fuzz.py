@@ -389,7 +389,7 @@ def test_broken_tensors_are_read_or_refused(whole: Path) -> None:
 
 def test_broken_tensors_are_scored_or_refused(whole: Path) -> None:
     experiment, _ = _of("mini")
-    fuzzed_tensors(sampled(), 40, lambda path: score_file(experiment, path, None, None))
+    fuzzed_tensors(sampled(), 40, lambda path: score_file(experiment.task, path, None, None))
 
 
 def test_broken_tensors_become_tokens_or_are_refused(whole: Path) -> None:

@@ -1,6 +1,7 @@
 """Commonsense questions, answered by a language model with an adapter: `task.kind` commonsense."""
 
 import re
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -17,6 +18,10 @@ from rpg.utils.hub import missing_on_hub
 
 if TYPE_CHECKING:
     from rpg.tasks.commonsense.task import Commonsense
+
+
+# The folder of a language model beside a packed generator.
+LANGUAGE_MODEL = "language_model"
 
 
 class Adapter(Block):
@@ -98,6 +103,8 @@ class CommonsenseTask(TaskConfig):
     adapters: ClassVar = True
     pipeline_tag: ClassVar = "text-generation"
     card_metric: ClassVar = "accuracy"
+    extra: ClassVar = "language"
+    how_to_build: ClassVar = "`generator.network(...)` returns a PeftModel (`pip install rpg-weights[language]`)."
 
     kind: Literal["commonsense"]
     data: Literal["facts", "commonsense"]
@@ -137,6 +144,16 @@ class CommonsenseTask(TaskConfig):
 
     def code(self) -> list[str]:
         return ["rpg/data/__init__.py", "rpg/tasks/adapters.py"]
+
+    def packed(self, folder: Path) -> TaskConfig:
+        """Copy the language model, unless the hub has it."""
+        if not self.in_folder:
+            return self
+        shutil.copytree(self.model, folder / LANGUAGE_MODEL, dirs_exist_ok=True)
+        return self.model_copy(update={"model": LANGUAGE_MODEL})
+
+    def unpacked(self, folder: Path) -> TaskConfig:
+        return self if self.revision else self.model_copy(update={"model": str(folder / LANGUAGE_MODEL)})
 
     @classmethod
     def import_libraries(cls) -> None:

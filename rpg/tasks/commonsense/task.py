@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rpg.data import data_folder
-from rpg.tasks.adapters import adapter_state, merged, put_adapter, write_adapter
+from rpg.tasks.adapters import adapter_state, config_tree, merged, put_adapter, write_adapter
 from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.commonsense.config import AdapterZoo, CommonsenseTask, LanguageBase
 from rpg.tasks.commonsense.facts import sentences, tokenizer, write_facts
@@ -148,6 +148,13 @@ class Commonsense(Task):
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
             return self._adapted().eval()
 
+    def build(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            return self._adapted().cpu()
+
+    def adapter_config(self) -> dict[str, Any]:
+        return config_tree(self._config())
+
     @property
     def parameters(self) -> int:
         return sum(tensor.numel() for tensor in adapter_state(self.network).values())
@@ -168,7 +175,7 @@ class Commonsense(Task):
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:
         """Write a folder that `PeftModel.from_pretrained` opens; return the path of its weights."""
-        return write_adapter(stem, self._config(), state_dict)
+        return write_adapter(stem, self.adapter_config(), state_dict)
 
     def write_base(self, stem: Path, base: BaseConfig, state_dict: StateDict) -> Path:
         """Write a folder that `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer` open."""

@@ -64,6 +64,8 @@ class CustomTask(TaskConfig):
 
     zoo_block: ClassVar = GivenZoo
     adapters: ClassVar = None
+    extra: ClassVar = ""
+    how_to_build: ClassVar = "`generator.network(..., build=build)` returns the network that your own `build()` makes."
 
     kind: Literal["custom"]
     build: Annotated[ImportPath, Field(description="build() returns a torch.nn.Module that fits the checkpoints")]

@@ -8,6 +8,7 @@ The functions run with the network in evaluation mode, without gradients, and wi
 at each call.
 """
 
+import copy
 import hashlib
 import importlib
 import math
@@ -25,7 +26,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from rpg.blocks import PARAMS_FILE
-from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, difference, put_adapter, settings, write_adapter
+from rpg.tasks.adapters import (
+    CONFIG,
+    WEIGHTS,
+    adapter_state,
+    config_tree,
+    difference,
+    is_adapted,
+    loaded,
+    settings,
+    write_adapter,
+)
 from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
@@ -73,13 +84,16 @@ class Custom(Task):
             raise self._fault("build", f"'{lazy}' has no shape yet; call the network with one input and return it then")
         return network.to(device()).eval()
 
+    def build(self) -> nn.Module:
+        return copy.deepcopy(self.network).cpu()
+
+    def adapter_config(self) -> dict[str, Any]:
+        return config_tree(self._config)
+
     @property
     def adapters(self) -> bool:
         """Whether the weights are an adapter's."""
-        network = self.network
-        # A PeftModel exists only if peft is imported.
-        peft = sys.modules.get("peft")
-        return peft is not None and isinstance(network, peft.PeftModel)
+        return is_adapted(self.network)
 
     @property
     def own(self) -> StateDict:
@@ -210,7 +224,9 @@ class Custom(Task):
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:
         """Write a file, or, for an adapter, a folder that `PeftModel.from_pretrained` opens; return the path."""
-        return write_adapter(stem, self._config, state_dict) if self.adapters else super().write(stem, state_dict)
+        return (
+            write_adapter(stem, self.adapter_config(), state_dict) if self.adapters else super().write(stem, state_dict)
+        )
 
     def judge(
         self,
@@ -222,11 +238,7 @@ class Custom(Task):
     ) -> Judgement:
         if why := mismatch(state_dict, self.own):
             raise UserError(f"the weights do not fit what {self.params.build} builds: {why}")
-        if self.adapters:
-            put_adapter(self.network, state_dict)
-        else:
-            self.network.load_state_dict(state_dict)
-        network = self.network.eval()
+        network = loaded(self.network, state_dict)
         answers, percent = self._parsed(self._call("score", lambda: self._score(network, split)), split)
         return Judgement({self.metric: percent}, answers)
 

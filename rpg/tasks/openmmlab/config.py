@@ -4,13 +4,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from rpg.blocks import Count, Seeds
 from rpg.data import missing_data
 from rpg.tasks.config import BaseConfig, CardText, ReportSection, TaskConfig, ZooConfig
 from rpg.utils.artifacts import Reported
 
+# The file of a network's config beside a packed generator.
+NETWORK = "network.py"
 Overrides = Annotated[
     dict[str, Any],
     Field(description="changes to the config by dotted key, such as {optim_wrapper.optimizer.lr: 0.001}"),
@@ -61,6 +63,7 @@ class OpenMMLabTask(TaskConfig):
     ]
     overrides: Overrides
     validation: Annotated[int, Field(ge=1, description="number of last training images to hold out for validation")]
+    _literal: bool = PrivateAttr(default=False)
 
     @property
     def dataset(self) -> str:
@@ -70,8 +73,30 @@ class OpenMMLabTask(TaskConfig):
     def dataset_title(self) -> str:
         return {"scenes": "scenes of scikit-learn's digits", **self.titles}[self.dataset]
 
+    def packed(self, folder: Path) -> TaskConfig:
+        """Write the whole config, with its changes, as a file of literals."""
+        from rpg.tasks.openmmlab.literal import write_literals
+
+        write_literals(self.load(None).read_config(), folder / NETWORK)  # type: ignore[attr-defined]
+        return self.model_copy(update={"config": NETWORK, "overrides": {}})
+
+    def unpacked(self, folder: Path) -> TaskConfig:
+        unpacked = self.model_copy(update={"config": str(folder / NETWORK), "overrides": {}})
+        unpacked._literal = True
+        return unpacked
+
+    @property
+    def literal(self) -> bool:
+        """Whether the config is a file of literals, which is read without running it."""
+        return self._literal
+
     def code(self) -> list[str]:
-        return ["rpg/tasks/openmmlab/task.py", "rpg/tasks/openmmlab/vitdet.py", "rpg/data"]
+        return [
+            "rpg/tasks/openmmlab/task.py",
+            "rpg/tasks/openmmlab/literal.py",
+            "rpg/tasks/openmmlab/vitdet.py",
+            "rpg/data",
+        ]
 
     @property
     def config_file(self) -> Path | None:

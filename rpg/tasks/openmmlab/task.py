@@ -27,6 +27,7 @@ from rpg.data import data_folder
 from rpg.tasks.base import Judgement, Picture, Region, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.openmmlab.config import OpenMMLabTask, RunnerBase, RunnerZoo
+from rpg.tasks.openmmlab.literal import read_literals
 from rpg.tasks.stack import StateDict
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
@@ -152,7 +153,7 @@ class OpenMMLab(Task):
     @cached_property
     def config(self) -> Any:
         """The config with its changes and the data set's folder; UserError if there is no such config or key."""
-        config = self._read_config()
+        config = self.read_config()
         folder = self.folder
         try:
             for loader in (config.train_dataloader, config.test_dataloader):
@@ -181,7 +182,7 @@ class OpenMMLab(Task):
         with quiet():
             cls.register()
 
-    def _read_config(self) -> Any:
+    def read_config(self) -> Any:
         """Return the config with its changes; UserError if there is no such config or key."""
         self.import_libraries()
         from mmengine.config import Config
@@ -197,7 +198,7 @@ class OpenMMLab(Task):
         try:
             if not path.is_file():
                 raise UserError(f"params.yaml: task.config: no file '{path}'")
-            config = Config.fromfile(path)
+            config = Config(read_literals(path)) if self.params.literal else Config.fromfile(path)
             # The Runner formats the config four times for an unread log, which takes a second. fromfile's argument for
             # this has no effect.
             object.__setattr__(config, "_format_python_code", False)
@@ -227,13 +228,17 @@ class OpenMMLab(Task):
     def network(self) -> nn.Module:
         # Building the network must not advance the generator that a training draws from.
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-            return self._build(self.config).to(device()).eval()
+            return self._made(self.config).to(device()).eval()
 
     def skeleton(self, base: BaseConfig | None) -> StateDict:
         # Some toolbox modules read values while they are built, so the device "meta" would fail.
-        return {name: tensor.to("meta") for name, tensor in self._build(self._read_config()).state_dict().items()}
+        return {name: tensor.to("meta") for name, tensor in self.build().state_dict().items()}
 
-    def _build(self, config: Any) -> nn.Module:
+    def build(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+            return self._made(self.read_config())
+
+    def _made(self, config: Any) -> nn.Module:
         from mmengine.registry import MODELS
 
         try:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import rpg
 from rpg.cli import main
+from rpg.generator.trained import TrainedRPG
 from rpg.utils.errors import UserError
 
 HELD_OUT = "0100111010"
@@ -97,12 +98,12 @@ def test_several_networks_differ_and_say_what_they_are(inside: Path, tmp_path: P
 
 
 def test_what_is_left_out_is_drawn_from_the_zoo(inside: Path) -> None:
-    generator = __import__("rpg.generator.generate", fromlist=["Generator"]).Generator("tasks")
+    generator = TrainedRPG.of_experiment("tasks")
     networks = generator.networks(12, None, None)
     assert {network.states for network in networks} == {(0,), (1,)}
     codes = {network.code for network in networks}
     assert len(codes) > 2
-    assert codes <= {checkpoint.code for checkpoint in generator.store.checkpoints}
+    assert codes <= {checkpoint.code for checkpoint in generator.tokenizer.checkpoints}
     assert {network.code for network in generator.networks(3, HELD_OUT, None)} == {HELD_OUT}
     assert {network.states for network in generator.networks(3, None, (1,))} == {(1,)}
     assert [generator.zoo_membership(code) for code in (HELD_OUT, "1010101010")] == ["held out", "not in the zoo"]

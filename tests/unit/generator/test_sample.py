@@ -10,6 +10,7 @@ from rpg.config.loading import load_params
 from rpg.generator.sample import sample_networks, sample_requests
 from rpg.model import rpg as rpg_module
 from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg
 from rpg.utils.files import sha256
 
@@ -71,11 +72,11 @@ def test_networks_sampled_together_are_those_sampled_alone(finished: Path) -> No
     experiment = load_params(finished / "params.yaml").experiment("mini")
     store = TokenStore(finished / "results/mini/tokens")
     model = load_rpg(finished / "results/mini/rpg", store, torch.device("cpu"))
-    conditions = experiment.model.conditions
+    table = ConditionTable.of(experiment.model.conditions, store)
     wanted = [((k % 3,), None) for k in range(10)] + [((0, 2), None)]
-    together = [network for network, _, _ in sample_networks(model, conditions, store, experiment.sample, wanted)]
+    together = [network for network, _, _ in sample_networks(model, table, store, experiment.sample, wanted)]
     for k, request in enumerate(wanted):
-        ((alone, state, code),) = sample_networks(model, conditions, store, experiment.sample, [request], first=k)
+        ((alone, state, code),) = sample_networks(model, table, store, experiment.sample, [request], first=k)
         assert (state, code) == request
         for name, tensor in alone.items():
             torch.testing.assert_close(together[k][name], tensor, rtol=1e-4, atol=1e-5)
@@ -114,10 +115,8 @@ def test_without_temperature_there_is_nothing_to_draw(finished: Path) -> None:
     experiment = load_params(finished / "params.yaml").experiment("mini")
     store = TokenStore(finished / "results/mini/tokens")
     model = load_rpg(finished / "results/mini/rpg", store, torch.device("cpu"))
+    table = ConditionTable.of(experiment.model.conditions, store)
     cold = experiment.sample.model_copy(update={"temperature": 0.0})
-    one, other = (
-        network
-        for network, _, _ in sample_networks(model, experiment.model.conditions, store, cold, [((1,), None)] * 2)
-    )
+    one, other = (network for network, _, _ in sample_networks(model, table, store, cold, [((1,), None)] * 2))
     for name, tensor in one.items():
         torch.testing.assert_close(tensor, other[name])

@@ -9,7 +9,7 @@ from rpg.config.model import (
     VectorCondition,
 )
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import checkpoint_values, condition_values, drop_states, mix_states
+from rpg.training.conditions import ConditionTable, checkpoint_values, drop_states, mix_states
 from rpg.utils.errors import UserError
 
 STATE, CODE = (
@@ -43,7 +43,7 @@ def test_field_that_is_no_number(store: TokenStore) -> None:
 def test_wish_is_met_and_the_rest_is_that_of_one_checkpoint(store: TokenStore) -> None:
     draws = [torch.Generator().manual_seed(seed) for seed in range(3)]
     requests = [((1,), "0100111010"), (None, "0100111010"), ((0,), None)]
-    values = condition_values([STATE, CODE, ACCURACY], store, requests, draws)
+    values = ConditionTable.of([STATE, CODE, ACCURACY], store).requested(requests, draws)
     assert values["permutation_state"][0].tolist() == [0, 1]
     assert values["permutation_state"][2].tolist() == [1, 0]
     assert [values["task_code"][row].int().tolist() for row in (0, 1)] == [[0, 1, 0, 0, 1, 1, 1, 0, 1, 0]] * 2
@@ -54,33 +54,35 @@ def test_wish_is_met_and_the_rest_is_that_of_one_checkpoint(store: TokenStore) -
 
 def test_vector_that_is_wished_for(store: TokenStore) -> None:
     draws = [torch.Generator().manual_seed(seed) for seed in range(2)]
-    values = condition_values(
-        [STATE, ACCURACY], store, [((0,), None), ((1,), None)], draws, {"validation_top1": [98.5]}
+    values = ConditionTable.of([STATE, ACCURACY], store).requested(
+        [((0,), None), ((1,), None)], draws, {"validation_top1": [98.5]}
     )
     assert values["validation_top1"].tolist() == [[98.5], [98.5]]
     assert values["permutation_state"].tolist() == [[1, 0], [0, 1]]
     with pytest.raises(UserError, match="--vector validation_top1: must have 1 numbers, not 2"):
-        condition_values([STATE, ACCURACY], store, [((0,), None)], draws[:1], {"validation_top1": [98.5, 1.0]})
+        ConditionTable.of([STATE, ACCURACY], store).requested(
+            [((0,), None)], draws[:1], {"validation_top1": [98.5, 1.0]}
+        )
     with pytest.raises(UserError, match="--vector size: the model has no such vector; known: validation_top1"):
-        condition_values([STATE, ACCURACY], store, [((0,), None)], draws[:1], {"size": [1.0]})
+        ConditionTable.of([STATE, ACCURACY], store).requested([((0,), None)], draws[:1], {"size": [1.0]})
     with pytest.raises(UserError, match="known: none"):
-        condition_values([STATE], store, [((0,), None)], draws[:1], {"size": [1.0]})
+        ConditionTable.of([STATE], store).requested([((0,), None)], draws[:1], {"size": [1.0]})
 
 
 def test_wish_for_what_the_model_does_not_know(store: TokenStore) -> None:
     draw = [torch.Generator()]
     with pytest.raises(UserError, match="not trained on task codes"):
-        condition_values([STATE], store, [(None, "0100111010")], draw)
+        ConditionTable.of([STATE], store).requested([(None, "0100111010")], draw)
     with pytest.raises(UserError, match="no permutation states"):
-        condition_values([CODE], store, [((0,), None)], draw)
+        ConditionTable.of([CODE], store).requested([((0,), None)], draw)
     with pytest.raises(UserError, match="states 0 to 1"):
-        condition_values([STATE], store, [((2,), None)], draw)
+        ConditionTable.of([STATE], store).requested([((2,), None)], draw)
     with pytest.raises(UserError, match="one is given twice; give each state once"):
-        condition_values([STATE], store, [((1, 1), None)], draw)
+        ConditionTable.of([STATE], store).requested([((1, 1), None)], draw)
 
 
 def test_states_that_are_mixed(store: TokenStore) -> None:
-    values = condition_values([STATE], store, [((0, 1), None)], [torch.Generator()])
+    values = ConditionTable.of([STATE], store).requested([((0, 1), None)], [torch.Generator()])
     assert values["permutation_state"].tolist() == [[0.5, 0.5]]
 
 

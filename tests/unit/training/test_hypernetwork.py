@@ -13,6 +13,7 @@ from rpg.generator.sample import sample_networks
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import ConditionTable
 from rpg.training.hypernetwork import Generated, train_hypernetwork
 from rpg.training.model_file import load_rpg
 from rpg.utils.device import device
@@ -72,7 +73,9 @@ def test_samples_have_the_statistics_that_were_generated(tasks: Path) -> None:
     chosen = experiment.sample.model_copy(update={"steps": 1})
     request = [((entry["state"],), entry["code"])]
     state_dict = load_file(folder / "samples" / entry["file"])
-    ((network, *_),) = sample_networks(model, experiment.model.conditions, store, chosen, request)
+    ((network, *_),) = sample_networks(
+        model, ConditionTable.of(experiment.model.conditions, store), store, chosen, request
+    )
     (recounted,) = load_task(experiment.task, None).recount([state_dict], [entry["code"]])
 
     def apart(one: StateDict, other: StateDict) -> float:

@@ -1,0 +1,102 @@
+"""The model card of a packed generator, in Hugging Face's format."""
+
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from rpg.generator.trained import TrainedRPG
+from rpg.utils.artifacts import ScoreSummary
+
+CARD = """---
+{front}
+---
+
+# {name}: a generator of networks
+
+This is a trained RPG (recurrent diffusion for parameter generation,
+[arXiv 2501.11587](https://arxiv.org/abs/2501.11587)). It learned from {checkpoints} checkpoints of {runs} training runs
+and generates new networks for {data}, with {weights:,} weights each. The zoo of checkpoints is not needed.
+
+## Use
+
+```python
+from rpg import Generator
+
+generator = Generator.from_pretrained("FOLDER")
+state_dict = generator.generate({request})
+```
+
+{network}
+
+## What can be asked for?
+
+{conditions}
+{scores}
+## Limits
+
+Made to study weight generation. A generated network inherits what the zoo's networks get wrong.
+"""
+SCORES = """
+## Scores
+
+{metric} on the test split, mean over all networks:
+
+| networks | mean | min | best | n |
+|:--|--:|--:|--:|--:|
+{rows}
+"""
+
+
+def card(trained: TrainedRPG, metric: str = "", scores: dict[str, ScoreSummary] | None = None) -> str:
+    """Return the card; `scores` maps a kind of networks, `originals` and sets of samples, to their summary."""
+    task, kind = trained.task, trained.task.pipeline_tag
+    results = [
+        EvalResult(
+            task_type=kind,
+            dataset_type=task.dataset,
+            dataset_name=f"{task.dataset_title}, {name}",
+            dataset_config=name.replace(" ", "-"),
+            dataset_split="test",
+            metric_type=task.card_metric,
+            metric_name=f"mean {metric} of generated networks",
+            metric_value=summary.mean,
+        )
+        for name, summary in (scores or {}).items()
+        if name != "originals"
+    ]
+    front = ModelCardData(
+        license="apache-2.0",
+        library_name="rpg",
+        pipeline_tag=kind,
+        tags=["rpg", "weight-generation"],
+        model_name=trained.name,
+        eval_results=results or None,
+    )
+    rows = "\n".join(
+        f"| {name} | {of.mean:.2f} | {of.min:.2f} | {of.best:.2f} | {of.n} |" for name, of in (scores or {}).items()
+    )
+    return CARD.format(
+        front=front.to_yaml().strip(),
+        name=trained.name,
+        checkpoints=len(next(iter(trained.table.values.values()))),
+        runs=trained.states,
+        data=task.dataset_title,
+        weights=trained.weights,
+        request="classes=[3, 8], seed=1" if task.classes else "seed=1",
+        network=task.how_to_build,
+        conditions="\n".join(f"- {line}" for line in _conditions(trained.vocabulary())) or "Nothing but a seed.",
+        scores=SCORES.format(metric=metric, rows=rows) if scores else "",
+    )
+
+
+def _conditions(vocabulary: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, choices in vocabulary.items():
+        if name == "permutation_state":
+            lines.append(f"`state`: a training run of the zoo, 0 to {choices - 1}, or several to mix")
+        elif name == "task_code":
+            lines.append(f"`classes`: some of {', '.join(choices)}; or `code`, one 0 or 1 for each of them")
+        else:
+            ranges = ", ".join(f"{low:g} to {high:g}" for low, high in choices)
+            lines.append(f"`vectors={{'{name}': ...}}`: in the zoo {ranges}")
+    return lines

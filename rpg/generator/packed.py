@@ -1,0 +1,204 @@
+"""A trained RPG in a folder of its own, without zoo and params.yaml: `rpg pack --experiment NAME --out FOLDER`.
+
+config.json          the generator: model, layout, conditions, sampler's settings, task, digests of the other files
+model.safetensors    the weights of RPG
+zoo.safetensors      stats.<name> [K] and skipped.<name> [S, *shape] of the tokenizer; conditions.<name> [N, C], the
+                     conditions of the zoo's N checkpoints, from which omitted requests are drawn
+adapter_config.json  peft's settings, if the networks are adapters
+README.md            the model card
+language_model/, network.py    files that some networks are built from
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from rpg import __version__
+from rpg.blocks import Block, Precision
+from rpg.config.experiment import Sample
+from rpg.config.model import Diffusion, Model
+from rpg.generator.trained import Settings, TrainedRPG
+from rpg.tasks.adapters import CONFIG as ADAPTER_CONFIG
+from rpg.tasks.config import TaskConfig
+from rpg.tasks.registry import task_blocks
+from rpg.tokenizer.layout import Layout
+from rpg.tokenizer.manifest import LayoutForm
+from rpg.tokenizer.tokenizer import Tokenizer
+from rpg.training.conditions import ConditionTable
+from rpg.training.model_file import stored
+from rpg.utils.artifacts import ListedFile
+from rpg.utils.device import device
+from rpg.utils.errors import UserError
+from rpg.utils.files import (
+    file_entry,
+    read_json,
+    read_sealed,
+    read_tensors,
+    sha256,
+    write_json,
+    write_sealed,
+    write_tensors,
+    write_text,
+)
+
+# A folder of a later format is refused. A format changes if an older version would read a folder wrongly.
+FORMAT = 1
+CONFIG, WEIGHTS, ZOO, CARD = "config.json", "model.safetensors", "zoo.safetensors", "README.md"
+MAKER = "rpg pack"
+
+
+class PackedConfig(Block):
+    """config.json of a packed generator."""
+
+    format: int
+    version: Annotated[str, Field(description="version of this library that wrote the folder")]
+    name: str
+    task: dict[str, Any]
+    model: Model
+    diffusion: Diffusion
+    sample: Sample
+    precision: Precision
+    layout: LayoutForm
+    states: Annotated[int, Field(ge=1, description="S, number of the zoo's training runs")]
+    held_out: Annotated[list[str], Field(description="task codes that RPG never learned from")]
+    files: list[ListedFile]
+
+
+def write_packed(trained: TrainedRPG, folder: Path, card: str) -> None:
+    """Write a trained RPG into `folder`, which must be empty or hold another packed generator; config.json is last.
+
+    `card` is the text of README.md. Raises UserError for a folder with other files.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    task = trained.task.packed(folder)
+    state_dict = {name: tensor.cpu() for name, tensor in trained.model.state_dict().items()}
+    write_tensors(folder / WEIGHTS, state_dict)
+    table = {f"conditions.{name}": values for name, values in trained.table.values.items()}
+    write_tensors(folder / ZOO, trained.tokenizer.tensors() | table)
+    if trained.adapter_config:
+        write_json(folder / ADAPTER_CONFIG, trained.adapter_config())
+    write_text(folder / CARD, card)
+    settings = trained.settings
+    config = PackedConfig(
+        format=FORMAT,
+        version=__version__,
+        name=trained.name,
+        task=task.model_dump(),
+        model=settings.model,
+        diffusion=settings.diffusion,
+        sample=settings.sample,
+        precision=settings.precision,
+        layout=LayoutForm.model_validate(trained.tokenizer.layout.tree()),
+        states=trained.states,
+        held_out=list(trained.held_out),
+        files=[
+            ListedFile(**file_entry(path, folder))
+            for path in sorted(folder.rglob("*"))
+            # The hub adds .gitattributes, and a card may be edited.
+            if path.is_file() and path.name != CARD and not path.name.startswith(".")
+        ],
+    )
+    write_sealed(folder / CONFIG, {**config.model_dump(), "layout": trained.tokenizer.layout.tree()})
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UserError unless `folder` is new, empty, or holds a packed generator."""
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not _is_packed(folder)):
+        raise UserError(f"{folder}: holds other files; name an empty or a new folder")
+
+
+def _is_packed(folder: Path) -> bool:
+    try:
+        return "format" in read_json(folder / CONFIG, MAKER)
+    except UserError:
+        return False
+
+
+def read_packed(folder: Path) -> TrainedRPG:
+    """Load the trained RPG in `folder`; no code in the folder runs.
+
+    Raises UserError if the folder is no packed generator, was changed, or was written by a later version.
+    """
+    config = read_config(folder)
+    _check_files(folder, config)
+    zoo = read_tensors(folder / ZOO)
+    layout = Layout.of_form(config.layout)
+    try:
+        tokenizer = Tokenizer.of_tensors(layout, zoo, config.states)
+        table = ConditionTable(config.model.conditions, _conditions(zoo))
+        model = stored(folder / WEIGHTS, config.model, config.diffusion, layout, table.sizes, MAKER)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{folder / ZOO}: does not fit {CONFIG} ({error}); run `{MAKER}` again") from error
+    adapter: Callable[[], dict[str, Any]] | None = None
+    if (folder / ADAPTER_CONFIG).is_file():
+        adapter = lambda: read_json(folder / ADAPTER_CONFIG, MAKER)  # noqa: E731
+    return TrainedRPG(
+        config.name,
+        _task(config, folder),
+        Settings(config.sample, config.precision, config.model, config.diffusion),
+        model.to(device()),
+        table,
+        tokenizer,
+        adapter,
+        config.held_out,
+        packed=True,
+    )
+
+
+def read_task(folder: Path) -> TaskConfig:
+    """Return the task of the packed generator's networks; UserError as `read_packed` raises it."""
+    config = read_config(folder)
+    _check_files(folder, config)
+    task = _task(config, folder)
+    if not task.extra:
+        raise UserError(f"{folder}: does not hold the code that scores its networks; score them with --experiment")
+    return task
+
+
+def _check_files(folder: Path, config: PackedConfig) -> None:
+    for file in config.files:
+        path = folder / file.file
+        # The hub's cache holds links to files elsewhere.
+        if not path.is_file() or sha256(path) != file.sha256:
+            raise UserError(f"{path}: missing or changed since it was packed; get the folder again")
+
+
+def _task(config: PackedConfig, folder: Path) -> TaskConfig:
+    return task_blocks()[config.task["kind"]].model_validate(config.task).unpacked(folder)
+
+
+def read_config(folder: Path) -> PackedConfig:
+    """Read config.json in `folder`; UserError as `read_packed` raises it."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{folder}: no generator in it ({CONFIG} is missing); make one with `{MAKER}`")
+    tree = read_sealed(path, MAKER)
+    if isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
+        raise UserError(f"{folder}: packed by rpg {tree.get('version')}, a later version; update rpg")
+    try:
+        config = PackedConfig.model_validate_json(json.dumps(tree))
+        task_blocks()[config.task["kind"]].model_validate(config.task)
+    except (ValidationError, KeyError) as error:
+        why = (
+            error.errors(include_input=False, include_url=False)[0]["msg"]
+            if isinstance(error, ValidationError)
+            else error
+        )
+        raise UserError(f"{path}: not written by `{MAKER}` ({why})") from error
+    return config
+
+
+def _conditions(zoo: dict[str, Tensor]) -> dict[str, Tensor]:
+    values = {
+        name.removeprefix("conditions."): tensor for name, tensor in zoo.items() if name.startswith("conditions.")
+    }
+    if not values or len({len(tensor) for tensor in values.values()}) != 1 or any(v.ndim != 2 for v in values.values()):
+        raise ValueError("the conditions are missing or of several lengths")
+    return {name: tensor.to(torch.float32) for name, tensor in values.items()}

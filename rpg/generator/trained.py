@@ -1,0 +1,193 @@
+"""A trained RPG with all that generation needs: model, conditions, tokenizer and settings."""
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from rpg.blocks import PARAMS_FILE, Precision
+from rpg.config.experiment import Sample
+from rpg.config.loading import load_params
+from rpg.config.model import Diffusion, Model
+from rpg.generator.sample import sample_networks
+from rpg.model.conditions import condition_name
+from rpg.model.diffusion import T
+from rpg.model.rpg import RPG
+from rpg.paths import paths_of
+from rpg.tasks.adapters import loaded, write_adapter
+from rpg.tasks.base import Task
+from rpg.tasks.config import TaskConfig
+from rpg.tasks.loading import load_task
+from rpg.tasks.stack import StateDict
+from rpg.tokenizer.store import TokenStore
+from rpg.tokenizer.tokenizer import Tokenizer
+from rpg.training.conditions import ConditionTable, States, Vectors
+from rpg.training.model_file import load_rpg, read_config
+from rpg.utils.device import device
+from rpg.utils.errors import UserError
+from rpg.utils.files import write_tensors
+
+
+@dataclass(frozen=True)
+class GeneratedNetwork:
+    """A generated network: its weights, and the permutation states and task code of its request."""
+
+    state_dict: dict[str, Tensor]
+    states: States
+    code: str | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The sampler's settings, and the blocks of the model that it samples from."""
+
+    sample: Sample
+    precision: Precision
+    model: Model
+    diffusion: Diffusion
+
+
+@dataclass(eq=False)
+class TrainedRPG:
+    """A trained RPG, loaded once to generate many networks.
+
+    `held_out` are the task codes of the zoo that RPG never learned from. `language_model` is a folder of a causal
+    language model that reads descriptions of tasks; None uses the built-in lexicon.
+    """
+
+    name: str
+    task: TaskConfig
+    settings: Settings
+    model: RPG
+    table: ConditionTable
+    tokenizer: Tokenizer
+    # Returns the content of adapter_config.json; None if the networks are no adapters.
+    adapter_config: Callable[[], dict[str, Any]] | None
+    held_out: Collection[str] = ()
+    language_model: Path | None = None
+    data_root: str | None = None
+    # Whether the generator comes from a packed folder.
+    packed: bool = False
+
+    @classmethod
+    def of_experiment(cls, experiment: str, root: Path = Path()) -> "TrainedRPG":
+        """Load the RPG of an experiment; `root` is the folder of params.yaml.
+
+        Raises UserError if params.yaml has no such experiment, or if the experiment is not trained.
+        """
+        params = load_params(root / PARAMS_FILE)
+        chosen = params.experiment(experiment)
+        paths = paths_of(params, experiment, root / "results")
+        store, folder = TokenStore(paths.folder("tokens")), paths.generator(chosen)
+        config = read_config(folder)
+        return cls(
+            experiment,
+            chosen.task,
+            Settings(chosen.sample, chosen.train.precision, config.model, config.diffusion),
+            load_rpg(folder, store, device()),
+            ConditionTable.of(config.model.conditions, store),
+            store,
+            # `rpg tokens` ensures that adapters, and only adapters, have this key.
+            None if chosen.tokens.canonical is None else lambda: load_task(chosen.task, None).adapter_config(),
+            list(dict.fromkeys(checkpoint.code for checkpoint in store.held_out if checkpoint.code)),
+            Path(params.language_model) if params.language_model else None,
+            params.data_root,
+        )
+
+    @property
+    def states(self) -> int:
+        """The number of permutation states."""
+        return self.table.sizes.get("permutation_state", 1)
+
+    @cached_property
+    def benchmark(self) -> Task:
+        """The task that builds and scores the networks."""
+        return load_task(self.task, self.data_root)
+
+    def networks(
+        self,
+        count: int,
+        code: str | None,
+        states: States | None,
+        seed: int | None = None,
+        steps: int | None = None,
+        vectors: Vectors | None = None,
+    ) -> list[GeneratedNetwork]:
+        """Generate `count` networks; each network draws a code or states that are None, and omitted vectors.
+
+        Network k depends on the seed and on k alone. Raises UserError for an unknown state or vector, for a code if
+        the experiment has no task codes, and for a number of steps outside of 1 to 1000.
+        """
+        if steps is not None and not 1 <= steps <= T:
+            raise UserError(f"--steps {steps}: must be between 1 and {T}")
+        chosen = self.settings.sample
+        update = {"seed": chosen.seed if seed is None else seed, "steps": chosen.steps if steps is None else steps}
+        requests = [(states, code)] * count
+        networks = sample_networks(
+            self.model,
+            self.table,
+            self.tokenizer,
+            chosen.model_copy(update=update),
+            requests,
+            vectors,
+            precision=self.settings.precision,
+        )
+        return [GeneratedNetwork(*network) for network in networks]
+
+    def zoo_membership(self, code: str) -> str:
+        """Return "seen", "held out" or "not in the zoo": whether the zoo has checkpoints for the task of `code`."""
+        if code in self.learned:
+            return "seen"
+        return "held out" if code in self.held_out else "not in the zoo"
+
+    @property
+    def weights(self) -> int:
+        """The number of generated weights of a network."""
+        return sum(math.prod(tensor.shape) for tensor in self.tokenizer.layout.tokenized)
+
+    @property
+    def learned(self) -> set[str]:
+        """The task codes that RPG learned from."""
+        rows = self.table.values["task_code"].int().unique(dim=0).tolist() if "task_code" in self.table.values else []
+        return {"".join(map(str, row)) for row in rows}
+
+    def vocabulary(self) -> dict[str, Any]:
+        """Return condition → its choices: the number of states, the classes, or the range of each number in the zoo."""
+        found: dict[str, Any] = {}
+        for condition in self.table.conditions:
+            values_NC = self.table.values[condition_name(condition)]
+            if condition.kind == "permutation_state":
+                found["permutation_state"] = values_NC.shape[1]
+            elif condition.kind == "task_code":
+                found["task_code"] = self.task.classes
+            elif condition.kind == "vector":
+                found[condition.field] = list(zip(*(of.tolist() for of in values_NC.aminmax(dim=0)), strict=True))
+        return found
+
+    def built(self, state_dict: StateDict, build: Callable[[], nn.Module] | None = None) -> nn.Module:
+        """Return a new network in evaluation mode, on the CPU, with these weights; `build` makes that of a user's own.
+
+        Raises UserError if the network's library is missing, or if only the user can build the network.
+        """
+        if build is not None:
+            return loaded(build(), state_dict)
+        if self.packed and not self.task.extra:
+            raise UserError(
+                f"{self.name}: the generator does not hold the code of its networks; give build=, a function"
+            )
+        try:
+            return self.benchmark.built(state_dict)
+        except ImportError as error:
+            needs = f"needs {error.name}; install rpg-weights[{self.task.extra}]"
+            raise UserError(f"{self.name}: the network {needs}") from error
+
+    def write(self, path: Path, network: GeneratedNetwork) -> None:
+        """Write a network into a .safetensors file, or an adapter into a folder that peft opens."""
+        if self.adapter_config:
+            write_adapter(path, self.adapter_config(), network.state_dict)
+        else:
+            write_tensors(path, network.state_dict, {"task_code": network.code} if network.code else None)
