@@ -16,7 +16,9 @@ alone() { # GROUP, then what constrains it: a lock without the packages of rpg
 for group in build audit installer; do
     alone "$group" "$@"
 done
-lock core.txt "$@"
-lock dev.txt --group dev --constraint requirements/core.txt "$@"
-lock cuda.txt --extra cuda --constraint requirements/dev.txt "$@"
-alone docs --constraint requirements/core.txt "$@"
+everything=(--extra pipeline --extra vision --extra language --extra onnx)
+lock pipeline.txt "${everything[@]}" "$@"
+lock core.txt --constraint requirements/pipeline.txt "$@"
+lock dev.txt "${everything[@]}" --group dev --constraint requirements/pipeline.txt "$@"
+lock cuda.txt "${everything[@]}" --extra cuda --constraint requirements/dev.txt "$@"
+alone docs --constraint requirements/pipeline.txt "$@"

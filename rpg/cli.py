@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from rpg.utils.threads import limit_threads
 if TYPE_CHECKING:
     from rpg.config.experiment import Experiment
     from rpg.config.params import Params
+    from rpg.generator.requests import NetworkGenerator
     from rpg.generator.trained import TrainedRPG
     from rpg.paths import Paths
     from rpg.tasks.config import TaskConfig
@@ -252,8 +253,8 @@ def score(
     if not weights and (generator or classes or code):
         raise UserError("--generator, --classes and --code are for one file: add --weights FILE")
     if weights:
-        from rpg.evaluation.score import score_file
-        from rpg.generator.generate import task_code
+        from rpg.evaluation.score_file import score_file
+        from rpg.generator.requests import task_code
 
         task, data_root = _task(name, generator, threads)
         print(score_file(task, weights, task_code(task, _classes(classes), code, None), data_root))
@@ -332,18 +333,31 @@ def generate(
         int | None, typer.Option(min=1, max=1000, help="Steps of the sampler. Default: sample.steps of params.yaml.")
     ] = None,
     threads: Threads = 1,
+    runtime: Annotated[
+        Literal["auto", "onnx", "torch"],
+        typer.Option(help="What runs a packed generator. onnx is fast to start, torch gives the checkout's bytes."),
+    ] = "auto",
 ) -> None:
     """Generate networks for a task, in a permutation state, or any."""
     _check_one(name, generator)
     vectors, states = dict(map(_vector, vector or [])), _states(state)
-    from rpg.generator.generate import check_out, generate_files
+    from rpg.generator.requests import check_out, generate_files
 
-    if name:
-        check_out(out, adapters=_open(name)[1].tokens.canonical is not None)
-    trained = _trained(name, generator, threads)
-    check_out(out, adapters=trained.adapter_config is not None)
+    chosen: NetworkGenerator
+    if generator and _uses_graph(Path(generator), runtime, steps):
+        from rpg.generator.onnx_runtime import GraphGenerator
+
+        graph = GraphGenerator(Path(generator), threads)
+        chosen, adapters = graph, graph.adapters
+    else:
+        if name:
+            # This fault is found before the model is loaded.
+            check_out(out, adapters=_open(name)[1].tokens.canonical is not None)
+        trained = _trained(name, generator, threads)
+        chosen, adapters = trained, trained.adapter_config is not None
+    check_out(out, adapters)
     generate_files(
-        trained,
+        chosen,
         out,
         classes=_classes(classes),
         code=code,
@@ -356,8 +370,26 @@ def generate(
     )
 
 
+def _uses_graph(folder: Path, runtime: str, steps: int | None) -> bool:
+    """Return whether onnxruntime generates; UserError if it should and can't."""
+    if runtime == "torch":
+        return False
+    from rpg.generator.onnx_runtime import obstacle
+
+    why = obstacle(folder, steps)
+    if why and runtime == "onnx":
+        raise UserError(f"--runtime onnx: {why}; use --runtime torch")
+    return not why
+
+
 @app.command(rich_help_panel=NETWORKS)
-def pack(name: Name, out: Annotated[Path, typer.Option(help="Output folder: new, empty, or packed before.")]) -> None:
+def pack(
+    name: Name,
+    out: Annotated[Path, typer.Option(help="Output folder: new, empty, or packed before.")],
+    graph: Annotated[
+        bool, typer.Option(help="Add model.onnx, with which `rpg generate` needs no torch, if the model allows it.")
+    ] = True,
+) -> None:
     """Write a trained generator into a folder that needs no zoo and no params.yaml."""
     _, _, paths = _open(name, 1)
     from rpg.evaluation.results import summaries
@@ -366,12 +398,9 @@ def pack(name: Name, out: Annotated[Path, typer.Option(help="Output folder: new,
     from rpg.generator.trained import TrainedRPG
 
     trained = TrainedRPG.of_experiment(name)
-    write_packed(trained, out, card(trained, *summaries(paths)))
-    print(
-        one_line(
-            f"{out}: {trained.name}, {sum(file.stat().st_size for file in out.rglob('*') if file.is_file()):,} bytes"
-        )
-    )
+    why_not = write_packed(trained, out, card(trained, *summaries(paths)), graph)
+    count = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    print(one_line(f"{out}: {count:,} bytes" + (f", without model.onnx: {why_not}" if why_not else "")))
 
 
 @app.command(rich_help_panel=NETWORKS)
@@ -551,6 +580,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(_refuse(f"{message}{see} `{where.command_path if where else 'rpg'} --help`"))
     except UserError as error:
         sys.exit(_refuse(str(error)))
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module == "rpg" or module in sys.modules:
+            raise
+        lacks = f"this command needs the package {module}, which the core of rpg lacks"
+        sys.exit(_refuse(f"{lacks}; install rpg-weights[pipeline,vision,language,onnx]"))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from rpg.demo.serve import load
-from rpg.generator.generate import task_code
+from rpg.generator.requests import task_code
 from rpg.generator.trained import GeneratedNetwork, TrainedRPG
 from rpg.tasks.classification.task import Classification
 from rpg.utils.device import device

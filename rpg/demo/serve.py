@@ -19,7 +19,7 @@ def demo(experiment: str | None, folder: str | None, port: int, browser: bool) -
     trained, or if the experiment's data set is missing.
     """
     if not find_spec("streamlit"):
-        raise UserError("rpg demo needs streamlit; install requirements/dev.txt or the extra 'demo'")
+        raise UserError("rpg demo needs streamlit; install rpg-weights[demo,pipeline,vision]")
     trained = load(experiment, folder)
     if not trained.task.in_words:
         raise UserError(

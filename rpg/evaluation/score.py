@@ -25,16 +25,14 @@ from rpg.evaluation.results import NetworkFacts, ScoredNetwork, Scores
 from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
 from rpg.tasks.base import DifferentiableTask, Judgement, Task
-from rpg.tasks.config import TaskConfig
 from rpg.tasks.loading import differentiable, load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.utils.artifacts import Set
-from rpg.utils.errors import UserError, one_line
+from rpg.utils.errors import UserError
 from rpg.utils.files import (
     check_unchanged,
     file_entry,
-    read_metadata,
     read_sealed,
     read_tensors,
     verified_file,
@@ -377,21 +375,3 @@ def summary(values: Sequence[float], groups: Sequence[Any], trainings: Sequence[
 
 def _interval(interval: tuple[float, float] | None) -> dict[str, list[float]]:
     return {"interval": [round(bound, 4) for bound in interval]} if interval else {}
-
-
-def score_file(params: TaskConfig, weights: Path, code: str | None, data_root: str | None) -> str:
-    """Return one line with the score of the state dict in `weights` on the test split, in the task of `code` if any.
-
-    Raises UserError if the weights do not fit, or if there are task codes and neither `code` nor the file
-    names one.
-    """
-    task = load_task(params, data_root)
-    state_dict = read_tensors(weights)
-    # Files from `rpg generate` name their task.
-    code = code or read_metadata(weights, "task_code")
-    if code is None and params.has_codes:
-        raise UserError(f"{weights}: names no task; add --classes or --code")
-    for name, tensor in state_dict.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")
-    return one_line(f"{weights}: {task.metric} {task.score(state_dict, 'test', code):.2f}")

@@ -154,7 +154,7 @@ def _language_model(folder: Path) -> tuple[Any, Any]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
-        raise UserError("--describe with a language model needs transformers; install requirements/core.txt") from error
+        raise UserError("--describe with a language model needs transformers; install rpg-weights[language]") from error
     if not (folder / "config.json").is_file():
         raise UserError(f"params.yaml: language_model: {folder} holds no Hugging Face model; null uses the lexicon")
     disable_progress_bar()

@@ -16,11 +16,11 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import nn
 
 from rpg.generator.card import card
-from rpg.generator.generate import task_code
 from rpg.generator.packed import check_folder, read_packed, write_packed
+from rpg.generator.requests import task_code
 from rpg.generator.trained import GeneratedNetwork, TrainedRPG
 from rpg.tasks.stack import StateDict
-from rpg.training.conditions import Vectors
+from rpg.utils.condition_requests import Vectors
 from rpg.utils.errors import UserError
 
 

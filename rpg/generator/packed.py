@@ -4,12 +4,14 @@ config.json          the generator: model, layout, conditions, sampler's setting
 model.safetensors    the weights of RPG
 zoo.safetensors      stats.<name> [K] and skipped.<name> [S, *shape] of the tokenizer; conditions.<name> [N, C], the
                      conditions of the zoo's N checkpoints, from which omitted requests are drawn
+model.onnx           the graph that generates without torch, where the model can be exported
 adapter_config.json  peft's settings, if the networks are adapters
 README.md            the model card
 language_model/, network.py    files that some networks are built from
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +24,10 @@ from rpg import __version__
 from rpg.blocks import Block, Precision
 from rpg.config.experiment import Sample
 from rpg.config.model import Diffusion, Model
+from rpg.generator.onnx_export import unsuited, write_graph
+from rpg.generator.onnx_runtime import ADAPTER_CONFIG, CONFIG, FORMAT, GRAPH, MAKER, ZOO, read_tree
 from rpg.generator.trained import Settings, TrainedRPG
-from rpg.tasks.adapters import CONFIG as ADAPTER_CONFIG
+from rpg.model.rpg import TOGETHER
 from rpg.tasks.config import TaskConfig
 from rpg.tasks.registry import task_blocks
 from rpg.tokenizer.layout import Layout
@@ -37,7 +41,6 @@ from rpg.utils.errors import UserError
 from rpg.utils.files import (
     file_entry,
     read_json,
-    read_sealed,
     read_tensors,
     sha256,
     write_json,
@@ -46,10 +49,7 @@ from rpg.utils.files import (
     write_text,
 )
 
-# A folder of a later format is refused. A format changes if an older version would read a folder wrongly.
-FORMAT = 1
-CONFIG, WEIGHTS, ZOO, CARD = "config.json", "model.safetensors", "zoo.safetensors", "README.md"
-MAKER = "rpg pack"
+WEIGHTS, CARD = "model.safetensors", "README.md"
 
 
 class PackedConfig(Block):
@@ -65,14 +65,19 @@ class PackedConfig(Block):
     precision: Precision
     layout: LayoutForm
     states: Annotated[int, Field(ge=1, description="S, number of the zoo's training runs")]
+    classes: Annotated[list[str] | None, Field(description="names of a task code's bits")]
+    in_words: Annotated[bool, Field(description="whether a sentence can name a task")]
+    dataset: Annotated[str, Field(description="data set whose classes a sentence names")]
+    together: Annotated[int, Field(ge=1, description="tokens of a network whose noise is drawn at once")]
     held_out: Annotated[list[str], Field(description="task codes that RPG never learned from")]
     files: list[ListedFile]
 
 
-def write_packed(trained: TrainedRPG, folder: Path, card: str) -> None:
+def write_packed(trained: TrainedRPG, folder: Path, card: str, graph: bool = True) -> str | None:
     """Write a trained RPG into `folder`, which must be empty or hold another packed generator; config.json is last.
 
-    `card` is the text of README.md. Raises UserError for a folder with other files.
+    `card` is the text of README.md, `graph` whether model.onnx is wanted. Return the reason if it can't be exported.
+    Raises UserError for a folder with other files.
     """
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +89,12 @@ def write_packed(trained: TrainedRPG, folder: Path, card: str) -> None:
     write_tensors(folder / ZOO, trained.tokenizer.tensors() | table)
     if trained.adapter_config:
         write_json(folder / ADAPTER_CONFIG, trained.adapter_config())
+    (folder / GRAPH).unlink(missing_ok=True)
+    why_not = unsuited(trained) if graph and not trained.graph else None
+    if trained.graph:
+        shutil.copy(trained.graph, folder / GRAPH)
+    elif graph and not why_not:
+        write_graph(trained, folder / GRAPH)
     write_text(folder / CARD, card)
     settings = trained.settings
     config = PackedConfig(
@@ -97,6 +108,10 @@ def write_packed(trained: TrainedRPG, folder: Path, card: str) -> None:
         precision=settings.precision,
         layout=LayoutForm.model_validate(trained.tokenizer.layout.tree()),
         states=trained.states,
+        classes=list(task.classes) if task.classes else None,
+        in_words=task.in_words,
+        dataset=task.dataset,
+        together=TOGETHER,
         held_out=list(trained.held_out),
         files=[
             ListedFile(**file_entry(path, folder))
@@ -106,6 +121,7 @@ def write_packed(trained: TrainedRPG, folder: Path, card: str) -> None:
         ],
     )
     write_sealed(folder / CONFIG, {**config.model_dump(), "layout": trained.tokenizer.layout.tree()})
+    return why_not
 
 
 def check_folder(folder: Path) -> None:
@@ -149,6 +165,7 @@ def read_packed(folder: Path) -> TrainedRPG:
         adapter,
         config.held_out,
         packed=True,
+        graph=folder / GRAPH if (folder / GRAPH).is_file() else None,
     )
 
 
@@ -176,12 +193,7 @@ def _task(config: PackedConfig, folder: Path) -> TaskConfig:
 
 def read_config(folder: Path) -> PackedConfig:
     """Read config.json in `folder`; UserError as `read_packed` raises it."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(f"{folder}: no generator in it ({CONFIG} is missing); make one with `{MAKER}`")
-    tree = read_sealed(path, MAKER)
-    if isinstance(tree.get("format"), int) and tree["format"] > FORMAT:
-        raise UserError(f"{folder}: packed by rpg {tree.get('version')}, a later version; update rpg")
+    path, tree = folder / CONFIG, read_tree(folder)
     try:
         config = PackedConfig.model_validate_json(json.dumps(tree))
         task_blocks()[config.task["kind"]].model_validate(config.task)

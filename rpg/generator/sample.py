@@ -22,8 +22,9 @@ from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
-from rpg.training.conditions import ConditionTable, States, Vectors
+from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
+from rpg.utils.condition_requests import States, Vectors, met
 from rpg.utils.device import device, worth_compiling
 from rpg.utils.files import clear, exclusive, file_entry, write_sealed
 from rpg.utils.progress import progress
@@ -72,13 +73,10 @@ def sample_networks(
             temperature=params.temperature,
             precision=precision,
         )
-        shares_BS = values.get("permutation_state", torch.ones(len(part), 1))
-        states = [tuple(row.nonzero()[:, 0].tolist()) for row in shares_BS]
+        rows = [{name: of[row].tolist() for name, of in values.items()} for row in range(len(part))]
+        states, codes = zip(*map(met, rows), strict=True)
         # Tensors outside of the tokens can't be mixed; they come from the first state.
         weights = tokenizer.detokenize(tokens_BLD, torch.tensor([first for first, *_ in states]))
-        codes: list[str | None] = [None] * len(part)
-        if "task_code" in values:
-            codes = ["".join(str(int(bit)) for bit in row) for row in values["task_code"]]
         yield from zip(unstack(weights), states, codes, strict=True)
 
 

@@ -13,6 +13,7 @@ from rpg.blocks import PARAMS_FILE, Precision
 from rpg.config.experiment import Sample
 from rpg.config.loading import load_params
 from rpg.config.model import Diffusion, Model
+from rpg.generator.requests import zoo_membership
 from rpg.generator.sample import sample_networks
 from rpg.model.conditions import condition_name
 from rpg.model.diffusion import T
@@ -25,8 +26,9 @@ from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
-from rpg.training.conditions import ConditionTable, States, Vectors
+from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
+from rpg.utils.condition_requests import States, Vectors
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.files import write_tensors
@@ -72,6 +74,8 @@ class TrainedRPG:
     data_root: str | None = None
     # Whether the generator comes from a packed folder.
     packed: bool = False
+    # The exported graph beside it.
+    graph: Path | None = None
 
     @classmethod
     def of_experiment(cls, experiment: str, root: Path = Path()) -> "TrainedRPG":
@@ -140,9 +144,7 @@ class TrainedRPG:
 
     def zoo_membership(self, code: str) -> str:
         """Return "seen", "held out" or "not in the zoo": whether the zoo has checkpoints for the task of `code`."""
-        if code in self.learned:
-            return "seen"
-        return "held out" if code in self.held_out else "not in the zoo"
+        return zoo_membership(code, self.learned, self.held_out)
 
     @property
     def weights(self) -> int:

@@ -8,6 +8,7 @@ al. 2022). All solvers end at ᾱ = 1 exactly, so the last step adds no noise an
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -56,14 +57,15 @@ def predicted_x0(x: Tensor, output: Tensor, t: Tensor, target: Target) -> Tensor
     return alpha * x - sigma * output
 
 
-def timesteps(steps: int) -> list[int]:
+@cache
+def timesteps(steps: int) -> tuple[int, ...]:
     """Return `steps` evenly spread, rounded times from T - 1 down to 0; a single step is at T - 1.
 
     Raises ValueError unless `steps` is in 1..T.
     """
     if not 1 <= steps <= T:
         raise ValueError(f"the number of sampling steps must be in 1..{T}, not {steps}")
-    return [round(t) for t in torch.linspace(T - 1, 0, steps, dtype=torch.float64).tolist()]
+    return tuple(round(t) for t in torch.linspace(T - 1, 0, steps, dtype=torch.float64).tolist())
 
 
 def sample(predict: Predict, x: Tensor, *, target: Target, solver: Solver, steps: int, noise: Noise) -> Tensor:
@@ -73,7 +75,7 @@ def sample(predict: Predict, x: Tensor, *, target: Target, solver: Solver, steps
     """
     times = timesteps(steps)
     # ᾱ = 1 after the last step, so this step adds no noise and leaves none.
-    levels = [ALPHA_BAR_T[t].item() for t in times] + [1.0]
+    levels = [_alpha_bar(t) for t in times] + [1.0]
     earlier: tuple[float, Tensor] | None = None
     for t, now, then in zip(times, levels, levels[1:], strict=False):
         t_1 = torch.full([1] * (x.ndim - 1), t, device=x.device)
@@ -99,12 +101,27 @@ def _dpm_solver_step(
 
     `earlier` is (h, x0) of the previous step.
     """
-    log_snr = [0.5 * torch.tensor(level / (1 - level), dtype=torch.float64).log().item() for level in (now, then)]
-    h = log_snr[1] - log_snr[0]
+    h = _log_snr(then) - _log_snr(now)
     data = x0
     if earlier is not None:
         ratio = earlier[0] / h
         data = (1 + 0.5 / ratio) * x0 - 0.5 / ratio * earlier[1]
     shrink = ((1 - then) / (1 - now)) ** 0.5
-    x = shrink * x - then**0.5 * torch.expm1(torch.tensor(-h, dtype=torch.float64)).item() * data
+    x = shrink * x - then**0.5 * _expm1(-h) * data
     return x, (h, x0)
+
+
+# Numbers of the schedule. Once cached, they are constants for a program that records a sampler's operations.
+@cache
+def _alpha_bar(t: int) -> float:
+    return ALPHA_BAR_T[t].item()
+
+
+@cache
+def _log_snr(level: float) -> float:
+    return 0.5 * torch.tensor(level / (1 - level), dtype=torch.float64).log().item()
+
+
+@cache
+def _expm1(x: float) -> float:
+    return torch.expm1(torch.tensor(x, dtype=torch.float64)).item()

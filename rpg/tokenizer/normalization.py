@@ -10,7 +10,7 @@ L tokens per checkpoint, D token width, K tensors that become tokens.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,10 @@ ROW = 2**10
 CONSTANT = 1e-9
 
 
+# Mean, deviation, scale and floor of one tensor.
+Numbers = tuple[Tensor, float, float, float]
+
+
 @dataclass(frozen=True)
 class Stats:
     """Statistics of a zoo per tensor, each [K] float64, in the order of `Layout.tokenized`.
@@ -54,6 +58,15 @@ class Stats:
     std: Tensor
     scale: Tensor
     floor: Tensor
+
+    def numbers(self) -> list[Numbers]:
+        """Return (mean, std, scale, floor) of each tensor.
+
+        Python numbers are faster than zero-dimensional tensors. Only the means stay tensors, because torch.add can add
+        a multiple of the weights to a tensor in one pass.
+        """
+        others = (values.tolist() for values in (self.std, self.scale, self.floor))
+        return list(zip(self.mean.unbind(), *others, strict=True))
 
     @classmethod
     def of(cls, layout: Layout, state_dicts: Iterable[dict[str, Tensor]]) -> "Stats":
@@ -135,26 +148,27 @@ def detokenize(tokens_LD: Tensor, layout: Layout, stats: Stats, skipped: dict[st
 
     `skipped` holds the tensors without tokens, with the leading dimensions of the tokens.
     """
-    # Python numbers are faster than zero-dimensional tensors here. Only the means stay tensors, because torch.add can
-    # add a multiple of the weights to a tensor in one pass.
-    means, stds, scales, floors = stats.mean.unbind(), *(values.tolist() for values in [*vars(stats).values()][1:])
+    made = generated(tokens_LD, layout, stats.numbers())
     state_dict: dict[str, Tensor] = {}
-    k = 0
     for tensor in layout.tensors:
         if tensor.tied_to:
             state_dict[tensor.name] = state_dict[tensor.tied_to].clone()
-            continue
-        if not tensor.tokens:
-            state_dict[tensor.name] = skipped[tensor.name].clone()
-            continue
+        else:
+            state_dict[tensor.name] = made[tensor.name] if tensor.tokens else skipped[tensor.name].clone()
+    return state_dict
+
+
+def generated(tokens_LD: Tensor, layout: Layout, numbers: Sequence[Numbers]) -> dict[str, Tensor]:
+    """Return the tensors [..., *shape] that tokens [..., L, D] hold; `numbers` are those of the statistics."""
+    tensors: dict[str, Tensor] = {}
+    for tensor, (mean, std, scale, floor) in zip(layout.tokenized, numbers, strict=True):
         rows = tokens_LD[..., tensor.first : tensor.first + tensor.tokens, :].flatten(-2)
         weights = rows[..., : math.prod(tensor.shape)]
         if tensor.is_variance:
             # A small variance is a small difference of two numbers, for which float32 is too coarse.
-            weights = torch.exp(weights.double() * stds[k] + means[k]) - VARIANCE_SHIFT
-            weights = torch.clamp(weights, min=floors[k]) * scales[k]
+            weights = torch.exp(weights.double() * std + mean) - VARIANCE_SHIFT
+            weights = torch.clamp(weights, min=floor) * scale
         else:
-            weights = torch.add(means[k], weights, alpha=stds[k])
-        state_dict[tensor.name] = weights.to(getattr(torch, tensor.dtype)).unflatten(-1, tensor.shape)
-        k += 1
-    return state_dict
+            weights = torch.add(mean, weights, alpha=std)
+        tensors[tensor.name] = weights.to(getattr(torch, tensor.dtype)).unflatten(-1, tensor.shape)
+    return tensors

@@ -1,6 +1,6 @@
 """Convert the conditions of a zoo's checkpoints, and a caller's requests, to the numbers that the model takes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,14 +10,11 @@ from rpg.config.model import Condition
 from rpg.model.conditions import condition_name
 from rpg.tokenizer.store import TokenStore
 from rpg.utils import task_codes
+from rpg.utils.condition_requests import Row, States, Vectors, requested
 from rpg.utils.errors import UserError
 from rpg.zoo.manifest import Checkpoint
 
 Values = dict[str, Tensor]
-# Name of a condition of the kind `vector` → its numbers.
-Vectors = Mapping[str, Sequence[float]]
-# The permutation states of a network, in equal shares. A single state is one training run of the zoo.
-States = tuple[int, ...]
 
 
 def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Values:
@@ -94,37 +91,13 @@ class ConditionTable:
         checkpoint drawn at random supplies the values that a request omits. Raises UserError for an unknown state or
         vector, and for a code if the model was not trained on codes.
         """
-        count = len(next(iter(self.values.values())))
-        picks = [int(torch.randint(count, (), generator=draw)) for draw in draws]
-        values = {name: tensor[picks] for name, tensor in self.values.items()}
-        for row, (states, code) in enumerate(requests):
-            if states is not None:
-                values["permutation_state"][row] = self._shares(states)
-            if code is not None:
-                if "task_code" not in values:
-                    raise UserError(
-                        "the model was not trained on task codes; leave the code, classes or description out"
-                    )
-                values["task_code"][row] = torch.tensor(task_codes.bits(code))
-        for name, numbers in (vectors or {}).items():
-            fields = [condition.field for condition in self.conditions if condition.kind == "vector"]
-            if name not in fields:
-                raise UserError(f"--vector {name}: the model has no such vector; known: {', '.join(fields) or 'none'}")
-            if len(numbers) != values[name].shape[1]:
-                raise UserError(f"--vector {name}: must have {values[name].shape[1]} numbers, not {len(numbers)}")
-            values[name][:] = torch.tensor(numbers)
-        return values
+        rows = [self._requested(*request, draw, vectors) for request, draw in zip(requests, draws, strict=True)]
+        return {name: torch.tensor([row[name] for row in rows]) for name in self.values}
 
-    def _shares(self, states: States) -> Tensor:
-        """Return equal shares [S] of the permutation states."""
-        if "permutation_state" not in self.values:
-            raise UserError("the model has no permutation states to choose from; leave --state out")
-        count = self.sizes["permutation_state"]
-        for state in states:
-            if not 0 <= state < count:
-                raise UserError(f"state {state}: the zoo has states 0 to {count - 1}, one per seed")
-        if len(set(states)) < len(states):
-            raise UserError(f"states {', '.join(map(str, states))}: one is given twice; give each state once")
-        shares_S = torch.zeros(count)
-        shares_S[list(states)] = 1 / len(states)
-        return shares_S
+    def _requested(
+        self, states: States | None, code: str | None, draw: torch.Generator, vectors: Vectors | None
+    ) -> Row:
+        pick = int(torch.randint(len(next(iter(self.values.values()))), (), generator=draw))
+        drawn = {name: values_NC[pick].tolist() for name, values_NC in self.values.items()}
+        fields = [condition.field for condition in self.conditions if condition.kind == "vector"]
+        return requested(drawn, fields, states, code, vectors)

@@ -40,7 +40,8 @@ from rpg.cli import main
 from rpg.config.loading import check_params, load_params
 from rpg.config.params import Params
 from rpg.evaluation.novelty import NoveltyAnalysis
-from rpg.evaluation.score import read_samples, score_file
+from rpg.evaluation.score import read_samples
+from rpg.evaluation.score_file import score_file
 from rpg.paths import RESULTS, Paths, ablation_file, paths_of
 from rpg.reports.tables import write_tables
 from rpg.tasks.config import Run

@@ -11,11 +11,14 @@ from conftest import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 CORE = PROJECT["project"]["dependencies"]
+# The extras that `make` installs.
+ALL = [*CORE, *(pin for extra in ("pipeline", "vision", "language", "onnx") for pin in EXTRAS[extra])]
 LOCKS = {
     **{f"{group}.txt": PROJECT["dependency-groups"][group] for group in ("audit", "build", "docs", "installer")},
     "core.txt": CORE,
-    "dev.txt": CORE + PROJECT["dependency-groups"]["dev"],
-    "cuda.txt": CORE + EXTRAS["cuda"],
+    "pipeline.txt": ALL,
+    "dev.txt": ALL + PROJECT["dependency-groups"]["dev"],
+    "cuda.txt": ALL + EXTRAS["cuda"],
 }
 
 
@@ -38,15 +41,16 @@ def test_lock_holds_what_pyproject_pins(file: str) -> None:
         assert pins[name] == version, f"{file}: {name}; run `bash requirements/compile.sh`"
 
 
-@pytest.mark.parametrize("file", ["dev.txt", "cuda.txt"])
-def test_locks_agree_on_shared_packages(file: str) -> None:
-    core, other = locked("core.txt"), locked(file)
+@pytest.mark.parametrize(("file", "within"), [("core", "pipeline"), ("pipeline", "dev"), ("pipeline", "cuda")])
+def test_locks_agree_on_shared_packages(file: str, within: str) -> None:
+    core, other = locked(f"{file}.txt"), locked(f"{within}.txt")
     assert {name: other[name] for name in core} == core
 
 
-def test_the_docs_lock_agrees_with_core_on_shared_packages() -> None:
-    core, docs = locked("core.txt"), locked("docs.txt")
-    assert {name: docs[name] for name in docs if name in core} == {name: core[name] for name in docs if name in core}
+def test_the_docs_lock_agrees_on_shared_packages() -> None:
+    all_of, docs = locked("pipeline.txt"), locked("docs.txt")
+    shared = docs.keys() & all_of.keys()
+    assert {name: docs[name] for name in shared} == {name: all_of[name] for name in shared}
 
 
 def test_every_lock_is_held_to_pyproject() -> None:
@@ -78,13 +82,19 @@ def test_one_opencv_without_a_screen() -> None:
 
 
 def test_core_needs_no_kernels() -> None:
-    assert not {name for name in locked("core.txt") if re.match("mamba|causal", name)}
+    assert not {name for name in locked("pipeline.txt") if re.match("mamba|causal", name)}
+
+
+def test_the_core_is_small() -> None:
+    """What a packed generator needs, and no pipeline, images or language models."""
+    heavy = "snakemake|dvc|pandas|scipy|scikit|matplotlib|onedl|opencv|timm|torchvision|transformers|peft|streamlit"
+    assert not {name for name in locked("core.txt") if re.match(heavy, name)}
 
 
 def test_conda_environment_has_the_same_pins() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == CORE
+    assert pip == sorted(set(ALL))
     python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
     minor = int(python.partition("=3.")[2])
     low, high = re.findall(r"3\.(\d+)", PROJECT["project"]["requires-python"])

@@ -1,0 +1,28 @@
+"""The score of one network in a file: `rpg score --weights new.safetensors`."""
+
+from pathlib import Path
+
+import torch
+
+from rpg.tasks.config import TaskConfig
+from rpg.tasks.loading import load_task
+from rpg.utils.errors import UserError, one_line
+from rpg.utils.files import read_metadata, read_tensors
+
+
+def score_file(params: TaskConfig, weights: Path, code: str | None, data_root: str | None) -> str:
+    """Return one line with the score of the state dict in `weights` on the test split, in the task of `code` if any.
+
+    Raises UserError if the weights do not fit, or if there are task codes and neither `code` nor the file
+    names one.
+    """
+    task = load_task(params, data_root)
+    state_dict = read_tensors(weights)
+    # Files from `rpg generate` name their task.
+    code = code or read_metadata(weights, "task_code")
+    if code is None and params.has_codes:
+        raise UserError(f"{weights}: names no task; add --classes or --code")
+    for name, tensor in state_dict.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")
+    return one_line(f"{weights}: {task.metric} {task.score(state_dict, 'test', code):.2f}")
