@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from rpg.evaluation.methods import kinds
-from rpg.utils.artifacts import Form, ListedFile, MayLack, Number, ScoreSummary, Set, Summaries
+from rpg.utils.artifacts import Form, ListedFile, MayLack, Measured, Number, ScoreSummary, Set, Summaries
 
 
 class NetworkFacts(Form):
@@ -24,7 +24,7 @@ class NetworkFacts(Form):
 
 
 class ScoredNetwork(NetworkFacts):
-    """A network with its scores on the validation and test split, in percent; `others` are by other metrics."""
+    """A network with its scores on the validation and test split; `others` are by other metrics."""
 
     validation: Number
     test: Number
@@ -50,7 +50,7 @@ class Scored(ScoredNetwork):
     set: Set | None
 
 
-class Scores(Form):
+class Scores(Measured):
     """The whole of scores.json."""
 
     metric: str

@@ -23,7 +23,7 @@ Save = Callable[[int, list[StateDict]], None]
 class Judgement:
     """The result of one network on one split.
 
-    `scores`: metric → percent. `answers` [n] int64: the network's answers, comparable with `Task.targets`; n is 0 if
+    `scores`: metric → score. `answers` [n] int64: the network's answers, comparable with `Task.targets`; n is 0 if
     the benchmark has no comparable answers.
     """
 
@@ -69,7 +69,8 @@ class BaseAnswers(ABC):
 class Task(ABC):
     """Builds, trains and scores the source networks of one experiment.
 
-    `metrics` are in percent, and higher is better; the first metric is the main one, by which networks are compared.
+    The first of `metrics` is the main one, by which networks are compared; `TaskConfig.metric_kind` is its kind. The
+    others are in percent, and higher is better.
     """
 
     metrics: tuple[str, ...]
@@ -205,7 +206,7 @@ class Task(ABC):
         """Return [n] int64, on the CPU: the right answers."""
 
     def score(self, state_dict: StateDict, split: str = "test", code: str | None = None) -> float:
-        """Return `metric` in percent; raises the errors of `judge`."""
+        """Return the score by `metric`; raises the errors of `judge`."""
         return self.judge(state_dict, split, code, main_only=True).scores[self.metric]
 
     def majority(self, code: str) -> int:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from rpg.blocks import Count
 from rpg.tasks.config import CardText, Run, TaskConfig, ZooConfig
+from rpg.utils.metric import PERCENT, MetricKind
 
 if TYPE_CHECKING:
     from rpg.tasks.custom.task import Custom
@@ -70,11 +71,28 @@ class CustomTask(TaskConfig):
     score: Annotated[
         ImportPath,
         Field(
-            description="function: score(network, split) returns a percentage or (answers, targets);"
+            description="function: score(network, split) returns a number or (answers, targets);"
             " split is validation or test"
         ),
     ]
     metric: Annotated[str, Field(pattern=r"^\w[\w .-]*$", description="the score's name in the tables")]
+    # Without these keys, artifacts are those of earlier versions, which had percentages alone.
+    unit: Annotated[
+        str,
+        Field(
+            pattern=r"^[^|{}\x00-\x1f]{0,20}$",
+            exclude_if=lambda unit: unit == PERCENT.unit,
+            description="unit of the score, such as dB, or an empty text; a percentage is from 0 to 100, other scores"
+            " are any finite numbers",
+        ),
+    ] = PERCENT.unit
+    lower_is_better: Annotated[
+        bool, Field(exclude_if=lambda lower: not lower, description="whether a lower score is better, as of an error")
+    ] = False
+
+    @property
+    def metric_kind(self) -> MetricKind:
+        return MetricKind(self.unit, self.lower_is_better)
 
     @property
     def dataset(self) -> str:

@@ -1,7 +1,8 @@
 """The user's own networks: checkpoints from elsewhere, and two functions of the user that build and score networks.
 
     build() -> torch.nn.Module                  a network that fits the checkpoints; for adapters a PeftModel
-    score(network, split) -> float              a percentage, higher is better; `split` is "validation" or "test"
+    score(network, split) -> float              in `task.unit`, by default a percentage, of which higher is better
+                                                unless `task.lower_is_better`; `split` is "validation" or "test"
     score(network, split) -> answers, targets   or both as [n] whole numbers; the score is their accuracy
 
 The functions run with the network in evaluation mode, without gradients, and with torch's generator in the same state
@@ -33,6 +34,7 @@ from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_tensors
+from rpg.utils.metric import PERCENT
 from rpg.utils.rng import derive
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -227,12 +229,18 @@ class Custom(Task):
         else:
             self.network.load_state_dict(state_dict)
         network = self.network.eval()
-        answers, percent = self._parsed(self._call("score", lambda: self._score(network, split)), split)
-        return Judgement({self.metric: percent}, answers)
+        answers, score = self._parsed(self._call("score", lambda: self._score(network, split)), split)
+        return Judgement({self.metric: score}, answers)
 
     def _parsed(self, result: Any, split: str) -> tuple[Tensor, float]:
-        """Return answers [n] and percentage from the score function's result; a mere percentage gives n = 0."""
+        """Return answers [n] and score from the score function's result; a mere number gives n = 0."""
+        kind = self.params.metric_kind
         if isinstance(result, (tuple, list)) and len(result) == 2:
+            if kind != PERCENT:
+                keys = " and ".join(f"task.{key}" for key in kind.tree())
+                raise self._fault(
+                    "score", f"returns (answers, targets), whose score is the accuracy in percent; remove {keys}"
+                )
             try:
                 answers, targets = (torch.as_tensor(values).cpu() for values in result)
             except (TypeError, ValueError, RuntimeError) as error:
@@ -246,18 +254,20 @@ class Custom(Task):
                 raise self._fault("score", f"the targets of {split} differ between calls; do not shuffle them")
             return answers.long(), 100 * float((answers == targets).double().mean())
         try:
-            percent = float(result)
+            score = float(result)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise self._fault(
-                "score", f"must return a percentage or (answers, targets), not {_line(result)}"
-            ) from error
-        if not 0 <= percent <= 100:
-            raise self._fault("score", f"must return a percentage from 0 to 100, not {percent}")
-        return torch.zeros(0, dtype=torch.int64), percent
+            wanted = "a percentage or (answers, targets)" if kind == PERCENT else "a number"
+            raise self._fault("score", f"must return {wanted}, not {_line(result)}") from error
+        if kind.is_percent and not 0 <= score <= 100:
+            remedy = "; give another unit in task.unit" if math.isfinite(score) else ""
+            raise self._fault("score", f"must return a percentage from 0 to 100, not {score}{remedy}")
+        if not math.isfinite(score):
+            raise self._fault("score", f"must return a finite number, not {score}")
+        return torch.zeros(0, dtype=torch.int64), score
 
     def targets(self, split: str, code: str | None = None) -> Tensor:
         if split not in self._targets:
-            # The score function returns targets for any weights; there are none if it returns a mere percentage.
+            # The score function returns targets for any weights; there are none if it returns a mere number.
             self.judge(self.own, split)
         return self._targets.setdefault(split, torch.zeros(0, dtype=torch.int64))
 
