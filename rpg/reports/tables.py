@@ -42,7 +42,7 @@ right answers, the test images; its interval includes the error of both.
 
 """
 UNITS = """*Min* is the worst network and *best* the best one: where lower is better, *best* is the smallest score and
-*min* the largest. *RPG − original* is in the metric's unit. Where lower is better, a negative difference is in favor of RPG.
+*min* the largest. *RPG − original* is in the metric's unit. Where lower is better, a negative difference favors RPG.
 
 """
 UNSEEN = """*Knows* is all that a method learned from: the *zoo*'s checkpoints; *labels* of training images in the tasks

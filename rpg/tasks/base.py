@@ -1,7 +1,7 @@
 """The interface between the stages and a benchmark."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,14 @@ class Task(ABC):
 
     def summary(self) -> dict[str, Any]:
         """Return what the zoo's manifest keeps about checkpoints that `train` has read; empty if it trained them."""
+        return {}
+
+    def fact_names(self, zoo: ZooConfig) -> list[str]:
+        """Return the names of `facts`; raises UserError if they can't be read."""
+        return []
+
+    def facts(self, run: Run, step: int) -> Mapping[str, float | list[float]]:
+        """Return what the user tells of a checkpoint that `train` has saved: name → number or numbers."""
         return {}
 
     @abstractmethod

@@ -30,6 +30,8 @@ from rpg.tasks.adapters import CONFIG, WEIGHTS, adapter_state, difference, put_a
 from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
+from rpg.tasks.custom.facts import Fact, Facts, read_facts
+from rpg.tasks.custom.runs import is_pattern, natural
 from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
@@ -56,6 +58,9 @@ class Custom(Task):
         self.metrics = (params.metric,)
         self._targets: dict[str, Tensor] = {}
         self._runs: list[ReadRun] = []
+        self._table: Facts | None = None
+        # Seed and step of a checkpoint that was read → the user's facts.
+        self._facts: dict[tuple[int, int], dict[str, Fact]] = {}
 
     @cached_property
     def _build(self) -> Callable[[], Any]:
@@ -106,25 +111,51 @@ class Custom(Task):
     def train(self, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         """Read the checkpoints of the one run in `runs`; call `save` with each checkpoint's index.
 
-        Raises UserError that names the checkpoint if a checkpoint does not fit, is not finite or can't be read.
+        Raises UserError that names the checkpoint if a checkpoint does not fit, is not finite, can't be read or has no
+        row in `zoo.facts`.
         """
         assert isinstance(zoo, GivenZoo)
         (run,) = runs
         read = ReadRun(Path(zoo.runs[run.seed]))
         self._runs.append(read)
-        for path in self.checkpoints(read.folder):
+        paths = self.checkpoints(read.folder)
+        self.fact_names(zoo)
+        told = self._table.of_run(read.folder, paths) if self._table else {}
+        for path in paths:
             state_dict = self._read(path)
             if read.is_new(path, state_dict):
-                save(len(read.names) - 1, [state_dict])
+                step = len(read.names) - 1
+                if self._table:
+                    if path not in told:
+                        raise UserError(f"{self._table.path}: no row for the checkpoint {path}; add one")
+                    self._facts[run.seed, step] = told[path]
+                save(step, [state_dict])
         read.report()
 
+    def fact_names(self, zoo: ZooConfig) -> list[str]:
+        assert isinstance(zoo, GivenZoo)
+        if zoo.facts and not self._table:
+            self._table = read_facts(Path(zoo.facts), [f"validation_{self.metric}"])
+            self._table.check_runs(zoo.runs)
+            for name, classes in self._table.classes.items():
+                print(f"zoo: {zoo.facts}: the numbers of '{name}' stand for {', '.join(classes)}", flush=True)
+        return self._table.names if self._table else []
+
+    def facts(self, run: Run, step: int) -> Mapping[str, Fact]:
+        return self._facts.get((run.seed, step), {})
+
     def summary(self) -> dict[str, Any]:
-        """Return the runs, their checkpoints and copies, the types of numbers, and an adapter's settings."""
+        """Return the runs, their checkpoints and copies, the types of numbers, an adapter's settings, and classes.
+
+        `classes` maps a column of texts in `zoo.facts` to the texts, in the order of the column's numbers.
+        """
         facts = {
             "runs": {str(run.folder): list(run.names.values()) for run in self._runs},
             "left_out": {copy: name for run in self._runs for copy, name in run.copies.items()},
             "dtypes": sorted({dtype for run in self._runs for dtype in run.dtypes}),
         }
+        if self._table and self._table.classes:
+            facts["classes"] = self._table.classes
         return {**facts, "adapter": settings(self._config)} if self.adapters else facts
 
     def checkpoints(self, run: Path) -> list[Path]:
@@ -136,7 +167,8 @@ class Custom(Task):
         if run.is_file() and self._is_checkpoint(run):
             return [run]
         if not run.exists():
-            raise UserError(f"{PARAMS_FILE}: zoo.runs: no folder '{run}'; a path starts at the folder of {PARAMS_FILE}")
+            fault = f"nothing matches '{run}'" if is_pattern(str(run)) else f"no folder '{run}'"
+            raise UserError(f"{PARAMS_FILE}: zoo.runs: {fault}; a path starts at the folder of {PARAMS_FILE}")
         below = sorted(run.iterdir(), key=_in_order) if run.is_dir() else []
         if self.adapters:
             paths = [path for path in [*below, run] if self._is_checkpoint(path)]
@@ -371,11 +403,6 @@ def _digest(state_dict: StateDict) -> str:
 def _in_order(path: Path) -> Any:
     """Return a sort key by which a network that was the best, or a copy of it, comes after those with a number."""
     return re.match(r"best(\b|_)", path.name) is not None, natural(path.name)
-
-
-def natural(name: str) -> tuple[list[int | str], str]:
-    """Return a sort key that compares numbers in a name by value: epoch-9 comes before epoch-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
 def _function(key: str, path: str) -> Callable[..., Any]:
