@@ -35,13 +35,13 @@ class GivenZoo(ZooConfig):
     # Snakemake reads text in braces as a wildcard.
     runs: Annotated[
         list[Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+$")]],
-        # Snakemake, DVC and the shards see the files and folders, not the patterns.
-        BeforeValidator(lambda runs: expanded(runs) if _are_texts(runs) else runs),
         Field(
             min_length=1,
             description="for each run a folder of checkpoints, or a single checkpoint; with *, ? or [ an entry is a"
             " pattern, each match of which is a run",
         ),
+        # Snakemake, DVC and the shards see the files and folders, not the patterns.
+        BeforeValidator(lambda runs: expanded(runs) if _are_texts(runs) else runs),
     ]
     runs_per_shard: Count
     facts: Annotated[
