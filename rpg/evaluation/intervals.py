@@ -16,7 +16,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class ScoreSample:
-    """The scores of N networks in percent, and the group of each.
+    """The scores of N networks, and the group of each.
 
     `trainings` names the training of the generator that made each network; it is empty for networks of one training. A
     group has networks of all trainings. `right` [N, n] tells whether each network answers each of n test examples
@@ -29,8 +29,8 @@ class ScoreSample:
     right: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=bool))
 
 
-def mean_interval(sample: ScoreSample) -> tuple[float, float] | None:
-    """Return the 95 % interval of the mean of a sample, cut off at 100; None for a single group.
+def mean_interval(sample: ScoreSample, most: float = 100.0) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean of a sample, cut off at `most`, the largest score; None for a single group.
 
     The variance is the sum of the variances over groups and over trainings. The degrees of freedom are Satterthwaite's.
     """
@@ -38,11 +38,11 @@ def mean_interval(sample: ScoreSample) -> tuple[float, float] | None:
     if len(groups) < 2:
         return None
     low, high = _interval(float(np.mean(sample.scores)), [_part(groups), *_of_trainings(sample)])
-    return low, min(high, 100.0)
+    return low, min(high, most)
 
 
 def difference(one: ScoreSample, other: ScoreSample) -> tuple[float, tuple[float, float] | None]:
-    """Return the mean of `one` minus the mean of `other` in points, and its 95 % interval.
+    """Return the mean of `one` minus the mean of `other`, and its 95 % interval.
 
     Networks of the same group, and answers to the same example, are paired. The variance is the sum of three: over the
     groups, over the trainings, and, where both samples have answers, over the examples. The interval is None if either

@@ -5,7 +5,8 @@ made from the same zoo without RPG (rpg.evaluation: interpolation, baselines). T
 
     distance      distance to the nearest checkpoint of the zoo, other than the network itself
     aligned       `distance` after permuting the units of each seed's checkpoints to match the network
-    relative      score / mean score of the originals for the same task
+    relative      score / mean score of the originals for the same task, or its inverse if lower is better; NaN if
+                  either is not positive (rpg.utils.metric)
     from_zoo      `aligned` of originals and samples, `distance`, which is never smaller, of others; compares methods
     residual      distance to the nearest affine combination of the aligned checkpoints; 0 for an average of them
     iou           wrong answers of both the network and the nearest original for its task / wrong answers of either
@@ -42,6 +43,7 @@ from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
 from rpg.utils.files import check_unchanged, file_entry, write_sealed, write_text
+from rpg.utils.metric import PERCENT, MetricKind
 from rpg.utils.progress import progress
 from rpg.utils.rng import derive
 from rpg.zoo.manifest import Checkpoint, read_zoo
@@ -80,7 +82,7 @@ class MeasuredNetwork:
     set: str
     # Empty for a task that scores networks without answers; then `iou` and `disagreement` are absent.
     answers: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    # The score on the test split, in percent.
+    # The score on the test split.
     score: float = math.nan
     file: str = ""
     index: int | None = None
@@ -229,7 +231,7 @@ class NoveltyAnalysis:
             # The group of dependent networks: all of one task, or, without task codes, all of one seed.
             "run": network.code or str(network.between or network.state),
             "test": network.score,
-            "relative": network.score / self.accuracy(network.code),
+            "relative": self.relative(network),
             **self.zoo.measure(network.point_P, own_index=network.index, align=main),
         }
         row["from_zoo"] = row.get("aligned", row.get("distance"))
@@ -246,14 +248,17 @@ class NoveltyAnalysis:
             row["disagreement"] = 100 * float((network.answers != nearest.answers).mean())
         return row
 
+    def relative(self, network: MeasuredNetwork) -> float:
+        """Return a network's score as a share of that of the originals for the same task; NaN if there is no share."""
+        return self.experiment.task.metric_kind.relative(network.score, self.accuracy(network.code))
+
     def accuracy(self, code: str | None) -> float:
         """Return the mean score of the originals for the task of `code`, held-out originals included."""
         if code not in self._accuracies:
             originals = [*self.originals, *self.held_out]
             same = [network.score for network in originals if network.code == code]
             # A zoo of one's own may lack the originals of a code.
-            # No division by zero where all originals fail.
-            self._accuracies[code] = max(float(np.mean(same or [network.score for network in originals])), 1e-9)
+            self._accuracies[code] = float(np.mean(same or [network.score for network in originals]))
         return self._accuracies[code]
 
     def rows(self) -> pd.DataFrame:
@@ -282,7 +287,10 @@ class NoveltyAnalysis:
         return pd.DataFrame(rows)
 
     def noise_keeps(self, distance: float) -> float:
-        """Return the mean relative accuracy of NOISY checkpoints plus noise of a root mean square of `distance`."""
+        """Return the mean relative accuracy of NOISY checkpoints plus noise of a root mean square of `distance`.
+
+        It is NaN if one of them has none.
+        """
         draw = np.random.default_rng(derive(self.params.seed, "noise test"))
         chosen = [self.originals[index] for index in draw.integers(len(self.originals), size=NOISY)]
         noises = [draw.standard_normal(len(one.point_P)) for one in chosen]
@@ -303,7 +311,7 @@ class NoveltyAnalysis:
             self.network_at("noise", one.state, one.code, one.point_P + high * noise_P)
             for one, noise_P in zip(chosen, noises, strict=True)
         )
-        return float(np.mean([network.score / self.accuracy(network.code) for network in self.judge(noisy)]))
+        return float(np.mean([self.relative(network) for network in self.judge(noisy)]))
 
     def canonical(self, network: MeasuredNetwork) -> np.ndarray:
         """Return the canonical point of an original or a sample; it is computed once."""
@@ -366,6 +374,7 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame, noise_keeps: Callab
     replica        d < COPY · u: a copy of a checkpoint, or of another save of the checkpoint's run
     interpolation  r < COMBINED · d: a combination of checkpoints explains most of the distance
     replica        d < NEAR · u: a checkpoint plus a small difference
+    no scale       a network, or a checkpoint plus noise of the distance d, has no `relative`
     inaccurate     the mean of `relative` is under ACCURATE
     as noise       checkpoints plus noise of the distance d are as accurate as the networks, or as the checkpoints
                    were (noise on the best run would be above the mean of all), so the distance proves nothing
@@ -384,10 +393,15 @@ def verdict(networks: pd.DataFrame, originals: pd.DataFrame, noise_keeps: Callab
         return "interpolation"
     if d < NEAR * u:
         return "replica"
-    relative = networks["relative"].mean()
+    relative = networks["relative"].mean(skipna=False)
+    if np.isnan(relative):
+        return "no scale"
     if relative < ACCURATE:
         return "inaccurate"
-    return "as noise" if noise_keeps(float(d)) >= ACCURATE * min(relative, 1.0) else "novel"
+    kept = noise_keeps(float(d))
+    if np.isnan(kept):
+        return "no scale"
+    return "as noise" if kept >= ACCURATE * min(relative, 1.0) else "novel"
 
 
 def run_distance(originals: pd.DataFrame) -> float:
@@ -395,14 +409,17 @@ def run_distance(originals: pd.DataFrame) -> float:
     return float(originals.get("aligned_across", pd.Series(dtype=float)).median())
 
 
-def summarize(rows: pd.DataFrame, noise_keeps: Callable[[float], float]) -> dict[str, Any]:
+def summarize(
+    rows: pd.DataFrame, noise_keeps: Callable[[float], float], metric_kind: MetricKind = PERCENT
+) -> dict[str, Any]:
     """Return novelty.json from the rows of novelty.csv, with each method and each set of tasks apart.
 
     `noise_keeps` is an argument of `verdict`.
 
     `zoo` holds the medians of the originals' columns, `median` those of the samples' columns. `distance` is the median
     of `from_zoo` in units of the zoo's median distance. `novel` maps each τ to the fraction of networks that reach
-    ACCURATE of the accuracy of the originals for the same task and are farther than τ units from the zoo.
+    ACCURATE of the accuracy of the originals for the same task and are farther than τ units from the zoo. A network
+    without `relative` counts as inaccurate there.
     """
     kinds = dict(iter(rows.groupby("networks", sort=False)))
     originals = kinds.pop("original")
@@ -412,7 +429,7 @@ def summarize(rows: pd.DataFrame, noise_keeps: Callable[[float], float]) -> dict
         accurate = networks["relative"] >= ACCURATE
         novel = {str(tau): float((accurate & (networks["from_zoo"] > tau * unit)).mean()) for tau in TAUS}
         return {
-            **summary(networks["test"].tolist(), networks["run"].tolist()),
+            **summary(networks["test"].tolist(), networks["run"].tolist(), metric_kind=metric_kind),
             "verdict": verdict(networks, originals, noise_keeps) if networks is not originals else "original",
             "distance": round(float(networks["from_zoo"].median() / unit), 4),
             "novel": {tau: round(share, 4) for tau, share in novel.items()},
@@ -446,10 +463,14 @@ def measure_novelty(experiment: Experiment, paths: Paths, data_root: str | None)
     Raises UserError if the scores, samples or zoo are missing or changed.
     """
     novelty = NoveltyAnalysis(experiment, paths, data_root)
-    rows = novelty.rows()
-    write_text(paths.file("novelty.rows"), rows.round(6).to_csv(index=False))
+    rows, metric_kind = novelty.rows(), experiment.task.metric_kind
+    rounded = rows.round(6)
+    if not metric_kind.is_percent:
+        # Six decimals would leave nothing of a small error.
+        rounded["test"] = rows["test"].map(metric_kind.rounded)
+    write_text(paths.file("novelty.rows"), rounded.to_csv(index=False))
     symmetries = list_symmetries(novelty.space, novelty.task)
-    tree = {**summarize(rows, novelty.noise_keeps), "symmetries": symmetries.tree()}
+    tree = {**summarize(rows, novelty.noise_keeps, metric_kind), "symmetries": symmetries.tree()}
     for name in tree["rpg"]:
         # A vote needs several networks of one task; a set of many tasks seldom has them.
         if name in ("all", "between"):

@@ -7,7 +7,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from rpg.evaluation.methods import kinds
 from rpg.paths import Paths
-from rpg.utils.artifacts import Form, ListedFile, MayLack, Number, ScoreSummary, Set, Summaries
+from rpg.utils.artifacts import Form, ListedFile, MayLack, Measured, Number, ScoreSummary, Set, Summaries
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, verified_file
 
@@ -27,7 +27,7 @@ class NetworkFacts(Form):
 
 
 class ScoredNetwork(NetworkFacts):
-    """A network with its scores on the validation and test split, in percent; `others` are by other metrics."""
+    """A network with its scores on the validation and test split; `others` are by other metrics."""
 
     validation: Number
     test: Number
@@ -53,7 +53,7 @@ class Scored(ScoredNetwork):
     set: Set | None
 
 
-class Scores(Form):
+class Scores(Measured):
     """The whole of scores.json."""
 
     metric: str

@@ -40,6 +40,7 @@ from rpg.utils.files import (
     write_sealed,
     write_tensors,
 )
+from rpg.utils.metric import PERCENT, MetricKind
 from rpg.utils.progress import progress
 from rpg.zoo.manifest import Checkpoint, read_base, read_zoo
 
@@ -129,9 +130,10 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
     else:
         for original in originals:
             original.set = "all"
-    header = {"metric": scorer.task.metric, "parameters": scorer.task.parameters}
-    write_json(paths.file("score.metrics"), {**header, **_summaries(kinds, references, "validation")})
-    write_json(paths.file("score.test"), {**header, **_summaries(kinds, references, "test")})
+    kind = experiment.task.metric_kind
+    header = {"metric": scorer.task.metric, **kind.tree(), "parameters": scorer.task.parameters}
+    write_json(paths.file("score.metrics"), {**header, **_summaries(kinds, references, "validation", kind)})
+    write_json(paths.file("score.test"), {**header, **_summaries(kinds, references, "test", kind)})
     write_tensors(paths.file("score.answers"), scorer.answers)
     files = [file_entry(paths.file(f"score.{name}")) for name in ("metrics", "test", "answers")]
     extra = {"references": _trees(references)} if references else {}
@@ -289,12 +291,12 @@ def _name_sets(kinds: Kinds, store: TokenStore) -> None:
                 network.set = store.task_set(state, network.code)
 
 
-def _summaries(kinds: Kinds, references: Kinds, split: str) -> dict[str, Any]:
+def _summaries(kinds: Kinds, references: Kinds, split: str, metric_kind: MetricKind) -> dict[str, Any]:
     """Return the summaries of all networks on one split; with task codes also per set and for the baselines."""
 
     def summarize(networks: Sequence[ScoredNetwork]) -> dict[str, Any]:
         sample = sample_of(networks, split)
-        return summary(sample.scores, sample.groups)
+        return summary(sample.scores, sample.groups, metric_kind=metric_kind)
 
     def of_set(kind: str, name: str | None) -> list[ScoredNetwork]:
         return [network for network in kinds[kind] if network.set == name]
@@ -305,7 +307,7 @@ def _summaries(kinds: Kinds, references: Kinds, split: str) -> dict[str, Any]:
 
     def above(own: Sequence[ScoredNetwork], rivals: Sequence[ScoredNetwork]) -> dict[str, Any]:
         mean, interval = difference(sample_of(own, split), sample_of(rivals, split))
-        return {"mean": round(mean, 4), **_interval(interval)}
+        return {"mean": metric_kind.rounded(mean), **_interval(interval, metric_kind)}
 
     # `between` and the sets of tasks have entries of their own. Without task codes the set `all` is the entry `rpg`.
     sets = by_set("rpg")
@@ -355,8 +357,13 @@ def run_label(network: NetworkFacts) -> str:
     return str(network.code or network.between or (network.state if network.seed is None else network.seed))
 
 
-def summary(values: Sequence[float], groups: Sequence[Any], trainings: Sequence[Any] = ()) -> dict[str, Any]:
-    """Return mean, std, min, best (the largest) and n of `values`, and the mean's 95 % `interval` over `groups`.
+def summary(
+    values: Sequence[float], groups: Sequence[Any], trainings: Sequence[Any] = (), metric_kind: MetricKind = PERCENT
+) -> dict[str, Any]:
+    """Return mean, std, min, best and n of `values`, and the mean's 95 % `interval` over `groups`.
+
+    `best` is the score of the best network and `min` that of the worst one: the smallest and the largest value if lower
+    is better.
 
     The groups, one per value, are training runs or tasks: the saves of one run, and the networks of one task, are not
     independent. `trainings`, one per value, are those of the generator. A single group has no interval. std is 0 for a
@@ -364,14 +371,14 @@ def summary(values: Sequence[float], groups: Sequence[Any], trainings: Sequence[
     """
     array = np.array(values)
     return {
-        "mean": round(float(array.mean()), 4),
-        "std": round(float(array.std(ddof=1)), 4) if len(array) > 1 else 0.0,
-        **_interval(mean_interval(ScoreSample(values, groups, trainings))),
-        "min": round(float(array.min()), 4),
-        "best": round(float(array.max()), 4),
+        "mean": metric_kind.rounded(float(array.mean())),
+        "std": metric_kind.rounded(float(array.std(ddof=1))) if len(array) > 1 else 0.0,
+        **_interval(mean_interval(ScoreSample(values, groups, trainings), metric_kind.most), metric_kind),
+        "min": metric_kind.rounded(metric_kind.worst(array.tolist())),
+        "best": metric_kind.rounded(metric_kind.best(array.tolist())),
         "n": len(array),
     }
 
 
-def _interval(interval: tuple[float, float] | None) -> dict[str, list[float]]:
-    return {"interval": [round(bound, 4) for bound in interval]} if interval else {}
+def _interval(interval: tuple[float, float] | None, metric_kind: MetricKind) -> dict[str, list[float]]:
+    return {"interval": [metric_kind.rounded(bound) for bound in interval]} if interval else {}

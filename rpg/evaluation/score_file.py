@@ -25,4 +25,5 @@ def score_file(params: TaskConfig, weights: Path, code: str | None, data_root: s
     for name, tensor in state_dict.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")
-    return one_line(f"{weights}: {task.metric} {task.score(state_dict, 'test', code):.2f}")
+    score = params.metric_kind.with_unit(task.score(state_dict, "test", code))
+    return one_line(f"{weights}: {task.metric} {score}")

@@ -20,6 +20,7 @@ from rpg.evaluation.results import NoveltyResult, ParameterCount, ScoredNetwork,
 from rpg.evaluation.score import SETS, SPLITS, run_label, summary
 from rpg.paths import Paths, ablation_file, paths_of
 from rpg.utils.files import read_sealed, verified_file, write_sealed
+from rpg.utils.metric import MetricKind
 
 # A network of one training of a variant, and the training's index.
 Trained = tuple[int, ScoredNetwork]
@@ -39,21 +40,22 @@ def summarize(params: Params, name: str, results: Path) -> None:
             read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
             for paths in trials
         ]
-        entry = _variant(scores)
+        entry = _variant(scores, scores[0].metric_kind)
         if ablation.novelty:
             _add_novelty(entry["sets"], trials)
         parameters = read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount).parameters
         variants.append({"variant": variant, "changes": changes, "parameters": parameters, **entry})
         by_variant.append(scores)
-    tree: dict[str, Any] = {"variants": variants}
+    metric_kind = by_variant[0][0].metric_kind
+    tree: dict[str, Any] = {"variants": variants, **metric_kind.tree()}
     if ablation.baselines:
         # RPG's networks enter with their own BatchNorm statistics or recounted ones, as the rivals' do.
         ways = [
             (index, kind) for index in range(len(variants)) for kind in RPG if by_variant[index][0].kinds().get(kind)
         ]
-        index, kind = max(ways, key=lambda way: _choice(by_variant[way[0]], way[1]))
+        index, kind = max(ways, key=lambda way: metric_kind.rank(_choice(by_variant[way[0]], way[1])))
         best = variants[index]["variant"] + (", BatchNorm recounted" if kind.endswith(RECOUNTED) else "")
-        tree |= {"best": best, "rivals": list(_rivals(by_variant, by_variant[index], kind))}
+        tree |= {"best": best, "rivals": list(_rivals(by_variant, by_variant[index], kind, metric_kind))}
     write_sealed(ablation_file(name, results), tree)
 
 
@@ -87,17 +89,17 @@ def _sample(networks: Sequence[Trained], split: str) -> ScoreSample:
     )
 
 
-def _summary(networks: Sequence[Trained], split: str) -> dict[str, Any]:
+def _summary(networks: Sequence[Trained], split: str, metric_kind: MetricKind) -> dict[str, Any]:
     sample = _sample(networks, split)
-    return summary(sample.scores, sample.groups, sample.trainings)
+    return summary(sample.scores, sample.groups, sample.trainings, metric_kind)
 
 
-def _by_seed(networks: Sequence[Trained]) -> list[float]:
+def _by_seed(networks: Sequence[Trained], metric_kind: MetricKind) -> list[float]:
     rows = pd.DataFrame([{"trial": trial, "score": network.validation} for trial, network in networks])
-    return [round(float(value), 4) for value in rows.groupby("trial")["score"].mean()]
+    return [metric_kind.rounded(float(value)) for value in rows.groupby("trial")["score"].mean()]
 
 
-def _variant(scores: Sequence[Scores]) -> dict[str, Any]:
+def _variant(scores: Sequence[Scores], metric_kind: MetricKind) -> dict[str, Any]:
     """Summarize the samples and originals of one variant, by set of tasks, over all trainings."""
     sets: dict[str, Any] = {}
     for name in SETS:
@@ -107,15 +109,23 @@ def _variant(scores: Sequence[Scores]) -> dict[str, Any]:
         # Networks between training runs are compared with all originals.
         originals = _networks(scores, "original", None if name == "between" else name)
         sets[name] = {
-            "by_seed": _by_seed(samples),
-            **{split: {"original": _summary(originals, split), "rpg": _summary(samples, split)} for split in SPLITS},
+            "by_seed": _by_seed(samples, metric_kind),
+            **{
+                split: {
+                    "original": _summary(originals, split, metric_kind),
+                    "rpg": _summary(samples, split, metric_kind),
+                }
+                for split in SPLITS
+            },
         }
         if recounted := _networks(scores, f"rpg{RECOUNTED}", name):
-            sets[name]["recounted"] = _summary(recounted, "validation")
+            sets[name]["recounted"] = _summary(recounted, "validation", metric_kind)
     return {"sets": sets}
 
 
-def _rivals(by_variant: Sequence[Sequence[Scores]], best: Sequence[Scores], best_kind: str) -> Iterator[dict[str, Any]]:
+def _rivals(
+    by_variant: Sequence[Sequence[Scores]], best: Sequence[Scores], best_kind: str, metric_kind: MetricKind
+) -> Iterator[dict[str, Any]]:
     """Yield the scores of each method without RPG, by set of tasks, and the best variant's mean above them.
 
     Each method's scores come from the first variant that has it.
@@ -131,12 +141,12 @@ def _rivals(by_variant: Sequence[Sequence[Scores]], best: Sequence[Scores], best
             own = _networks(best, best_kind, name)
             if networks and own:
                 mean, interval = difference(_sample(own, "test"), _sample(networks, "test"))
-                above: dict[str, Any] = {"mean": round(mean, 4)}
+                above: dict[str, Any] = {"mean": metric_kind.rounded(mean)}
                 if interval:
-                    above["interval"] = [round(bound, 4) for bound in interval]
+                    above["interval"] = [metric_kind.rounded(bound) for bound in interval]
                 sets[name] = {
-                    "by_seed": _by_seed(networks),
-                    **{split: _summary(networks, split) for split in SPLITS},
+                    "by_seed": _by_seed(networks, metric_kind),
+                    **{split: _summary(networks, split, metric_kind) for split in SPLITS},
                     "above": above,
                 }
         if sets:

@@ -11,11 +11,12 @@ from rpg.paths import ablation_file
 from rpg.reports.artifacts import AblationResult, RivalSet
 from rpg.reports.formatting import label_set, mean, points, table
 from rpg.utils.files import read_sealed
+from rpg.utils.metric import PERCENT, MetricKind
 
 
 def ablation(name: str, question: str, experiment: str, result: AblationResult) -> str:
     """Return the section of an ablation of `experiment`: one row per variant and set of tasks."""
-    rows = []
+    rows, kind = [], result.metric_kind
     for variant in result.variants:
         # The sets in the order of the other tables, because JSON keeps no order.
         for key in (key for key in SETS if key in variant.sets):
@@ -23,25 +24,32 @@ def ablation(name: str, question: str, experiment: str, result: AblationResult) 
             row = {
                 "variant": label_set(variant.variant, key),
                 "RPG parameters": f"{variant.parameters:,}",
-                "original mean ± std": mean(scored.validation.original),
-                "RPG mean ± std": mean(scored.validation.rpg),
-                "by seed": _by_seed(scored.by_seed),
-                "RPG min": f"{scored.validation.rpg.min:.2f}",
+                "original mean ± std": mean(scored.validation.original, kind),
+                "RPG mean ± std": mean(scored.validation.rpg, kind),
+                "by seed": _by_seed(scored.by_seed, kind),
+                "RPG min": kind.text(scored.validation.rpg.min),
                 "RPG n": scored.validation.rpg.n,
-                "RPG mean ± std, test": mean(scored.test.rpg),
+                "RPG mean ± std, test": mean(scored.test.rpg, kind),
             }
             if scored.recounted:
-                row["BatchNorm recounted"] = mean(scored.recounted)
+                row["BatchNorm recounted"] = mean(scored.recounted, kind)
             if distances := scored.novelty:
                 other = "-" if distances.original is None else f"{distances.original:.4f}"
                 row["distance: sample / original"] = f"{distances.rpg:.4f} / {other}"
                 row["verdict"] = distances.verdict
             rows.append(row)
-    return f"\n## {name}, of {experiment}\n\n{question}\n\n{table(rows)}{_rivals(result)}"
+    return f"\n## {name}, of {experiment}\n\n{question}{_units(kind)}\n\n{table(rows)}{_rivals(result)}"
 
 
-def _by_seed(scores: Sequence[float]) -> str:
-    return ", ".join(f"{score:.2f}" for score in scores)
+def _units(kind: MetricKind) -> str:
+    """Return the sentence on a metric that is no percentage, or of which lower is better."""
+    if kind == PERCENT:
+        return ""
+    return f" Scores are {kind.in_unit}{', and lower is better: *min* is the largest' if kind.lower_is_better else ''}."
+
+
+def _by_seed(scores: Sequence[float], kind: MetricKind) -> str:
+    return ", ".join(map(kind.text, scores))
 
 
 def _rivals(result: AblationResult) -> str:
@@ -51,10 +59,10 @@ def _rivals(result: AblationResult) -> str:
     rows = [
         {
             "networks": label_set(label(rival.kind), key),
-            "mean ± std": mean(scored.validation),
-            "by seed": _by_seed(scored.by_seed),
-            "mean ± std, test": mean(scored.test),
-            f"RPG ({result.best}) − it, test": points(scored.above),
+            "mean ± std": mean(scored.validation, result.metric_kind),
+            "by seed": _by_seed(scored.by_seed, result.metric_kind),
+            "mean ± std, test": mean(scored.test, result.metric_kind),
+            f"RPG ({result.best}) − it, test": points(scored.above, result.metric_kind),
         }
         for key in SETS
         for rival in result.rivals
@@ -80,12 +88,13 @@ def conclusions(result: AblationResult) -> Iterator[str]:
 
 
 def _outcome(result: AblationResult, rivals: Sequence[tuple[str, RivalSet]]) -> str:
-    kind, scored = max(rivals, key=lambda rival: rival[1].test.mean)
-    low, high = scored.above.interval or (-math.inf, math.inf)
+    metric_kind = result.metric_kind
+    kind, scored = max(rivals, key=lambda rival: metric_kind.rank(rival[1].test.mean))
+    low, high = sorted(map(metric_kind.rank, scored.above.interval or (-math.inf, math.inf)))
     outcome = "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
-    return (
-        f"{outcome}. The best rival is *{label(kind)}*; RPG ({result.best}) minus it is {points(scored.above)} points."
-    )
+    unit = "points" if metric_kind.is_percent else metric_kind.in_unit
+    above = f"{points(scored.above, metric_kind)} {unit}"
+    return f"{outcome}. The best rival is *{label(kind)}*; RPG ({result.best}) minus it is {above}."
 
 
 def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, AblationResult]]:

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from rpg.evaluation.results import NoveltyResult
-from rpg.utils.artifacts import Difference, Form, MayLack, Number, Reported, ScoreSummary, Set
+from rpg.utils.artifacts import Difference, Form, MayLack, Measured, Number, Reported, ScoreSummary, Set
 
 
 class ExperimentResult(Reported):
@@ -72,7 +72,7 @@ class Rival(Form):
     sets: dict[Set, RivalSet]
 
 
-class AblationResult(Form):
+class AblationResult(Measured):
     """The whole of ablation.json; `best` is the variant of RPG with the best validation score."""
 
     variants: list[Variant]

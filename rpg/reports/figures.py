@@ -17,6 +17,7 @@ from sklearn.decomposition import PCA
 
 from rpg.evaluation.results import Method
 from rpg.tasks.base import Picture, Region
+from rpg.utils.metric import PERCENT, MetricKind
 
 matplotlib.rcParams |= {
     "svg.fonttype": "none",
@@ -62,11 +63,12 @@ def group(method: str) -> str:
     return next((name for name in GROUPS if method.startswith(name)), "formula")
 
 
-def accuracy_and_distance(methods: Sequence[tuple[str, Method]], title: str) -> Figure:
+def accuracy_and_distance(
+    methods: Sequence[tuple[str, Method]], title: str, metric: str = "accuracy", metric_kind: MetricKind = PERCENT
+) -> Figure:
     """Plot each method's mean accuracy, with interval, over the median distance from the zoo.
 
-    The line joins the Pareto front of the methods
-    without RPG.
+    The line joins the Pareto front of the methods without RPG. Better networks are above, also where lower is better.
     """
     figure = Figure(figsize=(7.4, 3.6))
     axes = figure.subplots()
@@ -88,12 +90,19 @@ def accuracy_and_distance(methods: Sequence[tuple[str, Method]], title: str) -> 
             zorder=3 if marker == "*" else 2,
         )
         shown.add(kind)
-    others = [(max(measures.distance, 1e-2), measures.mean) for name, measures in methods if not name.startswith("RPG")]
-    front = pareto(others)
+    others = [
+        (max(measures.distance, 1e-2), metric_kind.rank(measures.mean))
+        for name, measures in methods
+        if not name.startswith("RPG")
+    ]
+    # A rank's rank is the score.
+    front = [(distance, metric_kind.rank(rank)) for distance, rank in pareto(others)]
     axes.plot(*zip(*front, strict=True), color=GRAY, linewidth=1, linestyle="--", drawstyle="steps-pre", zorder=1)
     axes.set_xscale("log")
     axes.set_xlabel("median distance from the zoo, in units of the zoo's own")
-    axes.set_ylabel("mean accuracy in percent")
+    axes.set_ylabel(f"mean {metric} {metric_kind.in_unit}")
+    if metric_kind.lower_is_better:
+        axes.invert_yaxis()
     axes.set_title(title, loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure

@@ -7,22 +7,23 @@ import pandas as pd
 
 from rpg.evaluation.score import SETS
 from rpg.utils.artifacts import Difference, ScoreSummary, Set
+from rpg.utils.metric import PERCENT, MetricKind
 
 
-def points(difference: Difference | None) -> str:
-    """Format a difference in points and its interval."""
+def points(difference: Difference | None, kind: MetricKind = PERCENT) -> str:
+    """Format a difference, in points or in the metric's unit, and its interval."""
     if difference is None:
         return "-"
-    return f"{difference.mean:+.2f}{_brackets(difference.interval, '+.2f')}"
+    return f"{kind.text(difference.mean, '+')}{_brackets(difference.interval, kind, '+')}"
 
 
-def _brackets(interval: Sequence[float] | None, style: str) -> str:
-    return f" [{interval[0]:{style}}, {interval[1]:{style}}]" if interval else ""
+def _brackets(interval: Sequence[float] | None, kind: MetricKind, sign: str = "") -> str:
+    return f" [{kind.text(interval[0], sign)}, {kind.text(interval[1], sign)}]" if interval else ""
 
 
-def mean(summary: ScoreSummary) -> str:
+def mean(summary: ScoreSummary, kind: MetricKind = PERCENT) -> str:
     """Format mean ± standard deviation and the mean's interval, if there is one."""
-    return f"{summary.mean:.2f} ± {summary.std:.2f}{_brackets(summary.interval, '.2f')}"
+    return f"{kind.text(summary.mean)} ± {kind.text(summary.std)}{_brackets(summary.interval, kind)}"
 
 
 def label_set(name: str, key: Set) -> str:

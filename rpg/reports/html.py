@@ -26,6 +26,7 @@ from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_tensors, verified_file, write_text
+from rpg.utils.metric import PERCENT
 from rpg.zoo.manifest import read_zoo
 
 TEMPLATE = Path("workflow/report/report.html.j2")
@@ -78,7 +79,10 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
             [
                 _plot(
                     figures.accuracy_and_distance(
-                        [(label, measures) for label, _, measures in measured_methods(entry.novelty)], name
+                        [(label, measures) for label, _, measures in measured_methods(entry.novelty)],
+                        name,
+                        "accuracy" if entry.metric_kind == PERCENT else entry.metric,
+                        entry.metric_kind,
                     ),
                     name,
                 )

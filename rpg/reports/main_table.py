@@ -36,7 +36,10 @@ def main_table(path: Path) -> str:
     kept = [header.index(column) for column in COLUMNS]
     table = [[row[index].partition(" [")[0] for index in kept] for row in body]
     text = tabulate(table, list(COLUMNS.values()), tablefmt="simple", disable_numparse=True, colalign=_alignment())
-    return f"{text}\n\nScores in percent on the test split. All tables: {path}"
+    # tables.md names the unit behind a metric that is no percentage.
+    other = any(row[header.index("metric")].endswith(")") for row in body)
+    unit = "in percent, or as the metric says," if other else "in percent"
+    return f"{text}\n\nScores {unit} on the test split. All tables: {path}"
 
 
 def _alignment() -> list[str]:

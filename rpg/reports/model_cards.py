@@ -9,6 +9,7 @@ from rpg.config.experiment import Experiment
 from rpg.evaluation.score import SETS
 from rpg.reports.artifacts import ExperimentResult
 from rpg.utils.artifacts import ScoreSummary
+from rpg.utils.metric import PERCENT, MetricKind
 
 METRICS = {"top1": "top-1 accuracy"}
 CARD = """---
@@ -32,8 +33,8 @@ their hashes, and what each was asked for.
 
 ## Scores
 
-The {metric} in percent on the test split, {split}, over all
-networks: mean with its 95 % interval, smallest and largest.
+The {metric} {unit} on the test split, {split}, over all
+networks: mean with its 95 % interval, {range}.
 
 {scores}
 
@@ -55,6 +56,8 @@ VERDICTS = {
     "no scale": "not to be judged: the zoo's training runs are nearer to each other than noise that changes nothing",
     "one run": "not to be judged: the zoo has one training run",
 }
+# The verdict has a further reason where a metric may have scores that are not positive.
+NO_SHARE = f"{VERDICTS['no scale']}, or a score is not positive, so that no share of the originals' score exists"
 
 
 def card(name: str, experiment: Experiment, entry: ExperimentResult) -> str:
@@ -87,11 +90,12 @@ def card(name: str, experiment: Experiment, entry: ExperimentResult) -> str:
     )
     rows = ["| networks | mean | interval | min | best | n |", "|:--|--:|--:|--:|--:|--:|"]
     rows += [
-        _row("originals", entry.original),
-        *(_row(f"samples, {SETS[key]}", scores) for key, scores in sets.items()),
+        _row("originals", entry.original, entry.metric_kind),
+        *(_row(f"samples, {SETS[key]}", scores, entry.metric_kind) for key, scores in sets.items()),
     ]
+    meanings = VERDICTS if entry.metric_kind == PERCENT else {**VERDICTS, "no scale": NO_SHARE}
     verdicts = [
-        f"- {SETS[key]}: **{scores.verdict}**, that is, {VERDICTS[scores.verdict]}."
+        f"- {SETS[key]}: **{scores.verdict}**, that is, {meanings[scores.verdict]}."
         for key in SETS
         if (scores := entry.novelty.rpg.get(key))
     ]
@@ -110,18 +114,20 @@ def card(name: str, experiment: Experiment, entry: ExperimentResult) -> str:
         answer=text.answer,
         split=text.split,
         metric=METRICS.get(entry.metric, entry.metric),
+        unit=entry.metric_kind.in_unit,
+        range="largest (min, the worst) and smallest (best)" if entry.lower_is_better else "smallest and largest",
         scores="\n".join(rows),
         novelty="By the rule that results/tables.md states, the samples are\n\n" + "\n".join(verdicts),
     )
 
 
-def _row(label: str, scores: ScoreSummary) -> str:
+def _row(label: str, scores: ScoreSummary, kind: MetricKind) -> str:
     cells = [
         label,
-        f"{scores.mean:.2f}",
-        f"{scores.interval[0]:.2f} to {scores.interval[1]:.2f}" if scores.interval else "-",
-        f"{scores.min:.2f}",
-        f"{scores.best:.2f}",
+        kind.text(scores.mean),
+        " to ".join(map(kind.text, scores.interval)) if scores.interval else "-",
+        kind.text(scores.min),
+        kind.text(scores.best),
         scores.n,
     ]
     return "| " + " | ".join(map(str, cells)) + " |"

@@ -10,6 +10,8 @@ from typing import Any
 
 from rpg.reports.artifacts import ExperimentResult
 from rpg.reports.formatting import table
+from rpg.utils.artifacts import Measured
+from rpg.utils.metric import PERCENT
 
 Bounds = Mapping[str, Mapping[str, float]]
 
@@ -102,8 +104,11 @@ def quality(entry: Mapping[str, Any]) -> dict[str, float]:
 
     `originals` is the originals' mean in percent. For a set of samples (`rpg`, `between`, `seen`, ...) the value is the
     ratio of its mean to the mean of the originals for the same tasks; `rpg` is relative to all originals. `rpg min` is
-    the ratio of the worst sample. `A above B` is a difference in points.
+    the ratio of the worst sample. `A above B` is a difference in points. There are no measures of scores that are no
+    percentages, or of which lower is better.
     """
+    if not _is_percentage(entry):
+        return {}
     original = entry["original"]
     measures = {"originals": original["mean"], "rpg min": entry["rpg"]["min"] / original["mean"]}
     for kind in SETS:
@@ -179,5 +184,11 @@ def promise_section(experiments: Mapping[str, ExperimentResult]) -> str:
 
 def _check(experiments: Mapping[str, ExperimentResult]) -> tuple[list[BrokenPromise], int]:
     """Return the broken promises, and the number of all promises to these experiments."""
-    count = sum(len(PROMISES[name]) for name in experiments if name in PROMISES)
-    return broken_promises({name: entry.tree() for name, entry in experiments.items()}, PROMISES), count
+    entries = {name: entry.tree() for name, entry in experiments.items()}
+    count = sum(len(PROMISES[name]) for name, entry in entries.items() if name in PROMISES and _is_percentage(entry))
+    return broken_promises(entries, PROMISES), count
+
+
+def _is_percentage(entry: Mapping[str, Any]) -> bool:
+    """Return whether the promises speak of an entry's metric: a percentage of which higher is better."""
+    return Measured.model_validate(entry).metric_kind == PERCENT

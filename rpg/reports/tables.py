@@ -28,16 +28,21 @@ from rpg.tasks.config import ReportSection
 from rpg.tasks.registry import task_blocks
 from rpg.utils.artifacts import Compared, Reported, Seconds, Set, Summaries
 from rpg.utils.files import read_json, read_sealed, verified_file, write_json, write_text
+from rpg.utils.metric import PERCENT, MetricKind
 
 # Stage → its measured time.
 Timings = Mapping[str, Seconds]
 
 HEADING = """# Generated networks beside the originals they learned from
 
-{metrics} in percent on the test split, over all n networks; ± is the standard deviation. Brackets hold a 95 % interval:
+{metrics} on the test split, over all n networks; ± is the standard deviation. Brackets hold a 95 % interval:
 Student's t over the training runs, or over the tasks, because the saves of one run, and the networks of one task, are
 not independent. One run has no interval. *RPG − original* pairs the runs or tasks and, where the metric is the share of
 right answers, the test images; its interval includes the error of both.
+
+"""
+UNITS = """*Min* is the worst network and *best* the best one: where lower is better, *best* is the smallest score and
+*min* the largest. *RPG − original* is in the metric's unit. Where lower is better, a negative difference favors RPG.
 
 """
 UNSEEN = """*Knows* is all that a method learned from: the *zoo*'s checkpoints; *labels* of training images in the tasks
@@ -74,6 +79,11 @@ added, if their distance is under {near} u, otherwise *inaccurate* if they have 
 the originals for the same tasks, otherwise *as noise* if checkpoints plus noise of the same distance are as accurate,
 and else *novel*. There is no verdict for a zoo of *one run*, and none if u is under {floor}, *no scale*: noise of this
 size changes nothing.
+
+"""
+SHARES = """For a metric that is no percentage, or of which lower is better, the share of the originals' accuracy is the
+score divided by the mean score of the originals, or its inverse if lower is better. There is no share if either is not
+positive. The verdict is then *no scale*, unless the distances alone decide.
 
 """
 ALONE = """
@@ -140,7 +150,7 @@ def read_timings(params: Params, results: Path) -> dict[str, Timings]:
 
 
 def scores(params: Params, results: Path) -> pd.DataFrame:
-    """Return scores.csv: one row per original and per sample of every experiment in `run:`, scores in percent."""
+    """Return scores.csv: one row per original and per sample of every experiment in `run:`."""
     rows = [
         {
             "experiment": name,
@@ -185,25 +195,38 @@ def markdown(experiments: Mapping[str, ExperimentResult]) -> str:
     rows = [
         {
             "network": name,
-            "metric": entry.metric,
+            "metric": entry.metric_kind.label(entry.metric),
             "parameters": f"{entry.parameters:,}",
-            **original_and_rpg_columns(entry),
-            "RPG − original": points(entry.differences["original"].get(key)),
+            **original_and_rpg_columns(entry, entry.metric_kind),
+            "RPG − original": points(entry.differences["original"].get(key), entry.metric_kind),
         }
         for experiment, entry in experiments.items()
         for name, key, entry in between_apart(experiment, entry)
     ]
-    names = sorted({entry.metric for entry in experiments.values()})
     return (
-        HEADING.format(metrics=", ".join(names))
+        HEADING.format(metrics=metrics_in_units(experiments))
+        + (UNITS if has_other_metrics(experiments) else "")
         + table(rows)
         + promise_section(experiments)
         + "".join(unseen_tasks(name, entry) for name, entry in experiments.items() if entry.held_out)
         + task_sections(experiments)
         + published_section(experiments)
         + novelty_section(experiments)
-        + "".join(zoo_baselines(name, entry.novelty) for name, entry in experiments.items())
+        + "".join(zoo_baselines(name, entry.novelty, entry.metric_kind) for name, entry in experiments.items())
     )
+
+
+def metrics_in_units(experiments: Mapping[str, ExperimentResult]) -> str:
+    """Return the names of all metrics with their units: "mIoU, top1 in percent; psnr in dB"."""
+    by_unit: dict[str, set[str]] = {}
+    for entry in sorted(experiments.values(), key=lambda entry: not entry.metric_kind.is_percent):
+        by_unit.setdefault(entry.metric_kind.in_unit, set()).add(entry.metric)
+    return "; ".join(f"{', '.join(sorted(names))} {unit}" for unit, names in by_unit.items())
+
+
+def has_other_metrics(experiments: Mapping[str, ExperimentResult]) -> bool:
+    """Return whether a metric is no percentage, or lower is better."""
+    return any(entry.metric_kind != PERCENT for entry in experiments.values())
 
 
 def between_apart(name: str, entry: ExperimentResult) -> Iterator[tuple[str, Set, ExperimentResult]]:
@@ -213,16 +236,16 @@ def between_apart(name: str, entry: ExperimentResult) -> Iterator[tuple[str, Set
         yield label_set(name, "between"), "between", entry.model_copy(update={"rpg": entry.between})
 
 
-def original_and_rpg_columns(scores: Compared) -> dict[str, Any]:
+def original_and_rpg_columns(scores: Compared, kind: MetricKind = PERCENT) -> dict[str, Any]:
     """Return the columns of the paper's tables from the summaries of `original` and `rpg`."""
     original, rpg = scores.original, scores.rpg
     return {
-        "original mean ± std": mean(original),
-        "original best": f"{original.best:.2f}",
+        "original mean ± std": mean(original, kind),
+        "original best": kind.text(original.best),
         "original n": original.n,
-        "RPG mean ± std": mean(rpg),
-        "RPG min": f"{rpg.min:.2f}",
-        "RPG best": f"{rpg.best:.2f}",
+        "RPG mean ± std": mean(rpg, kind),
+        "RPG min": kind.text(rpg.min),
+        "RPG best": kind.text(rpg.best),
         "RPG n": rpg.n,
     }
 
@@ -329,7 +352,8 @@ def novelty_section(experiments: Mapping[str, ExperimentResult]) -> str:
                 }
             )
     rule = next(iter(experiments.values())).novelty.rule
-    return NOVELTY.format(**{**rule.tree(), "accurate": f"{rule.accurate:.0%}"}) + table(rows)
+    text = NOVELTY.format(**{**rule.tree(), "accurate": f"{rule.accurate:.0%}"})
+    return text + (SHARES if has_other_metrics(experiments) else "") + table(rows)
 
 
 def ensemble(accuracies: Ensemble | dict[str, float] | None) -> str:
@@ -366,20 +390,20 @@ def measured_methods(novelty: NoveltyResult) -> list[MeasuredMethod]:
     ]
 
 
-def beaten_by(key: Set, measures: Method, networks: list[MeasuredMethod]) -> int:
+def beaten_by(key: Set, measures: Method, networks: list[MeasuredMethod], kind: MetricKind = PERCENT) -> int:
     """Count methods without RPG that are at least as accurate and as far from the zoo, on the set `key`.
 
     `measures` belong to the compared method.
     """
     # Without task codes all networks are for one task, also those between its training runs.
     return sum(
-        other.mean >= measures.mean and other.distance >= measures.distance
+        kind.rank(other.mean) >= kind.rank(measures.mean) and other.distance >= measures.distance
         for name, rival, other in networks
         if other is not measures and not name.startswith(label("rpg")) and (rival in (key, "all") or key == "all")
     )
 
 
-def zoo_baselines(name: str, novelty: NoveltyResult) -> str:
+def zoo_baselines(name: str, novelty: NoveltyResult, kind: MetricKind = PERCENT) -> str:
     """Return the section that compares all methods on an experiment's zoo by accuracy and distance."""
     if "distance" not in novelty.zoo:
         return ALONE.format(name=name)
@@ -388,10 +412,10 @@ def zoo_baselines(name: str, novelty: NoveltyResult) -> str:
         {
             "networks": label,
             "n": measures.n,
-            "mean ± std": mean(measures),
+            "mean ± std": mean(measures, kind),
             "verdict": "-" if measures.verdict == "original" else measures.verdict,
             "distance": f"{measures.distance:.2f}",
-            "beaten by": beaten_by(key, measures, networks),
+            "beaten by": beaten_by(key, measures, networks, kind),
             **{f"> {tau}": f"{share:.2f}" for tau, share in measures.novel.items()},
         }
         for label, key, measures in networks

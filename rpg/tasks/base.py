@@ -1,7 +1,7 @@
 """The interface between the stages and a benchmark."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ Save = Callable[[int, list[StateDict]], None]
 class Judgement:
     """The result of one network on one split.
 
-    `scores`: metric → percent. `answers` [n] int64: the network's answers, comparable with `Task.targets`; n is 0 if
+    `scores`: metric → score. `answers` [n] int64: the network's answers, comparable with `Task.targets`; n is 0 if
     the benchmark has no comparable answers.
     """
 
@@ -70,7 +70,8 @@ class BaseAnswers(ABC):
 class Task(ABC):
     """Builds, trains and scores the source networks of one experiment.
 
-    `metrics` are in percent, and higher is better; the first metric is the main one, by which networks are compared.
+    The first of `metrics` is the main one, by which networks are compared; `TaskConfig.metric_kind` is its kind. The
+    others are in percent, and higher is better.
     """
 
     metrics: tuple[str, ...]
@@ -109,6 +110,14 @@ class Task(ABC):
 
     def summary(self) -> dict[str, Any]:
         """Return what the zoo's manifest keeps about checkpoints that `train` has read; empty if it trained them."""
+        return {}
+
+    def fact_names(self, zoo: ZooConfig) -> list[str]:
+        """Return the names of `facts`; raises UserError if they can't be read."""
+        return []
+
+    def facts(self, run: Run, step: int) -> Mapping[str, float | list[float]]:
+        """Return what the user tells of a checkpoint that `train` has saved: name → number or numbers."""
         return {}
 
     @abstractmethod
@@ -218,7 +227,7 @@ class Task(ABC):
         """Return [n] int64, on the CPU: the right answers."""
 
     def score(self, state_dict: StateDict, split: str = "test", code: str | None = None) -> float:
-        """Return `metric` in percent; raises the errors of `judge`."""
+        """Return the score by `metric`; raises the errors of `judge`."""
         return self.judge(state_dict, split, code, main_only=True).scores[self.metric]
 
     def majority(self, code: str) -> int:

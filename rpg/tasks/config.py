@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rpg.blocks import Block
 from rpg.utils.artifacts import Compared, Reported
+from rpg.utils.metric import PERCENT, MetricKind
 
 if TYPE_CHECKING:
     from rpg.tasks.base import Task
@@ -137,6 +138,11 @@ class TaskConfig(Block):
     def dataset_title(self) -> str:
         """The data set's name in a sentence."""
         return self.dataset
+
+    @property
+    def metric_kind(self) -> MetricKind:
+        """The unit of the main metric, and its better direction."""
+        return PERCENT
 
     @property
     def classes(self) -> tuple[str, ...] | None:

@@ -11,8 +11,7 @@ from rpg.model.conditions import condition_name
 from rpg.tokenizer.store import TokenStore
 from rpg.utils import task_codes
 from rpg.utils.condition_requests import Row, States, Vectors, requested
-from rpg.utils.errors import UserError
-from rpg.zoo.manifest import Checkpoint
+from rpg.zoo.manifest import Checkpoint, unknown_vector
 
 Values = dict[str, Tensor]
 
@@ -30,10 +29,8 @@ def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Val
             return task_codes.bits(checkpoint.code or "")
         numbers = checkpoint.numbers(condition.field)
         if numbers is None:
-            known = ", ".join(checkpoint.number_keys())
-            raise UserError(
-                f"params.yaml: model.conditions: {checkpoint.file} has no number '{condition.field}'; known: {known}"
-            )
+            # The condition is newer than the zoo, whose stages check it, too.
+            raise unknown_vector(condition.field, checkpoint.number_keys(), checkpoint.file)
         return numbers
 
     return {

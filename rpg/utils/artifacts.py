@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, GetPydanticSchema, WrapValidator, field_validator
 
 from rpg.utils import task_codes
+from rpg.utils.metric import MetricKind
 
 T = TypeVar("T")
 # The type of an optional key with the default None. The key may be absent from a file, but it may not be null there.
@@ -74,14 +75,29 @@ Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
 class Difference(Form):
-    """The mean of RPG's scores minus the mean of a rival's, in points, and the difference's interval."""
+    """The mean of RPG's scores minus the mean of a rival's, in points or the metric's unit, and its interval."""
 
     mean: Number
     interval: MayLack[Interval] = None
 
 
+class Measured(Form):
+    """A file with scores by a main metric; a percentage of which higher is better has neither key."""
+
+    unit: str = "percent"
+    lower_is_better: bool = False
+
+    @property
+    def metric_kind(self) -> MetricKind:
+        """The unit and the direction of the main metric."""
+        return MetricKind(self.unit, self.lower_is_better)
+
+
 class ScoreSummary(Form):
-    """The summary of several scores, as `rpg.evaluation.score.summary` makes it; one group has no interval."""
+    """The summary of several scores, as `rpg.evaluation.score.summary` makes it; one group has no interval.
+
+    `best` is the score of the best network and `min` that of the worst one, the largest if lower is better.
+    """
 
     mean: Number
     std: Number
@@ -99,7 +115,7 @@ class Compared(Form):
     base_model: MayLack[ScoreSummary] = None
 
 
-class Summaries(Compared):
+class Summaries(Compared, Measured):
     """The scores of an experiment's networks by its main metric, also set by set, and by its other metrics."""
 
     metric: str

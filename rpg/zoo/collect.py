@@ -11,14 +11,15 @@ from typing import Any
 from rpg.config.experiment import Experiment
 from rpg.utils.errors import UserError
 from rpg.utils.files import exclusive, read_sealed, write_sealed
-from rpg.zoo.manifest import Checkpoint, Shard, check_checkpoint, fingerprint
+from rpg.zoo.manifest import Checkpoint, Shard, check_checkpoint, check_vectors, fingerprint
 
 
 def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
     """Write zoo/checkpoints.json: all checkpoints, sorted by seed, code and step, and their tensors' names.
 
     Raises UserError if a shard's recipe differs from params.yaml, if its base network differs from the one in `base`,
-    if it lacks a run, or if a checkpoint is missing or was changed after training.
+    if it lacks a run, if a checkpoint is missing or was changed after training, or if a checkpoint lacks a number that
+    the model's conditions name.
     """
     shards = experiment.shards()
     start = fingerprint(experiment, base)
@@ -44,6 +45,7 @@ def collect_zoo(experiment: Experiment, zoo: Path, base: Path) -> None:
                     raise UserError(f"{path}: no checkpoint of {run}; delete it and run `rpg zoo` again")
         for checkpoint in checkpoints:
             check_checkpoint(zoo, checkpoint)
+            check_vectors(experiment.model.conditions, checkpoint.number_keys(), checkpoint.file)
         for folder in zoo.iterdir():
             if folder.is_dir() and folder.name not in shards:
                 with exclusive(folder):

@@ -1,14 +1,16 @@
 """The zoo's manifests: base networks, shards and checkpoints."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from rpg.blocks import PARAMS_FILE
 from rpg.config.experiment import Experiment
+from rpg.config.model import Condition
 from rpg.utils.artifacts import Code, Files, Form, ListedFile, MayLack, all_have_codes
 from rpg.utils.errors import UserError
 from rpg.utils.files import check_unchanged, read_sealed, read_tensors, sha256
@@ -136,6 +138,22 @@ def checking_zoo(zoo: Path, checkpoints: list[Checkpoint]) -> Iterator[None]:
             raise fault
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def check_vectors(conditions: Sequence[Condition], known: Collection[str], owner: str) -> None:
+    """Raise UserError unless each vector among the conditions is one of the `known` numbers of checkpoints.
+
+    `owner` names the checkpoints in the error.
+    """
+    for condition in conditions:
+        if condition.kind == "vector" and condition.field not in known:
+            raise unknown_vector(condition.field, known, owner)
+
+
+def unknown_vector(name: str, known: Collection[str], owner: str) -> UserError:
+    """Return the error about a vector that is none of the `known` numbers of `owner`."""
+    listed = ", ".join(sorted(known))
+    return UserError(f"{PARAMS_FILE}: model.conditions: {owner} has no number '{name}'; known: {listed}")
 
 
 def check_checkpoint(zoo: Path, checkpoint: Checkpoint) -> None:

@@ -28,7 +28,7 @@ from rpg.utils.files import (
     write_sealed,
 )
 from rpg.utils.progress import progress
-from rpg.zoo.manifest import Checkpoint, Finished, Trained, fingerprint, read_base
+from rpg.zoo.manifest import Checkpoint, Finished, Trained, check_vectors, fingerprint, read_base
 
 # The substitutes of seed s are s + NEXT, s + 2 NEXT, ...: they must not depend on the seeds of other shards.
 NEXT = 1_000_000
@@ -38,10 +38,14 @@ MAX_SUBSTITUTES = 3
 def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Path, data_root: str | None) -> None:
     """Train the networks of `runs` from the base networks in `base`, and save their last states into `folder`.
 
-    Raises Diverged if a seed and its MAX_SUBSTITUTES substitutes all diverge.
+    Raises Diverged if a seed and its MAX_SUBSTITUTES substitutes all diverge, and UserError if a vector of the model's
+    conditions is no number that the checkpoints will have.
     """
     task = load_task(experiment.task, data_root)
     task.check()
+    # `check_vectors` knows the same keys of a checkpoint that exists.
+    known = ["held_out", "seed", "step", f"validation_{task.metric}", *task.fact_names(experiment.zoo)]
+    check_vectors(experiment.model.conditions, known, "a checkpoint of this zoo")
     start = {seed: read_base(experiment, base, seed) for seed in {run.seed for run in runs}}
     most = experiment.zoo.runs_at_once()
     groups = [runs[first : first + most] for first in range(0, len(runs), most)]
@@ -155,6 +159,7 @@ def _train(
             names[:] = state_dict
             score = task.score(state_dict, "validation", run.code)
             entry = {**file_entry(path, folder), "step": step, f"validation_{task.metric}": score}
+            entry |= task.facts(run, step)
             saved.append(Checkpoint.model_validate({**entry, **run.model_dump(exclude_none=True)}))
 
     task.train(experiment.zoo, runs, [start[run.seed] for run in group], save)

@@ -7,10 +7,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rpg.blocks import Count
 from rpg.tasks.config import CardText, Run, TaskConfig, ZooConfig
+from rpg.tasks.custom.runs import expanded, is_pattern
+from rpg.utils.metric import PERCENT, MetricKind
 
 if TYPE_CHECKING:
     from rpg.tasks.custom.task import Custom
@@ -21,7 +23,8 @@ ImportPath = Annotated[str, Field(pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w
 class GivenZoo(ZooConfig):
     """Networks that were trained elsewhere: the checkpoints of several training runs.
 
-    A run is a folder of checkpoints, in the natural order of their names, or a single checkpoint. A checkpoint is a
+    A run is a folder of checkpoints, in the natural order of their names, or a single checkpoint. The matches of a
+    pattern in `runs`, in natural order, take its place in the list when params.yaml is loaded. A checkpoint is a
     .safetensors, .pth, .pt or .bin file of a state dict, or an adapter's folder. A run's place in the list is its
     permutation state.
     """
@@ -32,9 +35,23 @@ class GivenZoo(ZooConfig):
     # Snakemake reads text in braces as a wildcard.
     runs: Annotated[
         list[Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+$")]],
-        Field(min_length=1, description="for each run a folder of checkpoints, or a single checkpoint"),
+        Field(
+            min_length=1,
+            description="for each run a folder of checkpoints, or a single checkpoint; with *, ? or [ an entry is a"
+            " pattern, each match of which is a run",
+        ),
+        # Snakemake, DVC and the shards see the files and folders, not the patterns.
+        BeforeValidator(lambda runs: expanded(runs) if _are_texts(runs) else runs),
     ]
     runs_per_shard: Count
+    facts: Annotated[
+        Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+\.(csv|json)$")] | None,
+        Field(
+            exclude_if=lambda facts: facts is None,
+            description="a .csv or .json table with a row of numbers or classes for each checkpoint, for the condition"
+            " vector",
+        ),
+    ] = None
 
     @property
     def seeds(self) -> list[int]:
@@ -72,11 +89,28 @@ class CustomTask(TaskConfig):
     score: Annotated[
         ImportPath,
         Field(
-            description="function: score(network, split) returns a percentage or (answers, targets);"
+            description="function: score(network, split) returns a number or (answers, targets);"
             " split is validation or test"
         ),
     ]
     metric: Annotated[str, Field(pattern=r"^\w[\w .-]*$", description="the score's name in the tables")]
+    # Without these keys, artifacts are those of earlier versions, which had percentages alone.
+    unit: Annotated[
+        str,
+        Field(
+            pattern=r"^[^|{}\x00-\x1f]{0,20}$",
+            exclude_if=lambda unit: unit == PERCENT.unit,
+            description="unit of the score, such as dB, or an empty text; a percentage is from 0 to 100, other scores"
+            " are any finite numbers",
+        ),
+    ] = PERCENT.unit
+    lower_is_better: Annotated[
+        bool, Field(exclude_if=lambda lower: not lower, description="whether a lower score is better, as of an error")
+    ] = False
+
+    @property
+    def metric_kind(self) -> MetricKind:
+        return MetricKind(self.unit, self.lower_is_better)
 
     @property
     def dataset(self) -> str:
@@ -102,20 +136,39 @@ class CustomTask(TaskConfig):
     def zoo_reads(self, zoo: ZooConfig) -> dict[str, list[Path]]:
         folders = [zoo.run_facts(run)["folder"] for run in self.runs(zoo).values()]
         # All folder names together would be too long for the name of a stage.
+        assert isinstance(zoo, GivenZoo)
+        folders += [zoo.facts] if zoo.facts else []
         digest = hashlib.sha256("\n".join(folders).encode()).hexdigest()
         return {f"runs-{digest[:8]}": [Path(folder) for folder in folders]}
 
     def shard_reads(self, zoo: ZooConfig, runs: Collection[Run]) -> list[Path]:
-        return [file for run in runs for file in _files(Path(zoo.run_facts(run)["folder"]))]
+        assert isinstance(zoo, GivenZoo)
+        files = [file for run in runs for file in _files(Path(zoo.run_facts(run)["folder"]))]
+        return files + (_files(Path(zoo.facts)) if zoo.facts else [])
 
     def missing(self, experiment: Any, data_root: str | None, stages: Collection[str]) -> list[str]:
-        runs = experiment.zoo.runs if "zoo" in stages else []
-        return [f"{run}: no such checkpoints; correct zoo.runs" for run in runs if not Path(run).exists()]
+        if "zoo" not in stages:
+            return []
+        zoo = experiment.zoo
+        lines = [f"{run}: no such checkpoints; correct zoo.runs" for run in zoo.runs if not Path(run).exists()]
+        if zoo.facts and not Path(zoo.facts).is_file():
+            lines.append(f"{zoo.facts}: no such table; correct zoo.facts")
+        return lines
+
+    def check_experiment(self, experiment: Any) -> None:
+        """Raise ValueError if a pattern without a match hides the number of runs that another block needs."""
+        unmatched = next((run for run in experiment.zoo.runs if is_pattern(run)), None)
+        if unmatched and experiment.sample.between:
+            raise ValueError(f"zoo.runs: nothing matches '{unmatched}', but sample.between needs two runs or more")
 
     def card(self, name: str, adapters: bool) -> CardText:
         from rpg.tasks.custom.card import card
 
         return card(self, name, adapters)
+
+
+def _are_texts(runs: Any) -> bool:
+    return isinstance(runs, list) and all(isinstance(run, str) for run in runs)
 
 
 def _slug(*names: str) -> str:

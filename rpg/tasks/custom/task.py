@@ -1,7 +1,8 @@
 """The user's own networks: checkpoints from elsewhere, and two functions of the user that build and score networks.
 
     build() -> torch.nn.Module                  a network that fits the checkpoints; for adapters a PeftModel
-    score(network, split) -> float              a percentage, higher is better; `split` is "validation" or "test"
+    score(network, split) -> float              in `task.unit`, by default a percentage, of which higher is better
+                                                unless `task.lower_is_better`; `split` is "validation" or "test"
     score(network, split) -> answers, targets   or both as [n] whole numbers; the score is their accuracy
 
 The functions run with the network in evaluation mode, without gradients, and with torch's generator in the same state
@@ -40,10 +41,13 @@ from rpg.tasks.adapters import (
 from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
+from rpg.tasks.custom.facts import Fact, Facts, read_facts
+from rpg.tasks.custom.runs import is_pattern, natural
 from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_tensors
+from rpg.utils.metric import PERCENT
 from rpg.utils.rng import derive
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -65,6 +69,9 @@ class Custom(Task):
         self.metrics = (params.metric,)
         self._targets: dict[str, Tensor] = {}
         self._runs: list[ReadRun] = []
+        self._table: Facts | None = None
+        # Seed and step of a checkpoint that was read → the user's facts.
+        self._facts: dict[tuple[int, int], dict[str, Fact]] = {}
 
     @cached_property
     def _build(self) -> Callable[[], Any]:
@@ -118,25 +125,51 @@ class Custom(Task):
     def train(self, zoo: ZooConfig, runs: Sequence[Run], bases: Sequence[StateDict | None], save: Save) -> None:
         """Read the checkpoints of the one run in `runs`; call `save` with each checkpoint's index.
 
-        Raises UserError that names the checkpoint if a checkpoint does not fit, is not finite or can't be read.
+        Raises UserError that names the checkpoint if a checkpoint does not fit, is not finite, can't be read or has no
+        row in `zoo.facts`.
         """
         assert isinstance(zoo, GivenZoo)
         (run,) = runs
         read = ReadRun(Path(zoo.runs[run.seed]))
         self._runs.append(read)
-        for path in self.checkpoints(read.folder):
+        paths = self.checkpoints(read.folder)
+        self.fact_names(zoo)
+        told = self._table.of_run(read.folder, paths) if self._table else {}
+        for path in paths:
             state_dict = self._read(path)
             if read.is_new(path, state_dict):
-                save(len(read.names) - 1, [state_dict])
+                step = len(read.names) - 1
+                if self._table:
+                    if path not in told:
+                        raise UserError(f"{self._table.path}: no row for the checkpoint {path}; add one")
+                    self._facts[run.seed, step] = told[path]
+                save(step, [state_dict])
         read.report()
 
+    def fact_names(self, zoo: ZooConfig) -> list[str]:
+        assert isinstance(zoo, GivenZoo)
+        if zoo.facts and not self._table:
+            self._table = read_facts(Path(zoo.facts), [f"validation_{self.metric}"])
+            self._table.check_runs(zoo.runs)
+            for name, classes in self._table.classes.items():
+                print(f"zoo: {zoo.facts}: the numbers of '{name}' stand for {', '.join(classes)}", flush=True)
+        return self._table.names if self._table else []
+
+    def facts(self, run: Run, step: int) -> Mapping[str, Fact]:
+        return self._facts.get((run.seed, step), {})
+
     def summary(self) -> dict[str, Any]:
-        """Return the runs, their checkpoints and copies, the types of numbers, and an adapter's settings."""
+        """Return the runs, their checkpoints and copies, the types of numbers, an adapter's settings, and classes.
+
+        `classes` maps a column of texts in `zoo.facts` to the texts, in the order of the column's numbers.
+        """
         facts = {
             "runs": {str(run.folder): list(run.names.values()) for run in self._runs},
             "left_out": {copy: name for run in self._runs for copy, name in run.copies.items()},
             "dtypes": sorted({dtype for run in self._runs for dtype in run.dtypes}),
         }
+        if self._table and self._table.classes:
+            facts["classes"] = self._table.classes
         return {**facts, "adapter": settings(self._config)} if self.adapters else facts
 
     def checkpoints(self, run: Path) -> list[Path]:
@@ -148,7 +181,8 @@ class Custom(Task):
         if run.is_file() and self._is_checkpoint(run):
             return [run]
         if not run.exists():
-            raise UserError(f"{PARAMS_FILE}: zoo.runs: no folder '{run}'; a path starts at the folder of {PARAMS_FILE}")
+            fault = f"nothing matches '{run}'" if is_pattern(str(run)) else f"no folder '{run}'"
+            raise UserError(f"{PARAMS_FILE}: zoo.runs: {fault}; a path starts at the folder of {PARAMS_FILE}")
         below = sorted(run.iterdir(), key=_in_order) if run.is_dir() else []
         if self.adapters:
             paths = [path for path in [*below, run] if self._is_checkpoint(path)]
@@ -239,12 +273,18 @@ class Custom(Task):
         if why := mismatch(state_dict, self.own):
             raise UserError(f"the weights do not fit what {self.params.build} builds: {why}")
         network = loaded(self.network, state_dict)
-        answers, percent = self._parsed(self._call("score", lambda: self._score(network, split)), split)
-        return Judgement({self.metric: percent}, answers)
+        answers, score = self._parsed(self._call("score", lambda: self._score(network, split)), split)
+        return Judgement({self.metric: score}, answers)
 
     def _parsed(self, result: Any, split: str) -> tuple[Tensor, float]:
-        """Return answers [n] and percentage from the score function's result; a mere percentage gives n = 0."""
+        """Return answers [n] and score from the score function's result; a mere number gives n = 0."""
+        kind = self.params.metric_kind
         if isinstance(result, (tuple, list)) and len(result) == 2:
+            if kind != PERCENT:
+                keys = " and ".join(f"task.{key}" for key in kind.tree())
+                raise self._fault(
+                    "score", f"returns (answers, targets), whose score is the accuracy in percent; remove {keys}"
+                )
             try:
                 answers, targets = (torch.as_tensor(values).cpu() for values in result)
             except (TypeError, ValueError, RuntimeError) as error:
@@ -258,18 +298,20 @@ class Custom(Task):
                 raise self._fault("score", f"the targets of {split} differ between calls; do not shuffle them")
             return answers.long(), 100 * float((answers == targets).double().mean())
         try:
-            percent = float(result)
+            score = float(result)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise self._fault(
-                "score", f"must return a percentage or (answers, targets), not {_line(result)}"
-            ) from error
-        if not 0 <= percent <= 100:
-            raise self._fault("score", f"must return a percentage from 0 to 100, not {percent}")
-        return torch.zeros(0, dtype=torch.int64), percent
+            wanted = "a percentage or (answers, targets)" if kind == PERCENT else "a number"
+            raise self._fault("score", f"must return {wanted}, not {_line(result)}") from error
+        if kind.is_percent and not 0 <= score <= 100:
+            remedy = "; give another unit in task.unit" if math.isfinite(score) else ""
+            raise self._fault("score", f"must return a percentage from 0 to 100, not {score}{remedy}")
+        if not math.isfinite(score):
+            raise self._fault("score", f"must return a finite number, not {score}")
+        return torch.zeros(0, dtype=torch.int64), score
 
     def targets(self, split: str, code: str | None = None) -> Tensor:
         if split not in self._targets:
-            # The score function returns targets for any weights; there are none if it returns a mere percentage.
+            # The score function returns targets for any weights; there are none if it returns a mere number.
             self.judge(self.own, split)
         return self._targets.setdefault(split, torch.zeros(0, dtype=torch.int64))
 
@@ -373,11 +415,6 @@ def _digest(state_dict: StateDict) -> str:
 def _in_order(path: Path) -> Any:
     """Return a sort key by which a network that was the best, or a copy of it, comes after those with a number."""
     return re.match(r"best(\b|_)", path.name) is not None, natural(path.name)
-
-
-def natural(name: str) -> tuple[list[int | str], str]:
-    """Return a sort key that compares numbers in a name by value: epoch-9 comes before epoch-10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
 def _function(key: str, path: str) -> Callable[..., Any]:

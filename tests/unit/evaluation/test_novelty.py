@@ -501,3 +501,25 @@ def test_a_network_at_its_point_is_itself(novelty: NoveltyAnalysis) -> None:
     sample = novelty.samples[0]
     (again,) = novelty.judge(iter([novelty.network_at("RPG", sample.state, None, sample.point_P)]))
     assert np.mean(again.answers == sample.answers) > 0.995
+
+
+@pytest.mark.parametrize(
+    ("aligned", "residual", "relative", "kept", "expected"),
+    [
+        # The distances alone decide.
+        (0.1, 0.09, [np.nan], 1.0, "replica"),
+        (1.0, 0.1, [np.nan], 1.0, "interpolation"),
+        (0.6, 0.5, [np.nan], 1.0, "replica"),
+        # They do not, and there is no share of all networks, or of all noisy checkpoints.
+        (1.0, 0.9, [np.nan], 1.0, "no scale"),
+        (1.0, 0.9, [1.0, np.nan, 0.1], 1.0, "no scale"),
+        (1.0, 0.9, [1.0], np.nan, "no scale"),
+        (1.0, 0.9, [0.5], np.nan, "inaccurate"),
+    ],
+)
+def test_without_a_share_of_the_score_nothing_is_novel(
+    aligned: float, residual: float, relative: list[float], kept: float, expected: str
+) -> None:
+    originals = pd.DataFrame({"aligned_across": [0.9, 1.1]})
+    samples = pd.DataFrame({"relative": relative}).assign(distance=2.0, aligned=aligned, residual=residual)
+    assert verdict(samples, originals, lambda _distance: kept) == expected

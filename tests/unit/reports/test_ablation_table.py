@@ -58,3 +58,24 @@ def test_the_best_rival_of_all_and_of_those_that_know_the_zoo_alone() -> None:
     below = cells(ablation("which", "Which one?", "mini", result).split("\n\n")[3])
     assert below[2][-1] == "-5.00 [-6.00, -4.00]"
     assert below[0][-1] == "RPG (plain) − it, test"
+
+
+def test_a_smaller_error_wins() -> None:
+    """The mean of rivals is 0.4 and 0.3; RPG has 0.1 less than the better one, which is a win."""
+    rivals = [
+        rival("ridge", 0.4, {"mean": -0.2, "interval": [-0.3, -0.1]}),
+        rival("ridge_pairs", 0.3, {"mean": -0.1, "interval": [-0.15, -0.05]}),
+    ]
+    tree = {"variants": [variant("plain", 0.2)], "best": "plain", "rivals": rivals}
+    result = AblationResult.model_validate({**tree, "unit": "m", "lower_is_better": True})
+    assert next(iter(conclusions(result))) == (
+        "- held-out: RPG wins. The best rival is *ridge regression, pairs of bits*; RPG (plain) minus it is"
+        " -0.1000 [-0.1500, -0.05000] in m."
+    )
+    text = ablation("which", "Which one?", "mini", result)
+    assert "Which one? Scores are in m, and lower is better: *min* is the largest.\n" in text
+    rows = [(-0.2, [-0.3, 0.1], "neither wins"), (0.2, [0.1, 0.3], "RPG loses")]
+    for mean, interval, outcome in rows:
+        tree["rivals"] = [rival("ridge", 0.4, {"mean": mean, "interval": interval})]
+        result = AblationResult.model_validate({**tree, "unit": "m", "lower_is_better": True})
+        assert next(iter(conclusions(result))).startswith(f"- held-out: {outcome}. ")

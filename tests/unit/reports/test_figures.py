@@ -18,6 +18,7 @@ from rpg.reports.figures import (
     strip,
 )
 from rpg.tasks.base import Picture, Region
+from rpg.utils.metric import MetricKind
 
 
 def test_pareto_by_hand() -> None:
@@ -57,6 +58,22 @@ def test_axes_show_what_they_are_given() -> None:
     logs = {"a": pd.DataFrame({"step": [10, 20], "loss": [1.0, 0.5]})}
     (line,) = losses(logs).axes[0].lines
     assert line.get_ydata().tolist() == [1.0, 0.5]
+
+
+def test_better_networks_are_above_where_lower_is_better() -> None:
+    scores = {"mean": 0.3, "std": 0.1, "interval": [0.2, 0.4], "min": 0.5, "best": 0.1, "n": 4}
+    of = Method(**scores, distance=2.0, novel={}, verdict="as noise")
+    better = of.model_copy(update={"mean": 0.1, "interval": None, "distance": 1.0})
+    worse = of.model_copy(update={"mean": 0.9, "interval": None, "distance": 1.0})
+    methods = [("originals", of), ("noise 0.1", better), ("noise 1", worse)]
+    (axes,) = accuracy_and_distance(methods, "mini", "mse", MetricKind("", lower_is_better=True)).axes
+    assert axes.get_ylabel() == "mean mse without a unit"
+    assert axes.yaxis_inverted()
+    front = axes.lines[-1]
+    assert (list(front.get_xdata()), list(front.get_ydata())) == ([1.0, 2.0], [0.1, 0.3])
+    (axes,) = accuracy_and_distance(methods, "mini").axes
+    assert axes.get_ylabel() == "mean accuracy in percent"
+    assert not axes.yaxis_inverted()
 
 
 def test_heat_maps_share_one_scale() -> None:

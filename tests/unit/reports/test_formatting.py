@@ -1,5 +1,6 @@
 from rpg.reports.formatting import join_medians, label_set, mean, points, table
 from rpg.utils.artifacts import Difference, ScoreSummary
+from rpg.utils.metric import MetricKind
 
 
 def test_points_have_a_sign_and_an_interval_if_there_is_one() -> None:
@@ -24,3 +25,10 @@ def test_table_keeps_texts_as_they_are() -> None:
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in [first, *lines]] == [
         ["name", "score"], ["a", "1.50"], ["b", "-"]
     ]  # fmt: skip
+
+
+def test_numbers_in_another_unit_keep_four_digits() -> None:
+    difference = Difference.model_validate({"mean": -1.2345e-5, "interval": [-2e-5, 3e-6]})
+    assert points(difference, MetricKind("")) == "-1.234e-05 [-2.000e-05, +3.000e-06]"
+    summary = ScoreSummary.model_validate({"mean": 31.25, "std": 0.5, "min": 30.0, "best": 32.0, "n": 3})
+    assert mean(summary, MetricKind("dB")) == "31.25 ± 0.5000"

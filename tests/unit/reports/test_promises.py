@@ -103,3 +103,9 @@ def test_a_spoiled_result_is_a_warning_in_the_tables() -> None:
     ]
     assert (network, measure) == (name, "rpg")
     assert float(here) < float(bound) == PROMISES[name]["rpg"]
+
+
+def test_an_error_is_no_promised_percentage() -> None:
+    assert quality({**entry(48.0), "unit": "m", "lower_is_better": True}) == {}
+    assert broken_promises({"x": {**entry(48.0), "unit": "m"}}, {"x": {"rpg": 0.98}}) == []
+    assert len(broken_promises({"x": entry(48.0)}, {"x": {"rpg": 0.98}})) == 1

@@ -10,17 +10,21 @@ from promises import counts
 
 from rpg.config.loading import load_params
 from rpg.evaluation.methods import kinds, label
-from rpg.evaluation.results import NoveltyResult, Symmetries
+from rpg.evaluation.results import Method, NoveltyResult, Symmetries
 from rpg.evaluation.score import summary
 from rpg.reports.artifacts import ExperimentResult, ExperimentResults
 from rpg.reports.promises import PROMISES, broken_promises
 from rpg.reports.published import PUBLISHED, SOURCES
 from rpg.reports.tables import (
+    beaten_by,
+    has_other_metrics,
     markdown,
+    metrics_in_units,
     published_section,
     symmetries,
     zoo_baselines,
 )
+from rpg.utils.metric import MetricKind
 
 
 def typed(tree: dict) -> dict[str, ExperimentResult]:
@@ -36,6 +40,39 @@ def test_summary_by_hand() -> None:
     )
     assert found == {"mean": 92.0, "std": 2.6458, "min": 90.0, "best": 95.0, "n": 3}
     assert summary([90.0], [0]) == {"mean": 90.0, "std": 0.0, "min": 90.0, "best": 90.0, "n": 1}
+
+
+def test_metrics_stand_with_their_units() -> None:
+    def measured(metric: str, **kind: object) -> ExperimentResult:
+        return ExperimentResult.model_construct(metric=metric, **kind)
+
+    percent = {"a": measured("top1"), "b": measured("mIoU")}
+    assert (metrics_in_units(percent), has_other_metrics(percent)) == ("mIoU, top1 in percent", False)
+    others = {"c": measured("psnr", unit="dB"), **percent, "d": measured("mse", unit="", lower_is_better=True)}
+    assert metrics_in_units(others) == "mIoU, top1 in percent; psnr in dB; mse without a unit"
+    assert has_other_metrics(others)
+    assert has_other_metrics({"e": measured("error", lower_is_better=True)})
+
+
+def test_a_smaller_error_beats() -> None:
+    numbers = {"mean": 0.5, "std": 0.1, "min": 0.7, "best": 0.4, "n": 4, "verdict": "novel", "novel": {}}
+    own = Method(**numbers, distance=1.0)
+    rivals = [("noise 1", "all", own.model_copy(update={"mean": mean})) for mean in (0.4, 0.5, 0.6)]
+    networks = [("RPG", "all", own), *rivals]
+    assert beaten_by("all", own, networks, MetricKind("", lower_is_better=True)) == 2
+    assert beaten_by("all", own, networks) == 2
+    assert beaten_by("all", own, networks[:3], MetricKind("", lower_is_better=True)) == 2
+    assert beaten_by("all", own, networks[:3]) == 1
+
+
+def test_summary_of_errors_by_hand() -> None:
+    found = summary([-3e-5, 1e-5, 2e-5], [0, 1, 2], metric_kind=MetricKind("", lower_is_better=True))
+    assert (found["best"], found["min"]) == (-3e-5, 2e-5)
+    assert found["mean"] == pytest.approx(0.0, abs=1e-15)
+    assert found["std"] == 2.64575e-05
+    # The interval of a percentage ends at 100, that of another score does not.
+    assert summary([99.0, 100.0, 98.0], [0, 1, 2])["interval"][1] == 100.0
+    assert summary([99.0, 100.0, 98.0], [0, 1, 2], metric_kind=MetricKind("dB"))["interval"][1] == 101.484
 
 
 def test_copies_of_a_network_are_worth_no_more_than_it() -> None:

@@ -17,7 +17,6 @@ from torch import nn
 from rpg.cli import main
 from rpg.config.loading import check_params, load_params
 from rpg.tasks.custom import task as custom
-from rpg.tasks.custom.task import natural
 from rpg.utils.errors import UserError
 
 LAYERS = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty")
@@ -180,13 +179,6 @@ def test_tensors_that_share_memory_are_read(here: Path) -> None:
     state["1.bias"] = state["1.weight"] = torch.full((8,), 0.5)
     torch.save(state, "zoo/a/epoch-9.pth")
     run_layers(here, "zoo", experiment="given")
-
-
-def test_names_are_sorted_by_their_numbers() -> None:
-    names = ["epoch-10.pth", "epoch-9.pth", "1.pth", "last.pth", "a", "epoch-2-b.pth", "epoch-2-a.pth"]
-    assert sorted(names, key=natural) == [
-        "1.pth", "a", "epoch-2-a.pth", "epoch-2-b.pth", "epoch-9.pth", "epoch-10.pth", "last.pth"
-    ]  # fmt: skip
 
 
 class Evil:
