@@ -41,7 +41,7 @@ def measure_own_zoos(names: Sequence[str], against: Path | None, out: Path) -> l
                 own = {case.name: copied(folders[case.name], when) for case in of_libraries}
                 run_product(list(own.values()), checkout, libraries)
                 for name, folder in own.items():
-                    outcomes[name][when] = outcome(folder, trained[name])
+                    outcomes[name][when] = CASES[name].judged(outcome(folder, trained[name]))
     rows = [row(case, trained[case.name], outcomes[case.name]) for case in cases]
     details = {name: {when: asdict(found) for when, found in of_case.items()} for name, of_case in outcomes.items()}
     print(counts(cases, outcomes))
@@ -91,5 +91,5 @@ def counts(cases: Sequence[Case], outcomes: dict[str, dict[str, Outcome]]) -> st
     verdicts: dict[str, list[bool]] = {}
     for case in cases:
         for when, found in outcomes[case.name].items():
-            verdicts.setdefault(when, []).append(found.verdict == case.right)
+            verdicts.setdefault(when, []).append(found.verdict == case.verdict)
     return ", ".join(f"{when}: {sum(right)} of {len(right)} as they should be" for when, right in verdicts.items())

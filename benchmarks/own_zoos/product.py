@@ -96,7 +96,7 @@ EXPERIMENT: dict[str, Any] = {
 class Outcome:
     """What the product makes of a zoo: its verdict, what it says in one line, and percentages on the test split.
 
-    `verdict` is "right", "wrong", "warned", "refused" or "traceback".
+    `verdict` is "right", "wrong", "warned", "refused", "misled" (refused for a wrong reason) or "traceback".
     """
 
     verdict: str
@@ -130,7 +130,9 @@ def run_product(folders: Sequence[Path], checkout: Path, libraries: Sequence[str
     """
     arguments = [os.pathsep.join(libraries), os.pathsep.join(map(str, folders))]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments], cwd=folders[0], env=environment, check=True
+    )
 
 
 def outcome(folder: Path, trained: float) -> Outcome:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,17 @@ def test_rows_and_their_counts() -> None:
     assert counts([CASE], {"plain": outcomes}) == expected
 
 
+def test_a_refusal_needs_the_right_reason() -> None:
+    case = replace(CASE, right="list its folders")
+    good, bad = Outcome("refused", "no checkpoint; list its folders"), Outcome("refused", "no checkpoint")
+    assert case.judged(good) == good
+    assert case.judged(bad) == Outcome("misled", "no checkpoint")
+    assert case.verdict == "refused"
+    # A zoo that RPG must read.
+    assert CASE.judged(bad).verdict == "refused"
+    assert CASE.verdict == "right"
+
+
 def test_cases_are_grouped_by_libraries() -> None:
     cases = [CASES[name] for name in ("plain", "LoRA", "Trainer", "LoRA on an embedding", "pruning")]
     groups = {libraries: [case.name for case in of_group] for libraries, of_group in grouped(cases).items()}
@@ -106,7 +118,7 @@ def test_a_run_has_its_saves_at_the_end() -> None:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda case: case.name)
 def test_every_case_has_a_module_and_a_verdict(case: Case) -> None:
-    assert case.right in {"right", "warned", "refused"}
+    assert case.right
     for source in filter(None, (case.mine, case.trained)):
         names = {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
         assert {"points", "logits", "build", "score"} <= names
