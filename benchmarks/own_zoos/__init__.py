@@ -41,8 +41,8 @@ def measure_own_zoos(names: Sequence[str], against: Path | None, out: Path) -> l
                 own = {case.name: copied(folders[case.name], when) for case in of_libraries}
                 run_product(list(own.values()), checkout, libraries)
                 for name, folder in own.items():
-                    outcomes[name][when] = CASES[name].judged(outcome(folder, trained[name]))
-    rows = [row(case, trained[case.name], outcomes[case.name]) for case in cases]
+                    outcomes[name][when] = CASES[name].judged(outcome(folder, *trained[name]))
+    rows = [row(case, trained[case.name][0], outcomes[case.name]) for case in cases]
     details = {name: {when: asdict(found) for when, found in of_case.items()} for name, of_case in outcomes.items()}
     print(counts(cases, outcomes))
     return report(rows, out, outcomes=details)
@@ -64,8 +64,8 @@ def copied(folder: Path, when: str) -> Path:
     return Path(shutil.copytree(folder, folder.with_name(f"{folder.name}-{when}")))
 
 
-def write_zoo(case: Case, folder: Path) -> float:
-    """Write the zoo, the user's module and params.yaml; return the zoo's score as its own tool measures it."""
+def write_zoo(case: Case, folder: Path) -> tuple[float, int]:
+    """Write the zoo, the user's module and params.yaml; return the mean score of the saves, and their number."""
     folder.mkdir()
     mine: dict[str, Any] = {}
     with warnings.catch_warnings():
@@ -76,14 +76,15 @@ def write_zoo(case: Case, folder: Path) -> float:
         case.writer(zoo)
     (folder / "mine.py").write_text(case.mine)
     write_params(folder, case.params)
-    return statistics.mean(zoo.scores)
+    return statistics.mean(zoo.scores), len(zoo.scores)
 
 
 def row(case: Case, trained: float, outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """Return the row of a case: its outcomes, and the last one's words."""
-    own = {when: str(found) for when, found in outcomes.items()}
-    *_, last = outcomes.values()
-    return {"case": case.name, "written by": case.by, "trained": f"{trained:.1f}", **own, "what RPG says": last.says}
+    """Return the row of a case: the outcome of each checkout, and its words."""
+    facts = {"case": case.name, "written by": case.by, "trained": f"{trained:.1f}"}
+    for when, found in outcomes.items():
+        facts |= {when: str(found), f"RPG's words {when}": found.says}
+    return facts
 
 
 def counts(cases: Sequence[Case], outcomes: dict[str, dict[str, Outcome]]) -> str:

@@ -20,8 +20,9 @@ from benchmarks.own_zoos.sources import (
     sequence,
 )
 
-TORCH, PEFT, TRANSFORMERS, TIMM, MMENGINE, TORCHAO = (
-    f"{name} {version(name)}" for name in ("torch", "peft", "transformers", "timm", "onedl-mmengine", "torchao")
+TORCH, PEFT, TRANSFORMERS, TIMM, MMENGINE, TORCHAO, ACCELERATE = (
+    f"{name} {version(name)}"
+    for name in ("torch", "peft", "transformers", "timm", "onedl-mmengine", "torchao", "accelerate")
 )
 LINEAR = ("nn.Linear(64, 24)", "nn.ReLU()", "nn.Linear(24, 10)")
 MLP = sequence(*LINEAR)
@@ -32,13 +33,15 @@ CONVOLUTIONS = (
 )
 BD_LORA = f"LoraConfig({LORA}, use_bdlora=BdLoraConfig(['0'], ['2'], nblocks=2))"
 EXPERTS = "num_local_experts=2, num_experts_per_tok=1"
-# LoRA on the experts' own tensors, which belong to no linear module.
-TARGET_PARAMETERS = language_adapter(
-    "LoraConfig(r=4, lora_alpha=8, target_modules=['q_proj', 'v_proj', 'o_proj'], "
-    "target_parameters=['mlp.experts.gate_up_proj', 'mlp.experts.down_proj'])",
-    "Mixtral",
-    EXPERTS,
-)
+# The experts' own tensors, which belong to no linear module.
+EXPERTS_OWN = ("mlp.experts.down_proj", "mlp.experts.gate_up_proj")
+
+
+def _target_parameters(*names: str) -> str:
+    settings = f"r=4, lora_alpha=8, target_modules=['q_proj', 'v_proj', 'o_proj'], target_parameters={list(names)}"
+    return language_adapter(f"LoraConfig({settings})", "Mixtral", EXPERTS)
+
+
 PLAIN_LORA = adapter(f"LoraConfig({LORA})")
 OTHER_ALPHA = "r=4, alpha=32, target_modules=['0', '2']"
 ALPHA = "r=4, alpha=8, target_modules=['0', '2']"
@@ -112,8 +115,14 @@ def _runs(*runs: str, **train: int) -> dict[str, dict[str, Any]]:
 ADAPTERS = [
     _adapters("LoRA", PLAIN_LORA),
     _adapters("LoRA, canonical", PLAIN_LORA, canonical=True),
-    _adapters("target_parameters, canonical", TARGET_PARAMETERS, "target_parameters", canonical=True),
-    _adapters("target_parameters", TARGET_PARAMETERS),
+    _adapters(
+        "target_parameters, canonical",
+        _target_parameters(*EXPERTS_OWN),
+        "tokens.canonical: the adapters' target_parameters",
+        canonical=True,
+    ),
+    _adapters("target_parameters", _target_parameters(*EXPERTS_OWN)),
+    _adapters("target_parameters, not in order", _target_parameters(*EXPERTS_OWN[::-1])),
     _adapters("BD-LoRA, canonical", adapter(BD_LORA), "use_bdlora", canonical=True),
     _adapters("BD-LoRA", adapter(BD_LORA)),
     _adapters("PiSSA, build has LoRA", PLAIN_LORA, "init_lora_weights", _lora("init_lora_weights='pissa'")),
@@ -159,6 +168,13 @@ ADAPTERS = [
         PLAIN_LORA,
         trained=adapter(f"LoraConfig({LORA})", also=", adapter_name='mine'"),
     ),
+    _adapters("LoRA with lora_bias", _lora("lora_bias=True")),
+    _adapters(
+        "LoRA with trainable_token_indices",
+        language_adapter(
+            f"LoraConfig(r=4, lora_alpha=8, target_modules=[{PROJECTIONS}], trainable_token_indices=[1, 5])"
+        ),
+    ),
     Case("adapter's file alone", PEFT, PLAIN_LORA, write.adapter_files, "adapter_config.json", params=AS_IS),
     Case("mixed ranks", PEFT, PLAIN_LORA, write.mixed_ranks, "r is 8", params=AS_IS),
     Case("Trainer, adapter, save_model", TRANSFORMERS, LLAMA_LORA, write.trainer(final=True), params=AS_IS),
@@ -168,6 +184,8 @@ TRAINERS = [
     Case("Trainer, save_model", TRANSFORMERS, LLAMA, write.trainer(final=True)),
     Case("tied weights, state_dict", TRANSFORMERS, TIED, write.states()),
     Case("tied weights, save_pretrained", TRANSFORMERS, TIED, write.pretrained),
+    Case("save_pretrained in several files", TRANSFORMERS, LLAMA, write.sharded, "shard"),
+    Case("save_state", ACCELERATE, MLP, write.accelerate_state),
     Case("Mixtral, state_dict", TRANSFORMERS, MIXTRAL, write.states()),
     Case("Mixtral, save_pretrained", TRANSFORMERS, MIXTRAL, write.pretrained),
     Case("timm, CheckpointSaver", TIMM, MLP, write.timm_saver, ".pth.tar"),

@@ -6,10 +6,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors.torch import load_file
+from torch import Tensor
 
 NAME = "own"
 # Runs the stages in each folder, in a process of its own. The processes are forks of one that has imported torch, the
@@ -49,6 +53,8 @@ for folder in folders:
 SHARE, POINTS = 0.97, 1.0
 # A part of the product's warning about a zoo.
 WARNING = "list each in zoo.runs"
+# Runs of a zoo.
+RUNS = 2
 EXPERIMENT: dict[str, Any] = {
     "task": {"kind": "custom", "build": "mine:build", "score": "mine:score", "metric": "accuracy"},
     "zoo": {"runs": ["zoo/a", "zoo/b"], "runs_per_shard": 1},
@@ -135,16 +141,40 @@ def run_product(folders: Sequence[Path], checkout: Path, libraries: Sequence[str
     )
 
 
-def outcome(folder: Path, trained: float) -> Outcome:
-    """Return the outcome of a run in a folder; `trained` is the score that the zoo's tool measured."""
+def outcome(folder: Path, trained: float, saves: int) -> Outcome:
+    """Return the outcome of a run in a folder; `trained` is the score of its `saves` by the tool that made the zoo."""
     code, errors = int((folder / "code").read_text()), (folder / "err").read_text()
     if code:
         return fault(code, errors)
     results = folder / "results" / NAME
     test = json.loads((results / "test.json").read_text())
     originals, samples = test["original"]["mean"], test["rpg"]["mean"]
-    found = "warned" if WARNING in errors else verdict(trained, originals, samples)
-    return Outcome(found, summary(results, errors), originals, samples)
+    zoo = [load_file(path) for path in sorted((results / "zoo").rglob("*.safetensors"))]
+    lost = changed(zoo, [load_file(path) for path in sorted((results / "samples").rglob("*.safetensors"))])
+    found = "wrong" if lost or len(zoo) != saves else verdict(trained, originals, samples)
+    says = [f"read {len(zoo)} checkpoints: {summary(results)}", *(f"lost: {name}" for name in lost[:1])]
+    warnings = dict.fromkeys(line for line in errors.splitlines() if WARNING in line)
+    return Outcome("warned" if warnings else found, "; ".join([*says, *warnings]), originals, samples)
+
+
+def changed(zoo: Sequence[Mapping[str, Tensor]], samples: Sequence[Mapping[str, Tensor]]) -> list[str]:
+    """Return the tensors that have few values in the zoo but others in the samples, and tied ones that differ there.
+
+    A tensor that takes at most one value per run, such as a mask or a frozen matrix, must keep one of them. Two large
+    tensors that are equal in each checkpoint are tied.
+    """
+    values = {name: [checkpoint[name] for checkpoint in zoo] for name in zoo[0]}
+    distinct = {name: list({x.numpy().tobytes(): x for x in tensors}.values()) for name, tensors in values.items()}
+    few = [name for name, tensors in distinct.items() if len(tensors) <= RUNS and len(zoo) > RUNS]
+    lost = [
+        name for name in few if not all(any(torch.equal(sample[name], x) for x in distinct[name]) for sample in samples)
+    ]
+    matrices = [name for name in zoo[0] if zoo[0][name].ndim > 1 and name not in few]
+    for one, other in combinations(matrices, 2):
+        tied = all(torch.equal(checkpoint[one], checkpoint[other]) for checkpoint in zoo)
+        if tied and not all(torch.equal(sample[one], sample[other]) for sample in samples):
+            lost.append(other)
+    return lost
 
 
 def fault(code: int, errors: str) -> Outcome:
@@ -159,12 +189,9 @@ def verdict(trained: float, originals: float, samples: float) -> str:
     return "right" if abs(originals - trained) <= POINTS and samples >= SHARE * originals else "wrong"
 
 
-def summary(results: Path, errors: str) -> str:
-    """Return a line on a zoo that was read: its checkpoints, its tensors by origin, and the warnings of the product."""
-    tensors = json.loads((results / "tokens/layout.json").read_text())["layout"]["tensors"]
-    checkpoints = len(list((results / "zoo").rglob("*.safetensors")))
-    warnings = dict.fromkeys(line for line in errors.splitlines() if WARNING in line)
-    return "; ".join([f"read {checkpoints} checkpoints: {count(tensors)}", *warnings])
+def summary(results: Path) -> str:
+    """Return the numbers of tensors by origin, from the layout of an experiment's tokens."""
+    return count(json.loads((results / "tokens/layout.json").read_text())["layout"]["tensors"])
 
 
 def count(tensors: Sequence[Mapping[str, Any]]) -> str:

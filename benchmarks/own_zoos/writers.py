@@ -40,6 +40,24 @@ def pretrained(zoo: Zoo, runs: Iterable[str] = RUNS) -> None:
         network.save_pretrained(zoo.path(run, f"checkpoint-{save}"))  # type: ignore[operator]
 
 
+def sharded(zoo: Zoo) -> None:
+    """Write each save as a folder of transformers with several files of weights."""
+    for run, save, network in zoo.saves():
+        network.save_pretrained(zoo.path(run, f"checkpoint-{save}"), max_shard_size="4KB")  # type: ignore[operator]
+
+
+def accelerate_state(zoo: Zoo) -> None:
+    """Write by accelerate's save_state, which adds the states of the optimizer, the data and the random numbers."""
+    from accelerate import Accelerator
+    from accelerate.utils import DataLoaderConfiguration
+
+    for run, save, network in zoo.saves():
+        accelerator = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True))
+        loader: Any = torch.utils.data.DataLoader(range(8), shuffle=True)  # type: ignore[arg-type]
+        accelerator.prepare(network, torch.optim.AdamW(network.parameters()), loader)
+        accelerator.save_state(str(zoo.path(run, f"checkpoint_{save}")))
+
+
 def adapter_files(zoo: Zoo) -> None:
     """Write adapters without adapter_config.json."""
     pretrained(zoo)

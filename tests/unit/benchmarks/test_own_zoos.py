@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from benchmarks.own_zoos import counts, grouped, row
 from benchmarks.own_zoos.cases import CASES, MLP, Case
-from benchmarks.own_zoos.product import Outcome, count, fault, outcome, verdict
+from benchmarks.own_zoos.product import Outcome, changed, count, fault, outcome, verdict
 from benchmarks.own_zoos.writers import states
 from benchmarks.own_zoos.zoo import EVERY, SAVES, STEPS, save_after
 
@@ -29,7 +31,9 @@ def write_run(folder: Path, code: int, errors: str = "", means: tuple[float, flo
     (results / "tokens").mkdir(parents=True)
     (results / "zoo/0000-0000").mkdir(parents=True)
     for place in range(3):
-        (results / f"zoo/0000-0000/0000-{place:04d}.safetensors").touch()
+        save_file(
+            {"0.weight": torch.full((2, 2), float(place))}, results / f"zoo/0000-0000/0000-{place:04d}.safetensors"
+        )
     (results / "tokens/layout.json").write_text(json.dumps({"layout": {"tensors": TENSORS}}))
     (results / "test.json").write_text(json.dumps({"original": {"mean": means[0]}, "rpg": {"mean": means[1]}}))
     (folder / "code").write_text(str(code))
@@ -65,13 +69,26 @@ def test_tensors_are_counted_by_origin() -> None:
 
 def test_outcomes_of_folders(tmp_path: Path) -> None:
     says = "read 3 checkpoints: 2 tensors generated, 1 copied, 1 tied"
-    read = outcome(write_run(tmp_path / "a", 0, "zoo: 1 of 1\n", (90.0, 89.0)), 90.0)
+    read = outcome(write_run(tmp_path / "a", 0, "zoo: 1 of 1\n", (90.0, 89.0)), 90.0, 3)
     assert read == Outcome("right", says, 90.0, 89.0)
     assert str(read) == "right, 90.0 → 89.0"
-    warned = outcome(write_run(tmp_path / "b", 0, f"{WARNING}\n{WARNING}\n", (90.0, 20.0)), 90.0)
+    warned = outcome(write_run(tmp_path / "b", 0, f"{WARNING}\n{WARNING}\n", (90.0, 20.0)), 90.0, 3)
     assert warned == Outcome("warned", f"{says}; {WARNING}", 90.0, 20.0)
-    refused = outcome(write_run(tmp_path / "c", 2, "rpg: error: no\n"), 90.0)
+    refused = outcome(write_run(tmp_path / "c", 2, "rpg: error: no\n"), 90.0, 3)
     assert str(refused) == "refused"
+    # A save was not read.
+    assert outcome(tmp_path / "a", 90.0, 4).verdict == "wrong"
+
+
+def test_fixed_and_tied_tensors_of_samples() -> None:
+    """A mask per run, and two names of one matrix."""
+    ones, eye = torch.ones(2, 2), torch.eye(2)
+    zoo = [{"mask": mask, "a": x * ones, "b": x * ones} for x, mask in enumerate((ones, ones, eye, eye))]
+    assert changed(zoo, [{"mask": eye, "a": 9 * ones, "b": 9 * ones}]) == []
+    assert changed(zoo, [{"mask": eye + 1e-6, "a": ones, "b": ones}]) == ["mask"]
+    assert changed(zoo, [{"mask": ones, "a": ones, "b": eye}]) == ["b"]
+    # With one checkpoint per run, any tensor has few values.
+    assert changed(zoo[::2], [{"mask": eye / 2, "a": ones, "b": ones}]) == []
 
 
 def test_rows_and_their_counts() -> None:
@@ -81,8 +98,9 @@ def test_rows_and_their_counts() -> None:
         "written by": "torch",
         "trained": "90.0",
         "before": "wrong, 90.0 → 20.0",
+        "RPG's words before": "read",
         "now": "right, 90.0 → 90.0",
-        "what RPG says": "read 6",
+        "RPG's words now": "read 6",
     }
     expected = "before: 0 of 1 as they should be, now: 1 of 1 as they should be"
     assert counts([CASE], {"plain": outcomes}) == expected
