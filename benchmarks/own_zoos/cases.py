@@ -122,7 +122,6 @@ ADAPTERS = [
         canonical=True,
     ),
     _adapters("target_parameters", _target_parameters(*EXPERTS_OWN)),
-    _adapters("target_parameters, not in order", _target_parameters(*EXPERTS_OWN[::-1])),
     _adapters("BD-LoRA, canonical", adapter(BD_LORA), "use_bdlora", canonical=True),
     _adapters("BD-LoRA", adapter(BD_LORA)),
     _adapters("PiSSA, build has LoRA", PLAIN_LORA, "init_lora_weights", _lora("init_lora_weights='pissa'")),
