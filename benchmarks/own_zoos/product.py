@@ -158,14 +158,18 @@ def outcome(folder: Path, trained: float, saves: int) -> Outcome:
 
 
 def changed(zoo: Sequence[Mapping[str, Tensor]], samples: Sequence[Mapping[str, Tensor]]) -> list[str]:
-    """Return the tensors that have few values in the zoo but others in the samples, and tied ones that differ there.
+    """Return the tensors that are fixed in the zoo but not in the samples, and tied ones that differ in the samples.
 
-    A tensor that takes at most one value per run, such as a mask or a frozen matrix, must keep one of them. Two large
-    tensors that are equal in each checkpoint are tied.
+    A tensor that is equal in all checkpoints, or a mask of zeros and ones that takes one value per run, is fixed. Two
+    matrices that are equal to each other in each checkpoint are tied.
     """
     values = {name: [checkpoint[name] for checkpoint in zoo] for name in zoo[0]}
     distinct = {name: list({x.numpy().tobytes(): x for x in tensors}.values()) for name, tensors in values.items()}
-    few = [name for name, tensors in distinct.items() if len(tensors) <= RUNS and len(zoo) > RUNS]
+    few = [
+        name
+        for name, tensors in distinct.items()
+        if len(zoo) > RUNS and (len(tensors) == 1 or (len(tensors) <= RUNS and all(map(is_mask, tensors))))
+    ]
     lost = [
         name for name in few if not all(any(torch.equal(sample[name], x) for x in distinct[name]) for sample in samples)
     ]
@@ -175,6 +179,11 @@ def changed(zoo: Sequence[Mapping[str, Tensor]], samples: Sequence[Mapping[str, 
         if tied and not all(torch.equal(sample[one], sample[other]) for sample in samples):
             lost.append(other)
     return lost
+
+
+def is_mask(tensor: Tensor) -> bool:
+    """Return whether a tensor holds zeros and ones alone."""
+    return bool(((tensor == 0) | (tensor == 1)).all())
 
 
 def fault(code: int, errors: str) -> Outcome:

@@ -87,6 +87,9 @@ def test_fixed_and_tied_tensors_of_samples() -> None:
     assert changed(zoo, [{"mask": eye, "a": 9 * ones, "b": 9 * ones}]) == []
     assert changed(zoo, [{"mask": eye + 1e-6, "a": ones, "b": ones}]) == ["mask"]
     assert changed(zoo, [{"mask": ones, "a": ones, "b": eye}]) == ["b"]
+    # A weight that a run does not change is no mask.
+    still = [{"a": float(run) * ones + 2, "b": x * eye} for x, run in enumerate((0, 0, 1, 1))]
+    assert changed(still, [{"a": 2.5 * ones, "b": eye}]) == []
     # With one checkpoint per run, any tensor has few values.
     assert changed(zoo[::2], [{"mask": eye / 2, "a": ones, "b": ones}]) == []
 
