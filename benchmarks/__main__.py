@@ -14,6 +14,8 @@ from benchmarks.jobs import compare_jobs
 from benchmarks.mamba import compare_mamba
 from benchmarks.memory import compare_memory
 from benchmarks.operations import measure_operations
+from benchmarks.own_zoos import measure_own_zoos
+from benchmarks.own_zoos.cases import CASES
 from benchmarks.robustness import ARITHMETICS, measure_robustness
 from benchmarks.sampling import compare_sampling
 from benchmarks.shapes import SHAPES
@@ -177,6 +179,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add_common(operations, "operations", rounds=5)
     operations.set_defaults(run=measure_operations)
+    own = verbs.add_parser("own-zoos", help="zoos as peft, transformers, timm and others write them, case by case")
+    own.add_argument("--case", dest="names", nargs="+", choices=list(CASES), default=[], metavar="NAME", help="cases")
+    own.add_argument("--against", type=Path, help="another checkout of the product, whose outcomes are shown, too")
+    add_common(own, "own-zoos")
+    own.set_defaults(run=measure_own_zoos)
     dag = verbs.add_parser("dag", help="time and memory to plan many shards and experiments")
     dag.add_argument("--experiment", default="digits-resnet", help="experiment to copy (default digits-resnet)")
     dag.add_argument("--shapes", nargs="+", default=[f"{count}x{each}" for count, each in DAGS])

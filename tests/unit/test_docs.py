@@ -77,7 +77,7 @@ def test_every_file_in_the_text_exists(page: str) -> None:
             assert (ROOT / span).exists(), f"{page}: {span}"
         for name in re.findall(r"\btest_\w+\.py", span):
             assert list((ROOT / "tests").rglob(name)), f"{page}: {name}"
-    names = re.findall(r"python -m benchmarks (\w+)", TEXTS[page])
+    names = re.findall(r"python -m benchmarks (\w[\w-]*)", TEXTS[page])
     known = (ROOT / "benchmarks/__main__.py").read_text()
     assert [name for name in names if f'"{name}"' not in known] == [], page
 

@@ -1,0 +1,210 @@
+"""Give a case's folder to the product, in a process of its own, and read what it says and makes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+NAME = "own"
+# Runs the stages in each folder, in a process of its own. The processes are forks of one that has imported torch, the
+# product and the libraries of the arguments, which takes longer than the stages.
+PROGRAM = f"""
+import importlib, os, sys, traceback
+import sklearn.datasets, torch
+import rpg.evaluation.score, rpg.generator.sample, rpg.tasks.custom.task, rpg.tokenizer.tokens, rpg.training.train
+from rpg.cli import main
+
+libraries, folders = (argument.split(os.pathsep) for argument in sys.argv[1:])
+for library in filter(None, libraries):
+    importlib.import_module(library)
+for folder in folders:
+    if child := os.fork():
+        os.waitpid(child, 0)
+        continue
+    code = 1
+    try:
+        os.chdir(folder)
+        for number, name in enumerate(("out", "err"), 1):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        for stage in ("zoo", "collect", "tokens", "train", "sample", "score"):
+            main([stage, "--experiment", "{NAME}"])
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        open("code", "w").write(str(code))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+"""
+# Samples below this share of the originals' score, or originals this many points off, count as wrong.
+SHARE, POINTS = 0.97, 1.0
+# A part of the product's warning about a zoo.
+WARNING = "list each in zoo.runs"
+# Runs of a zoo.
+RUNS = 2
+EXPERIMENT: dict[str, Any] = {
+    "task": {"kind": "custom", "build": "mine:build", "score": "mine:score", "metric": "accuracy"},
+    "zoo": {"runs": ["zoo/a", "zoo/b"], "runs_per_shard": 1},
+    "tokens": {"width": 64},
+    "model": {
+        "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
+        "backbone": {
+            "kind": "mamba2",
+            "width": 64,
+            "positions": ["2d", "learned"],
+            "blocks": 1,
+            "state_width": 16,
+            "head_width": 16,
+            "expand": 2,
+        },
+        "denoiser": {"kind": "mlp", "hidden": 128, "blocks": 2},
+        "start": "zero",
+    },
+    "diffusion": {"target": "x0"},
+    "train": {
+        "seed": 0,
+        "steps": 150,
+        "batch": 4,
+        "diffusion_batch": 128,
+        "times": None,
+        "draws": 1,
+        "sharded": False,
+        "learning_rate": 0.004,
+        "warmup": 0.05,
+        "weight_decay": 0.0,
+        "optimizer": "adamw",
+        "betas": [0.9, 0.999],
+        "gradient_clip": 1.0,
+        "precision": "float32",
+        "checkpointing": False,
+        "ema": 0.95,
+        "state_every": 1000,
+    },
+    "sample": {"seed": 0, "count": 4, "solver": "dpm-solver++", "steps": 5, "temperature": 1.0, "between": 0},
+    "novelty": {"seed": 0, "networks": 4, "noise": [0.1]},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the product makes of a zoo: its verdict, what it says in one line, and percentages on the test split.
+
+    `verdict` is "right", "wrong", "warned", "refused", "misled" (refused for a wrong reason) or "traceback".
+    """
+
+    verdict: str
+    says: str
+    originals: float | None = None
+    samples: float | None = None
+
+    def __str__(self) -> str:
+        if self.originals is None or self.samples is None:
+            return self.verdict
+        return f"{self.verdict}, {self.originals:.1f} → {self.samples:.1f}"
+
+
+def write_params(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write params.yaml with one experiment; `changes` maps blocks to other values of their keys."""
+    experiment = {name: {**block, **changes.get(name, {})} for name, block in EXPERIMENT.items()}
+    tree = {
+        "data_root": None,
+        "language_model": None,
+        "ablations": {},
+        "run": [NAME],
+        "experiments": {NAME: experiment},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+
+
+def run_product(folders: Sequence[Path], checkout: Path, libraries: Sequence[str] = ()) -> None:
+    """Run the stages of the product in `checkout` in each folder; it writes the files out, err and code there.
+
+    `libraries` are imported once for all folders.
+    """
+    arguments = [os.pathsep.join(libraries), os.pathsep.join(map(str, folders))]
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments], cwd=folders[0], env=environment, check=True
+    )
+
+
+def outcome(folder: Path, trained: float, saves: int) -> Outcome:
+    """Return the outcome of a run in a folder; `trained` is the score of its `saves` by the tool that made the zoo."""
+    code, errors = int((folder / "code").read_text()), (folder / "err").read_text()
+    if code:
+        return fault(code, errors)
+    results = folder / "results" / NAME
+    test = json.loads((results / "test.json").read_text())
+    originals, samples = test["original"]["mean"], test["rpg"]["mean"]
+    zoo = [load_file(path) for path in sorted((results / "zoo").rglob("*.safetensors"))]
+    lost = changed(zoo, [load_file(path) for path in sorted((results / "samples").rglob("*.safetensors"))])
+    found = "wrong" if lost or len(zoo) != saves else verdict(trained, originals, samples)
+    says = [f"read {len(zoo)} checkpoints: {summary(results)}", *(f"lost: {name}" for name in lost[:1])]
+    warnings = dict.fromkeys(line for line in errors.splitlines() if WARNING in line)
+    return Outcome("warned" if warnings else found, "; ".join([*says, *warnings]), originals, samples)
+
+
+def changed(zoo: Sequence[Mapping[str, Tensor]], samples: Sequence[Mapping[str, Tensor]]) -> list[str]:
+    """Return the tensors that are fixed in the zoo but not in the samples, and tied ones that differ in the samples.
+
+    A tensor that is equal in all checkpoints, or a mask of zeros and ones that takes one value per run, is fixed. Two
+    matrices that are equal to each other in each checkpoint are tied.
+    """
+    values = {name: [checkpoint[name] for checkpoint in zoo] for name in zoo[0]}
+    distinct = {name: list({x.numpy().tobytes(): x for x in tensors}.values()) for name, tensors in values.items()}
+    few = [
+        name
+        for name, tensors in distinct.items()
+        if len(zoo) > RUNS and (len(tensors) == 1 or (len(tensors) <= RUNS and all(map(is_mask, tensors))))
+    ]
+    lost = [
+        name for name in few if not all(any(torch.equal(sample[name], x) for x in distinct[name]) for sample in samples)
+    ]
+    matrices = [name for name in zoo[0] if zoo[0][name].ndim > 1 and name not in few]
+    for one, other in combinations(matrices, 2):
+        tied = all(torch.equal(checkpoint[one], checkpoint[other]) for checkpoint in zoo)
+        if tied and not all(torch.equal(sample[one], sample[other]) for sample in samples):
+            lost.append(other)
+    return lost
+
+
+def is_mask(tensor: Tensor) -> bool:
+    """Return whether a tensor holds zeros and ones alone."""
+    return bool(((tensor == 0) | (tensor == 1)).all())
+
+
+def fault(code: int, errors: str) -> Outcome:
+    """Return the outcome of a failed run, from its exit code and standard error; code 2 is a refusal."""
+    lines = [line for line in errors.splitlines() if line.strip()]
+    last = lines[-1] if lines else f"exit code {code}"
+    return Outcome("refused" if code == 2 else "traceback", last.removeprefix("rpg: error: "))
+
+
+def verdict(trained: float, originals: float, samples: float) -> str:
+    """Return "right" if originals score as their tool measured, and samples about as high; otherwise "wrong"."""
+    return "right" if abs(originals - trained) <= POINTS and samples >= SHARE * originals else "wrong"
+
+
+def summary(results: Path) -> str:
+    """Return the numbers of tensors by origin, from the layout of an experiment's tokens."""
+    return count(json.loads((results / "tokens/layout.json").read_text())["layout"]["tensors"])
+
+
+def count(tensors: Sequence[Mapping[str, Any]]) -> str:
+    """Return the numbers of tensors that are generated, tied to another one, and copied."""
+    generated = sum(tensor["tokens"] > 0 for tensor in tensors)
+    tied = sum(tensor.get("tied_to") is not None for tensor in tensors)
+    return f"{generated} tensors generated, {len(tensors) - generated - tied} copied, {tied} tied"
