@@ -39,9 +39,9 @@ Made to study weight generation. A generated network inherits what the zoo's net
 SCORES = """
 ## Scores
 
-{metric} on the test split, mean over all networks:
+{metric} on the test split, over all networks:
 
-| networks | mean | min | best | n |
+| networks | mean | worst | best | n |
 |:--|--:|--:|--:|--:|
 {rows}
 """
@@ -49,7 +49,7 @@ SCORES = """
 
 def card(trained: TrainedRPG, metric: str = "", scores: dict[str, ScoreSummary] | None = None) -> str:
     """Return the card; `scores` maps a kind of networks, `originals` and sets of samples, to their summary."""
-    task, kind = trained.task, trained.task.pipeline_tag
+    task, kind, text = trained.task, trained.task.pipeline_tag, trained.task.metric_kind.text
     results = [
         EvalResult(
             task_type=kind,
@@ -73,7 +73,8 @@ def card(trained: TrainedRPG, metric: str = "", scores: dict[str, ScoreSummary] 
         eval_results=results or None,
     )
     rows = "\n".join(
-        f"| {name} | {of.mean:.2f} | {of.min:.2f} | {of.best:.2f} | {of.n} |" for name, of in (scores or {}).items()
+        f"| {name} | {text(of.mean)} | {text(of.min)} | {text(of.best)} | {of.n} |"
+        for name, of in (scores or {}).items()
     )
     return CARD.format(
         front=front.to_yaml().strip(),
@@ -85,7 +86,7 @@ def card(trained: TrainedRPG, metric: str = "", scores: dict[str, ScoreSummary] 
         request="classes=[3, 8], seed=1" if task.classes else "seed=1",
         network=task.how_to_build,
         conditions="\n".join(f"- {line}" for line in _conditions(trained.vocabulary())) or "Nothing but a seed.",
-        scores=SCORES.format(metric=metric, rows=rows) if scores else "",
+        scores=SCORES.format(metric=task.metric_kind.label(metric), rows=rows) if scores else "",
     )
 
 

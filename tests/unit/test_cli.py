@@ -29,9 +29,9 @@ OPTIONS = {
     "import": ("--experiment", "--weights"),
     "generate": (
         "--experiment", "--generator", "--out", "--classes", "--code", "--describe", "--vector", "--count", "--state",
-        "--seed", "--steps", "--threads",
+        "--seed", "--steps", "--threads", "--runtime",
     ),
-    "pack": ("--experiment", "--out"),
+    "pack": ("--experiment", "--out", "--graph", "--no-graph"),
     "export": ("--experiment", "--out"),
     "demo": ("--experiment", "--generator", "--port", "--browser", "--no-browser"),
     "plan": ("--experiment", "--all", "--device", "--processes"),

@@ -25,7 +25,7 @@ HELD_OUT = "0100111010"
 def pack(folder: Path, name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pack an experiment, and leave its checkout."""
     monkeypatch.chdir(folder)
-    main(["pack", "--experiment", name, "--out", str(out)])
+    main(["pack", "--experiment", name, "--out", str(out), "--no-graph"])
     empty = out.parent / "elsewhere"
     empty.mkdir(exist_ok=True)
     monkeypatch.chdir(empty)
@@ -86,7 +86,7 @@ def test_the_folder_holds_what_generation_needs(taken: Path) -> None:
 
 def test_packing_again_gives_the_same_bytes(tasks: Path, taken: Path, tmp_path: Path, monkeypatch) -> None:
     again = pack(tasks, "tasks", tmp_path / "again", monkeypatch)
-    Generator.from_pretrained(taken).save_pretrained(tmp_path / "saved")
+    packed.write_packed(packed.read_packed(taken), tmp_path / "saved", (taken / "README.md").read_text(), graph=False)
     for other in (again, tmp_path / "saved"):
         assert sorted(path.name for path in other.iterdir()) == sorted(path.name for path in taken.iterdir())
         assert all((other / path.name).read_bytes() == path.read_bytes() for path in taken.iterdir())

@@ -1,0 +1,122 @@
+"""A packed generator without torch: an exported graph, and NumPy with torch's random numbers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+
+from rpg.cli import main
+from rpg.generator.onnx_runtime import GraphGenerator, TorchRandom
+from rpg.generator.packed import read_packed
+from rpg.generator.trained import TrainedRPG
+from rpg.utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def taken(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed generator of networks with task codes, with its graph."""
+    folder = tmp_path_factory.mktemp("taken") / "packed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tasks)
+        main(["pack", "--experiment", "tasks", "--out", str(folder)])
+    return folder
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 + 5, 2**63 - 1])
+@pytest.mark.parametrize("count", [16, 17, 33, 512 * 9, 1000])
+def test_normal_numbers_are_torchs(seed: int, count: int) -> None:
+    """torch 2.11.0 draws blocks of 16, and the last one anew if it is not whole."""
+    theirs, ours = torch.Generator().manual_seed(seed), TorchRandom(seed)
+    for _ in range(3):
+        np.testing.assert_allclose(ours.normal(count), torch.randn(count, generator=theirs).numpy(), atol=2e-6)
+        assert ours.integer(1000) == int(torch.randint(1000, (), generator=theirs))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"code": None, "states": None}, {"code": "0100111010", "states": (1,)}, {"code": None, "states": (0, 1)}],
+)
+def test_networks_are_torchs(taken: Path, request_: dict) -> None:
+    own = read_packed(taken).networks(3, seed=5, **request_)
+    for network, of_graph in zip(own, GraphGenerator(taken).networks(3, seed=5, **request_), strict=True):
+        assert (of_graph.states, of_graph.code) == (network.states, network.code)
+        assert list(of_graph.state_dict) == list(network.state_dict)
+        for name, tensor in network.state_dict.items():
+            found = torch.tensor(of_graph.state_dict[name])
+            assert found.dtype == tensor.dtype
+            assert (found - tensor).abs().max() <= 1e-5 * tensor.abs().max(), name
+
+
+def test_the_command_imports_no_torch(taken: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from rpg.cli import main
+main(["generate", "--generator", {str(taken)!r}, "--classes", "3,8", "--out", "w.safetensors"])
+assert "torch" not in sys.modules
+assert "pandas" not in sys.modules
+"""
+    environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("w.safetensors: code 0001000010 (not in the zoo), state ")
+    assert (
+        load_file(tmp_path / "w.safetensors").keys() == read_packed(taken).networks(1, None, None)[0].state_dict.keys()
+    )
+
+
+def test_torch_runs_where_the_graph_cannot(taken: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    request = ["--generator", str(taken), "--seed", "1", "--out"]
+    main(["generate", *request, "steps.safetensors", "--steps", "2"])
+    main(["generate", *request, "torch.safetensors", "--steps", "2", "--runtime", "torch"])
+    assert Path("steps.safetensors").read_bytes() == Path("torch.safetensors").read_bytes()
+    with pytest.raises(SystemExit):
+        main(["generate", *request, "x.safetensors", "--steps", "2", "--runtime", "onnx"])
+    assert "--runtime onnx: the graph has 3 steps; use --runtime torch" in capsys.readouterr().err
+
+
+def test_the_graph_names_no_path_of_this_machine(taken: Path) -> None:
+    content = (taken / "model.onnx").read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b".py" not in content
+
+
+def test_a_changed_graph_is_refused(taken: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in taken.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    content = bytearray((copy / "model.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "model.onnx").write_bytes(content)
+    with pytest.raises(UserError, match=r"model.onnx: missing or changed since it was packed"):
+        GraphGenerator(copy)
+
+
+def test_saving_again_keeps_the_graph(taken: Path, tmp_path: Path) -> None:
+    from rpg import Generator
+
+    Generator.from_pretrained(taken).save_pretrained(tmp_path / "again")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(path.name for path in taken.iterdir())
+    assert all((tmp_path / "again" / path.name).read_bytes() == path.read_bytes() for path in taken.iterdir())
+
+
+def test_long_samplers_have_no_graph(finished: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    from rpg.generator import onnx_export
+
+    trained = TrainedRPG.of_experiment("mini", finished)
+    assert onnx_export.unsuited(trained) is None
+    monkeypatch.setattr(onnx_export, "MAX_STEPS", 1)
+    assert "more than 1 steps" in (onnx_export.unsuited(trained) or "")
+    monkeypatch.chdir(finished)
+    main(["pack", "--experiment", "mini", "--out", str(tmp_path / "packed")])
+    assert (
+        "without model.onnx: the sampler draws noise in each step, or has more than 1 steps" in capsys.readouterr().out
+    )
+    assert not (tmp_path / "packed/model.onnx").exists()
