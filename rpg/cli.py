@@ -21,10 +21,7 @@ from rpg.utils.threads import limit_threads
 if TYPE_CHECKING:
     from rpg.config.experiment import Experiment
     from rpg.config.params import Params
-    from rpg.generator.requests import NetworkGenerator
-    from rpg.generator.trained import TrainedRPG
     from rpg.paths import Paths
-    from rpg.tasks.config import TaskConfig
 
 OPTIONS: dict[str, Any] = {
     "rich_markup_mode": "rich",
@@ -48,7 +45,7 @@ OneOf = Annotated[
     str | None, typer.Option("--experiment", metavar="NAME", help="Name of a trained experiment in params.yaml.")
 ]
 Packed = Annotated[
-    str | None, typer.Option("--generator", metavar="FOLDER", help="Generator that `rpg pack` has written.")
+    Path | None, typer.Option("--generator", metavar="FOLDER", help="Generator that `rpg pack` has written.")
 ]
 Names = Annotated[
     list[str] | None,
@@ -92,23 +89,6 @@ def _open(name: str, threads: int | None = None, stage: str | None = None) -> "t
     if threads:
         fix_arithmetic(threads)
     return params, experiment, paths_of(params, name)
-
-
-def _trained(name: str | None, generator: str | None, threads: int) -> "TrainedRPG":
-    """Load the generator of the experiment `name`, or in the folder `generator`; UserError unless one is given."""
-    limit_threads(threads)
-    from rpg.generator.packed import read_packed
-    from rpg.generator.trained import TrainedRPG
-    from rpg.utils.rng import fix_arithmetic
-
-    fix_arithmetic(threads)
-    _check_one(name, generator)
-    return TrainedRPG.of_experiment(name) if name else read_packed(Path(generator or ""))
-
-
-def _check_one(name: str | None, generator: str | None) -> None:
-    if (name is None) == (generator is None):
-        raise UserError("give one of --experiment NAME and --generator FOLDER")
 
 
 def _covering(run: list[str] | None) -> "Params":
@@ -249,33 +229,22 @@ def score(
     code: Code = None,
 ) -> None:
     """Score originals and samples on the test split. With --weights, print the score of one file."""
-    _check_one(name, generator)
+    from rpg.generator.opening import check_one, open_task
+
+    check_one(name, generator)
     if not weights and (generator or classes or code):
         raise UserError("--generator, --classes and --code are for one file: add --weights FILE")
     if weights:
         from rpg.evaluation.score_file import score_file
-        from rpg.generator.requests import task_code
+        from rpg.generator.requests import split_classes, task_code
 
-        task, data_root = _task(name, generator, threads)
-        print(score_file(task, weights, task_code(task, _classes(classes), code, None), data_root))
+        task, data_root = open_task(name, generator, threads)
+        print(score_file(task, weights, task_code(task, split_classes(classes), code, None), data_root))
     elif name:
         params, experiment, paths = _open(name, threads)
         from rpg.evaluation.score import score_all
 
         score_all(experiment, paths, params.data_root)
-
-
-def _task(name: str | None, generator: str | None, threads: int) -> "tuple[TaskConfig, str | None]":
-    """Return the task of an experiment, or of the generator in a folder, and the folder of the data sets."""
-    if name:
-        params, experiment, _ = _open(name, threads)
-        return experiment.task, params.data_root
-    limit_threads(threads)
-    from rpg.generator.packed import read_task
-    from rpg.utils.rng import fix_arithmetic
-
-    fix_arithmetic(threads)
-    return read_task(Path(generator or "")), None
 
 
 @app.command(rich_help_panel=STAGES)
@@ -285,25 +254,6 @@ def novelty(name: Name, threads: Threads = 1) -> None:
     from rpg.evaluation.novelty import measure_novelty
 
     measure_novelty(experiment, paths, params.data_root)
-
-
-def _classes(text: str | None) -> list[str] | None:
-    return None if text is None else text.split(",")
-
-
-def _vector(text: str) -> tuple[str, list[float]]:
-    name, _, numbers = text.partition("=")
-    try:
-        return name, [float(number) for number in numbers.split(",")]
-    except ValueError as error:
-        raise UserError(f"--vector {text}: must be NAME=NUMBERS, as validation_top1=98.5") from error
-
-
-def _states(text: str | None) -> tuple[int, ...] | None:
-    try:
-        return None if text is None else tuple(int(state) for state in text.split(","))
-    except ValueError as error:
-        raise UserError(f"--state {text}: must be a number, as 3, or several, as 2,5") from error
 
 
 @app.command(rich_help_panel=NETWORKS)
@@ -339,27 +289,14 @@ def generate(
     ] = "auto",
 ) -> None:
     """Generate networks for a task, in a permutation state, or any."""
-    _check_one(name, generator)
-    vectors, states = dict(map(_vector, vector or [])), _states(state)
-    from rpg.generator.requests import check_out, generate_files
+    from rpg.generator.opening import open_generator
+    from rpg.generator.requests import generate_files, split_classes, split_states, split_vectors
 
-    chosen: NetworkGenerator
-    if generator and _uses_graph(Path(generator), runtime, steps):
-        from rpg.generator.onnx_runtime import GraphGenerator
-
-        graph = GraphGenerator(Path(generator), threads)
-        chosen, adapters = graph, graph.adapters
-    else:
-        if name:
-            # This fault is found before the model is loaded.
-            check_out(out, adapters=_open(name)[1].tokens.canonical is not None)
-        trained = _trained(name, generator, threads)
-        chosen, adapters = trained, trained.adapter_config is not None
-    check_out(out, adapters)
+    vectors, states = split_vectors(vector or []), split_states(state)
     generate_files(
-        chosen,
+        open_generator(name, generator, out, runtime, steps, threads),
         out,
-        classes=_classes(classes),
+        classes=split_classes(classes),
         code=code,
         sentence=describe,
         count=count,
@@ -368,18 +305,6 @@ def generate(
         steps=steps,
         vectors=vectors,
     )
-
-
-def _uses_graph(folder: Path, runtime: str, steps: int | None) -> bool:
-    """Return whether onnxruntime generates; UserError if it should and can't."""
-    if runtime == "torch":
-        return False
-    from rpg.generator.onnx_runtime import obstacle
-
-    why = obstacle(folder, steps)
-    if why and runtime == "onnx":
-        raise UserError(f"--runtime onnx: {why}; use --runtime torch")
-    return not why
 
 
 @app.command(rich_help_panel=NETWORKS)
@@ -421,8 +346,9 @@ def demo(
 ) -> None:
     """Serve a web page that generates networks and tries them."""
     from rpg.demo.serve import demo
+    from rpg.generator.opening import check_one
 
-    _check_one(name, generator)
+    check_one(name, generator)
     demo(name, generator, port, browser)
 
 

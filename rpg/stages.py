@@ -85,8 +85,9 @@ def _trained(folder: str, stage: str) -> dict[str, str]:
 
 
 _TOKENS = ("tokens.tokens", "tokens.layout", "tokens.stats")
-_TRAINING = ("rpg/training", "rpg/model", "rpg/tokenizer", "rpg/zoo/manifest.py")
-_SAMPLING = (*_TRAINING, *TASKS, "rpg/generator/sample.py")
+_TOKENIZER = ("rpg/tokenizer", "rpg/utils/statistics.py")
+_TRAINING = ("rpg/training", "rpg/model", *_TOKENIZER, "rpg/zoo/manifest.py")
+_SAMPLING = (*_TRAINING, *TASKS, "rpg/generator/sample.py", "rpg/utils/condition_requests.py")
 _SCORING = (
     *TASKS,
     "rpg/tokenizer",
@@ -164,7 +165,7 @@ STAGES = {
             reads=("collect.checkpoints",),
             seconds=1,
             module="rpg.tokenizer.tokens",
-            code=("rpg/tokenizer", "rpg/zoo/manifest.py"),
+            code=(*_TOKENIZER, "rpg/zoo/manifest.py"),
             priority=60,
         ),
         Stage(

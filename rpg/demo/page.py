@@ -31,7 +31,7 @@ TASK_INPUTS = ("Classes", "In words", "Code")
 @st.cache_resource
 def load_generator(experiment: str, folder: str) -> tuple[TrainedRPG, Classification]:
     """Load the trained RPG and its task; Streamlit keeps both between reruns of the page."""
-    trained = load(experiment, folder)
+    trained = load(experiment, Path(folder))
     return trained, cast(Classification, trained.benchmark)
 
 

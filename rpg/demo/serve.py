@@ -12,7 +12,7 @@ from rpg.generator.trained import TrainedRPG
 from rpg.utils.errors import UserError
 
 
-def demo(experiment: str | None, folder: str | None, port: int, browser: bool) -> None:
+def demo(experiment: str | None, folder: Path | None, port: int, browser: bool) -> None:
     """Serve the page on `port` of this machine until an interrupt; open a browser if `browser` is set.
 
     Raises UserError if Streamlit is not installed or cannot serve, if the experiment has no task codes or is not
@@ -37,7 +37,7 @@ def demo(experiment: str | None, folder: str | None, port: int, browser: bool) -
     }
     flags = [f"--{name}={value}" for name, value in options.items()]
     page = Path(__file__).with_name("page.py")
-    command = [sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", experiment or "", folder or ""]
+    command = [sys.executable, "-m", "streamlit", "run", str(page), *flags, "--", experiment or "", str(folder or "")]
     with contextlib.suppress(KeyboardInterrupt):
         if subprocess.run(command, check=False).returncode > 0:
             raise UserError(
@@ -45,6 +45,6 @@ def demo(experiment: str | None, folder: str | None, port: int, browser: bool) -
             )
 
 
-def load(experiment: str | None, folder: str | None) -> TrainedRPG:
+def load(experiment: str | None, folder: Path | None) -> TrainedRPG:
     """Load the generator of an experiment, or the packed one in a folder."""
-    return TrainedRPG.of_experiment(experiment) if experiment else read_packed(Path(folder or ""))
+    return TrainedRPG.of_experiment(experiment) if experiment else read_packed(folder or Path())

@@ -1,6 +1,6 @@
 """What a caller asks a generator for; this module needs no torch."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,17 +91,6 @@ def check_out(out: Path, adapters: bool) -> None:
         raise UserError(f"--out {out}: an adapter is a folder; name one without a suffix")
 
 
-class Generated(Protocol):
-    """A generated network: its weights, and the permutation states and task code of its request."""
-
-    @property
-    def state_dict(self) -> Mapping[str, Any]: ...
-    @property
-    def states(self) -> States: ...
-    @property
-    def code(self) -> str | None: ...
-
-
 class NetworkGenerator(Protocol):
     """What makes networks: a trained RPG, by torch or by an exported graph."""
 
@@ -159,3 +148,29 @@ def zoo_membership(code: str, learned: Collection[str], held_out: Collection[str
     if code in learned:
         return "seen"
     return "held out" if code in held_out else "not in the zoo"
+
+
+def split_classes(text: str | None) -> list[str] | None:
+    """Return the classes of the option --classes."""
+    return None if text is None else text.split(",")
+
+
+def _split_vector(text: str) -> tuple[str, list[float]]:
+    name, _, numbers = text.partition("=")
+    try:
+        return name, [float(number) for number in numbers.split(",")]
+    except ValueError as error:
+        raise UserError(f"--vector {text}: must be NAME=NUMBERS, as validation_top1=98.5") from error
+
+
+def split_states(text: str | None) -> States | None:
+    """Return the permutation states of the option --state; UserError unless they are numbers."""
+    try:
+        return None if text is None else tuple(int(state) for state in text.split(","))
+    except ValueError as error:
+        raise UserError(f"--state {text}: must be a number, as 3, or several, as 2,5") from error
+
+
+def split_vectors(texts: Sequence[str]) -> Vectors:
+    """Return name → numbers of the options --vector; UserError unless each is NAME=NUMBERS."""
+    return dict(map(_split_vector, texts))

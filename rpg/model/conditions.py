@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rpg.utils.statistics import divisor
+
 if TYPE_CHECKING:
     from rpg.config.model import (
         Condition,
@@ -20,9 +22,6 @@ if TYPE_CHECKING:
         UnconditionalCondition,
         VectorCondition,
     )
-
-# A deviation below this share of the mean is a rounding error.
-CONSTANT = 1e-9
 
 
 class PermutationState(nn.Module):
@@ -93,8 +92,7 @@ class Vector(_NumbersEmbedding):
         """Take mean and deviation from the values [N, C] of the zoo's checkpoints."""
         std_C, mean_C = torch.std_mean(values_NC.double(), dim=0, correction=0)
         self.mean.copy_(mean_C)
-        # A number that is the same for all checkpoints has a deviation of 0, or of a rounding error.
-        self.std.copy_(torch.where(std_C > CONSTANT * mean_C.abs(), std_C, 1.0))
+        self.std.copy_(divisor(std_C, mean_C))
 
     def forward(self, values_BC: Tensor) -> Tensor:
         """Return the condition vectors [B, 1, M], or [B, L, M] with one per token."""

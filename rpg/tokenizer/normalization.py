@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rpg.tokenizer.layout import Layout
+from rpg.utils.statistics import divisor
 
 VARIANCE_SHIFT = 0.05
 
@@ -34,10 +35,6 @@ CHUNK = 2**17
 # Length of the rows of a chunk. torch divides the sum of a whole chunk among its threads, which changes the last bits;
 # it never divides the sum of a row.
 ROW = 2**10
-
-
-# A standard deviation below this share of the mean is a rounding error: the tensor is constant.
-CONSTANT = 1e-9
 
 
 # Mean, deviation, scale and floor of one tensor.
@@ -86,9 +83,8 @@ class Stats:
                 std, mean = _std_mean(weights)
                 total[:, k] += torch.tensor([mean, std, scale])
         mean, std, scale = total / count
-        # A constant tensor has σ = 0, and dividing by 0 gives NaN, which means padding; σ = 1 avoids that.
-        std = torch.where(std > CONSTANT * mean.abs(), std, 1.0)
-        return cls(mean, std, scale, torch.clamp(smallest / scale, max=VARIANCE_FLOOR))
+        # Division by 0 would give NaN, which means padding.
+        return cls(mean, divisor(std, mean), scale, torch.clamp(smallest / scale, max=VARIANCE_FLOOR))
 
 
 def _std_mean(weights: Tensor) -> tuple[Tensor, Tensor]:

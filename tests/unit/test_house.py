@@ -97,7 +97,8 @@ def test_only_tasks_ask_for_the_type_of_a_task() -> None:
 @pytest.mark.parametrize(
     ("file", "most"),
     [
-        *((module.relative_to(ROOT).as_posix(), 500) for module in MODULES),
+        # The command line has a function for each verb.
+        *((module.relative_to(ROOT).as_posix(), 600 if module.name == "cli.py" else 500) for module in MODULES),
         ("params.yaml", 930),
         ("README.md", 200),
         ("dvc.lock", 7000),

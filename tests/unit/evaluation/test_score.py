@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from scipy.stats import t
 from torch.optim.swa_utils import update_bn
 
-from rpg.cli import main
 from rpg.config.experiment import Experiment
 from rpg.config.loading import load_params
 from rpg.data import scenes as data_scenes
@@ -68,13 +67,6 @@ def test_network_that_always_answers_the_same_scores_that_class_s_share(finished
     for split in ("train", "validation", "test"):
         share = (data.split(split).labels == answer).double().mean().item() * 100
         assert task.score(state_dict, split) == pytest.approx(share, abs=1e-9)
-
-
-def test_score_of_one_file(finished: Path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(finished)
-    scores = json.loads(Path("results/mini/scores.json").read_text())
-    main(["score", "--experiment", "mini", "--weights", "results/mini/samples/0002.safetensors"])
-    assert capsys.readouterr().out == f"results/mini/samples/0002.safetensors: top1 {scores['rpg'][2]['test']:.2f}\n"
 
 
 def test_scoring_again_gives_the_same_bytes(finished: Path) -> None:
@@ -321,14 +313,3 @@ def test_nearest_task_of_a_seen_task_is_its_original(tasks: Path) -> None:
     for entry in scores["nearest_task"]:
         if entry["set"] == "seen":
             assert entry["test"] == pytest.approx(originals[entry["state"], entry["code"]], abs=0.2)
-
-
-def test_file_without_a_task_needs_one(tasks: Path, capsys, monkeypatch) -> None:
-    monkeypatch.chdir(tasks)
-    arguments = ["score", "--experiment", "tasks", "--weights", "results/tasks/samples/0000.safetensors"]
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert "names no task; add --classes or --code" in capsys.readouterr().err
-    scores = json.loads(Path("results/tasks/scores.json").read_text())
-    main([*arguments, "--classes", "1,4,5,6,8"])
-    assert capsys.readouterr().out.endswith(f"top1 {scores['rpg'][0]['test']:.2f}\n")

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 import rpg
 from rpg.cli import main
-from rpg.generator.trained import TrainedRPG
 from rpg.utils.errors import UserError
 
 HELD_OUT = "0100111010"
@@ -95,18 +94,6 @@ def test_several_networks_differ_and_say_what_they_are(inside: Path, tmp_path: P
     assert not equal(networks[0], networks[1])
     assert all(load(network) for network in networks)
     assert not out.exists()
-
-
-def test_what_is_left_out_is_drawn_from_the_zoo(inside: Path) -> None:
-    generator = TrainedRPG.of_experiment("tasks")
-    networks = generator.networks(12, None, None)
-    assert {network.states for network in networks} == {(0,), (1,)}
-    codes = {network.code for network in networks}
-    assert len(codes) > 2
-    assert codes <= {checkpoint.code for checkpoint in generator.tokenizer.checkpoints}
-    assert {network.code for network in generator.networks(3, HELD_OUT, None)} == {HELD_OUT}
-    assert {network.states for network in generator.networks(3, None, (1,))} == {(1,)}
-    assert [generator.zoo_membership(code) for code in (HELD_OUT, "1010101010")] == ["held out", "not in the zoo"]
 
 
 def test_state_alone_where_there_are_no_tasks(finished: Path, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -1,13 +1,11 @@
 """A generator that was packed makes the same bytes as in the checkout, without zoo and params.yaml."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import GIVEN, run_layers, write_given, write_tree
-from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
@@ -90,23 +88,6 @@ def test_packing_again_gives_the_same_bytes(tasks: Path, taken: Path, tmp_path: 
     for other in (again, tmp_path / "saved"):
         assert sorted(path.name for path in other.iterdir()) == sorted(path.name for path in taken.iterdir())
         assert all((other / path.name).read_bytes() == path.read_bytes() for path in taken.iterdir())
-
-
-def test_a_network_is_built(taken: Path) -> None:
-    generator = Generator.from_pretrained(taken)
-    network = generator.network(code=HELD_OUT, seed=4)
-    assert equal(dict(network.state_dict()), generator.generate(code=HELD_OUT, seed=4))
-    assert not network.training
-    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 2)
-
-
-def test_the_card_is_one_of_the_hub(taken: Path) -> None:
-    card = ModelCard.load(taken / "README.md")
-    assert card.data.library_name == "rpg"
-    assert card.data.eval_results
-    assert "generator.generate(classes=[3, 8], seed=1)" in card.text
-    assert "a training run of the zoo, 0 to 1" in card.text
-    assert "| originals | " in card.text
 
 
 def test_detection(found: Path, tmp_path: Path, monkeypatch) -> None:
@@ -201,35 +182,6 @@ def test_a_changed_config(taken: Path) -> None:
     (taken / "config.json").write_text(json.dumps({**tree, "name": "other"}))
     with pytest.raises(UserError, match="changed since"):
         Generator.from_pretrained(taken)
-
-
-def test_folders_that_hold_no_generator(taken: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such folder; a model on the hub needs revision="):
-        Generator.from_pretrained("org/name")
-    (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="no generator in it"):
-        Generator.from_pretrained(tmp_path / "other")
-    generator = Generator.from_pretrained(taken)
-    (tmp_path / "other/config.json").write_text("{}")
-    with pytest.raises(UserError, match="holds other files"):
-        generator.save_pretrained(tmp_path / "other")
-    assert (tmp_path / "other/config.json").read_text() == "{}"
-
-
-def test_a_name_on_the_hub(taken: Path, tmp_path: Path) -> None:
-    """The hub's cache holds links to the files; a commit that it has needs no internet."""
-    commit = "a" * 40
-    snapshot = tmp_path / "hub/models--org--name/snapshots" / commit
-    blobs = tmp_path / "hub/models--org--name/blobs"
-    snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    for file in taken.iterdir():
-        shutil.copy(file, blobs / file.name)
-        (snapshot / file.name).symlink_to(blobs / file.name)
-    generator = Generator.from_pretrained(
-        "org/name", revision=commit, cache_dir=tmp_path / "hub", local_files_only=True
-    )
-    assert equal(generator.generate(seed=1), Generator.from_pretrained(taken).generate(seed=1))
 
 
 def test_one_of_experiment_and_generator(taken: Path, capsys) -> None:

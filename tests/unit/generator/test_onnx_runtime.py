@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from rpg.cli import main
 from rpg.generator.onnx_runtime import GraphGenerator, TorchRandom
 from rpg.generator.packed import read_packed
-from rpg.generator.trained import TrainedRPG
 from rpg.utils.errors import UserError
 
 
@@ -81,12 +80,6 @@ def test_torch_runs_where_the_graph_cannot(taken: Path, tmp_path: Path, monkeypa
     assert "--runtime onnx: the graph has 3 steps; use --runtime torch" in capsys.readouterr().err
 
 
-def test_the_graph_names_no_path_of_this_machine(taken: Path) -> None:
-    content = (taken / "model.onnx").read_bytes()
-    assert str(ROOT).encode() not in content
-    assert b".py" not in content
-
-
 def test_a_changed_graph_is_refused(taken: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -97,26 +90,3 @@ def test_a_changed_graph_is_refused(taken: Path, tmp_path: Path) -> None:
     (copy / "model.onnx").write_bytes(content)
     with pytest.raises(UserError, match=r"model.onnx: missing or changed since it was packed"):
         GraphGenerator(copy)
-
-
-def test_saving_again_keeps_the_graph(taken: Path, tmp_path: Path) -> None:
-    from rpg import Generator
-
-    Generator.from_pretrained(taken).save_pretrained(tmp_path / "again")
-    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(path.name for path in taken.iterdir())
-    assert all((tmp_path / "again" / path.name).read_bytes() == path.read_bytes() for path in taken.iterdir())
-
-
-def test_long_samplers_have_no_graph(finished: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    from rpg.generator import onnx_export
-
-    trained = TrainedRPG.of_experiment("mini", finished)
-    assert onnx_export.unsuited(trained) is None
-    monkeypatch.setattr(onnx_export, "MAX_STEPS", 1)
-    assert "more than 1 steps" in (onnx_export.unsuited(trained) or "")
-    monkeypatch.chdir(finished)
-    main(["pack", "--experiment", "mini", "--out", str(tmp_path / "packed")])
-    assert (
-        "without model.onnx: the sampler draws noise in each step, or has more than 1 steps" in capsys.readouterr().out
-    )
-    assert not (tmp_path / "packed/model.onnx").exists()

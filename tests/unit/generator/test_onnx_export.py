@@ -1,0 +1,46 @@
+"""The export of a trained RPG as a graph."""
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from rpg import Generator
+from rpg.cli import main
+from rpg.generator import onnx_export
+from rpg.generator.trained import TrainedRPG
+
+
+@pytest.fixture(scope="module")
+def taken(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed generator of networks with task codes, with its graph."""
+    folder = tmp_path_factory.mktemp("taken") / "packed"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tasks)
+        main(["pack", "--experiment", "tasks", "--out", str(folder)])
+    return folder
+
+
+def test_the_graph_names_no_path_of_this_machine(taken: Path) -> None:
+    content = (taken / "model.onnx").read_bytes()
+    assert str(ROOT).encode() not in content
+    assert b".py" not in content
+
+
+def test_saving_again_keeps_the_graph(taken: Path, tmp_path: Path) -> None:
+    Generator.from_pretrained(taken).save_pretrained(tmp_path / "again")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(path.name for path in taken.iterdir())
+    assert all((tmp_path / "again" / path.name).read_bytes() == path.read_bytes() for path in taken.iterdir())
+
+
+def test_long_samplers_have_no_graph(finished: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    trained = TrainedRPG.of_experiment("mini", finished)
+    assert onnx_export.unsuited(trained) is None
+    monkeypatch.setattr(onnx_export, "MAX_STEPS", 1)
+    assert "more than 1 steps" in (onnx_export.unsuited(trained) or "")
+    monkeypatch.chdir(finished)
+    main(["pack", "--experiment", "mini", "--out", str(tmp_path / "packed")])
+    assert (
+        "without model.onnx: the sampler draws noise in each step, or has more than 1 steps" in capsys.readouterr().out
+    )
+    assert not (tmp_path / "packed/model.onnx").exists()
