@@ -140,10 +140,13 @@ def _unwrapped(path: Path, tree: Any, own: Collection[str], choice: str | None) 
     if not inner:
         holds = f", but {', '.join(map(str, tree))[:60]}" if isinstance(tree, dict) else ""
         raise UserError(f"{path}: not a state dict (names to tensors){holds}; save `model.state_dict()` alone")
-    key = choice or _network_of(inner, own)
+    hits = {key: max(_hits(tensors, own).values()) for key, tensors in inner.items()}
+    # A record of tensors, such as a callback's, has none of the network's names.
+    networks = [key for key in inner if hits[key]] or list(inner)
+    key = choice or _network_of({key: hits[key] for key in networks}, len(own))
     if key is None:
-        raise UserError(f"{path}: holds several state dicts; name one in zoo.weights: {_listed(inner)}")
-    others = [name for name in inner if name != key]
+        raise UserError(f"{path}: holds several state dicts; name one in zoo.weights: {_listed(networks)}")
+    others = [name for name in networks if name != key]
     left = f"; {_listed(others)} left out, which zoo.weights can choose" if others else ""
     return Found(inner[key], [f"the checkpoint's '{key}'{left}"])
 
@@ -163,14 +166,13 @@ def _state_dicts(tree: Any, depth: int = 2) -> dict[str, StateDict]:
     return found
 
 
-def _network_of(inner: Mapping[str, StateDict], own: Collection[str]) -> str | None:
+def _network_of(hits: Mapping[str, int], count: int) -> str | None:
     """Return the key of the state dict that is obviously the network's; None if there is none.
 
-    It has most of the network's tensors. A state dict beside its moving average comes first.
+    `hits` maps keys to how many of the network's `count` tensors are there. The state dict has all of them or is the
+    only one. It comes before its moving average.
     """
-    hits = {key: max(_hits(tensors, own).values()) for key, tensors in inner.items()}
-    most = max(hits.values())
-    fitting = [key for key in inner if hits[key] == most] if most == len(own) else list(inner)
+    fitting = [key for key in hits if hits[key] == count] or list(hits)
     plain = [key for key in fitting if not AVERAGE.search(key)] or fitting
     return plain[0] if len(plain) == 1 else None
 
