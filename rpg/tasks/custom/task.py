@@ -10,14 +10,12 @@ at each call.
 """
 
 import copy
-import hashlib
 import importlib
 import math
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,7 @@ from rpg.tasks.custom.reading import (
     INDEX,
     SUFFIXES,
     Found,
+    ReadRun,
     as_torch_loads,
     as_transformers_loads,
     check_distributed,
@@ -63,8 +62,6 @@ from rpg.utils.rng import derive
 
 COUNTER = ".num_batches_tracked"
 OLD_WEIGHTS = "adapter_model.bin"
-# Below this cosine, the weights of two checkpoints are as different as those of two random starts.
-LIKE_ANOTHER_RUN = 0.3
 # Scales that bitsandbytes writes beside its weights of 8 or 4 bits.
 QUANTIZED = re.compile(r"\.(SCB|absmax|nested_absmax|quant_map|quant_state\.bitsandbytes__\w+)$")
 
@@ -393,47 +390,6 @@ class Custom(Task):
         return _fault(key, getattr(self.params, key), what)
 
 
-@dataclass
-class ReadRun:
-    """The checkpoints of a run that were read: `names` maps the digest of each to its name."""
-
-    folder: Path
-    names: dict[str, str] = field(default_factory=dict)
-    # Path of a checkpoint that was left out → the name of the one that it equals.
-    copies: dict[str, str] = field(default_factory=dict)
-    dtypes: set[str] = field(default_factory=set)
-    # What was chosen from the files, and removed from their names, in order.
-    notes: dict[str, None] = field(default_factory=dict)
-    # The cosine of each checkpoint and the one before it.
-    likeness: list[float] = field(default_factory=list)
-    last: StateDict | None = None
-
-    def is_new(self, path: Path, state_dict: StateDict) -> bool:
-        """Note a checkpoint; return False if it equals an earlier one."""
-        digest = _digest(state_dict)
-        if digest in self.names:
-            self.copies[str(path)] = self.names[digest]
-            return False
-        if self.last:
-            self.likeness.append(_cosine(self.last, state_dict))
-        self.last = state_dict
-        self.names[digest] = str(path.relative_to(self.folder) if path != self.folder else path)
-        self.dtypes |= {str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values()}
-        return True
-
-    def report(self) -> None:
-        """Print what was read, and warn if the checkpoints do not look like those of one run."""
-        self.last = None
-        for path, name in self.copies.items():
-            print(f"zoo: {path} is left out, because it is the same as {name}", flush=True)
-        if self.notes:
-            print(f"zoo: {self.folder}: read {'; '.join(self.notes)}", flush=True)
-        print(f"zoo: {self.folder}: {len(self.names)} checkpoints: {', '.join(self.names.values())}", flush=True)
-        if self.likeness and max(self.likeness) < LIKE_ANOTHER_RUN:
-            why = f"differ as much as separate training runs (cosine of the weights at most {max(self.likeness):.2f})"
-            print(f"zoo: {self.folder}: its checkpoints {why}; if they are, list each in zoo.runs", file=sys.stderr)
-
-
 def with_tied(state_dict: StateDict, tied: Mapping[str, str]) -> StateDict:
     """Return `state_dict` with all names of tied tensors: transformers' `save_pretrained` writes one name only."""
     full = dict(state_dict)
@@ -446,24 +402,6 @@ def with_tied(state_dict: StateDict, tied: Mapping[str, str]) -> StateDict:
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from network.named_parameters()
     yield from network.named_buffers()
-
-
-def _cosine(a: StateDict, b: StateDict) -> float:
-    """Return the cosine of two networks' matrices and kernels, which start from random numbers."""
-    names = [name for name, tensor in a.items() if tensor.ndim > 1 and tensor.is_floating_point()]
-    products = torch.zeros(3, dtype=torch.float64)
-    for one, other in ((a[name].double().flatten(), b[name].double().flatten()) for name in names):
-        products += torch.stack([one @ other, one @ one, other @ other])
-    together, *own = products.tolist()
-    return together / math.sqrt(math.prod(own)) if all(own) else 1.0
-
-
-def _digest(state_dict: StateDict) -> str:
-    """Return a digest of all values, in the state dict's order."""
-    digest = hashlib.sha256()
-    for tensor in state_dict.values():
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _in_order(path: Path) -> Any:

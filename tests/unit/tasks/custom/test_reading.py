@@ -1,6 +1,6 @@
 """Checkpoints as tools write them.
 
-torch 2.11.0, transformers 5.23.0, timm 1.0.31, onedl-mmengine 0.10.12, torchao 0.18.0, huggingface_hub 1.
+torch 2.11.0, transformers 5.23.0, timm 1.0.31, onedl-mmengine 0.10.12, torchao 0.18.0, huggingface_hub 2.4.0.
 Lightning is not among the packages: its checkpoints are dictionaries with the same keys.
 """
 

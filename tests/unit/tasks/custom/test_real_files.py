@@ -437,7 +437,7 @@ def test_a_folder_of_runs_names_them(here: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         tokens()
     assert (
-        "zoo/a: no checkpoint (.safetensors .pth .pt .bin .ckpt .pth.tar) in it; list its folders, such as zoo/a/trial_0"
+        "zoo/a: no checkpoint (.safetensors .pth .pt .bin .ckpt .pth.tar) in it; list its folders, such as zoo/a/tria"
         in (capsys.readouterr().err)
     )
 
