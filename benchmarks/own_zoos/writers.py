@@ -4,6 +4,7 @@ bitsandbytes, Lightning and Ray Tune are not among the packages of requirements/
 of files and tensors.
 """
 
+import argparse
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -155,14 +156,16 @@ def ray(name: str = "model.pt") -> Writer:
 
 
 def timm_saver(zoo: Zoo) -> None:
-    """Write by timm's CheckpointSaver, with an average of the weights."""
+    """Write by timm's CheckpointSaver, with the options of the command and an average of the weights."""
     from timm.utils import CheckpointSaver, ModelEmaV3
 
     for run, save, network in zoo.saves():
         folder = zoo.path(run, "x").parent
         optimizer, average = torch.optim.AdamW(network.parameters()), ModelEmaV3(network)
         if save == 1:
-            saver = CheckpointSaver(network, optimizer, None, average, checkpoint_dir=folder, recovery_dir=folder)
+            args = argparse.Namespace(model="mlp", lr=0.02)
+            saver = CheckpointSaver(network, optimizer, args, average, checkpoint_dir=folder, recovery_dir=folder)
+        saver.model_ema = average
         saver.save_checkpoint(save, float(save))
 
 
@@ -177,20 +180,51 @@ def mmengine_best(zoo: Zoo) -> None:
 
 
 def mmengine_whole(zoo: Zoo) -> None:
-    """Write by mmengine the dict that its Runner saves."""
+    """Write by mmengine the dict that its Runner saves, with the log of numbers."""
+    from mmengine.logging import MessageHub
     from mmengine.runner import save_checkpoint
 
     for run, save, network in zoo.saves():
-        whole = {"meta": {"epoch": save, "iter": save}, "state_dict": network.state_dict(), "message_hub": {}}
+        hub = MessageHub.get_instance(f"{run}-{save}")
+        hub.update_scalar("train/loss", 0.5)
+        whole = {"meta": {"epoch": save, "iter": save}, "state_dict": network.state_dict()}
+        whole["message_hub"] = hub.state_dict()
         save_checkpoint(whole, str(zoo.path(run, f"epoch_{save}.pth")))
 
 
-def lightning(zoo: Zoo) -> None:
-    """Write the keys of Lightning's checkpoints; the names of the tensors begin with the attribute "model"."""
-    for run, save, network in zoo.saves():
-        named = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-        whole = {"epoch": save, "global_step": save, "pytorch-lightning_version": "2.6.6", "state_dict": named}
-        torch.save({**whole, "loops": {}, "callbacks": {}}, zoo.path(run, f"epoch={save}-step={save}.ckpt"))
+def lightning(*others: str) -> Writer:
+    """Return a writer of the keys of Lightning's checkpoints, whose names begin with the attribute "model".
+
+    `others` are attributes with further networks like it. The loss has a tensor, too.
+    """
+
+    def write(zoo: Zoo) -> None:
+        for run, save, network in zoo.saves():
+            named = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
+            named |= {f"{other}.{name}": x / 2 for other in others for name, x in network.state_dict().items()}
+            named["loss.weight"] = torch.ones(10)
+            whole = {"epoch": save, "global_step": save, "pytorch-lightning_version": "2.6.6", "state_dict": named}
+            callbacks = {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5), "best_k_models": {}}}
+            whole |= {"loops": {}, "callbacks": callbacks, "hyper_parameters": {"lr": 0.02}}
+            torch.save(whole, zoo.path(run, f"epoch={save}-step={save}.ckpt"))
+
+    return write
+
+
+def distributed(converted: bool) -> Writer:
+    """Return a writer of folders of torch.distributed.checkpoint; `converted` ones become files by torch's command."""
+
+    def write(zoo: Zoo) -> None:
+        from torch.distributed import checkpoint
+        from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+        for run, save, network in zoo.saves():
+            folder = zoo.path(run, f"step-{save}")
+            checkpoint.save({"model": network.state_dict(), "step": save}, checkpoint_id=folder, no_dist=True)
+            if converted:
+                dcp_to_torch_save(folder, folder.with_name(f"{folder.name}.pth"))
+
+    return write
 
 
 def dtensors(zoo: Zoo) -> None:
@@ -210,6 +244,11 @@ def training_state(network: nn.Module) -> dict[str, Any]:
     return {"epoch": 1, "model_state_dict": network.state_dict(), "optimizer_state_dict": optimizer.state_dict()}
 
 
+def two_networks(network: nn.Module) -> dict[str, Any]:
+    """Return a student and its teacher, which have the same tensors."""
+    return {"student": network.state_dict(), "teacher": {name: x / 2 for name, x in network.state_dict().items()}}
+
+
 def without_counters(network: nn.Module) -> dict[str, Tensor]:
     return {name: x for name, x in network.state_dict().items() if not name.endswith("num_batches_tracked")}
 
@@ -221,6 +260,12 @@ def data_parallel(network: nn.Module) -> Mapping[str, Any]:
 def compiled(network: nn.Module) -> Mapping[str, Any]:
     made: Any = torch.compile(network)
     return dict(made.state_dict())
+
+
+def compiled_inside(network: nn.Module) -> Mapping[str, Any]:
+    """Compile the modules of a copy one by one."""
+    made: Any = copy.deepcopy(network)
+    return dict(nn.Sequential(*map(torch.compile, made)).state_dict())
 
 
 def averaged(network: nn.Module) -> Mapping[str, Any]:

@@ -1,17 +1,23 @@
 """The experiment: its blocks, and the checks across blocks."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from rpg.blocks import Block, Count, Positive
+from rpg.blocks import PARAMS_FILE, Block, Count, Positive
 from rpg.config.model import Diffusion, Model
 from rpg.config.training import Hypernetwork, Train, Tune
 from rpg.stages import OPTIONAL, STAGES, TIMED
 from rpg.tasks.config import BaseConfig, Run, TaskConfig, ZooConfig
 from rpg.tasks.registry import task_blocks
+from rpg.utils.errors import UserError
+
+# Settings of peft under which B · A is not the change of the weights: a parameter of many experts, whose A lists the
+# ranks expert by expert and whose B lists the experts rank by rank; block-diagonal factors.
+NO_PRODUCT = ("target_parameters", "use_bdlora")
 
 
 class Tokens(Block):
@@ -22,6 +28,18 @@ class Tokens(Block):
         bool | None,
         Field(description="whether low-rank pairs get their canonical form before tokenization; for adapters only"),
     ] = None
+
+    def check_form(self, adapter: Mapping[str, Any] | None) -> None:
+        """Raise UserError if `canonical` does not fit the zoo; `adapter` is its adapter_config.json, or None."""
+        if (adapter is not None) != (self.canonical is not None):
+            fault = (
+                "only adapters have it; remove the key" if adapter is None else "missing; adapters need true or false"
+            )
+            raise UserError(f"{PARAMS_FILE}: tokens.canonical: {fault}")
+        for key in NO_PRODUCT:
+            if adapter and self.canonical and adapter.get(key):
+                why = f"the adapters' {key} makes weights that no product of two matrices is; set it to false"
+                raise UserError(f"{PARAMS_FILE}: tokens.canonical: {why}")
 
 
 class Sample(Block):

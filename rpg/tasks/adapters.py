@@ -33,6 +33,8 @@ INITIAL = frozenset({"init_lora_weights", "init_weights"})
 # Initial weights that leave the base model as it is. All others, such as PiSSA's and OLoRA's, take their share out of
 # the base model's weights.
 BESIDE_THE_BASE = (True, False, "gaussian", "eva", "orthogonal")
+# Initial weights of a fast singular value decomposition, which starts from random numbers. peft 0.21.2.
+RANDOM_SHARE = "pissa_niter_"
 
 
 def adapter_state(model: Any) -> StateDict:
@@ -50,7 +52,7 @@ def settings(own: Any) -> dict[str, Any]:
 
 
 def difference(config: Mapping[str, Any], own: Any, builder: str) -> str | None:
-    """Return the first setting by which an adapter is another function in the network of `builder`; None without one.
+    """Return why an adapter is another function in the network of `builder`, and the remedy; None if it is the same.
 
     `config` is the content of adapter_config.json, `own` the network's PeftConfig. A setting that the file lacks is of
     a later version of peft.
@@ -60,12 +62,24 @@ def difference(config: Mapping[str, Any], own: Any, builder: str) -> str | None:
         if key in FREE or key not in mine:
             continue
         expected = mine[key]
+        if key in INITIAL and str(value).startswith(RANDOM_SHARE):
+            why = "takes a share out of the base model that depends on random numbers, so the adapter does not reload"
+            remedy = "convert it to LoRA by `path_initial_model_for_weight_conversion` of save_pretrained"
+            return f"{key} is {value}: it {why}; {remedy}"
         if key in INITIAL:
             value, expected = ("beside the base" if of in BESIDE_THE_BASE else of for of in (value, expected))
         # peft treats an empty pattern as none.
-        if (value or None) != (expected or None):
-            return f"{key} is {config[key]}, but {builder} has {mine[key]}"
+        if (_unordered(value) or None) != (_unordered(expected) or None):
+            return f"{key} is {config[key]}, but {builder} has {mine[key]}; make them equal"
     return None
+
+
+def _unordered(value: Any) -> Any:
+    """Return `value` with its lists of names in order: peft writes a set in an order that differs between processes."""
+    if isinstance(value, Mapping):
+        return {key: _unordered(of) for key, of in value.items()}
+    names = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return sorted(value) if names else value
 
 
 def _plain(value: Any) -> Any:

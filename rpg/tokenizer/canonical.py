@@ -19,9 +19,6 @@ from torch import Tensor
 
 # The ends of the names of a pair's tensors: A, then B. The second pair is that of an embedding (peft 0.21.2).
 ENDS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
-# Settings of peft under which B · A is not the change of the weights: a parameter of many experts, whose A lists the
-# ranks expert by expert and whose B lists the experts rank by rank; block-diagonal factors.
-NO_PRODUCT = ("target_parameters", "use_bdlora")
 
 
 def canonical(state_dict: dict[str, Tensor], reference: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

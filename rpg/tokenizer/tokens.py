@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from rpg.config.experiment import Tokens
-from rpg.tokenizer.canonical import NO_PRODUCT, canonical
+from rpg.tokenizer.canonical import canonical
 from rpg.tokenizer.copied import Copied, copied_tensors
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize_rows
 from rpg.tokenizer.store import read_checkpoint
 from rpg.tokenizer.tokenizer import Tokenizer
-from rpg.utils.errors import UserError
 from rpg.utils.files import (
     atomic,
     exclusive,
@@ -60,7 +59,9 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
         checkpoints = [checkpoint for checkpoint in collected.checkpoints if not checkpoint.held_out]
         held_out = [checkpoint for checkpoint in collected.checkpoints if checkpoint.held_out]
         source = _Source(zoo, checkpoints, collected.tensors, params)
-        _check_form(zoo / checkpoints[0].file, params)
+        path = zoo / checkpoints[0].file
+        adapters = path.name == "adapter_model.safetensors"
+        params.check_form(read_json(path.with_name("adapter_config.json"), "rpg zoo") if adapters else None)
         # The checks of the zoo's files end before the tokens get their final name.
         with atomic(folder / "tokens.safetensors") as temporary, checking_zoo(zoo, collected.checkpoints):
             copied = copied_tensors(
@@ -134,20 +135,6 @@ class _Source:
             if layout.canonical:
                 state_dict = before = canonical(state_dict, before)
             yield state_dict
-
-
-def _check_form(path: Path, params: Tokens) -> None:
-    """Raise UserError unless tokens.canonical is set for adapters and unset for all other checkpoints."""
-    adapters = path.name == "adapter_model.safetensors"
-    if adapters != (params.canonical is not None):
-        fault = "missing; adapters need true or false" if adapters else "only adapters have it; remove the key"
-        raise UserError(f"params.yaml: tokens.canonical: {fault}")
-    if params.canonical:
-        config = read_json(path.with_name("adapter_config.json"), "rpg zoo")
-        for key in NO_PRODUCT:
-            if config.get(key):
-                why = f"the adapters' {key} makes weights that no product of two matrices is; set it to false"
-                raise UserError(f"params.yaml: tokens.canonical: {why}")
 
 
 def write_rows(path: Path, layout: Layout, stats: Stats, state_dicts: Iterable[dict[str, Tensor]], count: int) -> str:

@@ -170,40 +170,75 @@ def read_tensors(path: Path) -> dict[str, "Tensor"]:
     A pickle is read with `weights_only=True`, so no code in the file runs. Raises UserError if the file is missing or
     truncated, holds code, or holds anything but named tensors of plain numbers.
     """
-    import torch
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.suffix == ".safetensors":
-        try:
-            tree = load_file(path)
-        except Exception as error:
-            # safetensors raises its own error type, and torch raises another for unknown dtypes.
-            raise UserError(f"{path}: not a complete safetensors file ({error}); make or download it again") from error
+        tree: Any = load_safetensors(path)
     elif path.suffix in (".pth", ".pt", ".bin"):
-        try:
-            tree = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            # torch raises half a dozen exception types here. All mean that the file is not plain weights. A file
-            # with a named object is whole.
-            other = re.search(r"GLOBAL ([\w.]+)", str(error))
-            why = f"it holds more than weights ({other[1]})" if other else "it is truncated or holds more than weights"
-            raise UserError(f"{path}: refused, because {why}; save a state dict") from error
+        tree = load_pickle(path)
     else:
         raise UserError(f"{path}: unknown kind of checkpoint; use .safetensors, .pth, .pt or .bin")
-    if not isinstance(tree, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tree.items()
-    ):
+    if not is_state_dict(tree):
         holds = f", but {', '.join(map(str, tree))[:60]}" if isinstance(tree, dict) else ""
         # A full training state may hold several state dicts, and only its owner knows the right one.
         inner = [f"['{key}']" for key, value in tree.items() if _holds_tensors(value)] if holds else []
         what = " or ".join(f"its {key}" for key in inner[:4]) or "`model.state_dict()`"
         raise UserError(f"{path}: not a state dict (names to tensors){holds}; save {what} alone")
-    for name, tensor in tree.items():
-        if fault := _unlike_weights(tensor, path.stat().st_size):
-            raise UserError(f"{path}: tensor '{name}' {fault}; save plain numbers of 16, 32 or 64 bits")
+    check_plain(path, tree)
     return tree
+
+
+def load_safetensors(path: Path) -> dict[str, "Tensor"]:
+    """Return the tensors of a safetensors file; UserError if it is not complete."""
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:
+        # safetensors raises its own error type, and torch raises another for unknown dtypes.
+        raise UserError(f"{path}: not a complete safetensors file ({error}); make or download it again") from error
+
+
+def load_pickle(path: Path) -> Any:
+    """Return the content of a file by torch.save, read with `weights_only=True`; UserError if it can't be read."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises half a dozen exception types here. All mean that the file is not plain weights. A file with a
+        # named object is whole.
+        if "torch.distributed.tensor`` must be imported" in str(error):
+            import torch.distributed.tensor
+
+            return load_pickle(path)
+        other = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if other and other[1].startswith(QUANTIZER):
+            raise UserError(f"{path}: its weights are quantized by torchao; {DEQUANTIZE}") from error
+        why = f"it holds more than weights ({other[1]})" if other else "it is truncated or holds more than weights"
+        raise UserError(f"{path}: refused, because {why}; save a state dict") from error
+
+
+def is_state_dict(tree: Any) -> bool:
+    """Return whether `tree` maps names to tensors."""
+    import torch
+
+    return isinstance(tree, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tree.items()
+    )
+
+
+def check_plain(path: Path, tensors: dict[str, "Tensor"]) -> None:
+    """Raise UserError that names a tensor of the file `path` if it is no plain array of 16, 32 or 64 bits."""
+    largest = path.stat().st_size
+    for name, tensor in tensors.items():
+        if fault := _unlike_weights(tensor, largest):
+            raise UserError(f"{path}: tensor '{name}' {fault}")
+
+
+# The package whose tensors are quantized, and the remedy.
+QUANTIZER = "torchao."
+DEQUANTIZE = "call dequantize() of these tensors and save the state dict again"
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -213,15 +248,22 @@ def _holds_tensors(value: Any) -> bool:
 
 
 def _unlike_weights(tensor: "Tensor", file_bytes: int) -> str | None:
-    """Return the reason why a tensor is no plain array of numbers; None if it is one."""
+    """Return the reason why a tensor is no plain array of numbers, and the remedy; None if it is one."""
     import torch
 
+    plain = "save plain numbers of 16, 32 or 64 bits"
+    kind = f"{type(tensor).__module__}.{type(tensor).__qualname__}"
+    if kind.startswith(QUANTIZER):
+        return f"is quantized by torchao; {DEQUANTIZE}"
+    if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+        return f"is a {kind}; save full, plain tensors"
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        return "is sparse, quantized or without numbers"
+        return f"is sparse, quantized or without numbers; {plain}"
     if tensor.is_complex() or (tensor.is_floating_point() and tensor.element_size() < 2):
-        return f"is {str(tensor.dtype).removeprefix('torch.')}"
+        return f"is {str(tensor.dtype).removeprefix('torch.')}; {plain}"
     # An expanded tensor stores one number for many elements.
-    return "is larger than its file" if tensor.numel() * tensor.element_size() > file_bytes else None
+    too_large = tensor.numel() * tensor.element_size() > file_bytes
+    return f"is larger than its file; {plain}" if too_large else None
 
 
 def read_metadata(path: Path, key: str) -> str | None:

@@ -24,8 +24,8 @@ class GivenZoo(ZooConfig):
     """Networks that were trained elsewhere: the checkpoints of several training runs.
 
     A run is a folder of checkpoints, in the natural order of their names, or a single checkpoint. The matches of a
-    pattern in `runs`, in natural order, take its place in the list when params.yaml is loaded. A checkpoint is a
-    .safetensors, .pth, .pt or .bin file of a state dict, or an adapter's folder. A run's place in the list is its
+    pattern in `runs`, in natural order, take its place in the list when params.yaml is loaded. A checkpoint is a file
+    of a state dict or of a training state with one, or an adapter's folder. A run's place in the list is its
     permutation state.
     """
 
@@ -50,6 +50,15 @@ class GivenZoo(ZooConfig):
             exclude_if=lambda facts: facts is None,
             description="a .csv or .json table with a row of numbers or classes for each checkpoint, for the condition"
             " vector",
+        ),
+    ] = None
+    weights: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[^{}\x00-\x1f]+$",
+            exclude_if=lambda weights: weights is None,
+            description="the key of the network in checkpoints that hold several, such as state_dict_ema, or the prefix"
+            " of its names, such as student.",
         ),
     ] = None
 

@@ -10,14 +10,12 @@ at each call.
 """
 
 import copy
-import hashlib
 import importlib
 import math
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,21 +40,28 @@ from rpg.tasks.base import Judgement, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
 from rpg.tasks.custom.facts import Fact, Facts, read_facts
+from rpg.tasks.custom.reading import (
+    INDEX,
+    SUFFIXES,
+    Found,
+    ReadRun,
+    as_torch_loads,
+    as_transformers_loads,
+    check_distributed,
+    is_checkpoint,
+    is_of_transformers,
+    read_weights,
+)
 from rpg.tasks.custom.runs import is_pattern, natural
 from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
-from rpg.utils.files import read_json, read_tensors
+from rpg.utils.files import read_json
 from rpg.utils.metric import PERCENT
 from rpg.utils.rng import derive
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-# Files that transformers' Trainer and accelerate write beside the weights.
-OTHER_STATE = re.compile(r"optimizer(_\d+)?|scheduler(_\d+)?|scaler|rng_state(_\d+)?|training_args|random_states_\d+")
-
 COUNTER = ".num_batches_tracked"
-# Below this cosine, the weights of two checkpoints are as different as those of two random starts.
-LIKE_ANOTHER_RUN = 0.3
+OLD_WEIGHTS = "adapter_model.bin"
 # Scales that bitsandbytes writes beside its weights of 8 or 4 bits.
 QUANTIZED = re.compile(r"\.(SCB|absmax|nested_absmax|quant_map|quant_state\.bitsandbytes__\w+)$")
 
@@ -136,7 +141,8 @@ class Custom(Task):
         self.fact_names(zoo)
         told = self._table.of_run(read.folder, paths) if self._table else {}
         for path in paths:
-            state_dict = self._read(path)
+            state_dict, notes = self._read(path, zoo.weights)
+            read.notes |= dict.fromkeys(notes)
             if read.is_new(path, state_dict):
                 step = len(read.names) - 1
                 if self._table:
@@ -168,6 +174,8 @@ class Custom(Task):
             "left_out": {copy: name for run in self._runs for copy, name in run.copies.items()},
             "dtypes": sorted({dtype for run in self._runs for dtype in run.dtypes}),
         }
+        if any(run.notes for run in self._runs):
+            facts["found"] = {str(run.folder): list(run.notes) for run in self._runs if run.notes}
         if self._table and self._table.classes:
             facts["classes"] = self._table.classes
         return {**facts, "adapter": settings(self._config)} if self.adapters else facts
@@ -179,13 +187,19 @@ class Custom(Task):
         the run's own folder, as Trainer's `save_model` leaves it beside them, comes last.
         """
         if run.is_file() and self._is_checkpoint(run):
+            if run.name.endswith(INDEX):
+                raise UserError(f"{PARAMS_FILE}: zoo.runs: {run} lists further files; name its folder {run.parent}")
             return [run]
         if not run.exists():
             fault = f"nothing matches '{run}'" if is_pattern(str(run)) else f"no folder '{run}'"
             raise UserError(f"{PARAMS_FILE}: zoo.runs: {fault}; a path starts at the folder of {PARAMS_FILE}")
         below = sorted(run.iterdir(), key=_in_order) if run.is_dir() else []
+        check_distributed(run)
         if self.adapters:
-            paths = [path for path in [*below, run] if self._is_checkpoint(path)]
+            self._check_adapters([*below, run])
+            paths = [path for path in below if self._is_checkpoint(path)]
+            # The folders below the run's own are checkpoints, not adapters of other names.
+            paths += [run] if any((path / CONFIG).is_file() for path in self._named_folders(run)) else []
         else:
             files = [path for path in below if self._is_checkpoint(path)]
             paths = [file for path in below if path.is_dir() and (file := self._only_file(path))]
@@ -199,13 +213,31 @@ class Custom(Task):
             raise UserError(f"{run}: no {kind} in it; {remedy}")
         return paths
 
+    def _check_adapters(self, paths: Sequence[Path]) -> None:
+        """Raise UserError if a folder of weights has no configuration, or if one has adapters of several names."""
+        for path in paths:
+            weights = next((file for file in (path / WEIGHTS, path / OLD_WEIGHTS) if file.is_file()), None)
+            if weights and not (path / CONFIG).is_file():
+                raise UserError(f"{weights}: {CONFIG} is missing beside it; copy the one of its save_pretrained there")
+        for path in paths[:-1]:
+            names = [folder.parent.name for folder in sorted(path.glob(f"*/{CONFIG}"))]
+            if len(names) > 1 and not self._adapter_folder(path):
+                listed = ", ".join(names[:6])
+                fault = f"has adapters of several names ({listed})"
+                raise UserError(f"{path}: {fault}; choose one by adapter_name= in {self.params.build}, or list folders")
+
+    def _named_folders(self, path: Path) -> tuple[Path, Path]:
+        """Return the folders where peft writes the network's adapter: `path`, or, if it has a name, one below."""
+        return path, path / self.network.active_adapter  # type: ignore[operator]
+
     def _adapter_folder(self, path: Path) -> Path | None:
         """Return the folder of the adapter in `path`; None if there is none.
 
-        peft writes an adapter of another name than "default" into a folder of that name.
+        peft writes an adapter of another name than "default" into a folder of that name. The only one may have any.
         """
-        folders = (path, path / self.network.active_adapter)  # type: ignore[operator]
-        return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
+        named = [folder for folder in self._named_folders(path) if (folder / CONFIG).is_file()]
+        other = [config.parent for config in path.glob(f"*/{CONFIG}")]
+        return named[0] if named else other[0] if len(other) == 1 else None
 
     def _holds_checkpoint(self, path: Path) -> bool:
         return self._is_checkpoint(path) or (path.is_dir() and any(map(self._is_checkpoint, path.iterdir())))
@@ -221,17 +253,20 @@ class Custom(Task):
     def _is_checkpoint(self, path: Path) -> bool:
         if self.adapters:
             return self._adapter_folder(path) is not None
-        return path.suffix in SUFFIXES and path.is_file() and not OTHER_STATE.fullmatch(path.stem)
+        return is_checkpoint(path)
 
-    def _read(self, path: Path) -> StateDict:
+    def _read(self, path: Path, choice: str | None) -> tuple[StateDict, list[str]]:
+        """Return the weights of a checkpoint under the network's names, and notes on what was chosen and changed."""
         file = path
         if folder := self._adapter_folder(path) if self.adapters else None:
             self._check_config(folder / CONFIG)
             file = folder / WEIGHTS
-            if not file.is_file() and (folder / "adapter_model.bin").is_file():
-                file = folder / "adapter_model.bin"
+            if not file.is_file() and (folder / OLD_WEIGHTS).is_file():
+                file = folder / OLD_WEIGHTS
         own = self.own
-        state_dict = with_tied(read_tensors(file), self.tied)
+        given = [name for name in own if not name.endswith(COUNTER) and name not in self._copies]
+        found = read_weights(file, given, choice)
+        state_dict = with_tied(found.tensors, self.tied)
         # torch loads a plain state dict without BatchNorm's counters, too.
         missing = own.keys() - state_dict.keys()
         if all(name.endswith(COUNTER) for name in missing):
@@ -240,16 +275,39 @@ class Custom(Task):
             fault = f"tensor '{quantized}' belongs to weights that bitsandbytes has quantized"
             raise UserError(f"{file}: {fault}; call the model's dequantize() and save it again")
         if why := mismatch(state_dict, own):
-            raise UserError(f"{file}: does not fit what {self.params.build} builds: {why}{_hint(state_dict)}")
+            state_dict = self._as_libraries_load(file, found, why)
         for name, tensor in state_dict.items():
             if name not in self.buffers and not torch.isfinite(tensor).all():
                 raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; take this checkpoint out of the folder")
         # safetensors can't write tensors that share memory, so copy them.
-        return {name: state_dict[name].clone() for name in own}
+        return {name: state_dict[name].clone() for name in own}, found.notes
+
+    @property
+    def _copies(self) -> set[str]:
+        """All names of tied tensors, of which a file may have one."""
+        return {*self.tied, *self.tied.values()}
+
+    def _as_libraries_load(self, file: Path, found: Found, why: str) -> StateDict:
+        """Return what the network holds after the library's own loading; UserError with `why` if that fails, too."""
+        own = self.own
+        if not self.adapters:
+            loaded = as_torch_loads(self.build(), with_tied(found.tensors, self.tied), self.buffers)
+            if loaded and loaded.keys() == own.keys():
+                found.notes.append("names or shapes as load_state_dict turns them")
+                return {name: tensor.cpu() for name, tensor in loaded.items()}
+        remedy = ""
+        if is_of_transformers(self.network):
+            with torch.random.fork_rng():
+                loaded = as_transformers_loads(self.network, found.tensors)
+            if loaded and not mismatch(loaded, own):
+                found.notes.append("names as transformers' from_pretrained turns them")
+                return {name: tensor.cpu() for name, tensor in loaded.items()}
+            remedy = "; save `model.state_dict()`"
+        raise UserError(f"{file}: does not fit what {self.params.build} builds: {why}{remedy}")
 
     def _check_config(self, path: Path) -> None:
         if why := difference(read_json(path, "PeftModel.save_pretrained"), self._config, self.params.build):
-            raise UserError(f"{path}: {why}; make them equal")
+            raise UserError(f"{path}: {why}")
 
     @property
     def _config(self) -> Any:
@@ -270,7 +328,9 @@ class Custom(Task):
         kept: Path | None = None,
         main_only: bool = False,
     ) -> Judgement:
-        if why := mismatch(state_dict, self.own):
+        why = mismatch(state_dict, self.own)
+        # Observers take the shapes of the weights.
+        if why and (self.adapters or as_torch_loads(self.build(), state_dict, self.buffers) is None):
             raise UserError(f"the weights do not fit what {self.params.build} builds: {why}")
         network = loaded(self.network, state_dict)
         answers, score = self._parsed(self._call("score", lambda: self._score(network, split)), split)
@@ -330,43 +390,6 @@ class Custom(Task):
         return _fault(key, getattr(self.params, key), what)
 
 
-@dataclass
-class ReadRun:
-    """The checkpoints of a run that were read: `names` maps the digest of each to its name."""
-
-    folder: Path
-    names: dict[str, str] = field(default_factory=dict)
-    # Path of a checkpoint that was left out → the name of the one that it equals.
-    copies: dict[str, str] = field(default_factory=dict)
-    dtypes: set[str] = field(default_factory=set)
-    # The cosine of each checkpoint and the one before it.
-    likeness: list[float] = field(default_factory=list)
-    last: StateDict | None = None
-
-    def is_new(self, path: Path, state_dict: StateDict) -> bool:
-        """Note a checkpoint; return False if it equals an earlier one."""
-        digest = _digest(state_dict)
-        if digest in self.names:
-            self.copies[str(path)] = self.names[digest]
-            return False
-        if self.last:
-            self.likeness.append(_cosine(self.last, state_dict))
-        self.last = state_dict
-        self.names[digest] = str(path.relative_to(self.folder) if path != self.folder else path)
-        self.dtypes |= {str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values()}
-        return True
-
-    def report(self) -> None:
-        """Print what was read, and warn if the checkpoints do not look like those of one run."""
-        self.last = None
-        for path, name in self.copies.items():
-            print(f"zoo: {path} is left out, because it is the same as {name}", flush=True)
-        print(f"zoo: {self.folder}: {len(self.names)} checkpoints: {', '.join(self.names.values())}", flush=True)
-        if self.likeness and max(self.likeness) < LIKE_ANOTHER_RUN:
-            why = f"differ as much as separate training runs (cosine of the weights at most {max(self.likeness):.2f})"
-            print(f"zoo: {self.folder}: its checkpoints {why}; if they are, list each in zoo.runs", file=sys.stderr)
-
-
 def with_tied(state_dict: StateDict, tied: Mapping[str, str]) -> StateDict:
     """Return `state_dict` with all names of tied tensors: transformers' `save_pretrained` writes one name only."""
     full = dict(state_dict)
@@ -376,40 +399,9 @@ def with_tied(state_dict: StateDict, tied: Mapping[str, str]) -> StateDict:
     return full | {name: full[first] for name, first in tied.items() if name not in full and first in full}
 
 
-# A wrapper's prefix of all names → the expression for the state dict without it.
-WRAPPERS = {"module.": "model.module.state_dict()", "_orig_mod.": "model._orig_mod.state_dict()"}
-# What torch's AveragedModel counts.
-AVERAGED = "n_averaged"
-
-
-def _hint(state_dict: StateDict) -> str:
-    """Return the remedy for a state dict that a wrapper of the network has written; empty if there is none."""
-    names = [name for name in state_dict if name != AVERAGED]
-    prefix = next((prefix for prefix in WRAPPERS if names and all(name.startswith(prefix) for name in names)), None)
-    return f"; save `{WRAPPERS[prefix]}`" if prefix else ""
-
-
 def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from network.named_parameters()
     yield from network.named_buffers()
-
-
-def _cosine(a: StateDict, b: StateDict) -> float:
-    """Return the cosine of two networks' matrices and kernels, which start from random numbers."""
-    names = [name for name, tensor in a.items() if tensor.ndim > 1 and tensor.is_floating_point()]
-    products = torch.zeros(3, dtype=torch.float64)
-    for one, other in ((a[name].double().flatten(), b[name].double().flatten()) for name in names):
-        products += torch.stack([one @ other, one @ one, other @ other])
-    together, *own = products.tolist()
-    return together / math.sqrt(math.prod(own)) if all(own) else 1.0
-
-
-def _digest(state_dict: StateDict) -> str:
-    """Return a digest of all values, in the state dict's order."""
-    digest = hashlib.sha256()
-    for tensor in state_dict.values():
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _in_order(path: Path) -> Any:

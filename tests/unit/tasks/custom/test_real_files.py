@@ -66,6 +66,17 @@ def build():
 """
 
 
+QAT = """
+from torch import nn
+from torch.ao import quantization
+
+def build():
+    network = nn.Sequential(nn.Linear(4, 8))
+    network.qconfig = quantization.get_default_qat_qconfig("fbgemm")
+    return quantization.prepare_qat(network.train())
+"""
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory of a process's own modules."""
@@ -267,24 +278,55 @@ def test_the_best_network_is_read_once_and_last(here: Path, capsys) -> None:
     assert "zoo/a/best_mIoU_epoch_1.pth is left out, because it is the same as epoch_1.pth" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("prefix", "also", "remedy"),
-    [
-        ("module.", {}, "model.module.state_dict()"),
-        ("_orig_mod.", {}, "model._orig_mod.state_dict()"),
-        ("module.", {"n_averaged": torch.tensor(3)}, "model.module.state_dict()"),
-    ],
-)
-def test_prefixes_of_wrappers_have_a_remedy(here: Path, capsys, prefix: str, also: dict, remedy: str) -> None:
+def test_what_a_file_holds_is_told(here: Path, capsys) -> None:
+    """A training state with a prefix and a moving average; samples have the names of the network."""
     build = builder(MASKED)
+    states = {}
     for run in ("a", "b"):
         Path("zoo", run).mkdir(parents=True)
-        torch.save(
-            {**{prefix + name: value for name, value in build().state_dict().items()}, **also}, f"zoo/{run}/1.pt"
-        )
-    with pytest.raises(SystemExit):
-        tokens()
-    assert f"tensor 'mask' is missing; save `{remedy}`" in capsys.readouterr().err
+        for step in (1, 2):
+            model = build()
+            states[run] = model.state_dict()
+            wrapped = {f"module.{name}": tensor for name, tensor in states[run].items()}
+            torch.save(
+                {"epoch": step, "model": wrapped, "model_ema": build().state_dict()}, f"zoo/{run}/{step}.pth.tar"
+            )
+    sample = sampled(tokens(), 1)
+    build().load_state_dict(sample)
+    found = ["the checkpoint's 'model'; 'model_ema' left out, which zoo.weights can choose",
+             "without the prefix 'module.' of the names"]  # fmt: skip
+    assert f"zoo: zoo/a: read {found[0]}; {found[1]}" in capsys.readouterr().out
+    manifest = json.loads(Path("results/given/zoo/0000-0000/manifest.json").read_text())
+    assert manifest["summary"]["found"] == {"zoo/a": found}
+    read = load_file("results/given/zoo/0001-0001/0001-000001.safetensors")
+    assert all(torch.equal(read[name], states["b"][name]) for name in states["b"])
+
+
+def test_a_model_in_several_files_is_one_checkpoint(here: Path, capsys) -> None:
+    build = builder(LANGUAGE_MODEL)
+    for run in ("a", "b"):
+        for step in (1, 2):
+            build().save_pretrained(f"zoo/{run}/checkpoint-{step}", max_shard_size="1KB")
+    assert len(list(Path("zoo/a/checkpoint-1").glob("*.safetensors"))) > 1
+    assert len(tokens()) == 4
+    assert "zoo/a: 2 checkpoints: checkpoint-1/model.safetensors.index.json, checkpoint-2/" in capsys.readouterr().out
+
+
+def test_observers_that_grew_are_scored(here: Path) -> None:
+    """A new FakeQuantize has one scale, a trained one has one per row: a sample of the zoo loads all the same."""
+    from rpg.cli import main
+
+    build = builder(QAT)
+    for run in ("a", "b"):
+        Path("zoo", run).mkdir(parents=True)
+        for step in (1, 2):
+            model = build()
+            model(torch.randn(5, 4))
+            torch.save(model.state_dict(), f"zoo/{run}/{step}.pt")
+    sample = sampled(tokens(), 0)
+    assert sample["0.weight_fake_quant.scale"].shape == (8,)
+    save_file(sample, "sample.safetensors")
+    main(["score", "--experiment", "given", "--weights", "sample.safetensors"])
 
 
 def test_quantized_weights_are_refused(here: Path, capsys) -> None:
@@ -339,6 +381,51 @@ def test_an_adapter_may_have_a_name(here: Path) -> None:
         torch.testing.assert_close(back[name][0], tensor, atol=1e-5, rtol=1e-5)
 
 
+def test_the_only_adapter_may_have_any_name(here: Path, capsys) -> None:
+    """`build` has the adapter "default", the folder has "mine"."""
+    build = builder(ADAPTED)
+    scope: dict = {}
+    exec(ADAPTED.replace("use_dora=True)", 'use_dora=True), adapter_name="mine"'), scope)
+    for run in ("a", "b"):
+        for step in (1, 2):
+            trained(scope["build"]).save_pretrained(f"zoo/{run}/checkpoint-{step}")
+    given = load_file("zoo/a/checkpoint-1/mine/adapter_model.safetensors")
+    assert not Path("zoo/a/checkpoint-1/adapter_config.json").exists()
+    assert len(tokens(canonical=False)) == 4
+    read = load_file("results/given/zoo/0000-0000/0000-000000/adapter_model.safetensors")
+    assert all(torch.equal(read[name], given[name]) for name in given)
+    two = build()
+    two.add_adapter("x", two.peft_config["default"])
+    two.add_adapter("y", two.peft_config["default"])
+    two.save_pretrained("zoo/a/checkpoint-3", selected_adapters=["x", "y"])
+    with pytest.raises(SystemExit):
+        tokens(canonical=False)
+    assert "zoo/a/checkpoint-3: has adapters of several names (x, y); choose one by adapter_name= in mine:build" in (
+        capsys.readouterr().err
+    )
+
+
+def test_an_adapter_needs_its_configuration(here: Path, capsys) -> None:
+    build = builder(ADAPTED)
+    for run in ("a", "b"):
+        build().save_pretrained(f"zoo/{run}/checkpoint-1")
+    Path("zoo/b/checkpoint-1/adapter_config.json").unlink()
+    with pytest.raises(SystemExit):
+        tokens(canonical=False)
+    assert "zoo/b/checkpoint-1/adapter_model.safetensors: adapter_config.json is missing beside it; copy" in (
+        capsys.readouterr().err
+    )
+
+
+def test_adapters_without_a_product_are_found_before_a_checkpoint_is_read(here: Path, capsys) -> None:
+    """B · A of peft's target_parameters is no plain product, so that tokens.canonical must be false."""
+    builder(ADAPTED.replace("use_dora=True", 'target_parameters=["2.weight"]').replace('["0", "2"]', '["0"]'))
+    with pytest.raises(SystemExit):
+        tokens(canonical=True)
+    error = capsys.readouterr().err
+    assert "params.yaml: tokens.canonical: the adapters' target_parameters makes weights that no product" in error
+
+
 def test_a_folder_of_runs_names_them(here: Path, capsys) -> None:
     """Ray Tune writes experiment/trial/checkpoint_000000/file: a trial is a run, the experiment is none."""
     build = builder(MASKED)
@@ -349,8 +436,9 @@ def test_a_folder_of_runs_names_them(here: Path, capsys) -> None:
             torch.save(build().state_dict(), folder / "model.pt")
     with pytest.raises(SystemExit):
         tokens()
-    assert "zoo/a: no checkpoint (.safetensors .pth .pt .bin) in it; list its folders, such as zoo/a/trial_0, in" in (
-        capsys.readouterr().err
+    assert (
+        "zoo/a: no checkpoint (.safetensors .pth .pt .bin .ckpt .pth.tar) in it; list its folders, such as zoo/a/tria"
+        in (capsys.readouterr().err)
     )
 
 
@@ -411,6 +499,24 @@ def test_settings_that_enter_the_function_are_compared(tmp_path: Path, kind, cha
     own = kind(target_modules=["0"])
     assert difference(saved(), own, "mine:build") is None
     assert difference(saved(**changes), own, "mine:build").startswith(f"{key} is ")
+
+
+def test_names_are_compared_as_a_set() -> None:
+    """peft 0.21.2 writes target_parameters in the order of a set, which differs between processes."""
+    own = LoraConfig(target_modules=["0"], target_parameters=["a", "b"], trainable_token_indices=[1, 5])
+    same = {"target_parameters": ["b", "a"], "trainable_token_indices": [1, 5]}
+    assert difference(same, own, "mine:build") is None
+    # The rows of the weights have the order of the indices.
+    assert difference({**same, "trainable_token_indices": [5, 1]}, own, "mine:build") is not None
+    assert difference({**same, "target_parameters": ["b"]}, own, "mine:build").startswith("target_parameters is ['b']")
+
+
+def test_a_fast_pissa_is_refused() -> None:
+    """peft 0.21.2 takes torch.svd_lowrank's result, which depends on random numbers, out of the base at each start."""
+    own = LoraConfig(target_modules=["0"], init_lora_weights="pissa_niter_4")
+    why = difference({"init_lora_weights": "pissa_niter_4"}, own, "mine:build")
+    assert why.startswith("init_lora_weights is pissa_niter_4: it takes a share out of the base model that depends on")
+    assert "path_initial_model_for_weight_conversion" in why
 
 
 def test_other_settings_may_differ(tmp_path: Path) -> None:
