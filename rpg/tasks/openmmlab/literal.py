@@ -35,13 +35,14 @@ def read_literals(path: Path) -> dict[str, Any]:
     if "custom_imports" in tree:
         raise UserError(f"{path}: custom_imports: the network needs modules that the folder does not hold")
     known = _registered()
-    for name in _types(tree):
+    for name in types_in(tree):
         if name.rpartition(".")[2] not in known or name.count(".") > 1:
             raise UserError(f"{path}: type '{str(name)[:80]}': no class of OpenMMLab's toolboxes")
     return tree
 
 
-def _types(tree: Any) -> Iterator[str]:
+def types_in(tree: Any) -> Iterator[str]:
+    """Yield the values of all keys `type` in a nest of dictionaries and sequences."""
     if isinstance(tree, dict):
         if "type" in tree:
             yield str(tree["type"])
@@ -49,7 +50,7 @@ def _types(tree: Any) -> Iterator[str]:
     elif not isinstance(tree, list | tuple):
         return
     for value in tree:
-        yield from _types(value)
+        yield from types_in(value)
 
 
 def _registered() -> set[str]:
