@@ -84,6 +84,10 @@ def export_onnx(weights: Path, out: Path, task: Task) -> str:
     if example is None:
         raise UserError("--format onnx: the experiment has no example inputs; call torch.onnx.export on your network")
     images = example.cpu()
+    for module in network.modules():
+        # The exporter has no fused attention of three dimensions, which timm computes with this flag (torch 2.11.0).
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
     expected = _outputs(network, images)
     program = _exported(network, images)
     with atomic(out) as temporary:
@@ -93,9 +97,10 @@ def export_onnx(weights: Path, out: Path, task: Task) -> str:
             raise UserError(
                 f"--format onnx: onnxruntime's outputs are not torch's, with a difference of {difference:.1e}"
             )
-    shape = ", ".join(str(size) for size in program.model.graph.inputs[0].shape)
+    batch, *shape = program.model.graph.inputs[0].shape
+    free = batch if isinstance(batch, int) else "any"
     return one_line(
-        f"{out}: {out.stat().st_size:,} bytes, images [{shape}]; onnxruntime's outputs differ from torch's by"
+        f"{out}: {out.stat().st_size:,} bytes, input [{', '.join(map(str, (free, *shape)))}]; onnxruntime's outputs differ from torch's by"
         f" {difference:.1e} of the largest"
     )
 
@@ -144,8 +149,11 @@ def _exported(network: nn.Module, images: Tensor) -> Any:
                 dynamic_shapes=({0: torch.export.Dim.AUTO},),
             )
     except Exception as error:
-        # torch's exporter passes on the exceptions of the network and of its own passes.
-        raise UserError(f"--format onnx: torch can't export the network ({str(error)[:300]})") from error
+        # torch's exporter passes on the exceptions of the network and of its own passes; the cause says most.
+        reason: BaseException = error
+        while reason.__cause__:
+            reason = reason.__cause__
+        raise UserError(f"--format onnx: torch can't export the network ({str(reason)[:300]})") from error
     assert program
     remove_notes(program.model)
     return program

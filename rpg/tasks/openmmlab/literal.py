@@ -1,6 +1,7 @@
 """A config of OpenMMLab as a Python file of literals: mmengine runs such a file, and this module reads it unrun."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from pprint import pformat
@@ -36,7 +37,7 @@ def read_literals(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: custom_imports: the network needs modules that the folder does not hold")
     known = _registered()
     for name in types_in(tree):
-        if name.rpartition(".")[2] not in known or name.count(".") > 1:
+        if not re.fullmatch(r"(\w+\.)?\w+", name) or name.rpartition(".")[2] not in known:
             raise UserError(f"{path}: type '{str(name)[:80]}': no class of OpenMMLab's toolboxes")
     return tree
 
@@ -54,11 +55,17 @@ def types_in(tree: Any) -> Iterator[str]:
 
 
 def _registered() -> set[str]:
-    """Return the names of all classes in mmengine's registries and those of the imported toolboxes."""
+    """Return the names of all classes in mmengine's registries and those of the imported toolboxes.
+
+    mmdet looks for the layers of regions, such as RoIAlign, in mmcv.ops. mmcv evaluates the name of a suppression.
+    """
+    from mmcv import ops
     from mmengine import registry
+    from torch import nn
 
     pending = [one for one in vars(registry).values() if isinstance(one, registry.Registry)]
-    known: set[str] = set()
+    known = {name for name, of in vars(ops).items() if isinstance(of, type) and issubclass(of, nn.Module)}
+    known |= {"nms", "soft_nms"}
     while pending:
         one = pending.pop()
         known |= one.module_dict.keys()

@@ -100,8 +100,9 @@ def quiet() -> Iterator[None]:
 class OpenMMLab(Task):
     """The common code of segmentation and detection; a subclass implements the rest."""
 
-    # The toolbox's import name.
+    # The toolbox's import name, and its class that draws predictions.
     scope: str
+    visualizer: str
 
     def __init__(self, params: OpenMMLabTask, data_root: str | None) -> None:
         self.params, self.data_root = params, data_root
@@ -222,8 +223,9 @@ class OpenMMLab(Task):
             imports = [*config.get("custom_imports", {}).get("imports", []), vitdet.MODULE]
             config.custom_imports = {"imports": imports, "allow_failed_imports": False}
         dataset = config.test_dataloader.dataset
-        # mmseg's `inference_model` reads this key.
+        # mmseg's `inference_model` reads the pipeline, the inferencers of both toolboxes the visualizer.
         config.setdefault("test_pipeline", dataset.pipeline)
+        config.setdefault("visualizer", {"type": self.visualizer, "name": "visualizer"})
         try:
             with quiet():
                 return config, DATASETS.build({**copy.deepcopy(dataset), "lazy_init": True}).metainfo
