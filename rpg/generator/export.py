@@ -98,9 +98,9 @@ def export_onnx(weights: Path, out: Path, task: Task) -> str:
                 f"--format onnx: onnxruntime's outputs are not torch's, with a difference of {difference:.1e}"
             )
     batch, *shape = program.model.graph.inputs[0].shape
-    free = batch if isinstance(batch, int) else "any"
+    sizes = ", ".join(map(str, (batch if isinstance(batch, int) else "any", *shape)))
     return one_line(
-        f"{out}: {out.stat().st_size:,} bytes, input [{', '.join(map(str, (free, *shape)))}]; onnxruntime's outputs differ from torch's by"
+        f"{out}: {out.stat().st_size:,} bytes, input [{sizes}]; onnxruntime's outputs differ from torch's by"
         f" {difference:.1e} of the largest"
     )
 

@@ -29,10 +29,10 @@ OPTIONS = {
     "import": ("--experiment", "--weights"),
     "generate": (
         "--experiment", "--generator", "--out", "--classes", "--code", "--describe", "--vector", "--count", "--state",
-        "--seed", "--steps", "--threads",
+        "--seed", "--steps", "--threads", "--runtime",
     ),
-    "pack": ("--experiment", "--out"),
-    "export": ("--experiment", "--out"),
+    "pack": ("--experiment", "--out", "--graph", "--no-graph"),
+    "export": ("--experiment", "--generator", "--out", "--format", "--weights"),
     "demo": ("--experiment", "--generator", "--port", "--browser", "--no-browser"),
     "plan": ("--experiment", "--all", "--device", "--processes"),
     "config": (), "ablations": (), "tables": (), "show": (), "report": (), "schema": (),
