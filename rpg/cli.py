@@ -329,12 +329,35 @@ def pack(
 
 
 @app.command(rich_help_panel=NETWORKS)
-def export(name: Name, out: Annotated[Path, typer.Option(help="Output folder.")]) -> None:
-    """Write the questions as tasks of lm-evaluation-harness."""
-    params, experiment, _ = _open(name)
-    from rpg.tasks.commonsense.export import write_harness
+def export(
+    *,
+    name: OneOf = None,
+    generator: Packed = None,
+    out: Annotated[Path, typer.Option(help="Output: a .pth or .onnx file; a folder for mmengine and harness.")],
+    form: Annotated[
+        Literal["harness", "pth", "onnx", "mmengine"],
+        typer.Option("--format", help="harness writes the questions of --experiment; the others write --weights."),
+    ] = "harness",
+    weights: Annotated[Path | None, typer.Option(help="Generated network (.safetensors).")] = None,
+) -> None:
+    """Write a generated network as other tools read it, or questions as tasks of lm-evaluation-harness."""
+    if form == "harness":
+        if generator or weights or not name:
+            raise UserError("--format harness: give --experiment NAME and --out FOLDER alone")
+        params, experiment, _ = _open(name)
+        from rpg.tasks.commonsense.export import write_harness
 
-    write_harness(name, experiment.task, params.data_root, out)
+        write_harness(name, experiment.task, params.data_root, out)
+        return
+    if not weights:
+        raise UserError(f"--format {form}: add --weights FILE")
+    if form != "pth" or name or generator:
+        _check_one(name, generator)
+    from rpg.generator.export import export_network
+    from rpg.tasks.loading import load_task
+
+    task = load_task(*_task(name, generator, 1)) if name or generator else None
+    print(export_network(form, weights, out, task))
 
 
 @app.command(rich_help_panel=NETWORKS)

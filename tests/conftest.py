@@ -265,6 +265,25 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# A detector of a few scenes, as `SCENES`.
+BOXES = {
+    **SCENES,
+    "task": {**SCENES["task"], "kind": "detection", "config": str(ROOT / "workflow/configs/scenes-vitdet.py")},
+}
+
+
+@pytest.fixture(scope="session")
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which `BOXES` has run from zoo to training."""
+    folder = tmp_path_factory.mktemp("detectors")
+    write_tree(folder, boxes=BOXES)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in FEW.items():
+            patch.setattr(data_scenes, name, count)
+        run_layers(folder, "base", "zoo", "collect", "tokens", "train", experiment="boxes")
+    return folder
+
+
 # Adapters of a language model that has read next to nothing of the world of facts.
 ADAPTERS = {
     **MINIATURE,

@@ -82,13 +82,16 @@ def write_graph(trained: TrainedRPG, path: Path) -> None:
             output_names=[tensor.name for tensor in trained.tokenizer.layout.tokenized],
         )
     assert program
-    # The exporter notes lines and paths of this machine's source code.
-    graph = program.model.graph
+    remove_notes(program.model)
+    program.save(path, external_data=False)
+
+
+def remove_notes(model: Any) -> None:
+    """Remove the lines and paths of this machine's source code that the exporter notes in an ONNX model."""
+    graph = model.graph
     nodes = list(graph.all_nodes())
     for node in nodes:
         node.doc_string = None
-    values_of = [value for node in nodes for value in node.outputs]
-    noted: list[Any] = [program.model, graph, *nodes, *values_of, *graph.inputs, *graph.initializers.values()]
-    for one in noted:
+    values = [value for node in nodes for value in node.outputs]
+    for one in (model, graph, *nodes, *values, *graph.inputs, *graph.initializers.values()):
         one.metadata_props.clear()
-    program.save(path, external_data=False)

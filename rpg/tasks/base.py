@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rpg.tasks.adapters import loaded
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.stack import StateDict
+from rpg.utils.errors import UserError
 from rpg.utils.files import write_tensors
 
 # A callback that gets the step and the state dicts of the networks in training.
@@ -131,6 +132,13 @@ class Task(ABC):
     def adapter_config(self) -> dict[str, Any]:
         """Return the content of adapter_config.json, for a task whose networks are adapters."""
         raise NotImplementedError("the networks of this task are no adapters")
+
+    def mmengine_config(self) -> tuple[Any, dict[str, Any]]:
+        """Return mmengine's config of the network, and the test data set's `metainfo`, such as its class names.
+
+        Needs no data. Raises UserError for a network of another library.
+        """
+        raise UserError("--format mmengine: the network is none of mmdet or mmseg; use --format pth or onnx")
 
     @abstractmethod
     def skeleton(self, base: BaseConfig | None) -> StateDict:

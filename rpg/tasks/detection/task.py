@@ -45,6 +45,7 @@ class Detection(OpenMMLab):
     """
 
     scope = "mmdet"
+    visualizer = "DetLocalVisualizer"
     metrics = tuple(NAMES.values())
 
     @classmethod

@@ -1,6 +1,7 @@
 """A config of OpenMMLab as a Python file of literals: mmengine runs such a file, and this module reads it unrun."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from pprint import pformat
@@ -35,13 +36,14 @@ def read_literals(path: Path) -> dict[str, Any]:
     if "custom_imports" in tree:
         raise UserError(f"{path}: custom_imports: the network needs modules that the folder does not hold")
     known = _registered()
-    for name in _types(tree):
-        if name.rpartition(".")[2] not in known or name.count(".") > 1:
+    for name in types_in(tree):
+        if not re.fullmatch(r"(\w+\.)?\w+", name) or name.rpartition(".")[2] not in known:
             raise UserError(f"{path}: type '{str(name)[:80]}': no class of OpenMMLab's toolboxes")
     return tree
 
 
-def _types(tree: Any) -> Iterator[str]:
+def types_in(tree: Any) -> Iterator[str]:
+    """Yield the values of all keys `type` in a nest of dictionaries and sequences."""
     if isinstance(tree, dict):
         if "type" in tree:
             yield str(tree["type"])
@@ -49,15 +51,21 @@ def _types(tree: Any) -> Iterator[str]:
     elif not isinstance(tree, list | tuple):
         return
     for value in tree:
-        yield from _types(value)
+        yield from types_in(value)
 
 
 def _registered() -> set[str]:
-    """Return the names of all classes in mmengine's registries and those of the imported toolboxes."""
+    """Return the names of all classes in mmengine's registries and those of the imported toolboxes.
+
+    mmdet looks for the layers of regions, such as RoIAlign, in mmcv.ops. mmcv evaluates the name of a suppression.
+    """
+    from mmcv import ops
     from mmengine import registry
+    from torch import nn
 
     pending = [one for one in vars(registry).values() if isinstance(one, registry.Registry)]
-    known: set[str] = set()
+    known = {name for name, of in vars(ops).items() if isinstance(of, type) and issubclass(of, nn.Module)}
+    known |= {"nms", "soft_nms"}
     while pending:
         one = pending.pop()
         known |= one.module_dict.keys()

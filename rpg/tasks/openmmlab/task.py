@@ -27,7 +27,7 @@ from rpg.data import data_folder
 from rpg.tasks.base import Judgement, Picture, Region, Save, Task
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.openmmlab.config import OpenMMLabTask, RunnerBase, RunnerZoo
-from rpg.tasks.openmmlab.literal import read_literals
+from rpg.tasks.openmmlab.literal import read_literals, types_in
 from rpg.tasks.stack import StateDict
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
@@ -100,8 +100,9 @@ def quiet() -> Iterator[None]:
 class OpenMMLab(Task):
     """The common code of segmentation and detection; a subclass implements the rest."""
 
-    # The toolbox's import name.
+    # The toolbox's import name, and its class that draws predictions.
     scope: str
+    visualizer: str
 
     def __init__(self, params: OpenMMLabTask, data_root: str | None) -> None:
         self.params, self.data_root = params, data_root
@@ -211,6 +212,26 @@ class OpenMMLab(Task):
             # A config is a program, so it can raise any exception.
             raise self._refused(error) from error
         return config
+
+    def mmengine_config(self) -> tuple[Any, dict[str, Any]]:
+        from mmengine.registry import DATASETS
+
+        from rpg.tasks.openmmlab import vitdet
+
+        config = self.read_config()
+        if vitdet.TYPES & {name.rpartition(".")[2] for name in types_in(config.model.to_dict())}:
+            imports = [*config.get("custom_imports", {}).get("imports", []), vitdet.MODULE]
+            config.custom_imports = {"imports": imports, "allow_failed_imports": False}
+        dataset = config.test_dataloader.dataset
+        # mmseg's `inference_model` reads the pipeline, the inferencers of both toolboxes the visualizer.
+        config.setdefault("test_pipeline", dataset.pipeline)
+        config.setdefault("visualizer", {"type": self.visualizer, "name": "visualizer"})
+        try:
+            with quiet():
+                return config, DATASETS.build({**copy.deepcopy(dataset), "lazy_init": True}).metainfo
+        except Exception as error:
+            # The config may name any data set, each with its own exception types.
+            raise self._refused(error) from error
 
     @property
     def _shipped(self) -> Path:

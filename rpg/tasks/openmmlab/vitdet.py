@@ -13,6 +13,8 @@ from mmengine.model import BaseModule
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+# What mmengine imports for a config with one of these types.
+MODULE, TYPES = __name__, frozenset({"LN2d", "PlainViT", "SimpleFeaturePyramid"})
 MODELS.register_module("LN2d", module=LayerNorm2d)
 
 

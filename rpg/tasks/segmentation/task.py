@@ -24,10 +24,13 @@ class Segmentation(OpenMMLab):
     """mIoU, mAcc and aAcc: mean IoU and mean recall over classes, and the share of correct pixels."""
 
     scope = "mmseg"
+    visualizer = "SegLocalVisualizer"
     metrics = ("mIoU", "mAcc", "aAcc")
 
     @classmethod
     def register(cls) -> None:
+        # `register_all_modules` leaves it out, and mmseg's own configs name its class.
+        import mmseg.visualization  # noqa: F401
         from mmseg.utils import register_all_modules
 
         import rpg.tasks.openmmlab.vitdet  # noqa: F401
