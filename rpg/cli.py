@@ -351,12 +351,13 @@ def export(
         return
     if not weights:
         raise UserError(f"--format {form}: add --weights FILE")
-    if form != "pth" or name or generator:
-        _check_one(name, generator)
     from rpg.generator.export import export_network
+    from rpg.generator.opening import check_one, open_task
     from rpg.tasks.loading import load_task
 
-    task = load_task(*_task(name, generator, 1)) if name or generator else None
+    if form != "pth" or name or generator:
+        check_one(name, generator)
+    task = load_task(*open_task(name, generator, 1)) if name or generator else None
     print(export_network(form, weights, out, task))
 
 

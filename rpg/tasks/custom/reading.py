@@ -286,7 +286,13 @@ def as_transformers_loads(network: Any, tensors: StateDict) -> StateDict | None:
     kind = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), torch.float32)
     try:
         model, told = type(network).from_pretrained(
-            None, config=network.config, state_dict=dict(tensors), dtype=kind, output_loading_info=True
+            None,
+            config=network.config,
+            state_dict=dict(tensors),
+            dtype=kind,
+            output_loading_info=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (RuntimeError, KeyError, ValueError, TypeError, OSError):
         return None
