@@ -87,7 +87,7 @@ def export_onnx(weights: Path, out: Path, task: Task) -> str:
     for module in network.modules():
         # The exporter has no fused attention of three dimensions, which timm computes with this flag (torch 2.11.0).
         if hasattr(module, "fused_attn"):
-            module.fused_attn = False
+            setattr(module, "fused_attn", False)  # noqa: B010 - mypy knows no such attribute
     expected = _outputs(network, images)
     program = _exported(network, images)
     with atomic(out) as temporary:

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness, in an environment of its own, on what `rpg export` writes: its `acc` is our likelihood score."""
+"""lm-evaluation-harness, in an environment of its own, on what `rpg export` writes: its `acc` is our score."""
 
 import json
 import os

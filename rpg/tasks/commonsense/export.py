@@ -1,4 +1,4 @@
-"""Export an experiment's questions as tasks of lm-evaluation-harness, for a cross-check: `rpg export --out harness`.
+"""Export an experiment's questions as tasks of lm-evaluation-harness, for a cross-check: `rpg export --format harness`.
 
 The harness scores by likelihood: its `acc` is the score "(likelihood)" in scores.json.
 """
