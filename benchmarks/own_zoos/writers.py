@@ -265,7 +265,9 @@ def compiled(network: nn.Module) -> Mapping[str, Any]:
 def compiled_inside(network: nn.Module) -> Mapping[str, Any]:
     """Compile the modules of a copy one by one."""
     made: Any = copy.deepcopy(network)
-    return dict(nn.Sequential(*map(torch.compile, made)).state_dict())
+    for name, module in list(made.named_children()):
+        setattr(made, name, torch.compile(module))
+    return dict(made.state_dict())
 
 
 def averaged(network: nn.Module) -> Mapping[str, Any]:
