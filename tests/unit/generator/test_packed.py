@@ -104,6 +104,8 @@ def test_detection(found: Path, tmp_path: Path, monkeypatch) -> None:
         ("x = dict(type='ResNet')", "malformed node"),
         ("x = {'type': 'os.getcwd'}", "type 'os.getcwd': no class of OpenMMLab"),
         ("x = {'type': 'rpg.cli.main'}", "type 'rpg.cli.main': no class of OpenMMLab"),
+        # mmcv evaluates the type of a suppression.
+        ("x = {'type': '__import__(\"os\").nms'}", "no class of OpenMMLab"),
         ("custom_imports = {'imports': ['this']}", "custom_imports: the network needs modules"),
     ):
         (folder / "network.py").write_text("\n".join([line, *lines]))
@@ -115,6 +117,13 @@ def test_detection(found: Path, tmp_path: Path, monkeypatch) -> None:
         with pytest.raises(UserError, match=why):
             Generator.from_pretrained(folder).network(seed=2)
     assert at >= 0
+
+
+def test_a_detector(detectors: Path, tmp_path: Path, monkeypatch) -> None:
+    """Its config names RoIAlign and nms, which no registry holds."""
+    folder = pack(detectors, "boxes", tmp_path / "packed", monkeypatch)
+    generator = Generator.from_pretrained(folder)
+    assert equal(dict(generator.network(seed=2).state_dict()), generator.generate(seed=2))
 
 
 def test_adapters(adapters: Path, tmp_path: Path, monkeypatch) -> None:
