@@ -99,7 +99,10 @@ def test_torch_export_and_onnx(kind: str, request, tmp_path: Path, monkeypatch) 
         "classification": ("tasks", "tasks", (1, 8, 8)),
         "segmentation": ("found", "scenes", (3, 32, 32)),
     }[kind]
-    generator = generated(request.getfixturevalue(fixture), name, tmp_path / "w.safetensors", monkeypatch)
+    with torch.enable_grad():
+        # This may train the miniature.
+        folder = request.getfixturevalue(fixture)
+    generator = generated(folder, name, tmp_path / "w.safetensors", monkeypatch)
     network, images = generator.network(load_file("w.safetensors")), torch.rand(2, *shape)
     exported = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     torch.export.save(exported, "w.pt2")
