@@ -1,4 +1,4 @@
-"""The page of `rpg demo`. Streamlit runs it: streamlit run rpg/demo/page.py -- digits-tasks ''"""
+"""The page of `rpg demo`. Streamlit runs it: streamlit run rpg/demo/page.py -- digits-tasks"""
 
 import sys
 from pathlib import Path
@@ -124,7 +124,7 @@ def _picture(image: Tensor, white: int) -> np.ndarray:
     return (image.permute(1, 2, 0).squeeze(-1).float() / white).numpy()
 
 
-def main(experiment: str, folder: str) -> None:
+def main(experiment: str, folder: str = "") -> None:
     """Show the whole page for a trained experiment, or for the packed generator in a folder."""
     st.set_page_config(page_title="Generate a network")
     st.title("Generate a network")

@@ -84,6 +84,9 @@ class Metrics(Summaries):
         sets = set(self.original_by_set or {})
         if bool(sets) != bool(self.held_out):
             raise ValueError("original_by_set and held_out: one is there without the other")
+        # Without task codes, the methods are those of novelty.json.
+        if sets and (unknown := next((kind for kind in self.baselines if kind not in kinds()), None)):
+            raise ValueError(f"baselines: '{unknown[:40]}' is no method")
         for kind, known_sets in {"rpg": {key for key in sets if getattr(self, key, None)}, **self.baselines}.items():
             if not sets <= set(known_sets):
                 raise ValueError(f"{kind}: lacks a set that the originals have")

@@ -193,7 +193,9 @@ class GraphGenerator:
             path /= "adapter_model.safetensors"
         metadata = {"task_code": network.code} if network.code else None
         with atomic(path) as temporary:
-            save_file({name: np.ascontiguousarray(of) for name, of in network.state_dict.items()}, temporary, metadata)
+            # np.ascontiguousarray would turn a single number into an array of one.
+            whole = {name: np.asarray(of, order="C") for name, of in network.state_dict.items()}
+            save_file(whole, temporary, metadata)
 
     def zoo_membership(self, code: str) -> str:
         """Return whether the zoo has checkpoints for the task of `code`."""

@@ -69,6 +69,34 @@ assert "pandas" not in sys.modules
     )
 
 
+def test_files_are_torchs(taken: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The same names, shapes, types and task as torch writes; the network loads and scores."""
+    monkeypatch.chdir(tmp_path)
+    for runtime in ("onnx", "torch"):
+        main(
+            [
+                "generate",
+                "--generator",
+                str(taken),
+                "--seed",
+                "3",
+                "--out",
+                f"{runtime}.safetensors",
+                "--runtime",
+                runtime,
+            ]
+        )
+    one, other = (load_file(f"{runtime}.safetensors") for runtime in ("onnx", "torch"))
+    assert {name: (of.shape, of.dtype) for name, of in one.items()} == {
+        name: (of.shape, of.dtype) for name, of in other.items()
+    }
+    capsys.readouterr()
+    for runtime in ("onnx", "torch"):
+        main(["score", "--generator", str(taken), "--weights", f"{runtime}.safetensors"])
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.removeprefix("onnx") == second.removeprefix("torch")
+
+
 def test_torch_runs_where_the_graph_cannot(taken: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     request = ["--generator", str(taken), "--seed", "1", "--out"]

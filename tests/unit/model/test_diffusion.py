@@ -62,7 +62,7 @@ def test_dpm_solver_equals_diffusers(steps: int, target: str, theirs: str) -> No
         lower_order_final=False,
         timestep_spacing="linspace",
     )
-    times = diffusion.timesteps(steps)
+    times = list(diffusion.timesteps(steps))
     scheduler.set_timesteps(timesteps=times)
     x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     ours = diffusion.sample(predictor(target), x, target=target, solver="dpm-solver++", steps=steps, noise=no_noise)
@@ -91,7 +91,7 @@ def test_ddim_equals_diffusers_where_its_grid_is_right(target: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 60, 333, 999, 1000])
 def test_times_run_from_the_noisiest_to_the_cleanest(steps: int) -> None:
-    times = diffusion.timesteps(steps)
+    times = list(diffusion.timesteps(steps))
     assert len(set(times)) == steps
     assert times == sorted(times, reverse=True)
     assert times[0] == 999

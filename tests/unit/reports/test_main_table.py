@@ -44,6 +44,6 @@ def test_faults_are_one_line(tmp_path: Path) -> None:
 
 
 def test_another_unit_is_said(finished: Path, tmp_path: Path) -> None:
-    text = (finished / "results/tables.md").read_text().replace("| top1 ", "| psnr (dB) ")
+    text = (finished / "results/tables.md").read_text().replace(" top1 |", " psnr (dB) |")
     (tmp_path / "tables.md").write_text(text)
     assert "\n\nScores in percent, or as the metric says, on the test split. " in main_table(tmp_path / "tables.md")

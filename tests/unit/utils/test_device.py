@@ -112,6 +112,8 @@ def test_products_are_rounded_inside_and_as_before_outside() -> None:
 
 
 def test_bfloat16_is_for_gpus_and_cpus_with_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On a processor with AVX2 alone, too.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert has_bfloat16(torch.device("cuda"))
     for units, expected in (
         ({}, False),
@@ -119,4 +121,11 @@ def test_bfloat16_is_for_gpus_and_cpus_with_units_for_it(monkeypatch: pytest.Mon
         ({"avx512_bf16": False, "amx_bf16": True}, True),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: units)
+        assert has_bfloat16(torch.device("cpu")) is expected
+
+
+def test_avx2_has_no_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    for capability, expected in (("DEFAULT", False), ("AVX2", False), ("AVX512", True)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
         assert has_bfloat16(torch.device("cpu")) is expected
