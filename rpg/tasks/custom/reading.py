@@ -34,6 +34,8 @@ AVERAGE = re.compile(r"(^|[._-])(ema|swa|averaged?|shadow)([._-]|$)", re.I)
 INNER = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 # The number of networks in the mean of torch's AveragedModel.
 COUNT = "n_averaged"
+# The end of a mask's name that torch's prune gives it.
+MASK = "_mask"
 LIGHTNING = "pytorch-lightning_version"
 # Records beside the weights: timm's and other tools' options, paths, Lightning's hyperparameters, mmengine's log of
 # numbers, which names its functions by `getattr`, and NumPy's numbers.
@@ -313,6 +315,8 @@ class ReadRun:
     dtypes: set[str] = field(default_factory=set)
     # What was chosen from the files, and removed from their names, in order.
     notes: dict[str, None] = field(default_factory=dict)
+    # Of each checkpoint with masks of torch's prune, the share of zeros in them.
+    sparsity: list[float] = field(default_factory=list)
     # The cosine of each checkpoint and the one before it.
     likeness: list[float] = field(default_factory=list)
     last: StateDict | None = None
@@ -328,6 +332,9 @@ class ReadRun:
         self.last = state_dict
         self.names[digest] = str(path.relative_to(self.folder) if path != self.folder else path)
         self.dtypes |= {str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values()}
+        masks = [tensor for name, tensor in state_dict.items() if name.endswith(MASK)]
+        if masks:
+            self.sparsity.append(sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks))
         return True
 
     def report(self) -> None:
@@ -338,6 +345,9 @@ class ReadRun:
         if self.notes:
             print(f"zoo: {self.folder}: read {'; '.join(self.notes)}", flush=True)
         print(f"zoo: {self.folder}: {len(self.names)} checkpoints: {', '.join(self.names.values())}", flush=True)
+        if self.sparsity:
+            zeros = f"{100 * min(self.sparsity):.1f} to {100 * max(self.sparsity):.1f} % of the masked weights are zero"
+            print(f"zoo: {self.folder}: {zeros}", flush=True)
         if self.likeness and max(self.likeness) < LIKE_ANOTHER_RUN:
             why = f"differ as much as separate training runs (cosine of the weights at most {max(self.likeness):.2f})"
             print(f"zoo: {self.folder}: its checkpoints {why}; if they are, list each in zoo.runs", file=sys.stderr)

@@ -167,6 +167,7 @@ class Custom(Task):
     def summary(self) -> dict[str, Any]:
         """Return the runs, their checkpoints and copies, the types of numbers, an adapter's settings, and classes.
 
+        `sparsity` maps a run to the shares of zeros in the masks of its checkpoints, the least and the greatest.
         `classes` maps a column of texts in `zoo.facts` to the texts, in the order of the column's numbers.
         """
         facts = {
@@ -176,6 +177,10 @@ class Custom(Task):
         }
         if any(run.notes for run in self._runs):
             facts["found"] = {str(run.folder): list(run.notes) for run in self._runs if run.notes}
+        if any(run.sparsity for run in self._runs):
+            facts["sparsity"] = {
+                str(run.folder): [min(run.sparsity), max(run.sparsity)] for run in self._runs if run.sparsity
+            }
         if self._table and self._table.classes:
             facts["classes"] = self._table.classes
         return {**facts, "adapter": settings(self._config)} if self.adapters else facts

@@ -173,7 +173,7 @@ def test_a_power_iteration_is_copied(here: Path) -> None:
     fresh.load_state_dict(sample)
 
 
-def test_a_pruned_network_stays_pruned(here: Path) -> None:
+def test_a_pruned_network_stays_pruned(here: Path, capsys) -> None:
     """torch's prune keeps a mask of ones and zeros, in the type of the weights, beside `weight_orig`."""
     builder(PRUNED)
     masks = {}
@@ -185,6 +185,9 @@ def test_a_pruned_network_stays_pruned(here: Path) -> None:
             torch.save(network.state_dict(), f"zoo/{run}/{step}.pth")
             masks[run] = network.state_dict()["0.weight_mask"]
     sample = sampled(tokens(), 1)
+    assert "zoo: zoo/a: 75.0 to 75.0 % of the masked weights are zero" in capsys.readouterr().out
+    manifest = json.loads(Path("results/given/zoo/0000-0000/manifest.json").read_text())
+    assert manifest["summary"]["sparsity"] == {"zoo/a": [0.75, 0.75]}
     assert torch.equal(sample["0.weight_mask"], masks["b"])
     assert int((sample["0.weight_orig"] * sample["0.weight_mask"] == 0).sum()) == 24
 
