@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rpg.tasks.adapters import loaded
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.stack import StateDict
 from rpg.utils.errors import UserError
@@ -127,6 +126,9 @@ class Task(ABC):
 
     def built(self, state_dict: StateDict) -> nn.Module:
         """Return a new network with these weights, in evaluation mode, on the CPU."""
+        # The stages build no networks this way, and do not depend on the module.
+        from rpg.tasks.adapters import loaded
+
         return loaded(self.build(), state_dict)
 
     def adapter_config(self) -> dict[str, Any]:
