@@ -193,6 +193,10 @@ SCHEMA = (
 )
 
 
+# Read with params.yaml: the blocks of all benchmarks, and the runs that a pattern names.
+CONFIGURATION = ("config.py", "runs.py", "registry.py", "__init__.py")
+
+
 @pytest.mark.parametrize(
     "blocks", [MINIATURE, TASKS, SCENES, ADAPTERS, GIVEN], ids=["digits", "tasks", "scenes", "adapters", "given"]
 )
@@ -208,9 +212,7 @@ def test_code_of_a_stage_holds_every_module_that_it_loads(blocks: dict) -> None:
         known = set(source_files(code(stage, task)))
         lacking = {path for path in loaded - known if not path.startswith(SCHEMA)}
         # Configuration of all benchmarks is read with params.yaml.
-        assert not {path for path in lacking if Path(path).name not in ("config.py", "registry.py", "__init__.py")}, (
-            stage
-        )
+        assert not {path for path in lacking if Path(path).name not in CONFIGURATION}, stage
         assert f"{module.replace('.', '/')}.py" in known
 
 
