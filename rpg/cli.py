@@ -316,13 +316,13 @@ def pack(
     ] = True,
 ) -> None:
     """Write a trained generator into a folder that needs no zoo and no params.yaml."""
-    _, _, paths = _open(name, 1)
+    params, _, paths = _open(name, 1)
     from rpg.evaluation.results import summaries
     from rpg.generator.card import card
     from rpg.generator.packed import write_packed
     from rpg.generator.trained import TrainedRPG
 
-    trained = TrainedRPG.of_experiment(name)
+    trained = TrainedRPG.of_params(params, name)
     why_not = write_packed(trained, out, card(trained, *summaries(paths)), graph)
     count = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     print(one_line(f"{out}: {count:,} bytes" + (f", without model.onnx: {why_not}" if why_not else "")))

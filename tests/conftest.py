@@ -1,6 +1,7 @@
 """A miniature experiment, small enough to run every stage of it in a few seconds, inside a temporary folder."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -223,6 +224,40 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def pack_in(folder: Path, name: str, out: Path, *options: str) -> Path:
+    """Pack the generator of an experiment in `folder`, and return `out`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["pack", "--experiment", name, "--out", str(out), *options])
+    return out
+
+
+@pytest.fixture(scope="session")
+def packed_tasks(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packed generator of `tasks`, without a graph; tests read it and leave it as it is."""
+    return pack_in(tasks, "tasks", tmp_path_factory.mktemp("packed") / "packed", "--no-graph")
+
+
+@pytest.fixture(scope="session")
+def packed_graph(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `packed_tasks`, with the graph."""
+    return pack_in(tasks, "tasks", tmp_path_factory.mktemp("graph") / "packed")
+
+
+@pytest.fixture
+def taken(packed_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `packed_tasks`, away from the checkout."""
+    folder = Path(shutil.copytree(packed_tasks, tmp_path / "packed"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return folder
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether two state dicts have the same names in the same order, and the same values."""
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
 # Of the miniatures whose zoo fine-tunes a base network.
 BASE_LAYERS = ("base", "zoo", "collect", "tokens", "train", "sample", "score", "novelty", "tables")
 
@@ -253,16 +288,20 @@ SCENES = {
 }
 
 
+def run_scenes(folder: Path, name: str, experiment: dict, *layers: str) -> Path:
+    """Run the layers of an experiment on a few scenes in `folder`, and return the folder."""
+    write_tree(folder, **{name: experiment})
+    with pytest.MonkeyPatch.context() as patch:
+        for number, count in FEW.items():
+            patch.setattr(data_scenes, number, count)
+        run_layers(folder, *layers, experiment=name)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `finished`, for `SCENES`."""
-    folder = tmp_path_factory.mktemp("found")
-    write_tree(folder, scenes=SCENES)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, count in FEW.items():
-            patch.setattr(data_scenes, name, count)
-        run_layers(folder, *BASE_LAYERS, experiment="scenes")
-    return folder
+    return run_scenes(tmp_path_factory.mktemp("found"), "scenes", SCENES, *BASE_LAYERS)
 
 
 # A detector of a few scenes, as `SCENES`.
@@ -275,13 +314,8 @@ BOXES = {
 @pytest.fixture(scope="session")
 def detectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `BOXES` has run from zoo to training."""
-    folder = tmp_path_factory.mktemp("detectors")
-    write_tree(folder, boxes=BOXES)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, count in FEW.items():
-            patch.setattr(data_scenes, name, count)
-        run_layers(folder, "base", "zoo", "collect", "tokens", "train", experiment="boxes")
-    return folder
+    layers = ("base", "zoo", "collect", "tokens", "train")
+    return run_scenes(tmp_path_factory.mktemp("detectors"), "boxes", BOXES, *layers)
 
 
 # Adapters of a language model that has read next to nothing of the world of facts.

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
 from rpg.generator.trained import TrainedRPG
+from rpg.tasks.cards import eval_result
 from rpg.utils.artifacts import ScoreSummary
 
 CARD = """---
@@ -49,25 +50,16 @@ SCORES = """
 
 def card(trained: TrainedRPG, metric: str = "", scores: dict[str, ScoreSummary] | None = None) -> str:
     """Return the card; `scores` maps a kind of networks, `originals` and sets of samples, to their summary."""
-    task, kind, text = trained.task, trained.task.pipeline_tag, trained.task.metric_kind.text
+    task, text = trained.task, trained.task.metric_kind.text
     results = [
-        EvalResult(
-            task_type=kind,
-            dataset_type=task.dataset,
-            dataset_name=f"{task.dataset_title}, {name}",
-            dataset_config=name.replace(" ", "-"),
-            dataset_split="test",
-            metric_type=task.card_metric,
-            metric_name=f"mean {metric} of generated networks",
-            metric_value=summary.mean,
-        )
+        eval_result(task, name, name.replace(" ", "-"), f"mean {metric} of generated networks", summary.mean)
         for name, summary in (scores or {}).items()
         if name != "originals"
     ]
     front = ModelCardData(
         license="apache-2.0",
         library_name="rpg",
-        pipeline_tag=kind,
+        pipeline_tag=task.pipeline_tag,
         tags=["rpg", "weight-generation"],
         model_name=trained.name,
         eval_results=results or None,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rpg.generator.onnx_export import NEEDED, remove_notes
+from rpg.generator.onnx_runtime import open_session
 from rpg.tasks.adapters import adapter_state, is_adapted, loaded
 from rpg.tasks.base import Task
 from rpg.tasks.stack import StateDict, mismatch
@@ -161,12 +162,7 @@ def _exported(network: nn.Module, images: Tensor) -> Any:
 
 def _difference(path: Path, images: Tensor, expected: list[Tensor]) -> float:
     """Return the largest difference of onnxruntime's outputs from `expected`, relative to the largest output."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    found = session.run(None, {"images": images.numpy()})
+    found = open_session(path, torch.get_num_threads()).run(None, {"images": images.numpy()})
     pairs = [(torch.from_numpy(one), other) for one, other in zip(found, expected, strict=True)]
     largest = max(float(other.abs().max()) for _, other in pairs)
     return max(float((one - other).abs().max()) for one, other in pairs) / max(largest, torch.finfo(torch.float32).tiny)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from rpg.generator.requests import task_code
 from rpg.generator.trained import TrainedRPG
 from rpg.utils.condition_requests import Vectors
 
@@ -33,7 +32,5 @@ def generate(
 
     Raises UserError if the experiment is not trained, or if the request is contradictory or unknown.
     """
-    generator = TrainedRPG.of_experiment(experiment, Path(root))
-    chosen = task_code(generator.task, classes, code, describe, generator.language_model)
-    states = (state,) if isinstance(state, int) else state
-    return generator.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors)[0].state_dict
+    trained = TrainedRPG.of_experiment(experiment, Path(root))
+    return trained.generate(classes, code, describe, state, seed, steps, vectors)

@@ -17,8 +17,7 @@ from torch import nn
 
 from rpg.generator.card import card
 from rpg.generator.packed import check_folder, read_packed, write_packed
-from rpg.generator.requests import task_code
-from rpg.generator.trained import GeneratedNetwork, TrainedRPG
+from rpg.generator.trained import TrainedRPG
 from rpg.tasks.stack import StateDict
 from rpg.utils.condition_requests import Vectors
 from rpg.utils.errors import UserError
@@ -92,7 +91,7 @@ class Generator(ModelHubMixin):
 
         Raises UserError if the request is contradictory or unknown.
         """
-        return self._generated(classes, code, describe, state, seed, steps, vectors).state_dict
+        return self._trained.generate(classes, code, describe, state, seed, steps, vectors)
 
     def network(
         self, state_dict: StateDict | None = None, *, build: Callable[[], nn.Module] | None = None, **request: Any
@@ -105,20 +104,6 @@ class Generator(ModelHubMixin):
         """
         state_dict = self.generate(**request) if state_dict is None else state_dict
         return self._trained.built(state_dict, build)
-
-    def _generated(
-        self,
-        classes: Sequence[int | str] | None,
-        code: str | None,
-        describe: str | None,
-        state: int | Sequence[int] | None,
-        seed: int | None,
-        steps: int | None,
-        vectors: Vectors | None,
-    ) -> GeneratedNetwork:
-        chosen = task_code(self._trained.task, classes, code, describe, self._trained.language_model)
-        states = (state,) if isinstance(state, int) else state
-        return self._trained.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors)[0]
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> str | None:
         """Write the generator into a folder, as `rpg pack` does; UserError if the folder holds other files.

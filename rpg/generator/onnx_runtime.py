@@ -4,7 +4,7 @@ The import of torch takes seconds and hundreds of megabytes, more than the gener
 graph, NumPy draws torch's random numbers. The networks differ from torch's by rounding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -22,6 +22,8 @@ from rpg.utils.rng import derive
 
 CONFIG, GRAPH, ZOO, ADAPTER_CONFIG = "config.json", "model.onnx", "zoo.safetensors", "adapter_config.json"
 MAKER = "rpg pack"
+# The beginning of the names of the conditions' tensors.
+TABLE = "conditions."
 # A folder of a later format is refused. A format changes if an older version would read a folder wrongly.
 FORMAT = 1
 # The tensors' types that NumPy has.
@@ -105,6 +107,24 @@ def read_tree(folder: Path) -> dict[str, Any]:
     return tree
 
 
+def check_packed(folder: Path, files: Iterable[Mapping[str, Any]], only: Collection[str] = ()) -> None:
+    """Raise UserError if a file in the list of a packed generator, or one of those in `only`, is missing or changed."""
+    for file in files:
+        path = folder / file["file"]
+        # The hub's cache holds links to files elsewhere.
+        if (not only or file["file"] in only) and (not path.is_file() or sha256(path) != file["sha256"]):
+            raise UserError(f"{path}: missing or changed since it was packed; get the folder again")
+
+
+def open_session(path: Path, threads: int) -> Any:
+    """Return onnxruntime's session of the graph `path` on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 class GraphGenerator:
     """The packed generator in a folder that has a graph."""
 
@@ -114,23 +134,14 @@ class GraphGenerator:
         """Read the folder; UserError if one of its files was changed."""
         self._folder, self._threads = folder, threads
         self._config = read_tree(folder)
-        for file in self._config["files"]:
-            # Other files are for the runtime torch.
-            if file["file"] in (GRAPH, ZOO, ADAPTER_CONFIG):
-                path = folder / file["file"]
-                if not path.is_file() or sha256(path) != file["sha256"]:
-                    raise UserError(f"{path}: missing or changed since it was packed; get the folder again")
+        # Other files are for the runtime torch.
+        check_packed(folder, self._config["files"], (GRAPH, ZOO, ADAPTER_CONFIG))
         self._zoo = load_file(folder / ZOO)
         self.task = PackedTasks(self._config["classes"], self._config["in_words"], self._config["dataset"])
 
     @cached_property
     def _session(self) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        return onnxruntime.InferenceSession(str(self._folder / GRAPH), options, providers=["CPUExecutionProvider"])
+        return open_session(self._folder / GRAPH, self._threads)
 
     @property
     def adapters(self) -> bool:
@@ -155,9 +166,9 @@ class GraphGenerator:
     ) -> GraphNetwork:
         sample, layout = self._config["sample"], self._config["layout"]
         chosen = sample["seed"] if seed is None else seed
-        table = {condition["name"]: self._zoo[f"conditions.{condition['name']}"] for condition in self._conditions}
+        table = {name.removeprefix(TABLE): of for name, of in self._zoo.items() if name.startswith(TABLE)}
         pick = TorchRandom(derive(chosen, "wish", index)).integer(len(next(iter(table.values()))))
-        fields = [condition["name"] for condition in self._conditions if condition["kind"] == "vector"]
+        fields = [one["field"] for one in self._config["model"]["conditions"] if one["kind"] == "vector"]
         row = requested({name: of[pick].tolist() for name, of in table.items()}, fields, states, code, vectors)
         draw, width = TorchRandom(derive(chosen, "sample", index)), layout["width"]
         length = sum(tensor["tokens"] for tensor in layout["tensors"])
@@ -179,13 +190,6 @@ class GraphGenerator:
                 state_dict[name] = made[name] if tensor["tokens"] else self._zoo[f"skipped.{name}"][met_states[0]]
         return GraphNetwork(state_dict, met_states, met_code)
 
-    @property
-    def _conditions(self) -> list[dict[str, str]]:
-        return [
-            {"kind": one["kind"], "name": one["field"] if one["kind"] == "vector" else one["kind"]}
-            for one in self._config["model"]["conditions"]
-        ]
-
     def write(self, path: Path, network: GraphNetwork) -> None:
         """Write a network into a .safetensors file, or an adapter into a folder that peft opens."""
         if self.adapters:
@@ -199,5 +203,5 @@ class GraphGenerator:
 
     def zoo_membership(self, code: str) -> str:
         """Return whether the zoo has checkpoints for the task of `code`."""
-        rows = self._zoo.get("conditions.task_code", np.zeros((0, 0))).astype(int).tolist()
+        rows = self._zoo.get(f"{TABLE}task_code", np.zeros((0, 0))).astype(int).tolist()
         return zoo_membership(code, {"".join(map(str, row)) for row in rows}, self._config["held_out"])

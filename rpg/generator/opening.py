@@ -37,9 +37,10 @@ def open_generator(
     if name:
         from rpg.config.loading import load_params
 
+        params = load_params(Path(PARAMS_FILE))
         # A wrong suffix is found before the model is loaded.
-        check_out(out, adapters=load_params(Path(PARAMS_FILE)).experiment(name).tokens.canonical is not None)
-        return TrainedRPG.of_experiment(name)
+        check_out(out, adapters=params.experiment(name).tokens.canonical is not None)
+        return TrainedRPG.of_params(params, name)
     trained = read_packed(folder or Path())
     check_out(out, adapters=trained.adapter_config is not None)
     return trained

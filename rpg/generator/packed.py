@@ -25,7 +25,17 @@ from rpg.blocks import Block, Precision
 from rpg.config.experiment import Sample
 from rpg.config.model import Diffusion, Model
 from rpg.generator.onnx_export import unsuited, write_graph
-from rpg.generator.onnx_runtime import ADAPTER_CONFIG, CONFIG, FORMAT, GRAPH, MAKER, ZOO, read_tree
+from rpg.generator.onnx_runtime import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    FORMAT,
+    GRAPH,
+    MAKER,
+    TABLE,
+    ZOO,
+    check_packed,
+    read_tree,
+)
 from rpg.generator.trained import Settings, TrainedRPG
 from rpg.model.rpg import TOGETHER
 from rpg.tasks.config import TaskConfig
@@ -42,7 +52,6 @@ from rpg.utils.files import (
     file_entry,
     read_json,
     read_tensors,
-    sha256,
     write_json,
     write_sealed,
     write_tensors,
@@ -85,7 +94,7 @@ def write_packed(trained: TrainedRPG, folder: Path, card: str, graph: bool = Tru
     task = trained.task.packed(folder)
     state_dict = {name: tensor.cpu() for name, tensor in trained.model.state_dict().items()}
     write_tensors(folder / WEIGHTS, state_dict)
-    table = {f"conditions.{name}": values for name, values in trained.table.values.items()}
+    table = {f"{TABLE}{name}": values for name, values in trained.table.values.items()}
     write_tensors(folder / ZOO, trained.tokenizer.tensors() | table)
     if trained.adapter_config:
         write_json(folder / ADAPTER_CONFIG, trained.adapter_config())
@@ -143,7 +152,7 @@ def read_packed(folder: Path) -> TrainedRPG:
     Raises UserError if the folder is no packed generator, was changed, or was written by a later version.
     """
     config = read_config(folder)
-    _check_files(folder, config)
+    check_packed(folder, (file.tree() for file in config.files))
     zoo = read_tensors(folder / ZOO)
     layout = Layout.of_form(config.layout)
     try:
@@ -172,19 +181,11 @@ def read_packed(folder: Path) -> TrainedRPG:
 def read_task(folder: Path) -> TaskConfig:
     """Return the task of the packed generator's networks; UserError as `read_packed` raises it."""
     config = read_config(folder)
-    _check_files(folder, config)
+    check_packed(folder, (file.tree() for file in config.files))
     task = _task(config, folder)
     if not task.extra:
         raise UserError(f"{folder}: does not hold the code that scores its networks; score them with --experiment")
     return task
-
-
-def _check_files(folder: Path, config: PackedConfig) -> None:
-    for file in config.files:
-        path = folder / file.file
-        # The hub's cache holds links to files elsewhere.
-        if not path.is_file() or sha256(path) != file.sha256:
-            raise UserError(f"{path}: missing or changed since it was packed; get the folder again")
 
 
 def _task(config: PackedConfig, folder: Path) -> TaskConfig:
@@ -208,9 +209,7 @@ def read_config(folder: Path) -> PackedConfig:
 
 
 def _conditions(zoo: dict[str, Tensor]) -> dict[str, Tensor]:
-    values = {
-        name.removeprefix("conditions."): tensor for name, tensor in zoo.items() if name.startswith("conditions.")
-    }
+    values = {name.removeprefix(TABLE): tensor for name, tensor in zoo.items() if name.startswith(TABLE)}
     if not values or len({len(tensor) for tensor in values.values()}) != 1 or any(v.ndim != 2 for v in values.values()):
         raise ValueError("the conditions are missing or of several lengths")
     return {name: tensor.to(torch.float32) for name, tensor in values.items()}

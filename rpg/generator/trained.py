@@ -1,7 +1,7 @@
 """A trained RPG with all that generation needs: model, conditions, tokenizer and settings."""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,8 @@ from rpg.blocks import PARAMS_FILE, Precision
 from rpg.config.experiment import Sample
 from rpg.config.loading import load_params
 from rpg.config.model import Diffusion, Model
-from rpg.generator.requests import zoo_membership
+from rpg.config.params import Params
+from rpg.generator.requests import task_code, zoo_membership
 from rpg.generator.sample import sample_networks
 from rpg.model.conditions import condition_name
 from rpg.model.diffusion import T
@@ -68,7 +69,7 @@ class TrainedRPG:
     table: ConditionTable
     tokenizer: Tokenizer
     # Returns the content of adapter_config.json; None if the networks are no adapters.
-    adapter_config: Callable[[], dict[str, Any]] | None
+    adapter_config: Callable[[], Any] | None
     held_out: Collection[str] = ()
     language_model: Path | None = None
     data_root: str | None = None
@@ -83,7 +84,11 @@ class TrainedRPG:
 
         Raises UserError if params.yaml has no such experiment, or if the experiment is not trained.
         """
-        params = load_params(root / PARAMS_FILE)
+        return cls.of_params(load_params(root / PARAMS_FILE), experiment, root)
+
+    @classmethod
+    def of_params(cls, params: Params, experiment: str, root: Path = Path()) -> "TrainedRPG":
+        """Load the RPG of an experiment in `params`, as `of_experiment` does."""
         chosen = params.experiment(experiment)
         paths = paths_of(params, experiment, root / "results")
         store, folder = TokenStore(paths.folder("tokens")), paths.generator(chosen)
@@ -141,6 +146,21 @@ class TrainedRPG:
             precision=self.settings.precision,
         )
         return [GeneratedNetwork(*network) for network in networks]
+
+    def generate(
+        self,
+        classes: Sequence[int | str] | None,
+        code: str | None,
+        sentence: str | None,
+        state: int | Sequence[int] | None,
+        seed: int | None,
+        steps: int | None,
+        vectors: Vectors | None,
+    ) -> StateDict:
+        """Return the state dict of one network for a request in Python, as `rpg.generate` describes it."""
+        chosen = task_code(self.task, classes, code, sentence, self.language_model)
+        states = (state,) if isinstance(state, int) else state
+        return self.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors)[0].state_dict
 
     def zoo_membership(self, code: str) -> str:
         """Return "seen", "held out" or "not in the zoo": whether the zoo has checkpoints for the task of `code`."""

@@ -3,11 +3,12 @@
 `rpg tables` writes each card to results/<experiment>/README.md.
 """
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
 from rpg.config.experiment import Experiment
 from rpg.evaluation.score import SETS
 from rpg.reports.artifacts import ExperimentResult
+from rpg.tasks.cards import eval_result
 from rpg.utils.artifacts import ScoreSummary
 from rpg.utils.metric import PERCENT, MetricKind
 
@@ -64,27 +65,17 @@ def card(name: str, experiment: Experiment, entry: ExperimentResult) -> str:
     """Return the card of an experiment from the experiment's entry in metrics.json."""
     task = experiment.task
     text = task.card(name, adapters=experiment.tokens.canonical is not None)
-    kind, metric = task.pipeline_tag, task.card_metric
+    metric = METRICS.get(entry.metric, entry.metric)
     by_set = {"all": entry.rpg, **entry.by_set()}
     sets = {key: by_set[key] for key in SETS if key in entry.novelty.rpg}
     front = ModelCardData(
         license="apache-2.0",
         library_name=text.library,
-        pipeline_tag=kind,
+        pipeline_tag=task.pipeline_tag,
         tags=["rpg", "weight-generation"],
         model_name=name,
         eval_results=[
-            EvalResult(
-                task_type=kind,
-                dataset_type=task.dataset,
-                dataset_name=f"{task.dataset_title}, {SETS[key]}",
-                # Each set needs its own configuration, because Hugging Face merges results of the same one.
-                dataset_config=key,
-                dataset_split="test",
-                metric_type=metric,
-                metric_name=f"mean {METRICS.get(entry.metric, entry.metric)} of all samples",
-                metric_value=scores.mean,
-            )
+            eval_result(task, SETS[key], key, f"mean {metric} of all samples", scores.mean)
             for key, scores in sets.items()
         ],
     )
@@ -113,7 +104,7 @@ def card(name: str, experiment: Experiment, entry: ExperimentResult) -> str:
         use=text.use,
         answer=text.answer,
         split=text.split,
-        metric=METRICS.get(entry.metric, entry.metric),
+        metric=metric,
         unit=entry.metric_kind.in_unit,
         range="largest (min, the worst) and smallest (best)" if entry.lower_is_better else "smallest and largest",
         scores="\n".join(rows),

@@ -131,9 +131,9 @@ class Task(ABC):
 
         return loaded(self.build(), state_dict)
 
-    def adapter_config(self) -> dict[str, Any]:
-        """Return the content of adapter_config.json, for a task whose networks are adapters."""
-        raise NotImplementedError("the networks of this task are no adapters")
+    def adapter_config(self) -> dict[str, Any] | None:
+        """Return the content of adapter_config.json; None if the networks are no adapters."""
+        return None
 
     def mmengine_config(self) -> tuple[Any, dict[str, Any]]:
         """Return mmengine's config of the network, and the test data set's `metainfo`, such as its class names.

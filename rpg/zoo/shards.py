@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from rpg.config.experiment import Experiment
-from rpg.tasks.adapters import is_adapted
 from rpg.tasks.base import Task
 from rpg.tasks.config import Run
 from rpg.tasks.loading import load_task
@@ -46,7 +45,7 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
     task.check()
     if experiment.task.adapters is None:
         # The network tells whether the zoo has adapters.
-        experiment.tokens.check_form(task.adapter_config() if is_adapted(task.network) else None)
+        experiment.tokens.check_form(task.adapter_config())
     # `check_vectors` knows the same keys of a checkpoint that exists.
     known = ["held_out", "seed", "step", f"validation_{task.metric}", *task.fact_names(experiment.zoo)]
     check_vectors(experiment.model.conditions, known, "a checkpoint of this zoo")

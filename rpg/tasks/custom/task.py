@@ -99,8 +99,8 @@ class Custom(Task):
     def build(self) -> nn.Module:
         return copy.deepcopy(self.network).cpu()
 
-    def adapter_config(self) -> dict[str, Any]:
-        return config_tree(self._config)
+    def adapter_config(self) -> dict[str, Any] | None:
+        return config_tree(self._config) if self.adapters else None
 
     @property
     def adapters(self) -> bool:
@@ -321,9 +321,8 @@ class Custom(Task):
 
     def write(self, stem: Path, state_dict: StateDict) -> Path:
         """Write a file, or, for an adapter, a folder that `PeftModel.from_pretrained` opens; return the path."""
-        return (
-            write_adapter(stem, self.adapter_config(), state_dict) if self.adapters else super().write(stem, state_dict)
-        )
+        config = self.adapter_config()
+        return super().write(stem, state_dict) if config is None else write_adapter(stem, config, state_dict)
 
     def judge(
         self,

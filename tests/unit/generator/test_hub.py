@@ -5,33 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import equal
 
 from rpg import Generator
-from rpg.cli import main
 from rpg.utils.errors import UserError
 
 HELD_OUT = "0100111010"
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture(scope="module")
-def packed_once(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed generator of networks with task codes."""
-    folder = tmp_path_factory.mktemp("packed") / "packed"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tasks)
-        main(["pack", "--experiment", "tasks", "--out", str(folder), "--no-graph"])
-    return folder
-
-
-@pytest.fixture
-def taken(packed_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, with another folder as working directory."""
-    monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(packed_once, tmp_path / "packed"))
 
 
 def test_a_network_is_built(taken: Path) -> None:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from conftest import ROOT
 
 from rpg import Generator
@@ -11,26 +10,18 @@ from rpg.generator import onnx_export
 from rpg.generator.trained import TrainedRPG
 
 
-@pytest.fixture(scope="module")
-def taken(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed generator of networks with task codes, with its graph."""
-    folder = tmp_path_factory.mktemp("taken") / "packed"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tasks)
-        main(["pack", "--experiment", "tasks", "--out", str(folder)])
-    return folder
-
-
-def test_the_graph_names_no_path_of_this_machine(taken: Path) -> None:
-    content = (taken / "model.onnx").read_bytes()
+def test_the_graph_names_no_path_of_this_machine(packed_graph: Path) -> None:
+    content = (packed_graph / "model.onnx").read_bytes()
     assert str(ROOT).encode() not in content
     assert b".py" not in content
 
 
-def test_saving_again_keeps_the_graph(taken: Path, tmp_path: Path) -> None:
-    Generator.from_pretrained(taken).save_pretrained(tmp_path / "again")
-    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(path.name for path in taken.iterdir())
-    assert all((tmp_path / "again" / path.name).read_bytes() == path.read_bytes() for path in taken.iterdir())
+def test_saving_again_keeps_the_graph(packed_graph: Path, tmp_path: Path) -> None:
+    Generator.from_pretrained(packed_graph).save_pretrained(tmp_path / "again")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(
+        path.name for path in packed_graph.iterdir()
+    )
+    assert all((tmp_path / "again" / path.name).read_bytes() == path.read_bytes() for path in packed_graph.iterdir())
 
 
 def test_long_samplers_have_no_graph(finished: Path, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -16,16 +16,6 @@ from rpg.generator.packed import read_packed
 from rpg.utils.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def taken(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packed generator of networks with task codes, with its graph."""
-    folder = tmp_path_factory.mktemp("taken") / "packed"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tasks)
-        main(["pack", "--experiment", "tasks", "--out", str(folder)])
-    return folder
-
-
 @pytest.mark.parametrize("seed", [0, 7, 2**32 + 5, 2**63 - 1])
 @pytest.mark.parametrize("count", [16, 17, 33, 512 * 9, 1000])
 def test_normal_numbers_are_torchs(seed: int, count: int) -> None:
@@ -40,9 +30,9 @@ def test_normal_numbers_are_torchs(seed: int, count: int) -> None:
     "request_",
     [{"code": None, "states": None}, {"code": "0100111010", "states": (1,)}, {"code": None, "states": (0, 1)}],
 )
-def test_networks_are_torchs(taken: Path, request_: dict) -> None:
-    own = read_packed(taken).networks(3, seed=5, **request_)
-    for network, of_graph in zip(own, GraphGenerator(taken).networks(3, seed=5, **request_), strict=True):
+def test_networks_are_torchs(packed_graph: Path, request_: dict) -> None:
+    own = read_packed(packed_graph).networks(3, seed=5, **request_)
+    for network, of_graph in zip(own, GraphGenerator(packed_graph).networks(3, seed=5, **request_), strict=True):
         assert (of_graph.states, of_graph.code) == (network.states, network.code)
         assert list(of_graph.state_dict) == list(network.state_dict)
         for name, tensor in network.state_dict.items():
@@ -51,11 +41,11 @@ def test_networks_are_torchs(taken: Path, request_: dict) -> None:
             assert (found - tensor).abs().max() <= 1e-5 * tensor.abs().max(), name
 
 
-def test_the_command_imports_no_torch(taken: Path, tmp_path: Path) -> None:
+def test_the_command_imports_no_torch(packed_graph: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
 from rpg.cli import main
-main(["generate", "--generator", {str(taken)!r}, "--classes", "3,8", "--out", "w.safetensors"])
+main(["generate", "--generator", {str(packed_graph)!r}, "--classes", "3,8", "--out", "w.safetensors"])
 assert "torch" not in sys.modules
 assert "pandas" not in sys.modules
 """
@@ -65,11 +55,12 @@ assert "pandas" not in sys.modules
     )
     assert done.stdout.startswith("w.safetensors: code 0001000010 (not in the zoo), state ")
     assert (
-        load_file(tmp_path / "w.safetensors").keys() == read_packed(taken).networks(1, None, None)[0].state_dict.keys()
+        load_file(tmp_path / "w.safetensors").keys()
+        == read_packed(packed_graph).networks(1, None, None)[0].state_dict.keys()
     )
 
 
-def test_files_are_torchs(taken: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_files_are_torchs(packed_graph: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     """The same names, shapes, types and task as torch writes; the network loads and scores."""
     monkeypatch.chdir(tmp_path)
     for runtime in ("onnx", "torch"):
@@ -77,7 +68,7 @@ def test_files_are_torchs(taken: Path, tmp_path: Path, monkeypatch, capsys) -> N
             [
                 "generate",
                 "--generator",
-                str(taken),
+                str(packed_graph),
                 "--seed",
                 "3",
                 "--out",
@@ -92,14 +83,14 @@ def test_files_are_torchs(taken: Path, tmp_path: Path, monkeypatch, capsys) -> N
     }
     capsys.readouterr()
     for runtime in ("onnx", "torch"):
-        main(["score", "--generator", str(taken), "--weights", f"{runtime}.safetensors"])
+        main(["score", "--generator", str(packed_graph), "--weights", f"{runtime}.safetensors"])
     first, second = capsys.readouterr().out.splitlines()
     assert first.removeprefix("onnx") == second.removeprefix("torch")
 
 
-def test_torch_runs_where_the_graph_cannot(taken: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_torch_runs_where_the_graph_cannot(packed_graph: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    request = ["--generator", str(taken), "--seed", "1", "--out"]
+    request = ["--generator", str(packed_graph), "--seed", "1", "--out"]
     main(["generate", *request, "steps.safetensors", "--steps", "2"])
     main(["generate", *request, "torch.safetensors", "--steps", "2", "--runtime", "torch"])
     assert Path("steps.safetensors").read_bytes() == Path("torch.safetensors").read_bytes()
@@ -108,10 +99,10 @@ def test_torch_runs_where_the_graph_cannot(taken: Path, tmp_path: Path, monkeypa
     assert "--runtime onnx: the graph has 3 steps; use --runtime torch" in capsys.readouterr().err
 
 
-def test_a_changed_graph_is_refused(taken: Path, tmp_path: Path) -> None:
+def test_a_changed_graph_is_refused(packed_graph: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
-    for file in taken.iterdir():
+    for file in packed_graph.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     content = bytearray((copy / "model.onnx").read_bytes())
     content[len(content) // 2] ^= 1

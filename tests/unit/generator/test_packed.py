@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GIVEN, run_layers, write_given, write_tree
+from conftest import GIVEN, equal, pack_in, run_layers, write_given, write_tree
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
@@ -15,29 +15,16 @@ from rpg import Generator, generate
 from rpg.cli import main
 from rpg.generator import packed
 from rpg.utils.errors import UserError
-from rpg.utils.files import write_sealed
+from rpg.utils.files import sha256, write_sealed
 
 HELD_OUT = "0100111010"
 
 
 def pack(folder: Path, name: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Pack an experiment, and leave its checkout."""
-    monkeypatch.chdir(folder)
-    main(["pack", "--experiment", name, "--out", str(out), "--no-graph"])
-    empty = out.parent / "elsewhere"
-    empty.mkdir(exist_ok=True)
-    monkeypatch.chdir(empty)
-    return out
-
-
-@pytest.fixture
-def taken(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The packed generator of networks with task codes."""
-    return pack(tasks, "tasks", tmp_path / "packed", monkeypatch)
-
-
-def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+    (out.parent / "elsewhere").mkdir(exist_ok=True)
+    monkeypatch.chdir(out.parent / "elsewhere")
+    return pack_in(folder, name, out, "--no-graph")
 
 
 def test_networks_are_those_of_the_checkout(tasks: Path, taken: Path) -> None:
@@ -112,7 +99,7 @@ def test_detection(found: Path, tmp_path: Path, monkeypatch) -> None:
         tree = json.loads((folder / "config.json").read_text())
         for file in tree["files"]:
             if file["file"] == "network.py":
-                file["sha256"] = packed.sha256(folder / "network.py")
+                file["sha256"] = sha256(folder / "network.py")
         write_sealed(folder / "config.json", tree)
         with pytest.raises(UserError, match=why):
             Generator.from_pretrained(folder).network(seed=2)
