@@ -33,7 +33,7 @@ app = typer.Typer(
     help="Recurrent diffusion for parameter generation: learn from checkpoints, sample new ones.", **OPTIONS
 )
 ledger = typer.Typer(help="Keep DVC's records of every artifact and table.", **OPTIONS)
-STAGES, NETWORKS, RESULTS, PLANS = "Stages", "Networks", "Results", "Plans and records"
+ZOOS, STAGES, NETWORKS, RESULTS, PLANS = "Zoos of your own", "Stages", "Networks", "Results", "Plans and records"
 app.add_typer(ledger, name="ledger", rich_help_panel=PLANS)
 
 Name = Annotated[str, typer.Option("--experiment", metavar="NAME", help="Name of an experiment in params.yaml.")]
@@ -47,6 +47,7 @@ OneOf = Annotated[
 Packed = Annotated[
     Path | None, typer.Option("--generator", metavar="FOLDER", help="Generator that `rpg pack` has written.")
 ]
+FUNCTION = "MODULE:FUNCTION"
 Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[EXPERIMENT]...", help="Experiments and ablations. Default: `run` of params.yaml."),
@@ -96,6 +97,34 @@ def _covering(run: list[str] | None) -> "Params":
 
     params = load_params()
     return params.covering(run, "command line") if run else params
+
+
+@app.command(rich_help_panel=ZOOS)
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new experiment.")],
+    checkpoints: Annotated[list[str], typer.Option(metavar="PATTERN", help="Checkpoints, or folders of them.")],
+    build: Annotated[str | None, typer.Option(metavar=FUNCTION, help="build() returns a network.")] = None,
+    score: Annotated[str | None, typer.Option(metavar=FUNCTION, help="score(network, split) returns a score.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Name of the score. Default: the function's.")] = None,
+    unit: Annotated[str, typer.Option(help="Unit of the score, such as dB.")] = "percent",
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="A lower score is better.")] = False,
+    state_from: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Checkpoints whose paths give it the same text are one run.")
+    ] = None,
+    held_out: Annotated[list[str] | None, typer.Option(metavar="RUN", help="Run that RPG never sees.")] = None,
+    facts: Annotated[Path | None, typer.Option(help="Table of numbers or classes of each checkpoint.")] = None,
+    weights: Annotated[str | None, typer.Option(metavar="KEY", help="Key or prefix of the network in a file.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors to generate. Default: all.")
+    ] = None,
+) -> None:
+    """Look at checkpoints of your own, and add an experiment for them to params.yaml."""
+    given: dict[str, Any] = dict(locals())
+    limit_threads(1)
+    from rpg.init.command import InitRequest, shown
+
+    given |= {"held_out": held_out or (), "only": only or ()}
+    shown(InitRequest(**given))
 
 
 @app.command(rich_help_panel=STAGES)

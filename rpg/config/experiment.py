@@ -28,6 +28,15 @@ class Tokens(Block):
         bool | None,
         Field(description="whether low-rank pairs get their canonical form before tokenization; for adapters only"),
     ] = None
+    only: Annotated[
+        list[str] | None,
+        Field(
+            min_length=1,
+            exclude_if=lambda names: names is None,
+            description="names or patterns of the tensors to generate; a sample copies the others from the last"
+            " checkpoint of its run",
+        ),
+    ] = None
 
     def check_form(self, adapter: Mapping[str, Any] | None) -> None:
         """Raise UserError if `canonical` does not fit the zoo; `adapter` is its adapter_config.json, or None."""

@@ -30,8 +30,9 @@ import torch
 
 from rpg.config.experiment import Experiment, FineTune
 from rpg.evaluation.baselines import formulas
+from rpg.evaluation.distance import ZooDistance, zoo_points
 from rpg.evaluation.fine_tuned import fine_tuned
-from rpg.evaluation.geometry import ZooPoints, mapped
+from rpg.evaluation.geometry import mapped
 from rpg.evaluation.interpolation import mixtures
 from rpg.evaluation.results import Verdict
 from rpg.evaluation.score import read_answers, read_samples, summary
@@ -62,6 +63,8 @@ FLOOR = 0.05
 NOISY, ALIGNED = 8, 4
 # Steps of the search for a noise level.
 HALVINGS = 10
+# The kind of originals of a run that is held out as a whole.
+UNSEEN = "held-out run"
 # The mixtures that `novelty.fine_tune` trains.
 FINE_TUNED = ("interpolation across", "mean across")
 TAUS = (0.5, 1.0, 2.0, 4.0)
@@ -101,20 +104,17 @@ class NoveltyAnalysis:
         _, self.names = read_zoo(paths.folder("zoo"))
         self.space = find_space(self.task, self.store.layout, self.store.stats)
         checkpoints = self.store.checkpoints
-        self.zoo = ZooPoints(
-            self.space,
-            # Points lie in files, so that memory does not grow with the number of networks.
-            mapped((self.space.point(self.store[index]) for index in range(len(checkpoints))), self.kept),
-            np.array([self.store.state(entry) for entry in checkpoints]),
-            np.array([entry.code or "" for entry in checkpoints]),
-            self.kept,
-        )
+        self.zoo = zoo_points(self.store, self.space, self.kept)
+        if not experiment.task.has_score:
+            self.task.refer(ZooDistance(self.store, self.zoo))
         self._canonical: dict[str, np.ndarray] = {}
         self.scored = read_answers(paths)
         self.originals = [
             self.read_network("original", paths.folder("zoo"), entry, index) for index, entry in enumerate(checkpoints)
         ]
         self.held_out = [self.read_network("original", paths.folder("zoo"), entry) for entry in self.store.held_out]
+        # Runs that RPG never saw, in no state: what a distance from the zoo is for a network that is new.
+        self.unseen = [replace(one, kind=UNSEEN) for one in self.held_out if one.state >= len(self.store.seeds)]
         manifest = read_samples(paths.folder("sample"), len(self.store.seeds))
         drawn: list[tuple[str, Sampled]] = []
         for model in dict.fromkeys(sample.model for sample in manifest):
@@ -222,7 +222,7 @@ class NoveltyAnalysis:
         Only RPG's samples and originals have aligned distances and a comparison of answers. An original is compared
         with originals of other training runs.
         """
-        main = network.kind in ("original", "RPG")
+        main = network.kind in ("original", "RPG", UNSEEN)
         row: dict[str, Any] = {
             "networks": network.kind,
             "file": network.file,
@@ -239,7 +239,7 @@ class NoveltyAnalysis:
         rivals = [
             other
             for other in [*self.originals, *self.held_out]
-            if main and other.code == network.code and not (network.kind == "original" and other.state == network.state)
+            if main and other.code == network.code and (network.kind == "RPG" or other.state != network.state)
         ]
         if rivals and len(network.answers):
             own_P = self.canonical(network)
@@ -249,7 +249,12 @@ class NoveltyAnalysis:
         return row
 
     def relative(self, network: MeasuredNetwork) -> float:
-        """Return a network's score as a share of that of the originals for the same task; NaN if there is no share."""
+        """Return a network's score as a share of that of the originals for the same task; NaN if there is no share.
+
+        A distance from the zoo is no share of the originals' distance, which is 0.
+        """
+        if not self.experiment.task.has_score:
+            return math.nan
         return self.experiment.task.metric_kind.relative(network.score, self.accuracy(network.code))
 
     def accuracy(self, code: str | None) -> float:
@@ -266,7 +271,7 @@ class NoveltyAnalysis:
 
         A few networks of each rival and set get aligned distances, where a verdict needs them.
         """
-        main = [*self.draw(self.originals), *self.rpg_samples]
+        main = [*self.draw(self.originals), *self.draw(self.unseen), *self.rpg_samples]
         rows = [self.row(network) for network in progress(main, "novelty", total=len(main))]
         near = COPY * run_distance(pd.DataFrame([row for row in rows if row["networks"] == "original"]))
         aligned: dict[tuple[str, str], int] = {}

@@ -62,6 +62,8 @@ class Scores(Measured):
     rpg: Annotated[list[Scored], Field(min_length=1)]
     untuned: list[Scored] = Field(default_factory=list)
     hypernetwork: list[Scored] = Field(default_factory=list)
+    # Name → networks to compare with, such as the base model or runs that were held out.
+    references: dict[str, list[ScoredNetwork]] = Field(default_factory=dict)
     files: list[ListedFile]
 
     def kinds(self) -> dict[str, list[ScoredNetwork]]:

@@ -19,9 +19,11 @@ import torch
 
 from rpg.config.experiment import Experiment
 from rpg.evaluation.baselines import Formula, formulas
+from rpg.evaluation.distance import ZooDistance, zoo_points
 from rpg.evaluation.intervals import ScoreSample, difference, mean_interval
 from rpg.evaluation.methods import RECOUNTED
 from rpg.evaluation.results import NetworkFacts, ScoredNetwork, Scores
+from rpg.evaluation.symmetries import find_space
 from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
 from rpg.tasks.base import DifferentiableTask, Judgement, Task
@@ -105,8 +107,13 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
     Raises UserError if a sample is missing or changed, or if only one of zoo and samples has task codes.
     """
     scorer = Scorer(load_task(experiment.task, data_root), paths.kept("score"))
+    if not experiment.task.has_score:
+        store = TokenStore(paths.folder("tokens"))
+        space = find_space(scorer.task, store.layout, store.stats)
+        scorer.task.refer(ZooDistance(store, zoo_points(store, space, scorer.kept)))
     checkpoints, _ = read_zoo(paths.folder("zoo"))
-    manifest = read_samples(paths.folder("sample"), len({checkpoint.seed for checkpoint in checkpoints}))
+    learned = {checkpoint.seed for checkpoint in checkpoints if checkpoint.code or not checkpoint.held_out}
+    manifest = read_samples(paths.folder("sample"), len(learned))
     for sampled in manifest:
         check_unchanged(paths.folder("sample"), sampled.file, sampled.sha256, "sampled", "`rpg sample`")
     if (manifest[0].code is None) != (checkpoints[0].code is None):
@@ -120,7 +127,10 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
     references = {
         name: scorer.score([(NetworkFacts(), state_dict)], 1) for name, state_dict in scorer.task.references().items()
     }
-    kinds: Kinds = {"original": originals}
+    # Runs that are held out as a whole are no measure of what the samples should reach.
+    unseen = [network for network in originals if network.held_out and network.code is None]
+    references |= {"held_out_runs": unseen} if unseen else {}
+    kinds: Kinds = {"original": [one for one in originals if one.code is not None or not one.held_out]}
     for sampled, scored in zip(manifest, samples, strict=True):
         kinds.setdefault(sampled.model, []).append(scored)
     if checkpoints[0].code is not None:
@@ -128,7 +138,7 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
         kinds |= CodeBaselines(scorer, experiment, paths, store, manifest).score()
         _name_sets(kinds, store)
     else:
-        for original in originals:
+        for original in kinds["original"]:
             original.set = "all"
     kind = experiment.task.metric_kind
     header = {"metric": scorer.task.metric, **kind.tree(), "parameters": scorer.task.parameters}
@@ -252,7 +262,9 @@ def read_answers(paths: Paths) -> dict[str, tuple[float, torch.Tensor]]:
     answers = read_tensors(verified_file(paths.file("score.answers"), paths.file("score.scores"), command))
     return {
         network.sha256: (network.test, answers[network.sha256].long().flatten())
-        for network in chain(scores.original, scores.rpg, scores.untuned, scores.hypernetwork)
+        for network in chain(
+            scores.original, scores.rpg, scores.untuned, scores.hypernetwork, *scores.references.values()
+        )
         if network.sha256 in answers
     }
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -55,6 +55,17 @@ class Picture:
     predicted: list[Region]
 
 
+class Reference(Protocol):
+    """A zoo that networks are compared with."""
+
+    @property
+    def weights(self) -> int:
+        """The number of a network's weights that RPG generates."""
+
+    def distance(self, state_dict: StateDict) -> float:
+        """Return a network's distance to the nearest checkpoint, in standard deviations of a tensor's weights."""
+
+
 class BaseAnswers(ABC):
     """What a base network can do for a task code without the zoo."""
 
@@ -77,6 +88,7 @@ class Task(ABC):
     metrics: tuple[str, ...]
     # The best number of networks for one call of `judge_all`.
     judge_batch = 1
+    _zoo: Reference | None = None
 
     @property
     def metric(self) -> str:
@@ -100,17 +112,15 @@ class Task(ABC):
     @cached_property
     def tied(self) -> dict[str, str]:
         """The further names of a tensor that the network has under several names → its first name."""
-        first: dict[object, str] = {}
-        tied = {}
-        for name, tensor in self.network.state_dict().items():
-            place = tensor.data_ptr(), tensor.shape, tensor.stride()
-            if tensor.numel() and (earlier := first.setdefault(place, name)) != name:
-                tied[name] = earlier
-        return tied
+        return tied_names(self.network.state_dict())
 
     def summary(self) -> dict[str, Any]:
         """Return what the zoo's manifest keeps about checkpoints that `train` has read; empty if it trained them."""
         return {}
+
+    def refer(self, zoo: Reference) -> None:
+        """Take the zoo that networks are compared with, for a benchmark without a score."""
+        self._zoo = zoo
 
     def fact_names(self, zoo: ZooConfig) -> list[str]:
         """Return the names of `facts`; raises UserError if they can't be read."""
@@ -287,3 +297,14 @@ class DifferentiableTask(Task):
 
         Each network has the task of its code.
         """
+
+
+def tied_names(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the further names of a tensor that is in `state_dict` under several names → its first name."""
+    first: dict[object, str] = {}
+    tied = {}
+    for name, tensor in state_dict.items():
+        place = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if tensor.numel() and (earlier := first.setdefault(place, name)) != name:
+            tied[name] = earlier
+    return tied

@@ -140,6 +140,11 @@ class TaskConfig(Block):
         return self.dataset
 
     @property
+    def has_score(self) -> bool:
+        """Whether the benchmark scores a network by itself. Otherwise its score is its distance from the zoo."""
+        return True
+
+    @property
     def metric_kind(self) -> MetricKind:
         """The unit of the main metric, and its better direction."""
         return PERCENT

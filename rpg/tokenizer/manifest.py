@@ -61,7 +61,8 @@ class TokenLayout(Form):
     def _check_states(self) -> "TokenLayout":
         if self.seeds != sorted({checkpoint.seed for checkpoint in self.checkpoints}):
             raise ValueError("seeds: differ from the checkpoints' seeds")
-        if any(checkpoint.seed not in self.seeds for checkpoint in self.held_out):
+        # A run without a task code is held out as a whole.
+        if any(checkpoint.code and checkpoint.seed not in self.seeds for checkpoint in self.held_out):
             raise ValueError("held_out: a checkpoint's seed is not in seeds")
         all_have_codes([*self.checkpoints, *self.held_out])
         return self

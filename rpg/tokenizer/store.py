@@ -27,8 +27,8 @@ from rpg.zoo.manifest import Checkpoint
 class TokenStore(Tokenizer):
     """A zoo's tokenizer and its memory-mapped tokens: reading one checkpoint's tokens loads no other checkpoint.
 
-    `checkpoints` lists the N tokenized checkpoints, `held_out` the others, `seeds` the seeds of both. The index of a
-    checkpoint's seed is its permutation state. Sampling needs only layout and statistics, so tokens.safetensors is
+    `checkpoints` lists the N tokenized checkpoints, `held_out` the others, `seeds` the seeds of the former. The index
+    of a checkpoint's seed is its permutation state. Sampling needs only layout and statistics, so tokens.safetensors is
     opened when the first token is read.
     """
 
@@ -71,8 +71,16 @@ class TokenStore(Tokenizer):
         return self._slice[index]
 
     def state(self, checkpoint: Checkpoint) -> int:
-        """Return the permutation state of a checkpoint: the index of its seed in `seeds`."""
-        return self.seeds.index(checkpoint.seed)
+        """Return the permutation state of a checkpoint: the index of its seed in `seeds`.
+
+        Runs that are held out as a whole have the numbers after those, which RPG does not know.
+        """
+        return self._states[checkpoint.seed]
+
+    @cached_property
+    def _states(self) -> dict[int, int]:
+        seeds = dict.fromkeys([*self.seeds, *(checkpoint.seed for checkpoint in self.held_out)])
+        return {seed: state for state, seed in enumerate(seeds)}
 
     def task_set(self, state: int, code: str | None) -> Set:
         """Return the set of a (state, code) pair, by what RPG saw in training.
@@ -100,7 +108,11 @@ class TokenStore(Tokenizer):
         return tokenize(state_dict, self.layout, self.stats)
 
     def _last(self, state: int) -> dict[str, Tensor]:
-        """Return the last checkpoint of a state, decoded from its tokens: the reference for its low-rank pairs."""
+        """Return the last checkpoint of a state, decoded from its tokens: the reference for its low-rank pairs.
+
+        A run that is held out as a whole is compared with the first state.
+        """
+        state = state if state < len(self.seeds) else 0
         if state not in self._lasts:
             index = max(index for index, entry in enumerate(self.checkpoints) if self.state(entry) == state)
             tokens_BLD, states_B = self[index].unsqueeze(0), torch.tensor([state])

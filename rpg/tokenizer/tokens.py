@@ -69,6 +69,7 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
                 collected.buffers or (),
                 collected.tied or {},
                 bool(params.canonical),
+                params.only,
             )
             if str(copied):
                 print(f"tokens: copied instead of generated: {copied}", flush=True)

@@ -124,6 +124,8 @@ class Summaries(Compared, Measured):
     held_out: MayLack[ScoreSummary] = None
     held_out_pairs: MayLack[ScoreSummary] = None
     between: MayLack[ScoreSummary] = None
+    # The networks of runs that RPG never saw.
+    held_out_runs: MayLack[ScoreSummary] = None
     original_by_set: MayLack[dict[Set, ScoreSummary]] = None
     baselines: dict[str, dict[Set, ScoreSummary]] = Field(default_factory=dict)
     others: dict[str, Compared] = Field(default_factory=dict)

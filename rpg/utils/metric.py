@@ -85,3 +85,5 @@ class MetricKind:
 
 
 PERCENT = MetricKind()
+# Of networks without a score: a distance from the zoo, in standard deviations of a tensor's weights.
+DISTANCE = MetricKind("standard deviations", lower_is_better=True)

@@ -47,7 +47,8 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
         # The network tells whether the zoo has adapters.
         experiment.tokens.check_form(task.adapter_config())
     # `check_vectors` knows the same keys of a checkpoint that exists.
-    known = ["held_out", "seed", "step", f"validation_{task.metric}", *task.fact_names(experiment.zoo)]
+    known = ["held_out", "seed", "step", *task.fact_names(experiment.zoo)]
+    known += [f"validation_{task.metric}"] if experiment.task.has_score else []
     check_vectors(experiment.model.conditions, known, "a checkpoint of this zoo")
     start = {seed: read_base(experiment, base, seed) for seed in {run.seed for run in runs}}
     most = experiment.zoo.runs_at_once()
@@ -160,8 +161,9 @@ def _train(
                 )
             path = task.write(folder / f"{run.seed:04d}-{code}{step:06d}", state_dict)
             names[:] = state_dict
-            score = task.score(state_dict, "validation", run.code)
-            entry = {**file_entry(path, folder), "step": step, f"validation_{task.metric}": score}
+            entry = {**file_entry(path, folder), "step": step}
+            if experiment.task.has_score:
+                entry[f"validation_{task.metric}"] = task.score(state_dict, "validation", run.code)
             entry |= task.facts(run, step)
             saved.append(Checkpoint.model_validate({**entry, **run.model_dump(exclude_none=True)}))
 

@@ -19,15 +19,27 @@ from safetensors.torch import load_file
 
 network = {function}()
 set_peft_model_state_dict(network, load_file("results/{name}/samples/0000/adapter_model.safetensors"))"""
+USE_WEIGHTS = """from safetensors.torch import load_file
+
+state_dict = load_file("results/{name}/samples/0000.safetensors")"""
+USE_ADAPTER_ALONE = """from peft import PeftModel
+from transformers import AutoModel
+
+base_model = AutoModel.from_pretrained("{base}")
+network = PeftModel.from_pretrained(base_model, "results/{name}/samples/0000")"""
+ANSWER = "Run the code in the folder of `params.yaml`; `{score}` shows the inputs and outputs."
+NO_SCORE = "No function scores the networks: their scores are distances from the zoo."
 
 
 def card(task: "CustomTask", name: str, adapters: bool) -> CardText:
     """Return the model card's text for the networks or adapters of experiment `name`."""
-    module, _, function = task.build.partition(":")
+    module, _, function = (task.build or "").partition(":")
+    built, alone = (USE_ADAPTER, USE_ADAPTER_ALONE) if adapters else (USE, USE_WEIGHTS)
+    use = built if task.build else alone
     return CardText(
-        network=f"`{task.build}`",
+        network=f"`{task.build}`" if task.build else "the tensors of the checkpoints",
         library="peft" if adapters else "pytorch",
-        use=(USE_ADAPTER if adapters else USE).format(module=module, function=function, name=name),
-        answer=f"Run the code in the folder of `params.yaml`; `{task.score}` shows the inputs and outputs.",
-        split=f"as `{task.score}` defines it",
+        use=use.format(module=module, function=function, name=name, base="BASE"),
+        answer=ANSWER.format(score=task.score) if task.score else NO_SCORE,
+        split=f"as `{task.score}` defines it" if task.score else "which a distance does not need",
     )

@@ -51,14 +51,14 @@ class Facts:
     rows: dict[str, Row]
     classes: dict[str, list[str]] = field(default_factory=dict)
 
-    def of_run(self, run: Path, checkpoints: Sequence[Path]) -> dict[Path, dict[str, Fact]]:
-        """Return checkpoint → its facts, for all `checkpoints` of a run that have a row.
+    def of_run(self, run: Sequence[str], checkpoints: Sequence[Path]) -> dict[Path, dict[str, Fact]]:
+        """Return checkpoint → its facts, for all `checkpoints` that have a row; `run` are the run's files and folders.
 
         A row names a checkpoint by its path, or by its folder if the folder has no other checkpoint. Raises UserError
         that names the row if two rows are for one checkpoint, or if a row in the run's folder is for no checkpoint.
         """
         found: dict[Path, Row] = {}
-        left = {path: row for path, row in self.rows.items() if _within(path, {os.path.abspath(run)})}
+        left = {path: row for path, row in self.rows.items() if _within(path, set(map(os.path.abspath, run)))}
         parents = [path.parent for path in checkpoints]
         for path in checkpoints:
             names = [path, path.parent] if parents.count(path.parent) == 1 else [path]
@@ -70,7 +70,7 @@ class Facts:
                 if row:
                     found[path] = row
         for row in left.values():
-            fault = f"'{row.checkpoint}' is no checkpoint of the run {run}; correct or remove the row"
+            fault = f"'{row.checkpoint}' is no checkpoint of the run {', '.join(run)[:200]}; correct or remove the row"
             raise UserError(f"{self.path}: {row.place}: {fault}")
         return {path: row.facts for path, row in found.items()}
 
@@ -92,11 +92,7 @@ def read_facts(path: Path, reserved: Collection[str]) -> Facts:
 
     Raises UserError that names the file and the row or the column if the table can't be used.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); correct zoo.facts in params.yaml") from error
-    columns, cells = (_json_cells if path.suffix == ".json" else _csv_cells)(path, text)
+    columns, cells = cells_of(path)
     if CHECKPOINT not in columns or len(columns) < 2:
         raise UserError(f"{path}: needs the column '{CHECKPOINT}' and a column for each fact")
     names = [column for column in columns if column != CHECKPOINT]
@@ -150,6 +146,15 @@ def _column(path: Path, name: str, cells: dict[str, Any]) -> tuple[dict[str, Fac
 
 # The columns, and the place of each row → column → cell.
 Cells = tuple[list[str], dict[str, dict[str, Any]]]
+
+
+def cells_of(path: Path) -> Cells:
+    """Return the cells of a .csv or .json table; UserError if it can't be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); correct zoo.facts in params.yaml") from error
+    return (_json_cells if path.suffix == ".json" else _csv_cells)(path, text)
 
 
 def _csv_cells(path: Path, text: str) -> Cells:

@@ -100,25 +100,29 @@ def check_distributed(run: Path) -> None:
             raise UserError(f"{folder}: only code can read a torch.distributed.checkpoint; convert it by `{command}`")
 
 
-def read_weights(path: Path, own: Collection[str], choice: str | None = None) -> Found:
+def read_weights(path: Path, own: Collection[str] | None, choice: str | None = None) -> Found:
     """Return the weights in the checkpoint `path` of a network whose tensors have the names `own`.
 
+    None stands for a network whose names are unknown: only the prefixes of torch's own wrappers are removed then.
     `choice` is a key of the checkpoint, or a prefix of names with its dot, for checkpoints that hold several networks.
     Raises UserError if the file can't be read, or if none of its state dicts is obviously the network's.
     """
     if path.name.endswith(INDEX):
         return _without_prefix(path, _by_index(path), own, choice, False)
-    tree: Any
-    if path.suffix == ".safetensors":
-        tree = load_safetensors(path)
-    else:
-        with torch.serialization.safe_globals([(Inert, name) for name in RECORDS]):
-            tree = load_pickle(path)
+    tree = checkpoint_tree(path)
     prefix = choice if choice and choice.endswith(".") else None
     found = _unwrapped(path, tree, own, None if prefix else choice)
     found.tensors = _whole(path, found.tensors)
     check_plain(path, found.tensors)
     return _without_prefix(path, found, own, prefix, isinstance(tree, dict) and LIGHTNING in tree)
+
+
+def checkpoint_tree(path: Path) -> Any:
+    """Return the whole content of a checkpoint's file; UserError if it can't be read."""
+    if path.suffix == ".safetensors":
+        return load_safetensors(path)
+    with torch.serialization.safe_globals([(Inert, name) for name in RECORDS]):
+        return load_pickle(path)
 
 
 def _by_index(path: Path) -> Found:
@@ -135,7 +139,7 @@ def _by_index(path: Path) -> Found:
     return Found({name: parts[file][name] for name, file in files.items()}, [f"{len(parts)} files by {path.name}"])
 
 
-def _unwrapped(path: Path, tree: Any, own: Collection[str], choice: str | None) -> Found:
+def _unwrapped(path: Path, tree: Any, own: Collection[str] | None, choice: str | None) -> Found:
     """Return the network's state dict within the content `tree` of a checkpoint."""
     inner = {} if is_state_dict(tree) else _state_dicts(tree)
     if choice is not None and choice not in inner:
@@ -146,6 +150,10 @@ def _unwrapped(path: Path, tree: Any, own: Collection[str], choice: str | None) 
     if not inner:
         holds = f", but {', '.join(map(str, tree))[:60]}" if isinstance(tree, dict) else ""
         raise UserError(f"{path}: not a state dict (names to tensors){holds}; save `model.state_dict()` alone")
+    if own is None:
+        # The largest state dicts are networks, whatever their names.
+        most = max(map(len, inner.values()))
+        own = next(list(tensors) for tensors in inner.values() if len(tensors) == most)
     hits = {key: max(_hits(tensors, own).values()) for key, tensors in inner.items()}
     # A record of tensors, such as a callback's, has none of the network's names.
     networks = [key for key in inner if hits[key]] or list(inner)
@@ -192,12 +200,14 @@ def _hits(names: Collection[str], own: Collection[str]) -> dict[str, int]:
     return {prefix: sum(prefix + name in known for name in own) for prefix in ("", *sorted(prefixes))}
 
 
-def _without_prefix(path: Path, found: Found, own: Collection[str], choice: str | None, loose: bool) -> Found:
+def _without_prefix(path: Path, found: Found, own: Collection[str] | None, choice: str | None, loose: bool) -> Found:
     """Return the tensors without the prefix that wrappers of the network put before all names.
 
     With `loose`, names without the prefix are left out: Lightning's module may have other attributes than the network.
     """
     tensors, notes = dict(found.tensors), list(found.notes)
+    if own is None:
+        own, loose = _plain_names(tensors), False
     if not set(own) <= tensors.keys():
         short = {INNER.sub("", name): tensor for name, tensor in tensors.items()}
         if len(short) == len(tensors) and short.keys() != tensors.keys():
@@ -216,6 +226,13 @@ def _without_prefix(path: Path, found: Found, own: Collection[str], choice: str 
         more = f"; {_listed(left)} left out" if left else ""
         notes.append(f"without the prefix '{prefix}' of the names{more}")
     return Found(tensors, notes)
+
+
+def _plain_names(names: Collection[str]) -> list[str]:
+    """Return the names that a network's tensors have without the wrappers DistributedDataParallel and torch.compile."""
+    plain = [INNER.sub("", name) for name in names if name != COUNT]
+    wrapped = plain and all(name.startswith("module.") for name in plain)
+    return [name.removeprefix("module.") for name in plain] if wrapped else plain if COUNT not in names else list(names)
 
 
 def _prefix(path: Path, tensors: StateDict, own: Collection[str], loose: bool) -> str:
@@ -306,9 +323,9 @@ def as_transformers_loads(network: Any, tensors: StateDict) -> StateDict | None:
 
 @dataclass
 class ReadRun:
-    """The checkpoints of a run that were read: `names` maps the digest of each to its name."""
+    """The checkpoints of the run `name` that were read: `names` maps the digest of each to its name."""
 
-    folder: Path
+    name: str
     names: dict[str, str] = field(default_factory=dict)
     # Path of a checkpoint that was left out → the name of the one that it equals.
     copies: dict[str, str] = field(default_factory=dict)
@@ -328,14 +345,20 @@ class ReadRun:
             self.copies[str(path)] = self.names[digest]
             return False
         if self.last:
-            self.likeness.append(_cosine(self.last, state_dict))
+            self.likeness.append(cosine(self.last, state_dict))
         self.last = state_dict
-        self.names[digest] = str(path.relative_to(self.folder) if path != self.folder else path)
+        within = path.is_relative_to(self.name) and path != Path(self.name)
+        self.names[digest] = str(path.relative_to(self.name) if within else path)
         self.dtypes |= {str(tensor.dtype).removeprefix("torch.") for tensor in state_dict.values()}
         masks = [tensor for name, tensor in state_dict.items() if name.endswith(MASK)]
         if masks:
             self.sparsity.append(sum(int((mask == 0).sum()) for mask in masks) / sum(mask.numel() for mask in masks))
         return True
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the checkpoints do not look like those of one run."""
+        return bool(self.likeness) and max(self.likeness) < LIKE_ANOTHER_RUN
 
     def report(self) -> None:
         """Print what was read, and warn if the checkpoints do not look like those of one run."""
@@ -343,17 +366,17 @@ class ReadRun:
         for path, name in self.copies.items():
             print(f"zoo: {path} is left out, because it is the same as {name}", flush=True)
         if self.notes:
-            print(f"zoo: {self.folder}: read {'; '.join(self.notes)}", flush=True)
-        print(f"zoo: {self.folder}: {len(self.names)} checkpoints: {', '.join(self.names.values())}", flush=True)
+            print(f"zoo: {self.name}: read {'; '.join(self.notes)}", flush=True)
+        print(f"zoo: {self.name}: {len(self.names)} checkpoints: {', '.join(self.names.values())}", flush=True)
         if self.sparsity:
             zeros = f"{100 * min(self.sparsity):.1f} to {100 * max(self.sparsity):.1f} % of the masked weights are zero"
-            print(f"zoo: {self.folder}: {zeros}", flush=True)
-        if self.likeness and max(self.likeness) < LIKE_ANOTHER_RUN:
+            print(f"zoo: {self.name}: {zeros}", flush=True)
+        if self.is_unlike:
             why = f"differ as much as separate training runs (cosine of the weights at most {max(self.likeness):.2f})"
-            print(f"zoo: {self.folder}: its checkpoints {why}; if they are, list each in zoo.runs", file=sys.stderr)
+            print(f"zoo: {self.name}: its checkpoints {why}; if they are, list each in zoo.runs", file=sys.stderr)
 
 
-def _cosine(a: StateDict, b: StateDict) -> float:
+def cosine(a: StateDict, b: StateDict) -> float:
     """Return the cosine of two networks' matrices and kernels, which start from random numbers."""
     names = [name for name, tensor in a.items() if tensor.ndim > 1 and tensor.is_floating_point()]
     products = torch.zeros(3, dtype=torch.float64)

@@ -29,3 +29,23 @@ def expanded(entries: Iterable[str]) -> list[str]:
         matches = {str(Path(match)) for match in glob.iglob(entry, recursive=True)} if is_pattern(entry) else ()
         runs += sorted(matches, key=natural) or [entry]
     return runs
+
+
+def run_of(path: str, state_from: str) -> str | None:
+    """Return the name of a checkpoint's run: the groups of the first match of `state_from` in its path, joined.
+
+    A pattern without groups gives the whole match. None if nothing matches.
+    """
+    found = re.search(state_from, path)
+    return None if found is None else "".join(filter(None, found.groups())) if found.re.groups else found[0]
+
+
+def grouped(paths: Iterable[str], state_from: str | None) -> dict[str, list[str]]:
+    """Return run → its paths; without `state_from` each path is a run.
+
+    A path in which `state_from` does not match is a run, too: the zoo stage reports it.
+    """
+    runs: dict[str, list[str]] = {}
+    for path in paths:
+        runs.setdefault(path if state_from is None else run_of(path, state_from) or path, []).append(path)
+    return dict(sorted(runs.items(), key=lambda run: natural(run[0]))) if state_from else runs

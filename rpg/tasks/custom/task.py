@@ -1,4 +1,4 @@
-"""The user's own networks: checkpoints from elsewhere, and two functions of the user that build and score networks.
+"""The user's own networks: checkpoints from elsewhere, and up to two functions that build and score networks.
 
     build() -> torch.nn.Module                  a network that fits the checkpoints; for adapters a PeftModel
     score(network, split) -> float              in `task.unit`, by default a percentage, of which higher is better
@@ -6,17 +6,15 @@
     score(network, split) -> answers, targets   or both as [n] whole numbers; the score is their accuracy
 
 The functions run with the network in evaluation mode, without gradients, and with torch's generator in the same state
-at each call.
+at each call. Without `build`, the first checkpoint tells the names and shapes of the tensors. Without `score`, the
+score of a network is its distance from the zoo.
 """
 
 import copy
-import importlib
-import math
 import re
-import sys
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +34,11 @@ from rpg.tasks.adapters import (
     settings,
     write_adapter,
 )
-from rpg.tasks.base import Judgement, Save, Task
+from rpg.tasks.base import Judgement, Save, Task, tied_names
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.custom.config import CustomTask, GivenZoo
 from rpg.tasks.custom.facts import Fact, Facts, read_facts
+from rpg.tasks.custom.functions import ScoreFunction, UserFunction
 from rpg.tasks.custom.reading import (
     INDEX,
     SUFFIXES,
@@ -52,17 +51,23 @@ from rpg.tasks.custom.reading import (
     is_of_transformers,
     read_weights,
 )
-from rpg.tasks.custom.runs import is_pattern, natural
+from rpg.tasks.custom.runs import is_pattern, natural, run_of
 from rpg.tasks.stack import StateDict, mismatch
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json
-from rpg.utils.metric import PERCENT
-from rpg.utils.rng import derive
 
+# The name of the score of networks that no function scores.
+DISTANCE_NAME = "distance"
 COUNTER = ".num_batches_tracked"
 OLD_WEIGHTS = "adapter_model.bin"
 # Scales that bitsandbytes writes beside its weights of 8 or 4 bits.
+# Names that torch's modules give to tensors which are no weights: vectors of spectral_norm's power iteration, masks of
+# pruning and of attention, observers, tables of positions.
+BUFFERS = re.compile(
+    r"(^|[._])(_[uv]|weight_[uv]|\w+_mask|min_val|max_val|zero_point|fake_quant_enabled|observer_enabled|inv_freq"
+    r"|position_ids|relative_position_index|relative_coords_table)$"
+)
 QUANTIZED = re.compile(r"\.(SCB|absmax|nested_absmax|quant_map|quant_state\.bitsandbytes__\w+)$")
 
 
@@ -71,30 +76,33 @@ class Custom(Task):
 
     def __init__(self, params: CustomTask) -> None:
         self.params = params
-        self.metrics = (params.metric,)
-        self._targets: dict[str, Tensor] = {}
+        self.metrics = (params.metric or DISTANCE_NAME,)
+        self._score = ScoreFunction(params.score, params.metric_kind) if params.score else None
+        # Without `build`: the first checkpoint that was read, its path, and its tied tensors.
+        self._first: StateDict = {}
+        self._first_path = Path()
         self._runs: list[ReadRun] = []
         self._table: Facts | None = None
         # Seed and step of a checkpoint that was read → the user's facts.
         self._facts: dict[tuple[int, int], dict[str, Fact]] = {}
 
     @cached_property
-    def _build(self) -> Callable[[], Any]:
-        return _function("build", self.params.build)
-
-    @cached_property
-    def _score(self) -> Callable[[nn.Module, str], Any]:
-        return _function("score", self.params.score)
-
-    @cached_property
     def network(self) -> nn.Module:
-        network = self._call("build", self._build)
+        if not self.params.build:
+            raise UserError(
+                f"{PARAMS_FILE}: task.build: missing; this needs the network, so name a function that builds it"
+            )
+        build = UserFunction("build", self.params.build)
+        network = build()
         if not isinstance(network, nn.Module):
-            raise self._fault("build", f"must return a torch.nn.Module, not {type(network).__name__}")
+            raise build.fault(f"must return a torch.nn.Module, not {type(network).__name__}")
         lazy = next((name for name, tensor in _tensors(network) if is_lazy(tensor)), None)
         if lazy:
-            raise self._fault("build", f"'{lazy}' has no shape yet; call the network with one input and return it then")
-        return network.to(device()).eval()
+            raise build.fault(f"'{lazy}' has no shape yet; call the network with one input and return it then")
+        network = network.to(device()).eval()
+        if not (adapter_state(network) if is_adapted(network) else network.state_dict()):
+            raise build.fault("the network has no weights")
+        return network
 
     def build(self) -> nn.Module:
         return copy.deepcopy(self.network).cpu()
@@ -105,24 +113,42 @@ class Custom(Task):
     @property
     def adapters(self) -> bool:
         """Whether the weights are an adapter's."""
-        return is_adapted(self.network)
+        return is_adapted(self.network) if self.params.build else self.params.adapter is not None
 
     @property
     def own(self) -> StateDict:
-        """The current weights of `network`, in its order."""
+        """The current weights of `network`, in its order; without a network, those of the first checkpoint."""
+        if not self.params.build:
+            return self._first
         return adapter_state(self.network) if self.adapters else self.network.state_dict()
 
     @property
+    def buffers(self) -> frozenset[str]:
+        """The tensors that are no weights; without a network, the names tell them."""
+        if self.params.build:
+            return super().buffers
+        return frozenset(name for name in self._first if BUFFERS.search(name))
+
+    @cached_property
+    def tied(self) -> dict[str, str]:
+        """The tied tensors; without a network, those that share memory in the first checkpoint."""
+        return super().tied if self.params.build else tied_names(self._first)
+
+    @property
     def parameters(self) -> int:
+        if self._zoo and not self.params.build:
+            return self._zoo.weights
         return sum(tensor.numel() for tensor in self.own.values()) if self.adapters else super().parameters
 
     def skeleton(self, base: BaseConfig | None) -> StateDict:
-        return {name: tensor.to("meta") for name, tensor in self.own.items()}
+        own = self.own or dict(self.network.state_dict())
+        return {name: tensor.to("meta") for name, tensor in own.items()}
 
     def check(self) -> None:
-        assert callable(self._score)
-        if not self.own:
-            raise self._fault("build", "the network has no weights")
+        if self.params.build:
+            assert isinstance(self.network, nn.Module)
+        if self._score:
+            assert callable(self._score.function)
 
     def train_base(self, base: BaseConfig, seed: int) -> StateDict:
         raise NotImplementedError("this task trains no networks")
@@ -135,13 +161,14 @@ class Custom(Task):
         """
         assert isinstance(zoo, GivenZoo)
         (run,) = runs
-        read = ReadRun(Path(zoo.runs[run.seed]))
+        name = zoo.names[run.seed]
+        read = ReadRun(name)
         self._runs.append(read)
-        paths = self.checkpoints(read.folder)
+        paths = self.run_checkpoints(zoo, name)
         self.fact_names(zoo)
-        told = self._table.of_run(read.folder, paths) if self._table else {}
+        told = self._table.of_run(zoo.found[name], paths) if self._table else {}
         for path in paths:
-            state_dict, notes = self._read(path, zoo.weights)
+            state_dict, notes = self.read(path, zoo.weights)
             read.notes |= dict.fromkeys(notes)
             if read.is_new(path, state_dict):
                 step = len(read.names) - 1
@@ -156,7 +183,7 @@ class Custom(Task):
         assert isinstance(zoo, GivenZoo)
         if zoo.facts and not self._table:
             self._table = read_facts(Path(zoo.facts), [f"validation_{self.metric}"])
-            self._table.check_runs(zoo.runs)
+            self._table.check_runs([*chain.from_iterable(zoo.found.values())])
             for name, classes in self._table.classes.items():
                 print(f"zoo: {zoo.facts}: the numbers of '{name}' stand for {', '.join(classes)}", flush=True)
         return self._table.names if self._table else []
@@ -171,19 +198,27 @@ class Custom(Task):
         `classes` maps a column of texts in `zoo.facts` to the texts, in the order of the column's numbers.
         """
         facts = {
-            "runs": {str(run.folder): list(run.names.values()) for run in self._runs},
+            "runs": {run.name: list(run.names.values()) for run in self._runs},
             "left_out": {copy: name for run in self._runs for copy, name in run.copies.items()},
             "dtypes": sorted({dtype for run in self._runs for dtype in run.dtypes}),
         }
         if any(run.notes for run in self._runs):
-            facts["found"] = {str(run.folder): list(run.notes) for run in self._runs if run.notes}
+            facts["found"] = {run.name: list(run.notes) for run in self._runs if run.notes}
         if any(run.sparsity for run in self._runs):
-            facts["sparsity"] = {
-                str(run.folder): [min(run.sparsity), max(run.sparsity)] for run in self._runs if run.sparsity
-            }
+            facts["sparsity"] = {run.name: [min(run.sparsity), max(run.sparsity)] for run in self._runs if run.sparsity}
         if self._table and self._table.classes:
             facts["classes"] = self._table.classes
         return {**facts, "adapter": settings(self._config)} if self.adapters else facts
+
+    def run_checkpoints(self, zoo: GivenZoo, name: str) -> list[Path]:
+        """Return the checkpoints of a run in order; UserError if there are none."""
+        found = zoo.found[name]
+        if zoo.state_from is None or (len(found) == 1 and run_of(found[0], zoo.state_from) is None):
+            if zoo.state_from and Path(found[0]).exists():
+                why = f"zoo.state_from '{zoo.state_from}' matches nothing in '{found[0]}'"
+                raise UserError(f"{PARAMS_FILE}: {why}; correct it")
+            return self.checkpoints(Path(name))
+        return [path for entry in found for path in self.checkpoints(Path(entry))]
 
     def checkpoints(self, run: Path) -> list[Path]:
         """Return the checkpoints of a run; UserError if the run's folder is missing or has no checkpoints.
@@ -229,11 +264,11 @@ class Custom(Task):
             if len(names) > 1 and not self._adapter_folder(path):
                 listed = ", ".join(names[:6])
                 fault = f"has adapters of several names ({listed})"
-                raise UserError(f"{path}: {fault}; choose one by adapter_name= in {self.params.build}, or list folders")
+                raise UserError(f"{path}: {fault}; choose one by adapter_name= in {self._builder}, or list folders")
 
-    def _named_folders(self, path: Path) -> tuple[Path, Path]:
+    def _named_folders(self, path: Path) -> list[Path]:
         """Return the folders where peft writes the network's adapter: `path`, or, if it has a name, one below."""
-        return path, path / self.network.active_adapter  # type: ignore[operator]
+        return [path, path / str(self.network.active_adapter)] if self.params.build else [path]
 
     def _adapter_folder(self, path: Path) -> Path | None:
         """Return the folder of the adapter in `path`; None if there is none.
@@ -253,14 +288,15 @@ class Custom(Task):
         return files[0] if len(files) == 1 else None
 
     def saves(self, zoo: ZooConfig, run: Run) -> int:
-        return len(self.checkpoints(Path(zoo.run_facts(run)["folder"])))
+        assert isinstance(zoo, GivenZoo)
+        return len(self.run_checkpoints(zoo, zoo.names[run.seed]))
 
     def _is_checkpoint(self, path: Path) -> bool:
         if self.adapters:
             return self._adapter_folder(path) is not None
         return is_checkpoint(path)
 
-    def _read(self, path: Path, choice: str | None) -> tuple[StateDict, list[str]]:
+    def read(self, path: Path, choice: str | None) -> tuple[StateDict, list[str]]:
         """Return the weights of a checkpoint under the network's names, and notes on what was chosen and changed."""
         file = path
         if folder := self._adapter_folder(path) if self.adapters else None:
@@ -269,8 +305,11 @@ class Custom(Task):
             if not file.is_file() and (folder / OLD_WEIGHTS).is_file():
                 file = folder / OLD_WEIGHTS
         own = self.own
-        given = [name for name in own if not name.endswith(COUNTER) and name not in self._copies]
+        given = [name for name in own if not name.endswith(COUNTER) and name not in self._copies] if own else None
         found = read_weights(file, given, choice)
+        if not own:
+            own = self._first = {name: tensor for name, tensor in found.tensors.items() if not QUANTIZED.search(name)}
+            self._first_path = file
         state_dict = with_tied(found.tensors, self.tied)
         # torch loads a plain state dict without BatchNorm's counters, too.
         missing = own.keys() - state_dict.keys()
@@ -280,12 +319,19 @@ class Custom(Task):
             fault = f"tensor '{quantized}' belongs to weights that bitsandbytes has quantized"
             raise UserError(f"{file}: {fault}; call the model's dequantize() and save it again")
         if why := mismatch(state_dict, own):
+            if not self.params.build:
+                raise UserError(f"{file}: is no network like {self._first_path}: {why}; leave one of them out")
             state_dict = self._as_libraries_load(file, found, why)
         for name, tensor in state_dict.items():
             if name not in self.buffers and not torch.isfinite(tensor).all():
                 raise UserError(f"{file}: tensor '{name}' holds NaN or Inf; take this checkpoint out of the folder")
         # safetensors can't write tensors that share memory, so copy them.
         return {name: state_dict[name].clone() for name in own}, found.notes
+
+    @property
+    def _builder(self) -> str:
+        """What the user names in place of the network's code."""
+        return self.params.build or self.params.adapter or ""
 
     @property
     def _copies(self) -> set[str]:
@@ -308,14 +354,19 @@ class Custom(Task):
                 found.notes.append("names as transformers' from_pretrained turns them")
                 return {name: tensor.cpu() for name, tensor in loaded.items()}
             remedy = "; save `model.state_dict()`"
-        raise UserError(f"{file}: does not fit what {self.params.build} builds: {why}{remedy}")
+        raise UserError(f"{file}: does not fit what {self._builder} builds: {why}{remedy}")
 
     def _check_config(self, path: Path) -> None:
-        if why := difference(read_json(path, "PeftModel.save_pretrained"), self._config, self.params.build):
+        if why := difference(read_json(path, "PeftModel.save_pretrained"), self._config, self._builder):
             raise UserError(f"{path}: {why}")
 
     @property
     def _config(self) -> Any:
+        if self.params.adapter:
+            from peft import PeftConfig
+
+            read_json(Path(self.params.adapter) / CONFIG, "PeftModel.save_pretrained")
+            return PeftConfig.from_pretrained(self.params.adapter)
         network: Any = self.network
         return network.peft_config[network.active_adapter]
 
@@ -332,66 +383,22 @@ class Custom(Task):
         kept: Path | None = None,
         main_only: bool = False,
     ) -> Judgement:
+        if not self._score:
+            if not self._zoo:
+                raise UserError(f"{PARAMS_FILE}: task.score: missing; name a function that scores a network")
+            distance = self._zoo.distance(state_dict)
+            return Judgement({self.metric: distance}, torch.zeros(0, dtype=torch.int64))
         why = mismatch(state_dict, self.own)
         # Observers take the shapes of the weights.
         if why and (self.adapters or as_torch_loads(self.build(), state_dict, self.buffers) is None):
             raise UserError(f"the weights do not fit what {self.params.build} builds: {why}")
-        network = loaded(self.network, state_dict)
-        answers, score = self._parsed(self._call("score", lambda: self._score(network, split)), split)
+        answers, score = self._score.judge(loaded(self.network, state_dict), split)
         return Judgement({self.metric: score}, answers)
 
-    def _parsed(self, result: Any, split: str) -> tuple[Tensor, float]:
-        """Return answers [n] and score from the score function's result; a mere number gives n = 0."""
-        kind = self.params.metric_kind
-        if isinstance(result, (tuple, list)) and len(result) == 2:
-            if kind != PERCENT:
-                keys = " and ".join(f"task.{key}" for key in kind.tree())
-                raise self._fault(
-                    "score", f"returns (answers, targets), whose score is the accuracy in percent; remove {keys}"
-                )
-            try:
-                answers, targets = (torch.as_tensor(values).cpu() for values in result)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise self._fault("score", f"answers and targets are no numbers ({_line(error)})") from error
-            whole = not any(values.is_floating_point() or values.is_complex() for values in (answers, targets))
-            if not whole or answers.dim() != 1 or answers.shape != targets.shape or not len(answers):
-                kinds = " and ".join(f"{values.dtype} {list(values.shape)}" for values in (answers, targets))
-                raise self._fault("score", f"answers and targets must both be whole numbers [n], not {kinds}")
-            known = self._targets.setdefault(split, targets.long())
-            if not torch.equal(known, targets.long()):
-                raise self._fault("score", f"the targets of {split} differ between calls; do not shuffle them")
-            return answers.long(), 100 * float((answers == targets).double().mean())
-        try:
-            score = float(result)
-        except (TypeError, ValueError, RuntimeError) as error:
-            wanted = "a percentage or (answers, targets)" if kind == PERCENT else "a number"
-            raise self._fault("score", f"must return {wanted}, not {_line(result)}") from error
-        if kind.is_percent and not 0 <= score <= 100:
-            remedy = "; give another unit in task.unit" if math.isfinite(score) else ""
-            raise self._fault("score", f"must return a percentage from 0 to 100, not {score}{remedy}")
-        if not math.isfinite(score):
-            raise self._fault("score", f"must return a finite number, not {score}")
-        return torch.zeros(0, dtype=torch.int64), score
-
     def targets(self, split: str, code: str | None = None) -> Tensor:
-        if split not in self._targets:
-            # The score function returns targets for any weights; there are none if it returns a mere number.
-            self.judge(self.own, split)
-        return self._targets.setdefault(split, torch.zeros(0, dtype=torch.int64))
-
-    def _call(self, key: str, function: Callable[[], Any]) -> Any:
-        """Return the result of a user's function; UserError if it raises. torch's generators keep their state."""
-        try:
-            with torch.random.fork_rng(), torch.no_grad():
-                torch.manual_seed(derive("custom", key))
-                return function()
-        except UserError:
-            raise
-        except Exception as error:
-            raise self._fault(key, f"raises {_line(error)}{_where(error)}") from error
-
-    def _fault(self, key: str, what: str) -> UserError:
-        return _fault(key, getattr(self.params, key), what)
+        if not self._score:
+            return torch.zeros(0, dtype=torch.int64)
+        return self._score.targets(split, lambda: loaded(self.network, self.own))
 
 
 def with_tied(state_dict: StateDict, tied: Mapping[str, str]) -> StateDict:
@@ -411,45 +418,3 @@ def _tensors(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _in_order(path: Path) -> Any:
     """Return a sort key by which a network that was the best, or a copy of it, comes after those with a number."""
     return re.match(r"best(\b|_)", path.name) is not None, natural(path.name)
-
-
-def _function(key: str, path: str) -> Callable[..., Any]:
-    """Return the function named by `path`, module:function; UserError if the import fails."""
-    module, _, name = path.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        imported = importlib.import_module(module)
-    except (Exception, SystemExit) as error:
-        lacking = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-        why = f"there is no module {module} in {here}" if lacking else f"importing it raises {_line(error)}"
-        raise _fault(key, path, f"{why}{'' if lacking else _where(error)}") from error
-    function = getattr(imported, name, None)
-    if not callable(function):
-        raise _fault(key, path, f"{module} has no function {name}")
-    return function
-
-
-def _fault(key: str, path: str, what: str) -> UserError:
-    return UserError(f"{PARAMS_FILE}: task.{key} '{path}': {what}")
-
-
-def _line(value: Any) -> str:
-    kind = f"{type(value).__name__}: " if isinstance(value, BaseException) else ""
-    return f"{kind}{' '.join(str(value).split())[:200]}"
-
-
-def _where(error: BaseException) -> str:
-    """Return the place in the user's own files where an exception was raised."""
-    here = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_relative_to(Path.cwd()) and not Path(frame.filename).is_relative_to(_PACKAGE)
-    ]
-    if isinstance(error, SyntaxError):
-        return f" ({error.filename}, line {error.lineno})"
-    return f" ({Path(here[-1].filename).relative_to(Path.cwd())}, line {here[-1].lineno})" if here else ""
-
-
-_PACKAGE = Path(__file__).parent.parent

@@ -28,12 +28,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_numbers_and_classes_of_each_checkpoint(here: Path) -> None:
     facts = read_facts(Path("facts.csv"), [])
     assert (facts.names, facts.classes) == (["rate", "kind"], {"kind": ["blue", "red"]})
-    assert facts.of_run(Path("zoo/a"), [Path("zoo/a/1.pth"), Path("zoo/a/2.pth")]) == {
+    assert facts.of_run(["zoo/a"], [Path("zoo/a/1.pth"), Path("zoo/a/2.pth")]) == {
         Path("zoo/a/1.pth"): {"rate": 0.1, "kind": [0.0, 1.0]},
         Path("zoo/a/2.pth"): {"rate": 0.001, "kind": [1.0, 0.0]},
     }
     # A folder names its only checkpoint.
-    assert facts.of_run(Path("zoo/b"), [Path("zoo/b/model.pt")]) == {
+    assert facts.of_run(["zoo/b"], [Path("zoo/b/model.pt")]) == {
         Path("zoo/b/model.pt"): {"rate": 5.0, "kind": [0.0, 1.0]}
     }
     facts.check_runs(["zoo/a", "zoo/b"])
@@ -107,13 +107,13 @@ def test_a_fault_of_a_json_table_is_one_line(here: Path, text: str, line: str) -
 def test_rows_and_checkpoints_must_fit(here: Path) -> None:
     facts = read_facts(Path("facts.csv"), [])
     with pytest.raises(UserError, match=r"facts\.csv: line 3: 'zoo/a/2\.pth' is no checkpoint of the run zoo/a"):
-        facts.of_run(Path("zoo/a"), [Path("zoo/a/1.pth")])
+        facts.of_run(["zoo/a"], [Path("zoo/a/1.pth")])
     with pytest.raises(UserError, match=r"facts\.csv: line 4: 'zoo/b' is in no run of zoo\.runs"):
         facts.check_runs(["zoo/a"])
     Path("facts.csv").write_text(TABLE.replace("zoo/b", "zoo/a"))
     facts = read_facts(Path("facts.csv"), [])
     with pytest.raises(UserError, match=r"line 4: zoo/a is the checkpoint of line 2, too; remove one"):
-        facts.of_run(Path("zoo/a"), [Path("zoo/a/1.pth")])
+        facts.of_run(["zoo/a"], [Path("zoo/a/1.pth")])
 
 
 def test_a_column_of_names_is_no_class(here: Path) -> None:

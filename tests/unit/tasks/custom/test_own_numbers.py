@@ -253,13 +253,13 @@ def test_a_pattern_is_its_matches_everywhere(here: Path, capsys: pytest.CaptureF
     listed = load_params().experiment("given")
     change(zoo={"runs": ["zoo/*"]})
     experiment = load_params().experiment("given")
-    assert experiment.zoo.runs == ["zoo/a", "zoo/b"]
+    assert experiment.zoo.names == ["zoo/a", "zoo/b"]
     assert experiment.shards() == listed.shards()
     assert experiment.task.zoo_reads(experiment.zoo) == listed.task.zoo_reads(listed.zoo)
     run_layers(here, "zoo", "collect", experiment="given")
     # Each file is a run.
     change(zoo={"runs": ["zoo/**/epoch-*.pth"], "runs_per_shard": 6})
-    runs = load_params().experiment("given").zoo.runs
+    runs = load_params().experiment("given").zoo.names
     assert runs == [f"zoo/{run}/epoch-{epoch}.pth" for run in "ab" for epoch in (8, 9, 10)]
     run_layers(here, "zoo", experiment="given")
     manifest = json.loads(Path("results/given/zoo/0000-0005/manifest.json").read_text())

@@ -33,7 +33,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_pattern_becomes_its_matches_in_natural_order(here: Path, entries: list[str], runs: list[str]) -> None:
     assert expanded(entries) == runs
-    assert GivenZoo(runs=entries, runs_per_shard=1).runs == runs
+    assert GivenZoo(runs=entries, runs_per_shard=1).names == runs
 
 
 def test_a_folder_with_such_a_name_is_no_pattern(here: Path) -> None:
@@ -41,7 +41,7 @@ def test_a_folder_with_such_a_name_is_no_pattern(here: Path) -> None:
     assert not is_pattern("zoo/lr[1]")
     # A configuration that was loaded is loaded again, for the variants of an ablation.
     zoo = GivenZoo(runs=["zoo/lr*"], runs_per_shard=1)
-    assert zoo.runs == ["zoo/lr[1]"]
+    assert zoo.names == ["zoo/lr[1]"]
     assert GivenZoo.model_validate(zoo.model_dump()) == zoo
     assert "facts" not in zoo.model_dump()
 

@@ -1,0 +1,1 @@
+"""`rpg init`: look at a folder of checkpoints, and write an experiment for it."""

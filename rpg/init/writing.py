@@ -1,0 +1,57 @@
+"""Add an experiment to params.yaml without a change of any other line."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rpg.blocks import PARAMS_FILE
+from rpg.config.loading import check_params, load_params
+from rpg.config.params import Params
+from rpg.utils.errors import UserError
+from rpg.utils.files import write_text
+
+
+def experiment_lines(name: str, experiment: Mapping[str, Any], comment: str) -> list[str]:
+    """Return the lines of an experiment, one for each block."""
+    lines = [f"  # {comment}", f"  {name}:"]
+    for key, value in experiment.items():
+        text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True)
+        # PyYAML ends a document of one word with a line of dots.
+        lines.append(f"    {key}: {text.splitlines()[0]}")
+    return lines
+
+
+def check_name(name: str, path: Path = PARAMS_FILE) -> Params:
+    """Return the content of params.yaml; UserError if it has an experiment of this name."""
+    params = load_params(path)
+    if name in params.experiments or name in params.ablations:
+        raise UserError(f"{path}: experiments.{name} is there already; choose another name")
+    return params
+
+
+def added(text: str, lines: list[str], path: Path = PARAMS_FILE) -> str:
+    """Return the text of params.yaml with the lines at the end of the block `experiments`.
+
+    Raises UserError if the block is not written line by line, or if the new content is not valid.
+    """
+    old = text.split("\n")
+    start = next((number for number, line in enumerate(old) if re.fullmatch(r"experiments:\s*(#.*)?", line)), None)
+    if start is None:
+        raise UserError(f"{path}: experiments: must be a block of lines, so that `rpg init` can add one")
+    end = next((number for number in range(start + 1, len(old)) if re.match(r"[^\s#]", old[number])), len(old))
+    # Comments and empty lines before the next block belong to it.
+    while end > start + 1 and re.fullmatch(r"(#.*|\s*)", old[end - 1]):
+        end -= 1
+    new = "\n".join([*old[:end], "", *lines, *old[end:]])
+    check_params(yaml.safe_load(new), path)
+    return new
+
+
+def add_experiment(name: str, experiment: Mapping[str, Any], comment: str, path: Path = PARAMS_FILE) -> list[str]:
+    """Write the experiment into params.yaml; return its lines. Raises UserError as `added` does."""
+    lines = experiment_lines(name, experiment, comment)
+    write_text(path, added(path.read_text(encoding="utf-8"), lines, path))
+    return lines
