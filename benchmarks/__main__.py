@@ -181,7 +181,6 @@ def parser() -> argparse.ArgumentParser:
     operations.set_defaults(run=measure_operations)
     own = verbs.add_parser("own-zoos", help="zoos as peft, transformers, timm and others write them, case by case")
     own.add_argument("--case", dest="names", nargs="+", choices=list(CASES), default=[], metavar="NAME", help="cases")
-    own.add_argument("--against", type=Path, help="another checkout of the product, whose outcomes are shown, too")
     add_common(own, "own-zoos")
     own.set_defaults(run=measure_own_zoos)
     dag = verbs.add_parser("dag", help="time and memory to plan many shards and experiments")

@@ -20,13 +20,14 @@ from benchmarks.own_zoos.sources import (
     sequence,
 )
 
-TORCH, PEFT, TRANSFORMERS, TIMM, MMENGINE, TORCHAO, ACCELERATE = (
+TORCH, NUMPY, PEFT, TRANSFORMERS, TIMM, MMENGINE, TORCHAO, ACCELERATE = (
     f"{name} {version(name)}"
-    for name in ("torch", "peft", "transformers", "timm", "onedl-mmengine", "torchao", "accelerate")
+    for name in ("torch", "numpy", "peft", "transformers", "timm", "onedl-mmengine", "torchao", "accelerate")
 )
+RAY = "folders of Ray Tune"
 LINEAR = ("nn.Linear(64, 24)", "nn.ReLU()", "nn.Linear(24, 10)")
 MLP = sequence(*LINEAR)
-CANONICAL, AS_IS = {"tokens": {"canonical": True}}, {"tokens": {"canonical": False}}
+CANONICAL, AS_IS = {"canonical": True}, {"canonical": False}
 CONVOLUTIONS = (
     "nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), "
     "nn.Linear(128, 10))"
@@ -78,7 +79,8 @@ class Case:
     """A zoo: `writer` trains it with the module `trained`, and the user gives the module `mine` to RPG.
 
     `right` is the right verdict: "right" or "warned", or a part of the line with which RPG must refuse the zoo.
-    `trained` defaults to `mine`. `params` maps blocks of the experiment to other values of their keys.
+    `trained` defaults to `mine`. `checkpoints` are the patterns for `rpg init`, `arguments` its further arguments, and
+    `given` the functions of the module that it gets. `tokens` are keys of the block `tokens` to change afterwards.
     """
 
     name: str
@@ -87,7 +89,10 @@ class Case:
     writer: write.Writer
     right: str = "right"
     trained: str = ""
-    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tokens: Mapping[str, Any] = field(default_factory=dict)
+    checkpoints: tuple[str, ...] = ("zoo/*",)
+    arguments: tuple[str, ...] = ()
+    given: tuple[str, ...] = ("build", "score")
 
     @property
     def verdict(self) -> str:
@@ -106,10 +111,6 @@ def _adapters(name: str, mine: str, right: str = "right", trained: str = "", can
 
 def _lora(settings: str) -> str:
     return adapter(f"LoraConfig({LORA}, {settings})")
-
-
-def _runs(*runs: str, **train: int) -> dict[str, dict[str, Any]]:
-    return {"zoo": {"runs": list(runs)}, "train": train}
 
 
 ADAPTERS = [
@@ -174,9 +175,9 @@ ADAPTERS = [
             f"LoraConfig(r=4, lora_alpha=8, target_modules=[{PROJECTIONS}], trainable_token_indices=[1, 5])"
         ),
     ),
-    Case("adapter's file alone", PEFT, PLAIN_LORA, write.adapter_files, "adapter_config.json", params=AS_IS),
-    Case("mixed ranks", PEFT, PLAIN_LORA, write.mixed_ranks, "r is 8", params=AS_IS),
-    Case("Trainer, adapter, save_model", TRANSFORMERS, LLAMA_LORA, write.trainer(final=True), params=AS_IS),
+    Case("adapter's file alone", PEFT, PLAIN_LORA, write.adapter_files, "adapter_config.json", tokens=AS_IS),
+    Case("mixed ranks", PEFT, PLAIN_LORA, write.mixed_ranks, "r is 8", tokens=AS_IS),
+    Case("Trainer, adapter, save_model", TRANSFORMERS, LLAMA_LORA, write.trainer(final=True), tokens=AS_IS),
 ]
 TRAINERS = [
     Case("Trainer", TRANSFORMERS, LLAMA, write.trainer(final=False)),
@@ -188,7 +189,7 @@ TRAINERS = [
     Case("Mixtral, state_dict", TRANSFORMERS, MIXTRAL, write.states()),
     Case("Mixtral, save_pretrained", TRANSFORMERS, MIXTRAL, write.pretrained),
     Case("timm, CheckpointSaver", TIMM, MLP, write.timm_saver),
-    Case("timm, EMA", TIMM, MLP, write.timm_saver, params={"zoo": {"weights": "state_dict_ema"}}),
+    Case("timm, EMA", TIMM, MLP, write.timm_saver, arguments=("--weights", "state_dict_ema")),
     Case("mmengine, state dict and best_*.pth", MMENGINE, MLP, write.mmengine_best),
     Case("mmengine, whole checkpoint", MMENGINE, MLP, write.mmengine_whole),
     Case("Lightning", "keys of Lightning", MLP, write.lightning()),
@@ -198,22 +199,33 @@ TRAINERS = [
         "keys of Lightning",
         MLP,
         write.lightning("teacher"),
-        params={"zoo": {"weights": "model."}},
+        arguments=("--weights", "model."),
     ),
     Case("model_state_dict", TORCH, MLP, write.states(write.training_state)),
     Case("two networks", TORCH, MLP, write.states(write.two_networks), "zoo.weights"),
     Case("torch.distributed.checkpoint", TORCH, MLP, write.distributed(False), "dcp_to_torch"),
     Case("torch.distributed.checkpoint, converted", TORCH, MLP, write.distributed(True)),
-    Case("Ray Tune, the trials", "folders of Ray Tune", MLP, write.ray(), params=_runs("zoo/tune/a", "zoo/tune/b")),
-    Case("Ray Tune, the root", "folders of Ray Tune", MLP, write.ray(), "zoo/tune/a", params=_runs("zoo/tune")),
-    Case("a folder of seeds", TORCH, MLP, write.seeds, "warned", params=_runs("zoo")),
+    Case("Ray Tune, the trials", RAY, MLP, write.ray(), checkpoints=("zoo/tune/*",)),
+    Case("Ray Tune, all checkpoints", RAY, MLP, write.ray(), checkpoints=("zoo/tune/*/checkpoint_*/model.pt",)),
+    Case("Ray Tune, the root", RAY, MLP, write.ray(), "zoo/tune/a", checkpoints=("zoo/tune",)),
+    Case("a folder of seeds as one run", TORCH, MLP, write.seeds, "warned", checkpoints=("zoo",)),
+    Case("a folder of seeds", TORCH, MLP, write.seeds, checkpoints=("zoo/*.pth",)),
+    Case("a folder of seeds and epochs", TORCH, MLP, write.flat, checkpoints=("zoo/*.pth",)),
     Case(
-        "a folder of seeds, file by file",
+        "a folder of seeds and numbers",
         TORCH,
         MLP,
-        write.seeds,
-        params=_runs(*(f"zoo/seed-{run}.pth" for run in write.SEEDS), steps=300),
+        write.numbered,
+        checkpoints=("zoo/*",),
+        arguments=("--state-from", "_(.)_"),
     ),
+    Case("one array", NUMPY, MLP, write.one_array(".npy"), checkpoints=("zoo/weights.npy",)),
+    Case("one array, no build", NUMPY, MLP, write.one_array(".npz"), checkpoints=("zoo/weights.npz",), given=()),
+    Case("no score", TORCH, MLP, write.states(), given=("build",)),
+    Case("no build", TORCH, MLP, write.states(), given=()),
+    Case("no build, prefix module.", TORCH, MLP, write.states(write.data_parallel), given=()),
+    Case("one module only", TORCH, MLP, write.states(), arguments=("--only", "0.*")),
+    Case("a run held out", TORCH, MLP, write.three_runs, arguments=("--held-out", "zoo/c")),
 ]
 NETWORKS = [
     Case("plain", TORCH, MLP, write.states()),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,17 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from benchmarks.common import ROOT
+
 NAME = "own"
-# Runs the stages in each folder, in a process of its own. The processes are forks of one that has imported torch, the
-# product and the libraries of the arguments, which takes longer than the stages.
+# What `rpg init` gets in a folder, and keys of the experiment to change afterwards.
+REQUEST = "request.json"
+# Runs `rpg init` and the stages in each folder, in a process of its own. The processes are forks of one that has
+# imported torch, the product and the libraries of the arguments, which takes longer than the stages.
 PROGRAM = f"""
-import importlib, os, sys, traceback
-import sklearn.datasets, torch
-import rpg.evaluation.score, rpg.generator.sample, rpg.tasks.custom.task, rpg.tokenizer.tokens, rpg.training.train
+import importlib, json, os, sys, traceback
+import sklearn.datasets, torch, yaml
+import rpg.evaluation.score, rpg.generator.sample, rpg.init.command, rpg.tokenizer.tokens, rpg.training.train
 from rpg.cli import main
 
 libraries, folders = (argument.split(os.pathsep) for argument in sys.argv[1:])
@@ -36,6 +41,11 @@ for folder in folders:
         os.chdir(folder)
         for number, name in enumerate(("out", "err"), 1):
             os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        request = json.load(open("{REQUEST}"))
+        main(["init", "{NAME}", *request["arguments"]])
+        tree = yaml.safe_load(open("params.yaml"))
+        tree["experiments"]["{NAME}"]["tokens"].update(request["tokens"])
+        yaml.safe_dump(tree, open("params.yaml", "w"))
         for stage in ("zoo", "collect", "tokens", "train", "sample", "score"):
             main([stage, "--experiment", "{NAME}"])
         code = 0
@@ -55,60 +65,24 @@ SHARE, POINTS = 0.97, 1.0
 WARNING = "list each in zoo.runs"
 # Runs of a zoo.
 RUNS = 2
-EXPERIMENT: dict[str, Any] = {
-    "task": {"kind": "custom", "build": "mine:build", "score": "mine:score", "metric": "accuracy"},
-    "zoo": {"runs": ["zoo/a", "zoo/b"], "runs_per_shard": 1},
-    "tokens": {"width": 64},
-    "model": {
-        "conditions": [{"kind": "permutation_state", "reach": "all", "dropout": 0.0}],
-        "backbone": {
-            "kind": "mamba2",
-            "width": 64,
-            "positions": ["2d", "learned"],
-            "blocks": 1,
-            "state_width": 16,
-            "head_width": 16,
-            "expand": 2,
-        },
-        "denoiser": {"kind": "mlp", "hidden": 128, "blocks": 2},
-        "start": "zero",
-    },
-    "diffusion": {"target": "x0"},
-    "train": {
-        "seed": 0,
-        "steps": 150,
-        "batch": 4,
-        "diffusion_batch": 128,
-        "times": None,
-        "draws": 1,
-        "sharded": False,
-        "learning_rate": 0.004,
-        "warmup": 0.05,
-        "weight_decay": 0.0,
-        "optimizer": "adamw",
-        "betas": [0.9, 0.999],
-        "gradient_clip": 1.0,
-        "precision": "float32",
-        "checkpointing": False,
-        "ema": 0.95,
-        "state_every": 1000,
-    },
-    "sample": {"seed": 0, "count": 4, "solver": "dpm-solver++", "steps": 5, "temperature": 1.0, "between": 0},
-    "novelty": {"seed": 0, "networks": 4, "noise": [0.1]},
-}
+# The presets of the product's params.yaml on which `rpg init` builds, and an experiment that stands there before.
+PRESETS, EXAMPLE = ("mamba-mlp", "any-zoo"), "own-zoo"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What the product makes of a zoo: its verdict, what it says in one line, and percentages on the test split.
 
-    `verdict` is "right", "wrong", "warned", "refused", "misled" (refused for a wrong reason) or "traceback".
+    `verdict` is "right", "wrong", "warned", "refused", "misled" (refused for a wrong reason) or "traceback". `found` is
+    what `rpg init` says of the writer and the runs, `trip` what it says of the way through the tokens.
     """
 
     verdict: str
     says: str
     originals: float | None = None
     samples: float | None = None
+    found: str = ""
+    trip: str = ""
 
     def __str__(self) -> str:
         if self.originals is None or self.samples is None:
@@ -116,26 +90,22 @@ class Outcome:
         return f"{self.verdict}, {self.originals:.1f} → {self.samples:.1f}"
 
 
-def write_params(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write params.yaml with one experiment; `changes` maps blocks to other values of their keys."""
-    experiment = {name: {**block, **changes.get(name, {})} for name, block in EXPERIMENT.items()}
-    tree = {
-        "data_root": None,
-        "language_model": None,
-        "ablations": {},
-        "run": [NAME],
-        "experiments": {NAME: experiment},
-    }
+def write_request(folder: Path, arguments: Sequence[str], tokens: Mapping[str, Any]) -> None:
+    """Write params.yaml without an experiment for the zoo, and the request for it."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree |= {"ablations": {}, "run": [EXAMPLE], "experiments": {EXAMPLE: tree["experiments"][EXAMPLE]}}
+    tree["presets"] = {name: tree["presets"][name] for name in PRESETS}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    (folder / REQUEST).write_text(json.dumps({"arguments": list(arguments), "tokens": dict(tokens)}))
 
 
-def run_product(folders: Sequence[Path], checkout: Path, libraries: Sequence[str] = ()) -> None:
-    """Run the stages of the product in `checkout` in each folder; it writes the files out, err and code there.
+def run_product(folders: Sequence[Path], libraries: Sequence[str] = ()) -> None:
+    """Run the product in each folder; it writes the files out, err and code there.
 
     `libraries` are imported once for all folders.
     """
     arguments = [os.pathsep.join(libraries), os.pathsep.join(map(str, folders))]
-    environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments], cwd=folders[0], env=environment, check=True
     )
@@ -148,13 +118,50 @@ def outcome(folder: Path, trained: float, saves: int) -> Outcome:
         return fault(code, errors)
     results = folder / "results" / NAME
     test = json.loads((results / "test.json").read_text())
-    originals, samples = test["original"]["mean"], test["rpg"]["mean"]
-    zoo = [load_file(path) for path in sorted((results / "zoo").rglob("*.safetensors"))]
-    lost = changed(zoo, [load_file(path) for path in sorted((results / "samples").rglob("*.safetensors"))])
+    zoo, drawn = (networks(results / stage) for stage in ("zoo", "samples"))
+    if test["metric"] == "distance":
+        # Nobody told the product how to score a network.
+        originals, samples = (mean_score(folder, state_dicts) for state_dicts in (zoo, drawn))
+    else:
+        originals, samples = test["original"]["mean"], test["rpg"]["mean"]
+    lost = changed(zoo, drawn)
     found = "wrong" if lost or len(zoo) != saves else verdict(trained, originals, samples)
     says = [f"read {len(zoo)} checkpoints: {summary(results)}", *(f"lost: {name}" for name in lost[:1])]
     warnings = dict.fromkeys(line for line in errors.splitlines() if WARNING in line)
-    return Outcome("warned" if warnings else found, "; ".join([*says, *warnings]), originals, samples)
+    told = said((folder / "out").read_text())
+    return Outcome("warned" if warnings else found, "; ".join([*says, *warnings]), originals, samples, *told)
+
+
+def said(lines: str) -> tuple[str, str]:
+    """Return what `rpg init` says of the writer and the runs of a zoo, and of the way through the tokens."""
+    by_key: dict[str, list[str]] = {}
+    for line in lines.splitlines():
+        key, _, rest = line.partition(": ")
+        by_key.setdefault(key, []).append(rest)
+    found = [*by_key.get("written by", []), *(line.partition("; ")[0] for line in by_key.get("found", []))]
+    return "; ".join([*found, *by_key.get("read", [])]), "; ".join(by_key.get("round trip", []))
+
+
+def networks(folder: Path) -> list[dict[str, Tensor]]:
+    """Return all networks below a folder."""
+    return [load_file(path) for path in sorted(folder.rglob("*.safetensors"))]
+
+
+def mean_score(folder: Path, state_dicts: Sequence[Mapping[str, Tensor]]) -> float:
+    """Return the mean accuracy in percent by the user's own functions, which the product was not given."""
+    mine: dict[str, Any] = {}
+    exec((folder / "mine.py").read_text(), mine)
+    network, scores = mine["build"](), []
+    for state_dict in state_dicts:
+        parameters = dict(network.named_parameters())
+        if len(state_dict) == 1 < len(parameters):
+            torch.nn.utils.vector_to_parameters(next(iter(state_dict.values())), network.parameters())
+        else:
+            network.load_state_dict(state_dict)
+        with torch.no_grad():
+            answers, targets = mine["score"](network.eval(), "test")
+        scores.append(100 * float((answers == targets).double().mean()))
+    return statistics.mean(scores)
 
 
 def changed(zoo: Sequence[Mapping[str, Tensor]], samples: Sequence[Mapping[str, Tensor]]) -> list[str]:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -141,6 +142,39 @@ def seeds(zoo: Zoo) -> None:
         torch.save(network.state_dict(), zoo.path(f"seed-{run}.pth"))
     # Earlier saves of a run are overwritten.
     zoo.scores = zoo.scores[2::3]
+
+
+def flat(zoo: Zoo) -> None:
+    """Write all saves into one folder, with the seed and the epoch in the name."""
+    for run, save, network in zoo.saves():
+        torch.save(network.state_dict(), zoo.path(f"seed-{run}_epoch={save}.pth"))
+
+
+def numbered(zoo: Zoo) -> None:
+    """Write all saves into one folder, with names that do not say what counts the saves."""
+    for run, save, network in zoo.saves():
+        torch.save(network.state_dict(), zoo.path(f"net_{run}_{save}.pth"))
+
+
+def three_runs(zoo: Zoo) -> None:
+    for run, save, network in zoo.saves("abc"):
+        torch.save(network.state_dict(), zoo.path(run, f"epoch-{save}.pth"))
+
+
+def one_array(suffix: str) -> Writer:
+    """Return a writer of one array with a row per network: the last saves of six runs."""
+
+    def write(zoo: Zoo) -> None:
+        rows = {
+            run: nn.utils.parameters_to_vector(network.parameters()).detach().numpy()
+            for run, _, network in zoo.saves(SEEDS)
+        }
+        array = np.stack(list(rows.values()))
+        path = zoo.path(f"weights{suffix}")
+        np.save(path, array) if suffix == ".npy" else np.savez(path, weights=array)
+        zoo.scores = zoo.scores[2::3]
+
+    return write
 
 
 def ray(name: str = "model.pt") -> Writer:
