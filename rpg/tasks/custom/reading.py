@@ -93,6 +93,13 @@ class Place:
     files: dict[str, str] = field(default_factory=dict)
 
 
+def holds_record(tree: Any) -> bool:
+    """Return whether a value of a checkpoint is a record, or has one in its lists and dictionaries."""
+    if isinstance(tree, dict | list | tuple):
+        return any(map(holds_record, tree.values() if isinstance(tree, dict) else tree))
+    return isinstance(tree, Inert)
+
+
 @dataclass
 class Found:
     """The weights of a checkpoint, `notes` on what was chosen and removed, and the place of the weights."""
