@@ -219,7 +219,9 @@ def _fitted(sample: StateDict, given: StateDict, weights: Path, checkpoint: Path
     if not why and more:
         why = f"tensor '{min(more)}' is not in the checkpoint"
     if why:
-        raise UserError(f"{weights}: does not fit {checkpoint}: {why}; give --like a checkpoint of the sample's zoo")
+        raise UserError(
+            f"{weights}: does not fit {checkpoint}: {why}; give --like a checkpoint with the sample's names and shapes"
+        )
     return {name: _cast(name, full[name], tensor.dtype, weights, checkpoint) for name, tensor in given.items()}
 
 

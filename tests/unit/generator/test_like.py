@@ -509,7 +509,7 @@ def test_the_experiment_chooses_a_network() -> None:
     assert all(torch.equal(found["teacher"][name], tensor) for name, tensor in expected.items())
 
 
-ZOO = "give --like a checkpoint of the sample's zoo"
+ZOO = "give --like a checkpoint with the sample's names and shapes"
 SAMPLE = "sample.safetensors: does not fit"
 
 
