@@ -368,8 +368,26 @@ def export(
         typer.Option("--format", help="harness writes the questions of --experiment; the others write --weights."),
     ] = "harness",
     weights: Annotated[Path | None, typer.Option(help="Generated network (.safetensors).")] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Checkpoint whose form the output gets, a file or folder."),
+    ] = None,
 ) -> None:
-    """Write a generated network as other tools read it, or questions as tasks of lm-evaluation-harness."""
+    """Write a generated network as other tools read it, or questions as tasks of lm-evaluation-harness.
+
+    With --like, the output has the form of a checkpoint of the zoo, so the tool that wrote the zoo opens it.
+    """
+    if like:
+        if form != "harness" or generator:
+            raise UserError(f"--like {like}: the checkpoint gives the form; remove --format and --generator")
+        if not weights:
+            raise UserError(f"--like {like}: add --weights FILE")
+        from rpg.generator.like import export_like
+
+        # The zoo's choice among several networks in a checkpoint.
+        choice = getattr(_open(name)[1].zoo, "weights", None) if name else None
+        print(export_like(like, weights, out, choice))
+        return
     if form == "harness":
         if generator or weights or not name:
             raise UserError("--format harness: give --experiment NAME and --out FOLDER alone")

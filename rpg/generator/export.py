@@ -5,7 +5,6 @@ together with its weights.
 """
 
 import warnings
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -115,11 +114,14 @@ def fitted(task: Task, state_dict: StateDict, weights: Path) -> nn.Module:
     return loaded(network, state_dict)
 
 
-def write_pickle(path: Path, tree: Mapping[str, Any]) -> None:
-    """Write `tree` atomically, in the form of `torch.save`; equal trees give equal bytes."""
+def write_pickle(path: Path, tree: dict[str, Any]) -> None:
+    """Write `tree` atomically, in the form of `torch.save`; equal trees give equal bytes.
+
+    A state dict of torch keeps its attribute `_metadata`, the versions of its modules.
+    """
     with atomic(path) as temporary, temporary.open("wb") as file:
         # A path, other than a file, would enter the content by its name.
-        torch.save(dict(tree), file)
+        torch.save(tree, file)
 
 
 def _check_suffix(out: Path, *suffixes: str) -> None:

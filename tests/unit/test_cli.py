@@ -32,7 +32,7 @@ OPTIONS = {
         "--seed", "--steps", "--threads", "--runtime",
     ),
     "pack": ("--experiment", "--out", "--graph", "--no-graph"),
-    "export": ("--experiment", "--generator", "--out", "--format", "--weights"),
+    "export": ("--experiment", "--generator", "--out", "--format", "--weights", "--like"),
     "demo": ("--experiment", "--generator", "--port", "--browser", "--no-browser"),
     "plan": ("--experiment", "--all", "--device", "--processes"),
     "config": (), "ablations": (), "tables": (), "show": (), "report": (), "schema": (),

@@ -9,12 +9,12 @@ import math
 import re
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rpg.tasks.stack import StateDict
 from rpg.utils.errors import UserError
@@ -69,11 +69,43 @@ class Inert:
         pass
 
 
+class SeveralNetworks(UserError):
+    """A checkpoint holds several networks that fit, of which zoo.weights must name one."""
+
+
+@dataclass
+class Place:
+    """The place of a network's tensors in a checkpoint, by which a writer puts other tensors there."""
+
+    # The content of the file; the tensors of all files for an index.
+    content: dict[str, Any]
+    # The state dict with the network's tensors: `content` itself, or a dictionary within it under `key`.
+    state_dict: dict[str, Tensor]
+    key: str | None = None
+    # State dicts in the content that were not chosen, by their keys.
+    others: dict[str, StateDict] = field(default_factory=dict)
+    # The network's name of a tensor → its name in the state dict.
+    names: dict[str, str] = field(default_factory=dict)
+    # What the names in the state dict have before and within the network's names.
+    prefix: str = ""
+    inner: tuple[str, ...] = ()
+    # For an index, the name of a tensor → its file.
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def holds_record(tree: Any) -> bool:
+    """Return whether a value of a checkpoint is a record, or has one in its lists and dictionaries."""
+    if isinstance(tree, dict | list | tuple):
+        return any(map(holds_record, tree.values() if isinstance(tree, dict) else tree))
+    return isinstance(tree, Inert)
+
+
 @dataclass
 class Found:
-    """The weights of a checkpoint, and `notes` on what was chosen and removed."""
+    """The weights of a checkpoint, `notes` on what was chosen and removed, and the place of the weights."""
 
     tensors: StateDict
+    place: Place
     notes: list[str] = field(default_factory=list)
 
 
@@ -136,7 +168,8 @@ def _by_index(path: Path) -> Found:
     for name, file in files.items():
         if name not in parts[file]:
             raise UserError(f"{path}: tensor '{name}' is not in {file}; save the checkpoint again")
-    return Found({name: parts[file][name] for name, file in files.items()}, [f"{len(parts)} files by {path.name}"])
+    tensors = {name: parts[file][name] for name, file in files.items()}
+    return Found(tensors, Place(tensors, tensors, files=files), [f"{len(parts)} files by {path.name}"])
 
 
 def _unwrapped(path: Path, tree: Any, own: Collection[str] | None, choice: str | None) -> Found:
@@ -146,7 +179,7 @@ def _unwrapped(path: Path, tree: Any, own: Collection[str] | None, choice: str |
         there = f"its state dicts are {_listed(inner)}" if inner else "it is a state dict itself or has none"
         raise UserError(f"{path}: has no '{choice}', as zoo.weights asks; {there}")
     if is_state_dict(tree):
-        return Found(tree)
+        return Found(tree, Place(tree, tree))
     if not inner:
         holds = f", but {', '.join(map(str, tree))[:60]}" if isinstance(tree, dict) else ""
         raise UserError(f"{path}: not a state dict (names to tensors){holds}; save `model.state_dict()` alone")
@@ -154,15 +187,16 @@ def _unwrapped(path: Path, tree: Any, own: Collection[str] | None, choice: str |
         # The largest state dicts are networks, whatever their names.
         most = max(map(len, inner.values()))
         own = next(list(tensors) for tensors in inner.values() if len(tensors) == most)
-    hits = {key: max(_hits(tensors, own).values()) for key, tensors in inner.items()}
+    hits = {key: max(hits_by_prefix(tensors, own).values()) for key, tensors in inner.items()}
     # A record of tensors, such as a callback's, has none of the network's names.
     networks = [key for key in inner if hits[key]] or list(inner)
     key = choice or _network_of({key: hits[key] for key in networks}, len(own))
     if key is None:
-        raise UserError(f"{path}: holds several state dicts; name one in zoo.weights: {_listed(networks)}")
+        raise SeveralNetworks(f"{path}: holds several state dicts; name one in zoo.weights: {_listed(networks)}")
     others = [name for name in networks if name != key]
     left = f"; {_listed(others)} left out, which zoo.weights can choose" if others else ""
-    return Found(inner[key], [f"the checkpoint's '{key}'{left}"])
+    place = Place(tree, inner[key], key, {name: inner[name] for name in others})
+    return Found(inner[key], place, [f"the checkpoint's '{key}'{left}"])
 
 
 def _listed(names: Collection[str]) -> str:
@@ -191,7 +225,7 @@ def _network_of(hits: Mapping[str, int], count: int) -> str | None:
     return plain[0] if len(plain) == 1 else None
 
 
-def _hits(names: Collection[str], own: Collection[str]) -> dict[str, int]:
+def hits_by_prefix(names: Collection[str], own: Collection[str]) -> dict[str, int]:
     """Return prefix → how many tensors of the network are in `names` under it."""
     known = {INNER.sub("", name) for name in names} | set(names)
     if set(own) <= known:
@@ -205,27 +239,28 @@ def _without_prefix(path: Path, found: Found, own: Collection[str] | None, choic
 
     With `loose`, names without the prefix are left out: Lightning's module may have other attributes than the network.
     """
-    tensors, notes = dict(found.tensors), list(found.notes)
+    names, inner, notes = {name: name for name in found.tensors}, (), list(found.notes)
     if own is None:
-        own, loose = _plain_names(tensors), False
-    if not set(own) <= tensors.keys():
-        short = {INNER.sub("", name): tensor for name, tensor in tensors.items()}
-        if len(short) == len(tensors) and short.keys() != tensors.keys():
-            inner = dict.fromkeys(part for name in tensors for part in INNER.findall(name))
+        own, loose = _plain_names(names), False
+    if not set(own) <= names.keys():
+        short = {INNER.sub("", name): name for name in names}
+        if len(short) == len(names) and short.keys() != names.keys():
+            inner = tuple(dict.fromkeys(part for name in names for part in INNER.findall(name)))
             notes.append(f"without '{', '.join(inner)}' in the names")
-            tensors = short
-    if COUNT in tensors and COUNT not in own and all(name.startswith("module.") for name in tensors if name != COUNT):
+            names = short
+    if COUNT in names and COUNT not in own and all(name.startswith("module.") for name in names if name != COUNT):
         notes.append(f"without {COUNT}")
-        del tensors[COUNT]
-    prefix = choice or _prefix(path, tensors, own, loose)
-    if choice and not any(name.startswith(choice) for name in tensors):
+        del names[COUNT]
+    prefix = choice or _prefix(path, names, own, loose)
+    if choice and not any(name.startswith(choice) for name in names):
         raise UserError(f"{path}: no name begins with '{choice}', as zoo.weights asks; correct or remove the key")
     if prefix:
-        left = [name for name in tensors if not name.startswith(prefix)]
-        tensors = {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        left = [name for name in names if not name.startswith(prefix)]
+        names = {name[len(prefix) :]: of for name, of in names.items() if name.startswith(prefix)}
         more = f"; {_listed(left)} left out" if left else ""
         notes.append(f"without the prefix '{prefix}' of the names{more}")
-    return Found(tensors, notes)
+    place = replace(found.place, names=names, prefix=prefix, inner=inner)
+    return Found({name: found.tensors[of] for name, of in names.items()}, place, notes)
 
 
 def _plain_names(names: Collection[str]) -> list[str]:
@@ -235,18 +270,18 @@ def _plain_names(names: Collection[str]) -> list[str]:
     return [name.removeprefix("module.") for name in plain] if wrapped else plain if COUNT not in names else list(names)
 
 
-def _prefix(path: Path, tensors: StateDict, own: Collection[str], loose: bool) -> str:
+def _prefix(path: Path, names: Collection[str], own: Collection[str], loose: bool) -> str:
     """Return the prefix under which most of the network's tensors are; empty if none is better than none."""
-    hits = _hits(tensors, own)
+    hits = hits_by_prefix(names, own)
     if not loose:
-        hits = {prefix: count for prefix, count in hits.items() if all(name.startswith(prefix) for name in tensors)}
+        hits = {prefix: count for prefix, count in hits.items() if all(name.startswith(prefix) for name in names)}
     most = max(hits.values())
     if most == hits.get("", 0):
         return ""
     best = [prefix for prefix, count in hits.items() if count == most]
     plain = [prefix for prefix in best if not AVERAGE.search(prefix)] or best
     if len(plain) > 1:
-        raise UserError(f"{path}: several networks fit; name the prefix of one in zoo.weights: {_listed(plain)}")
+        raise SeveralNetworks(f"{path}: several networks fit; name the prefix of one in zoo.weights: {_listed(plain)}")
     return plain[0]
 
 

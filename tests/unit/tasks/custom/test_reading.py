@@ -165,6 +165,23 @@ def test_prefixes_of_wrappers_are_removed(tmp_path: Path, wrap: Callable, notes:
     assert found.notes == notes
 
 
+def test_the_place_of_the_network_is_known(tmp_path: Path) -> None:
+    """A writer finds the state dict by identity, and each tensor by its name there."""
+    model = network()
+    wrapped = nn.DataParallel(torch.compile(model)).state_dict()
+    tree = {"app": {"model": wrapped, "model_ema": model.state_dict()}, "epoch": 3}
+    place = read_weights(saved(tmp_path / "1.pt", tree), OWN).place
+    assert place.content.keys() == tree.keys()
+    assert place.state_dict is place.content["app"]["model"]
+    assert (place.key, list(place.others), place.files) == ("app.model", ["app.model_ema"], {})
+    assert place.others["app.model_ema"] is place.content["app"]["model_ema"]
+    assert (place.prefix, place.inner) == ("module.", ("_orig_mod",))
+    assert place.names == {name: f"module._orig_mod.{name}" for name in OWN}
+    plain = read_weights(saved(tmp_path / "2.pt", model.state_dict()), OWN).place
+    assert plain.state_dict is plain.content
+    assert (plain.key, plain.names) == (None, {name: name for name in OWN})
+
+
 def test_names_that_fit_stay(tmp_path: Path) -> None:
     """A network may have a module of the name "module"."""
     model = nn.ModuleDict({"module": network()})
