@@ -20,11 +20,13 @@ from benchmarks.own_zoos.sources import (
     sequence,
 )
 
-TORCH, NUMPY, PEFT, TRANSFORMERS, TIMM, MMENGINE, TORCHAO, ACCELERATE = (
+TORCH, NUMPY, PEFT, TRANSFORMERS, TIMM, MMENGINE, TORCHAO, ACCELERATE, LIGHTNING, RAY = (
     f"{name} {version(name)}"
-    for name in ("torch", "numpy", "peft", "transformers", "timm", "onedl-mmengine", "torchao", "accelerate")
-)
-RAY = "folders of Ray Tune"
+    for name in (
+        "torch", "numpy", "peft", "transformers", "timm", "onedl-mmengine", "torchao", "accelerate",
+        "pytorch-lightning", "ray",
+    )
+)  # fmt: skip
 LINEAR = ("nn.Linear(64, 24)", "nn.ReLU()", "nn.Linear(24, 10)")
 MLP = sequence(*LINEAR)
 CANONICAL, AS_IS = {"canonical": True}, {"canonical": False}
@@ -192,11 +194,11 @@ TRAINERS = [
     Case("timm, EMA", TIMM, MLP, write.timm_saver, arguments=("--weights", "state_dict_ema")),
     Case("mmengine, state dict and best_*.pth", MMENGINE, MLP, write.mmengine_best),
     Case("mmengine, whole checkpoint", MMENGINE, MLP, write.mmengine_whole),
-    Case("Lightning", "keys of Lightning", MLP, write.lightning()),
-    Case("Lightning, with a teacher", "keys of Lightning", MLP, write.lightning("teacher"), "zoo.weights"),
+    Case("Lightning", LIGHTNING, MLP, write.lightning()),
+    Case("Lightning, with a teacher", LIGHTNING, MLP, write.lightning("teacher"), "zoo.weights"),
     Case(
         "Lightning, the student",
-        "keys of Lightning",
+        LIGHTNING,
         MLP,
         write.lightning("teacher"),
         arguments=("--weights", "model."),
@@ -205,9 +207,9 @@ TRAINERS = [
     Case("two networks", TORCH, MLP, write.states(write.two_networks), "zoo.weights"),
     Case("torch.distributed.checkpoint", TORCH, MLP, write.distributed(False), "dcp_to_torch"),
     Case("torch.distributed.checkpoint, converted", TORCH, MLP, write.distributed(True)),
-    Case("Ray Tune, the trials", RAY, MLP, write.ray(), checkpoints=("zoo/tune/*",)),
-    Case("Ray Tune, all checkpoints", RAY, MLP, write.ray(), checkpoints=("zoo/tune/*/checkpoint_*/model.pt",)),
-    Case("Ray Tune, the root", RAY, MLP, write.ray(), "zoo/tune/a", checkpoints=("zoo/tune",)),
+    Case("Ray Tune, the trials", RAY, MLP, write.ray, checkpoints=("zoo/tune/report_*",)),
+    Case("Ray Tune, all checkpoints", RAY, MLP, write.ray, checkpoints=("zoo/tune/*/checkpoint_*/model.pt",)),
+    Case("Ray Tune, the root", RAY, MLP, write.ray, "zoo/tune/report", checkpoints=("zoo/tune",)),
     Case("a folder of seeds as one run", TORCH, MLP, write.seeds, "warned", checkpoints=("zoo",)),
     Case("a folder of seeds", TORCH, MLP, write.seeds, checkpoints=("zoo/*.pth",)),
     Case("a folder of seeds and epochs", TORCH, MLP, write.flat, checkpoints=("zoo/*.pth",)),

@@ -1,13 +1,14 @@
 """Write a case's zoo into zoo/<run>, with the functions of the library that the case is about.
 
-bitsandbytes, Lightning and Ray Tune are not among the packages of requirements/dev.txt. Their cases have the same names
-of files and tensors.
+bitsandbytes is not among the packages of requirements/dev.txt. Its cases have the same names of tensors.
 """
 
 import argparse
 import copy
+import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,16 +178,28 @@ def one_array(suffix: str) -> Writer:
     return write
 
 
-def ray(name: str = "model.pt") -> Writer:
-    """Return a writer of Ray Tune's folders: zoo/tune/<trial>/checkpoint_000000/<file>."""
+def ray(zoo: Zoo) -> None:
+    """Write by Ray Tune: zoo/tune/<trial>/checkpoint_000000/model.pt, with params.json and progress.csv."""
+    import ray as library
+    from ray import tune
 
-    def write(zoo: Zoo) -> None:
-        for run, save, network in zoo.saves():
-            torch.save(network.state_dict(), file := zoo.path("tune", run, f"checkpoint_{save - 1:06d}", name))
-            (file.parent.parent / "params.json").write_text("{}\n")
-            (file.parent.parent / "result.json").write_text("{}\n")
+    saves: dict[str, list[tuple[Mapping[str, Any], float]]] = {}
+    for run, _, network in zoo.saves():
+        saves.setdefault(run, []).append((copy.deepcopy(network.state_dict()), zoo.scores[-1]))
 
-    return write
+    def report(config: Mapping[str, Any]) -> None:
+        for state_dict, score in saves[config["start"]]:
+            with tempfile.TemporaryDirectory() as made:
+                torch.save(state_dict, Path(made, "model.pt"))
+                tune.report({"score": score}, checkpoint=tune.Checkpoint.from_directory(made))
+
+    library.init(num_cpus=1, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    try:
+        settings = tune.RunConfig(name="tune", storage_path=str(zoo.path("x").parent.resolve()), verbose=0)
+        space = {"start": tune.grid_search(list(RUNS)), "optimizer": {"rate": 0.02}}
+        tune.Tuner(report, param_space=space, run_config=settings).fit()
+    finally:
+        library.shutdown()
 
 
 def timm_saver(zoo: Zoo) -> None:
@@ -227,20 +240,42 @@ def mmengine_whole(zoo: Zoo) -> None:
 
 
 def lightning(*others: str) -> Writer:
-    """Return a writer of the keys of Lightning's checkpoints, whose names begin with the attribute "model".
+    """Return a writer by Lightning, whose module has the network as the attribute "model".
 
     `others` are attributes with further networks like it. The loss has a tensor, too.
     """
 
     def write(zoo: Zoo) -> None:
+        import pytorch_lightning as pl
+
+        class Module(pl.LightningModule):
+            def __init__(self, rate: float) -> None:
+                super().__init__()
+                self.save_hyperparameters()
+                self.loss = nn.CrossEntropyLoss(torch.ones(10))
+
+            def training_step(self, batch: Any, index: int) -> Tensor:
+                logits: Tensor = zoo.mine["logits"](self.model, batch[0])
+                return logits.sum()
+
+            def configure_optimizers(self) -> Any:
+                return torch.optim.SGD(self.parameters(), self.hparams["rate"])
+
+        options: Any = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         for run, save, network in zoo.saves():
-            named = {f"model.{name}": tensor for name, tensor in network.state_dict().items()}
-            named |= {f"{other}.{name}": x / 2 for other in others for name, x in network.state_dict().items()}
-            named["loss.weight"] = torch.ones(10)
-            whole = {"epoch": save, "global_step": save, "pytorch-lightning_version": "2.6.6", "state_dict": named}
-            callbacks = {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5), "best_k_models": {}}}
-            whole |= {"loops": {}, "callbacks": callbacks, "hyper_parameters": {"lr": 0.02}}
-            torch.save(whole, zoo.path(run, f"epoch={save}-step={save}.ckpt"))
+            # A step with the learning rate 0 leaves the network as it is.
+            module: Any = Module(0.0)
+            module.model = network
+            for other in others:
+                halved = copy.deepcopy(network)
+                halved.load_state_dict({name: x / 2 for name, x in network.state_dict().items()})
+                setattr(module, other, halved)
+            inputs, targets = (values[:64] for values in zoo.mine["points"]("train"))
+            loader: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, targets), batch_size=64)
+            trainer = pl.Trainer(max_epochs=1, accelerator="cpu", enable_checkpointing=False, **options)
+            with warnings.catch_warnings(action="ignore"), torch.random.fork_rng():
+                trainer.fit(module, loader)
+            trainer.save_checkpoint(zoo.path(run, f"epoch={save}-step={save}.ckpt"))
 
     return write
 

@@ -167,9 +167,9 @@ class GraphGenerator:
         sample, layout = self._config["sample"], self._config["layout"]
         chosen = sample["seed"] if seed is None else seed
         table = {name.removeprefix(TABLE): of for name, of in self._zoo.items() if name.startswith(TABLE)}
-        pick = TorchRandom(derive(chosen, "wish", index)).integer(len(next(iter(table.values()))))
+        pick = TorchRandom(derive(chosen, "wish", index)).integer
         fields = [one["field"] for one in self._config["model"]["conditions"] if one["kind"] == "vector"]
-        row = requested({name: of[pick].tolist() for name, of in table.items()}, fields, states, code, vectors)
+        row = requested(table, pick, fields, states, code, vectors)
         draw, width = TorchRandom(derive(chosen, "sample", index)), layout["width"]
         length = sum(tensor["tokens"] for tensor in layout["tensors"])
         together = self._config["together"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -85,8 +86,8 @@ class ConditionTable:
         """Return name → values [B, C] for B requested networks.
 
         A request holds permutation states, a task code, both, or None for either. `vectors` apply to all networks. A
-        checkpoint drawn at random supplies the values that a request omits. Raises UserError for an unknown state or
-        vector, and for a code if the model was not trained on codes.
+        checkpoint drawn at random, of a requested state, supplies the values that a request omits. Raises UserError for
+        an unknown state or vector, and for a code if the model was not trained on codes.
         """
         rows = [self._requested(*request, draw, vectors) for request, draw in zip(requests, draws, strict=True)]
         return {name: torch.tensor([row[name] for row in rows]) for name in self.values}
@@ -94,7 +95,13 @@ class ConditionTable:
     def _requested(
         self, states: States | None, code: str | None, draw: torch.Generator, vectors: Vectors | None
     ) -> Row:
-        pick = int(torch.randint(len(next(iter(self.values.values()))), (), generator=draw))
-        drawn = {name: values_NC[pick].tolist() for name, values_NC in self.values.items()}
         fields = [condition.field for condition in self.conditions if condition.kind == "vector"]
-        return requested(drawn, fields, states, code, vectors)
+
+        def pick(count: int) -> int:
+            return int(torch.randint(count, (), generator=draw))
+
+        return requested(self._rows, pick, fields, states, code, vectors)
+
+    @cached_property
+    def _rows(self) -> dict[str, list[list[float]]]:
+        return {name: values_NC.tolist() for name, values_NC in self.values.items()}

@@ -1,6 +1,7 @@
 """The values of the conditions for a requested network; this module needs no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rpg.utils import task_codes
 from rpg.utils.errors import UserError
@@ -15,15 +16,27 @@ STATE, CODE = "permutation_state", "task_code"
 
 
 def requested(
-    drawn: Row, fields: Sequence[str], states: States | None, code: str | None, vectors: Vectors | None = None
+    table: Mapping[str, Any],
+    pick: Callable[[int], int],
+    fields: Sequence[str],
+    states: States | None,
+    code: str | None,
+    vectors: Vectors | None = None,
 ) -> Row:
     """Return the values of a requested network.
 
-    `drawn` are those of a checkpoint drawn at random, which supplies what the request omits. `fields` are the names of
-    the conditions of the kind `vector`. Raises UserError for an unknown state or vector, and for a code if the model
-    was not trained on codes.
+    `table` maps conditions to their values [N, C], as lists or an array, for the zoo's N checkpoints. A checkpoint at
+    random supplies what the request omits; `pick` returns a random index below its argument. Vectors go with the state:
+    if states are requested, the checkpoint is one of theirs. `fields` are the names of the conditions of the kind
+    `vector`. Raises UserError for an unknown state or vector, and for a code if the model was not trained on codes.
     """
-    row = dict(drawn)
+    count = len(next(iter(table.values())))
+    chosen: Sequence[int] = range(count)
+    if states is not None and fields and STATE in table:
+        wanted = {state for state in states if 0 <= state < len(table[STATE][0])}
+        chosen = [place for place, shares in enumerate(table[STATE]) if any(shares[s] for s in wanted)] or chosen
+    place = chosen[pick(len(chosen))]
+    row = {name: [float(number) for number in values[place]] for name, values in table.items()}
     if states is not None:
         if STATE not in row:
             raise UserError("the model has no permutation states to choose from; leave --state out")
