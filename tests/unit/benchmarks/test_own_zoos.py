@@ -11,11 +11,32 @@ from safetensors.torch import save_file
 
 from benchmarks.own_zoos import counts, grouped, row
 from benchmarks.own_zoos.cases import CASES, MLP, Case
-from benchmarks.own_zoos.product import Outcome, changed, count, fault, outcome, verdict
+from benchmarks.own_zoos.product import (
+    REQUEST,
+    Outcome,
+    changed,
+    count,
+    fault,
+    mean_score,
+    outcome,
+    said,
+    verdict,
+    write_request,
+)
 from benchmarks.own_zoos.writers import states
 from benchmarks.own_zoos.zoo import EVERY, SAVES, STEPS, save_after
+from rpg.config.loading import load_params
 
 CASE = Case("plain", "torch", MLP, states())
+SAID = """zoo/a: some other line
+found: 3 checkpoints, 3 of each of 1 runs; each folder is a run
+written by: torch.save, a state dict
+read: the checkpoint's 'model'
+round trip: a tensor changes by at most 1.0e-07
+round trip: accuracy 90.0 before, 90.0 after
+"""
+FOUND = "torch.save, a state dict; 3 checkpoints, 3 of each of 1 runs; the checkpoint's 'model'"
+TRIP = "a tensor changes by at most 1.0e-07; accuracy 90.0 before, 90.0 after"
 WARNING = "zoo: zoo/a: its checkpoints differ; if they are, list each in zoo.runs"
 TENSORS = [
     {"name": "0.weight", "tokens": 2},
@@ -35,7 +56,9 @@ def write_run(folder: Path, code: int, errors: str = "", means: tuple[float, flo
             {"0.weight": torch.full((2, 2), float(place))}, results / f"zoo/0000-0000/0000-{place:04d}.safetensors"
         )
     (results / "tokens/layout.json").write_text(json.dumps({"layout": {"tensors": TENSORS}}))
-    (results / "test.json").write_text(json.dumps({"original": {"mean": means[0]}, "rpg": {"mean": means[1]}}))
+    test = {"metric": "accuracy", "original": {"mean": means[0]}, "rpg": {"mean": means[1]}}
+    (results / "test.json").write_text(json.dumps(test))
+    (folder / "out").write_text(SAID)
     (folder / "code").write_text(str(code))
     (folder / "err").write_text(errors)
     return folder
@@ -70,10 +93,10 @@ def test_tensors_are_counted_by_origin() -> None:
 def test_outcomes_of_folders(tmp_path: Path) -> None:
     says = "read 3 checkpoints: 2 tensors generated, 1 copied, 1 tied"
     read = outcome(write_run(tmp_path / "a", 0, "zoo: 1 of 1\n", (90.0, 89.0)), 90.0, 3)
-    assert read == Outcome("right", says, 90.0, 89.0)
+    assert read == Outcome("right", says, 90.0, 89.0, FOUND, TRIP)
     assert str(read) == "right, 90.0 → 89.0"
     warned = outcome(write_run(tmp_path / "b", 0, f"{WARNING}\n{WARNING}\n", (90.0, 20.0)), 90.0, 3)
-    assert warned == Outcome("warned", f"{says}; {WARNING}", 90.0, 20.0)
+    assert warned == Outcome("warned", f"{says}; {WARNING}", 90.0, 20.0, FOUND, TRIP)
     refused = outcome(write_run(tmp_path / "c", 2, "rpg: error: no\n"), 90.0, 3)
     assert str(refused) == "refused"
     # A save was not read.
@@ -95,18 +118,47 @@ def test_fixed_and_tied_tensors_of_samples() -> None:
 
 
 def test_rows_and_their_counts() -> None:
-    outcomes = {"before": Outcome("wrong", "read", 90.0, 20.0), "now": Outcome("right", "read 6", 90.0, 89.96)}
-    assert row(CASE, 90.04, outcomes) == {
+    right = Outcome("right", "read 6", 90.0, 89.96, FOUND, TRIP)
+    assert row(CASE, 90.04, right) == {
         "case": "plain",
         "written by": "torch",
+        "found": FOUND,
+        "round trip": TRIP,
         "trained": "90.0",
-        "before": "wrong, 90.0 → 20.0",
-        "RPG's words before": "read",
-        "now": "right, 90.0 → 90.0",
-        "RPG's words now": "read 6",
+        "verdict": "right, 90.0 → 90.0",
+        "RPG's words": "read 6",
     }
-    expected = "before: 0 of 1 as they should be, now: 1 of 1 as they should be"
-    assert counts([CASE], {"plain": outcomes}) == expected
+    assert counts([CASE], {"plain": right}) == "1 of 1 as they should be"
+    assert counts([CASE], {"plain": replace(right, verdict="wrong")}) == "0 of 1 as they should be"
+
+
+def test_what_init_says() -> None:
+    assert said(SAID) == (FOUND, TRIP)
+    assert said("") == ("", "")
+
+
+def test_request_of_a_case(tmp_path: Path) -> None:
+    """`rpg init` finds its preset in params.yaml, and no experiment of the case's name."""
+    write_request(tmp_path, ["--checkpoints", "zoo/*"], {"canonical": True})
+    assert json.loads((tmp_path / REQUEST).read_text()) == {
+        "arguments": ["--checkpoints", "zoo/*"],
+        "tokens": {"canonical": True},
+    }
+    assert list(load_params(tmp_path / "params.yaml").experiments) == ["own-zoo"]
+
+
+def test_networks_that_the_product_did_not_score(tmp_path: Path) -> None:
+    """A state dict, and one tensor of all weights, give the score of the user's own function."""
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def build():\n    return torch.nn.Linear(2, 2)\n"
+        "def score(network, split):\n"
+        "    answers = network(torch.eye(2)).argmax(1)\n    return answers, torch.tensor([0, 1])\n"
+    )
+    right = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+    half = {"weights": torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])}
+    assert mean_score(tmp_path, [right]) == 100.0
+    assert mean_score(tmp_path, [right, half]) == 75.0
 
 
 def test_a_refusal_needs_the_right_reason() -> None:
