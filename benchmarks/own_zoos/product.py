@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -74,7 +75,8 @@ class Outcome:
     """What the product makes of a zoo: its verdict, what it says in one line, and percentages on the test split.
 
     `verdict` is "right", "wrong", "warned", "refused", "misled" (refused for a wrong reason) or "traceback". `found` is
-    what `rpg init` says of the writer and the runs, `trip` what it says of the way through the tokens.
+    what `rpg init` says of the writer and the runs, `trip` the greatest change of a weight on the way through the
+    tokens, and the score before and after.
     """
 
     verdict: str
@@ -133,13 +135,16 @@ def outcome(folder: Path, trained: float, saves: int) -> Outcome:
 
 
 def said(lines: str) -> tuple[str, str]:
-    """Return what `rpg init` says of the writer and the runs of a zoo, and of the way through the tokens."""
+    """Return what `rpg init` says of the writer and the runs of a zoo, and, in short, of the way through the tokens."""
     by_key: dict[str, list[str]] = {}
     for line in lines.splitlines():
         key, _, rest = line.partition(": ")
         by_key.setdefault(key, []).append(rest)
     found = [*by_key.get("written by", []), *(line.partition("; ")[0] for line in by_key.get("found", []))]
-    return "; ".join([*found, *by_key.get("read", [])]), "; ".join(by_key.get("round trip", []))
+    trips = by_key.get("round trip", [])
+    changes = [change[1] for line in trips if (change := re.search(r"at most (\S+)", line))]
+    scores = [f"{score[1]} → {score[2]}" for line in trips if (score := re.search(r"(\S+) before, (\S+) after", line))]
+    return "; ".join([*found, *by_key.get("read", [])]), ", ".join([*changes, *scores])
 
 
 def networks(folder: Path) -> list[dict[str, Tensor]]:

@@ -21,13 +21,13 @@ def token_width(weights: int) -> int:
     return power_of_two(math.sqrt(weights), 16, 16384)
 
 
-def model_width(width: int) -> int:
-    """Return the width of the recurrent model: that of the tokens, but not below 64 nor above 256."""
-    return min(256, max(64, width))
+def model_width(runs: int) -> int:
+    """Return the width of the recurrent model: near 16 for each run, which the model has to tell apart."""
+    return power_of_two(16 * runs, 64, 256)
 
 
 def train_steps(runs: int) -> int:
-    """Return the number of training steps: RPG has to tell the runs apart."""
+    """Return the number of training steps."""
     return 300 + 20 * runs
 
 
@@ -49,7 +49,7 @@ def experiment(
 ) -> dict[str, Any]:
     """Return the experiment: the user's blocks, and the numbers that the rules choose."""
     width = token_width(facts.weights)
-    model: dict[str, Any] = {"backbone": {"width": model_width(width)}}
+    model: dict[str, Any] = {"backbone": {"width": model_width(facts.runs)}}
     if facts.one_start:
         model["start"] = "mean"
     if facts.vectors:
