@@ -26,9 +26,9 @@ def model_width(runs: int) -> int:
     return power_of_two(16 * runs, 64, 256)
 
 
-def train_steps(runs: int) -> int:
-    """Return the number of training steps."""
-    return 300 + 20 * runs
+def training(runs: int) -> dict[str, int]:
+    """Return the steps of the training, and the number of checkpoints in a step."""
+    return {"steps": 300 + 20 * runs, "batch": 4 if runs <= 12 else 8}
 
 
 @dataclass(frozen=True)
@@ -64,5 +64,5 @@ def experiment(
         "zoo": {**zoo, "runs_per_shard": math.ceil(facts.runs / SHARDS)},
         "tokens": {"width": width, **tokens},
         "model": model,
-        "train": {"steps": train_steps(facts.runs)},
+        "train": training(facts.runs),
     }
