@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rpg.generator.requests import zoo_membership
-from rpg.utils.condition_requests import States, Vectors, met, requested
+from rpg.utils.condition_requests import States, Vectors, met, outside, requested
 from rpg.utils.errors import UserError
 from rpg.utils.files import atomic, read_json, read_sealed, sha256, write_json
 from rpg.utils.rng import derive
@@ -161,15 +161,22 @@ class GraphGenerator:
         assert steps in (None, self._config["sample"]["steps"])
         return [self._network(k, code, states, seed, vectors) for k in range(count)]
 
+    def outside(self, vectors: Vectors | None) -> list[str]:
+        """Return a line for each requested number outside of the range that the zoo's checkpoints have."""
+        return outside(self._table, vectors)
+
+    @cached_property
+    def _table(self) -> dict[str, np.ndarray]:
+        return {name.removeprefix(TABLE): of for name, of in self._zoo.items() if name.startswith(TABLE)}
+
     def _network(
         self, index: int, code: str | None, states: States | None, seed: int | None, vectors: Vectors | None
     ) -> GraphNetwork:
         sample, layout = self._config["sample"], self._config["layout"]
         chosen = sample["seed"] if seed is None else seed
-        table = {name.removeprefix(TABLE): of for name, of in self._zoo.items() if name.startswith(TABLE)}
         pick = TorchRandom(derive(chosen, "wish", index)).integer
         fields = [one["field"] for one in self._config["model"]["conditions"] if one["kind"] == "vector"]
-        row = requested(table, pick, fields, states, code, vectors)
+        row = requested(self._table, pick, fields, states, code, vectors)
         draw, width = TorchRandom(derive(chosen, "sample", index)), layout["width"]
         length = sum(tensor["tokens"] for tensor in layout["tensors"])
         together = self._config["together"]

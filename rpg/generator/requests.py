@@ -1,5 +1,6 @@
 """What a caller asks a generator for; this module needs no torch."""
 
+import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,6 +110,7 @@ class NetworkGenerator(Protocol):
     ) -> Sequence[Any]: ...
     def write(self, path: Path, network: Any) -> None: ...
     def zoo_membership(self, code: str) -> str: ...
+    def outside(self, vectors: Vectors | None) -> list[str]: ...
 
 
 def generate_files(
@@ -126,7 +128,8 @@ def generate_files(
 ) -> None:
     """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print each network's states and code.
 
-    An adapter becomes a folder for peft, any other network a .safetensors file.
+    An adapter becomes a folder for peft, any other network a .safetensors file. A number outside of the zoo's range
+    gives a warning.
     """
     task = generator.task
     chosen = task_code(task, classes, code, sentence, generator.language_model)
@@ -134,6 +137,8 @@ def generate_files(
         means = ", ".join(name for name, bit in zip(task.classes, chosen, strict=True) if bit == "1")
         translator = generator.language_model or "the lexicon"
         print(f"'{sentence}' is {chosen} for {translator}: {means} (correct it with --code)")
+    for line in generator.outside(vectors):
+        print(one_line(f"look: {line}"), file=sys.stderr)
     for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
         generator.write(path, network)

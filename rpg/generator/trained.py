@@ -1,6 +1,7 @@
 """A trained RPG with all that generation needs: model, conditions, tokenizer and settings."""
 
 import math
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,7 +161,13 @@ class TrainedRPG:
         """Return the state dict of one network for a request in Python, as `rpg.generate` describes it."""
         chosen = task_code(self.task, classes, code, sentence, self.language_model)
         states = (state,) if isinstance(state, int) else state
+        for line in self.outside(vectors):
+            warnings.warn(line, stacklevel=3)
         return self.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors)[0].state_dict
+
+    def outside(self, vectors: Vectors | None) -> list[str]:
+        """Return a line for each requested number outside of the range that the zoo's checkpoints have."""
+        return self.table.outside(vectors)
 
     def zoo_membership(self, code: str) -> str:
         """Return "seen", "held out" or "not in the zoo": whether the zoo has checkpoints for the task of `code`."""

@@ -11,7 +11,7 @@ from rpg.config.model import Condition
 from rpg.model.conditions import condition_name
 from rpg.tokenizer.store import TokenStore
 from rpg.utils import task_codes
-from rpg.utils.condition_requests import Row, States, Vectors, requested
+from rpg.utils.condition_requests import Row, States, Vectors, outside, requested
 from rpg.zoo.manifest import Checkpoint, unknown_vector
 
 Values = dict[str, Tensor]
@@ -91,6 +91,10 @@ class ConditionTable:
         """
         rows = [self._requested(*request, draw, vectors) for request, draw in zip(requests, draws, strict=True)]
         return {name: torch.tensor([row[name] for row in rows]) for name in self.values}
+
+    def outside(self, vectors: Vectors | None) -> list[str]:
+        """Return a line for each requested number outside of the range that the zoo's checkpoints have."""
+        return outside(self._rows, vectors)
 
     def _requested(
         self, states: States | None, code: str | None, draw: torch.Generator, vectors: Vectors | None

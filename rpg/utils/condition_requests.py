@@ -54,6 +54,21 @@ def requested(
     return row
 
 
+def outside(table: Mapping[str, Any], vectors: Vectors | None) -> list[str]:
+    """Return a line for each requested number outside of the range that the zoo's checkpoints have.
+
+    `table` is that of `requested`, which refuses unknown vectors and other lengths.
+    """
+    lines = []
+    for name, numbers in (vectors or {}).items():
+        columns = zip(*table.get(name, ()), strict=True)
+        for number, column in zip(numbers, columns, strict=False):
+            least, most = float(min(column)), float(max(column))
+            if not least <= number <= most:
+                lines.append(f"{name}={number:g} is outside of {least:g} to {most:g}, the zoo's range; RPG guesses")
+    return lines
+
+
 def _shares(states: States, count: int) -> list[float]:
     for state in states:
         if not 0 <= state < count:
