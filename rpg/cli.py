@@ -99,8 +99,10 @@ def _covering(run: list[str] | None) -> "Params":
     return params.covering(run, "command line") if run else params
 
 
-@app.command(rich_help_panel=ZOOS)
+# The shell's matches of a pattern without quotes are further arguments.
+@app.command(rich_help_panel=ZOOS, context_settings={"allow_extra_args": True})
 def init(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new experiment.")],
     checkpoints: Annotated[list[str], typer.Option(metavar="PATTERN", help="Checkpoints, or folders of them.")],
     build: Annotated[str | None, typer.Option(metavar=FUNCTION, help="build() returns a network.")] = None,
@@ -120,6 +122,8 @@ def init(
 ) -> None:
     """Look at checkpoints of your own, and add an experiment for them to params.yaml."""
     given: dict[str, Any] = dict(locals())
+    if given.pop("context").args:
+        raise UserError("--checkpoints: the shell has put matches in a pattern's place; quote it, as 'runs/*/*.ckpt'")
     limit_threads(1)
     from rpg.init.command import InitRequest, shown
 
