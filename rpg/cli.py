@@ -99,7 +99,6 @@ def _covering(run: list[str] | None) -> "Params":
     return params.covering(run, "command line") if run else params
 
 
-# The shell's matches of a pattern without quotes are further arguments.
 @app.command(rich_help_panel=ZOOS, context_settings={"allow_extra_args": True})
 def init(
     context: typer.Context,
@@ -110,24 +109,18 @@ def init(
     metric: Annotated[str | None, typer.Option(help="Name of the score. Default: the function's.")] = None,
     unit: Annotated[str, typer.Option(help="Unit of the score, such as dB.")] = "percent",
     lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="A lower score is better.")] = False,
-    state_from: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Checkpoints whose paths give it the same text are one run.")
-    ] = None,
+    state_from: Annotated[str | None, typer.Option(metavar="REGEX", help="Its text in a path names the run.")] = None,
     held_out: Annotated[list[str] | None, typer.Option(metavar="RUN", help="Run that RPG never sees.")] = None,
     facts: Annotated[Path | None, typer.Option(help="Table of numbers or classes of each checkpoint.")] = None,
     weights: Annotated[str | None, typer.Option(metavar="KEY", help="Key or prefix of the network in a file.")] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors to generate. Default: all.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Generate these tensors alone.")] = None,
 ) -> None:
     """Look at checkpoints of your own, and add an experiment for them to params.yaml."""
     given: dict[str, Any] = dict(locals())
-    if given.pop("context").args:
-        raise UserError("--checkpoints: the shell has put matches in a pattern's place; quote it, as 'runs/*/*.ckpt'")
     limit_threads(1)
     from rpg.init.command import InitRequest, shown
 
-    given |= {"held_out": held_out or (), "only": only or ()}
+    given |= {"held_out": held_out or (), "only": only or (), "further": given.pop("context").args}
     shown(InitRequest(**given))
 
 

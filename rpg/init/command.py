@@ -55,6 +55,8 @@ class InitRequest:
     facts: Path | None = None
     weights: str | None = None
     only: Sequence[str] = ()
+    # The shell's further matches of a pattern without quotes.
+    further: Sequence[str] = ()
 
 
 def init(request: InitRequest) -> Iterator[str]:
@@ -63,6 +65,8 @@ def init(request: InitRequest) -> Iterator[str]:
     Nothing stays written unless the checkpoints go through the tokens and back. Raises UserError with a remedy if
     params.yaml has the experiment already, or if the checkpoints can't be a zoo.
     """
+    if request.further:
+        raise UserError("--checkpoints: the shell has put matches in a pattern's place; quote it, as 'runs/*/*.ckpt'")
     if not re.fullmatch(NAME, request.name):
         raise UserError(f"{request.name}: a name has small letters, digits, - and _ only")
     check_name(request.name)
