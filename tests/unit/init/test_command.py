@@ -27,6 +27,7 @@ from torch import nn
 
 from rpg.cli import main
 from rpg.init import command
+from rpg.init.command import InitRequest, init
 from rpg.utils.errors import UserError
 
 NETWORK = "network: 9 tensors with 100 numbers, float32, int64; all checkpoints have these tensors"
@@ -527,7 +528,7 @@ def test_an_array_is_undone_if_params_cannot_take_the_experiment(monkeypatch: py
     assert not Path("zoos").exists()
 
 
-def test_the_user_s_own_files_are_never_replaced_or_removed(capsys) -> None:
+def test_the_user_s_own_files_are_never_replaced_or_removed() -> None:
     write_runs("zoos/new/{}/{}.pth")
     Path("zoos/new/0/params.json").write_text('{"rate": 1}')
     Path("zoos/new/1/params.json").write_text('{"rate": 2}')
@@ -535,3 +536,15 @@ def test_the_user_s_own_files_are_never_replaced_or_removed(capsys) -> None:
         told("zoos/new/*")
     assert str(error.value) == "zoos/new: is there already; move it, or choose another name"
     assert len(list(Path("zoos").rglob("*.pth"))) == 4
+
+
+def test_a_reader_that_stops_early_leaves_nothing() -> None:
+    """As `rpg init ... | head -1` does."""
+    array()()
+    before = Path("params.yaml").read_bytes()
+    lines = init(InitRequest("new", ["rows.npy"]))
+    assert next(lines) == "rows.npy: 3 networks of 4 weights, a file each in zoos/new"
+    assert len(list(Path("zoos/new").iterdir())) == 3
+    lines.close()
+    assert not Path("zoos").exists()
+    assert Path("params.yaml").read_bytes() == before
