@@ -99,8 +99,9 @@ def _covering(run: list[str] | None) -> "Params":
     return params.covering(run, "command line") if run else params
 
 
-@app.command(rich_help_panel=ZOOS)
+@app.command(rich_help_panel=ZOOS, context_settings={"allow_extra_args": True})
 def init(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the new experiment.")],
     checkpoints: Annotated[list[str], typer.Option(metavar="PATTERN", help="Checkpoints, or folders of them.")],
     build: Annotated[str | None, typer.Option(metavar=FUNCTION, help="build() returns a network.")] = None,
@@ -108,22 +109,18 @@ def init(
     metric: Annotated[str | None, typer.Option(help="Name of the score. Default: the function's.")] = None,
     unit: Annotated[str, typer.Option(help="Unit of the score, such as dB.")] = "percent",
     lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="A lower score is better.")] = False,
-    state_from: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Checkpoints whose paths give it the same text are one run.")
-    ] = None,
+    state_from: Annotated[str | None, typer.Option(metavar="REGEX", help="Its text in a path names the run.")] = None,
     held_out: Annotated[list[str] | None, typer.Option(metavar="RUN", help="Run that RPG never sees.")] = None,
     facts: Annotated[Path | None, typer.Option(help="Table of numbers or classes of each checkpoint.")] = None,
     weights: Annotated[str | None, typer.Option(metavar="KEY", help="Key or prefix of the network in a file.")] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors to generate. Default: all.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="PATTERN", help="Generate these tensors alone.")] = None,
 ) -> None:
     """Look at checkpoints of your own, and add an experiment for them to params.yaml."""
     given: dict[str, Any] = dict(locals())
     limit_threads(1)
     from rpg.init.command import InitRequest, shown
 
-    given |= {"held_out": held_out or (), "only": only or ()}
+    given |= {"held_out": held_out or (), "only": only or (), "further": given.pop("context").args}
     shown(InitRequest(**given))
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ WEIGHTS = "weights"
 
 
 def read_array(path: Path) -> Tensor | None:
-    """Return the array [networks, weights] in a file; None if the file holds something else.
+    """Return the array [networks, weights] in a file; None if the file holds something else, as a checkpoint does.
 
-    Raises UserError if the file can't be read. No pickled objects are read.
+    Raises UserError if the file can't be read, or if a file of NumPy has no such array. No pickled objects are read.
     """
     if not path.is_file() or not (path.suffix in ARRAYS or is_checkpoint(path)):
         return None
@@ -33,16 +34,18 @@ def read_array(path: Path) -> Tensor | None:
         try:
             loaded = np.load(path, allow_pickle=False)
             content = loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: can't be read ({error}); save the array by numpy.save") from error
     else:
         content = checkpoint_tree(path)
     if isinstance(content, dict):
         content = next(iter(content.values())) if len(content) == 1 else None
-    if isinstance(content, np.ndarray) and content.dtype.kind == "f":
+    if isinstance(content, np.ndarray) and content.dtype.kind == "f" and content.itemsize <= 8:
         # torch knows the byte order of this machine alone.
         content = torch.from_numpy(np.ascontiguousarray(content.astype(content.dtype.newbyteorder("="))))
     found = isinstance(content, Tensor) and content.ndim == 2 and content.is_floating_point() and len(content) > 1
+    if not found and path.suffix in ARRAYS:
+        raise UserError(f"{path}: holds no single array [networks, weights] of floats with two rows or more")
     return content if found else None
 
 
@@ -63,13 +66,16 @@ def split_row(row: Tensor, network: nn.Module | None) -> StateDict:
 def write_rows(path: Path, array: Tensor, network: nn.Module | None, folder: Path) -> list[Path]:
     """Write each row of the array [networks, weights] of the file `path` as folder/<row>.safetensors.
 
-    Raises UserError if the rows do not have as many weights as the network has parameters.
+    Raises UserError if the rows do not have as many weights as the network has parameters, or if one is not finite.
     """
     count = sum(parameter.numel() for parameter in network.parameters()) if network else array.shape[1]
     if array.shape[1] != count:
         raise UserError(
             f"{path}: a row has {array.shape[1]} weights, but the network of --build has {count} parameters"
         )
+    faulty = (~torch.isfinite(array)).any(1).nonzero().flatten().tolist()
+    if faulty:
+        raise UserError(f"{path}: row {faulty[0]} holds NaN or Inf; remove the row")
     paths = [folder / f"{row:05d}.safetensors" for row in range(len(array))]
     for target, row in zip(paths, array, strict=True):
         write_tensors(target, split_row(row, network))
@@ -85,7 +91,8 @@ def with_checkpoints(table: Path, paths: Sequence[Path]) -> list[dict[str, Any]]
     rows: list[Mapping[str, Any]] = list(cells.values())
     if len(rows) != len(paths):
         raise UserError(f"{table}: has {len(rows)} rows, but the array has {len(paths)}")
-    return [{CHECKPOINT: str(path), **row} for row, path in zip(rows, paths, strict=True)]
+    # A row's place tells its network, whatever the table calls it.
+    return [{**{CHECKPOINT: ""}, **row, CHECKPOINT: str(path)} for row, path in zip(rows, paths, strict=True)]
 
 
 def write_facts(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -2,8 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,11 @@ from rpg.init.arrays import read_array, with_checkpoints, write_facts, write_row
 from rpg.init.grouping import group
 from rpg.init.ray_trials import trial_facts
 from rpg.init.survey import RoundTrip, Survey, low_rank, outputs, round_trip, survey
-from rpg.init.writing import add_experiment, check_name
+from rpg.init.writing import add_experiment, check_name, make_folder
 from rpg.tasks.adapters import CONFIG
-from rpg.tasks.custom.config import CustomTask, GivenZoo
-from rpg.tasks.custom.facts import read_facts
-from rpg.tasks.custom.reading import INDEX, check_distributed
+from rpg.tasks.custom.config import CustomTask, GivenZoo, names_run
+from rpg.tasks.custom.facts import Facts, read_facts
+from rpg.tasks.custom.reading import INDEX, SUFFIXES, check_distributed, is_checkpoint
 from rpg.tasks.custom.runs import expanded
 from rpg.tasks.custom.task import Custom
 from rpg.tokenizer.copied import Copied
@@ -53,27 +55,51 @@ class InitRequest:
     facts: Path | None = None
     weights: str | None = None
     only: Sequence[str] = ()
+    # The shell's further matches of a pattern without quotes.
+    further: Sequence[str] = ()
 
 
 def init(request: InitRequest) -> Iterator[str]:
     """Look at the checkpoints, add the experiment to params.yaml, and yield lines that tell what was found and done.
 
-    Nothing is written unless the checkpoints go through the tokens and back. Raises UserError with a remedy if
+    Nothing stays written unless the checkpoints go through the tokens and back. Raises UserError with a remedy if
     params.yaml has the experiment already, or if the checkpoints can't be a zoo.
     """
+    if request.further:
+        raise UserError("--checkpoints: the shell has put matches in a pattern's place; quote it, as 'runs/*/*.ckpt'")
     if not re.fullmatch(NAME, request.name):
         raise UserError(f"{request.name}: a name has small letters, digits, - and _ only")
     check_name(request.name)
+    with ExitStack() as undo:
+        experiment, comment = yield from _experiment(request, undo)
+        lines = add_experiment(request.name, experiment, comment)
+        undo.pop_all()
+    yield f"{PARAMS_FILE}: added"
+    yield from lines
+    yield f"next: snakemake --cores all results/{request.name}/novelty.json"
+    yield f"then: rpg generate --experiment {request.name} --out {request.name}.safetensors"
+
+
+def _experiment(request: InitRequest, undo: ExitStack) -> Generator[str, None, tuple[dict[str, Any], str]]:
+    """Look at the checkpoints, yield lines on them, and return the experiment and a comment on it.
+
+    `undo` removes the files that this writes, unless the caller takes its callbacks away.
+    """
     matches = _matches(request)
     task_block = _task(request, matches)
     task = Custom(task_block)
-    facts, rows = request.facts, None
-    if len(matches) == 1 and (array := read_array(Path(matches[0]))) is not None:
+    facts, rows = request.facts, list[dict[str, Any]]()
+    array = read_array(Path(matches[0])) if len(matches) == 1 else None
+    if array is not None:
+        for option, given in (("state-from", request.state_from), ("weights", request.weights)):
+            if given:
+                raise UserError(f"--{option}: not for an array, each row of which is a run; leave it out")
         folder = FOLDER / request.name
+        make_folder(folder, undo)
         paths = write_rows(Path(matches[0]), array, task.network if request.build else None, folder)
         yield f"{matches[0]}: {len(array)} networks of {array.shape[1]:,} weights, a file each in {folder}"
         entries, state_from, rule = [f"{folder}/*.safetensors"], None, "each row is a run"
-        rows = with_checkpoints(facts, paths) if facts else None
+        rows = with_checkpoints(facts, paths) if facts else []
     else:
         entries, are_runs = _entries(request, matches, task)
         grouping = group(expanded(entries), are_runs)
@@ -84,21 +110,27 @@ def init(request: InitRequest) -> Iterator[str]:
     zoo_tree |= {"state_from": state_from} if state_from else {}
     zoo_tree |= {"held_out": list(request.held_out)} if request.held_out else {}
     zoo_tree |= {"weights": request.weights} if request.weights else {}
-    zoo = _block(GivenZoo, "zoo", {**zoo_tree, "runs_per_shard": 1})
+    given_facts = {"facts": str(facts)} if facts else {}
+    zoo = _block(GivenZoo, "zoo", {**zoo_tree, **given_facts, "runs_per_shard": 1})
     for name in request.held_out:
-        if not any(GivenZoo.is_held_out(zoo.model_copy(update={"held_out": [name]}), run) for run in zoo.names):
+        if not any(names_run(name, run) for run in zoo.names):
             raise UserError(f"--held-out {name}: no such run; known: {', '.join(zoo.names[:20])}")
     found = survey(task, zoo)
     yield from _told(found, rule)
-    rows = rows or (None if facts else trial_facts(found.checkpoints) or None)
+    if array is None and not facts:
+        rows = trial_facts(found.checkpoints)
     if rows:
+        if not facts:
+            make_folder(FOLDER / request.name, undo)
         facts = FOLDER / request.name / "facts.csv"
         write_facts(facts, rows)
         yield f"facts: {facts} has {len(rows)} rows of {', '.join(list(rows[0])[1:])}"
     vectors: list[str] = []
     if facts:
         zoo_tree["facts"] = str(facts)
-        vectors = read_facts(facts, [f"validation_{task.metric}"]).names[:MOST_VECTORS]
+        table = read_facts(facts, [f"validation_{task.metric}"])
+        _check_facts(found, table)
+        vectors = table.names[:MOST_VECTORS]
         yield f"conditions: {', '.join(vectors)}"
     tokens, copied = _tokens(request, found)
     weights = _weights(found, copied)
@@ -112,11 +144,8 @@ def init(request: InitRequest) -> Iterator[str]:
     trip = round_trip(found, width, bool(tokens.get("canonical")), copied)
     yield f"round trip: as tokens and back, a tensor changes by at most {trip.difference:.1e} of its largest weight"
     yield from _same_function(found, trip, request)
-    comment = f"{len(found.checkpoints)} checkpoints of {len(found.runs)} runs, by `rpg init`."
-    yield f"{PARAMS_FILE}: added"
-    yield from add_experiment(request.name, experiment, comment)
-    yield f"next: snakemake --cores all results/{request.name}/novelty.json"
-    yield f"then: rpg generate --experiment {request.name} --out {request.name}.safetensors"
+    runs = f"{len(found.runs)} runs" if len(found.runs) > 1 else "one run"
+    return experiment, f"{len(found.checkpoints)} checkpoints of {runs}, by `rpg init`."
 
 
 def _block(kind: type[Any], name: str, tree: dict[str, Any]) -> Any:
@@ -127,6 +156,16 @@ def _block(kind: type[Any], name: str, tree: dict[str, Any]) -> Any:
         fault = error.errors()[0]
         where = ".".join(map(str, (name, *fault["loc"])))
         raise UserError(f"{where}: {message_of(fault)}") from error
+
+
+def _check_facts(found: Survey, table: Facts) -> None:
+    """Raise UserError if a checkpoint has no row, or a row no checkpoint."""
+    table.check_runs([*chain.from_iterable(found.zoo.found.values())])
+    for name, paths in found.runs.items():
+        told = table.of_run(found.zoo.found[name], paths)
+        lacking = next((path for path in paths if path not in told and str(path) not in found.copies), None)
+        if lacking:
+            raise table.lacks(lacking)
 
 
 def _matches(request: InitRequest) -> list[str]:
@@ -146,11 +185,15 @@ def _task(request: InitRequest, matches: Sequence[str]) -> CustomTask:
         tree["build"] = request.build
     elif adapter := next((folder for path in matches for folder in _adapter_folders(Path(path))), None):
         tree["adapter"] = str(adapter)
+    if request.score and not request.build:
+        raise UserError("--score: needs the network; add --build")
+    of_score = (request.metric, request.unit != PERCENT.unit, request.lower_is_better)
     if request.score:
         tree |= {"score": request.score, "metric": request.metric or request.score.partition(":")[2]}
         tree |= {"unit": request.unit, "lower_is_better": request.lower_is_better}
-    elif request.metric:
-        raise UserError("--metric: names a score; add --score")
+    elif any(of_score):
+        option = ("metric", "unit", "lower-is-better")[list(map(bool, of_score)).index(True)]
+        raise UserError(f"--{option}: belongs to a score; add --score")
     return _block(CustomTask, "task", tree)
 
 
@@ -166,11 +209,18 @@ def _entries(request: InitRequest, matches: Sequence[str], task: Custom) -> tupl
 
     Raises UserError if checkpoints and folders of checkpoints are mixed, or if a match is neither.
     """
-    for path in matches:
-        check_distributed(Path(path) if Path(path).is_dir() else Path(path).parent)
+    # torch.distributed.checkpoint names a process's file so; a pattern leaves out the index beside it.
+    parts = (Path(path).parent if path.endswith(".distcp") else Path(path) for path in matches)
+    for part in dict.fromkeys(parts):
+        if part.is_dir():
+            check_distributed(part)
     if any(_stands_for_folder(Path(path), task) for path in matches):
         # The weights of transformers and peft need the files beside them.
         return list(dict.fromkeys(str(Path(path).parent) for path in matches)), False
+    if odd := next((path for path in matches if Path(path).is_file() and not is_checkpoint(Path(path))), None):
+        raise UserError(
+            f"--checkpoints: {odd} is no checkpoint ({' '.join(SUFFIXES)}); give a pattern that leaves it out"
+        )
     several = {path: len(task.checkpoints(Path(path))) > 1 for path in matches}
     if len(set(several.values())) > 1 and not request.state_from:
         folder = next(path for path, is_run in several.items() if is_run)
@@ -187,7 +237,8 @@ def _told(found: Survey, rule: str) -> Iterator[str]:
     """Yield what was found in the checkpoints."""
     counts = [len(paths) for paths in found.runs.values()]
     each = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else str(counts[0])
-    yield f"found: {sum(counts)} checkpoints, {each} of each of {len(counts)} runs; {rule}"
+    runs = f", {each} of each of {len(counts)} runs" if len(counts) > 1 else " of one run"
+    yield f"found: {sum(counts)} checkpoints{runs}; {rule}"
     yield f"written by: {found.maker}"
     if found.notes:
         yield f"read: {'; '.join(found.notes)}"
@@ -200,10 +251,10 @@ def _told(found: Survey, rule: str) -> Iterator[str]:
     kinds = ", ".join(sorted(found.dtypes))
     yield f"network: {len(own)} tensors with {numbers:,} numbers, {kinds}; all checkpoints have these tensors"
     if found.unlike:
-        yield (
-            f"look: the checkpoints of {found.unlike[0]} differ as much as those of separate runs; if they are, group"
-            " them by --state-from"
-        )
+        one = found.unlike[0]
+        is_folder = found.zoo.found[one] == [one] and Path(one).is_dir()
+        remedy = f"match its files, as --checkpoints '{one}/*'" if is_folder else "group them by --state-from"
+        yield f"look: the checkpoints of {one} differ as much as those of separate runs; if they are, {remedy}"
     if found.one_start and len(counts) > 1:
         flat = max(counts) == 1
         yield (

@@ -73,6 +73,7 @@ def survey(task: Custom, zoo: GivenZoo) -> Survey:
     whole = sum(_bytes(path) for path in paths) <= MOST_BYTES
     found = Survey(task, zoo, runs, [], maker(paths[0]))
     last: StateDict | None = None
+    digests: set[str] = set()
     for name, of_run in runs.items():
         read = ReadRun(name)
         for path in of_run if whole else dict.fromkeys([of_run[0], of_run[-1]]):
@@ -84,10 +85,11 @@ def survey(task: Custom, zoo: GivenZoo) -> Survey:
             found.likeness.append(cosine(last, read.last))
         last = read.last
         found.copies |= read.copies
+        digests |= read.names.keys()
         found.dtypes |= read.dtypes
         if read.is_unlike:
             found.unlike.append(name)
-    if len(found.read) < 2:
+    if len(digests) < 2:
         raise UserError(f"{paths[0]}: all checkpoints are the same; RPG learns from two or more")
     return found
 
@@ -112,7 +114,7 @@ class RoundTrip:
 
 def low_rank(state_dict: StateDict) -> bool:
     """Return whether a state dict has low-rank pairs, as those of LoRA and DoRA."""
-    return bool(pairs(state_dict))
+    return any(pairs(state_dict))
 
 
 def round_trip(found: Survey, width: int, rotated: bool, copied: Copied) -> RoundTrip:

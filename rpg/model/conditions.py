@@ -5,7 +5,7 @@ position, or [B, L, M], one vector per position. `KINDS` lists all kinds. To add
 block in `rpg.config.model`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -141,6 +141,11 @@ def _tokens(params: "Condition", head_L: Tensor) -> Tensor | None:
     return last_L
 
 
+def _key(name: str) -> str:
+    """Return the key of a condition's module: torch takes no dots, as in optimizer.rate, and no attributes, as type."""
+    return f"{name.replace('.', '/')}{'/' if hasattr(nn.ModuleDict, name) or name in vars(nn.ModuleDict()) else ''}"
+
+
 class Conditions(nn.Module):
     """Sum all conditions of a model for L tokens.
 
@@ -157,26 +162,31 @@ class Conditions(nn.Module):
     ) -> None:
         super().__init__()
         self.kinds = nn.ModuleDict()
+        self.names = [condition_name(entry) for entry in params]
         # The names of the conditions that reach some tokens only.
         self.partial: set[str] = set()
         for entry in params:
             name = condition_name(entry)
-            self.kinds[name] = KINDS[entry.kind](entry, sizes[name], len(head_L), width, normalized)
+            self.kinds[_key(name)] = KINDS[entry.kind](entry, sizes[name], len(head_L), width, normalized)
             if (tokens_L := _tokens(entry, head_L)) is not None:
                 self.partial.add(name)
-                self.register_buffer(f"tokens_{name}", tokens_L.unsqueeze(-1), persistent=False)
+                self.register_buffer(f"tokens_{_key(name)}", tokens_L.unsqueeze(-1), persistent=False)
+
+    def named(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the name and the module of each condition."""
+        yield from zip(self.names, self.kinds.values(), strict=True)
 
     def tokens(self, name: str) -> Tensor | None:
         """Return [L, 1] the tokens that the condition reaches; None if it reaches all."""
-        return self.get_buffer(f"tokens_{name}") if name in self.partial else None
+        return self.get_buffer(f"tokens_{_key(name)}") if name in self.partial else None
 
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return the sum [B, 1 or L, M] for `values`, name → [B, C]; ValueError if a name is missing or unknown."""
-        if set(values) != set(self.kinds):
-            raise ValueError(f"conditions {sorted(values)} given, the model was trained with {sorted(self.kinds)}")
+        if set(values) != set(self.names):
+            raise ValueError(f"conditions {sorted(values)} given, the model was trained with {sorted(self.names)}")
         embedded = [
             kind(values[name]) * self.tokens(name) if name in self.partial else kind(values[name])
-            for name, kind in self.kinds.items()
+            for name, kind in self.named()
         ]
         total = embedded[0]
         for other in embedded[1:]:

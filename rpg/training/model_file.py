@@ -74,7 +74,7 @@ def fresh(model: Model, diffusion: Diffusion, store: TokenStore) -> RPG:
     """Build an RPG as a training starts it: `build`, with the statistics of vectors and tokens that the model needs."""
     table = ConditionTable.of(model.conditions, store)
     rpg = assemble(model, diffusion, store.layout, table.sizes)
-    for name, condition in rpg.recurrent.conditions.kinds.items():
+    for name, condition in rpg.recurrent.conditions.named():
         if isinstance(condition, Vector):
             condition.standardize(table.values[name])
     if rpg.mean is not None and rpg.spread is not None:

@@ -86,7 +86,7 @@ def load_published(model: RPG, published: dict[str, Tensor]) -> None:
 def _check_gate(model: RPG, gate_1L1: Tensor | None) -> None:
     """Raise ValueError unless the task code reaches the same tokens in `model` as published: all without a gate."""
     conditions = model.recurrent.conditions
-    if "task_code" not in conditions.kinds:
+    if "task_code" not in conditions.names:
         return
     ones_L = torch.ones(model.length, dtype=torch.bool)
     reached_L1 = conditions.tokens("task_code")

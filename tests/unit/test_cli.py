@@ -20,12 +20,16 @@ from rpg.cli import app, ledger, main
 from rpg.config.loading import json_schema
 from rpg.stages import STAGES, SUMMARIES
 
-OTHER_VERBS = ("import", "generate", "pack", "export", "demo", "config", "show", "plan", "schema", "ledger")
+OTHER_VERBS = ("init", "import", "generate", "pack", "export", "demo", "config", "show", "plan", "schema", "ledger")
 # The options of verbs that have others than their kind; those of `ledger` are verbs.
 OPTIONS = {
     "zoo": ("--experiment", "--shard", "--threads"),
     "train": ("--experiment", "--threads", "--processes"),
     "score": ("--experiment", "--generator", "--threads", "--weights", "--classes", "--code"),
+    "init": (
+        "--checkpoints", "--build", "--score", "--metric", "--unit", "--lower-is-better", "--state-from", "--held-out",
+        "--facts", "--weights", "--only",
+    ),
     "import": ("--experiment", "--weights"),
     "generate": (
         "--experiment", "--generator", "--out", "--classes", "--code", "--describe", "--vector", "--count", "--state",

@@ -35,6 +35,11 @@ def _is_expression(text: str) -> str:
     return text
 
 
+def names_run(name: str, run: str) -> bool:
+    """Return whether `name`, a name or a pattern, stands for the run; a name may have brackets, as lr=[0.1]."""
+    return name == run or fnmatchcase(run, name)
+
+
 class GivenZoo(ZooConfig):
     """Networks that were trained elsewhere: the checkpoints of several training runs.
 
@@ -109,7 +114,7 @@ class GivenZoo(ZooConfig):
 
     def is_held_out(self, run: str) -> bool:
         """Return whether RPG never learns from the run of this name."""
-        return any(fnmatchcase(run, name) for name in self.held_out or ())
+        return any(names_run(name, run) for name in self.held_out or ())
 
     @model_validator(mode="after")
     def _runs_fit(self) -> "GivenZoo":
@@ -117,6 +122,8 @@ class GivenZoo(ZooConfig):
         folders = [Path(path) for path in expanded(self.runs)]
         if len(set(folders)) != len(folders):
             raise ValueError("runs: a folder is listed twice; remove one")
+        if braces := next((path for path in map(str, folders) if re.search(r"[{}]", path)), None):
+            raise ValueError(f"runs: Snakemake reads braces as a wildcard; rename {braces}")
         if self.names and all(map(self.is_held_out, self.names)):
             raise ValueError("held_out: RPG would learn from no run; remove a name")
         return self
@@ -251,7 +258,7 @@ class CustomTask(TaskConfig):
         lines += [
             f"{name}: no such run; correct zoo.held_out"
             for name in zoo.held_out or ()
-            if not any(fnmatchcase(run, name) for run in zoo.names)
+            if not any(names_run(name, run) for run in zoo.names)
         ]
         if zoo.facts and not Path(zoo.facts).is_file():
             lines.append(f"{zoo.facts}: no such table; correct zoo.facts")

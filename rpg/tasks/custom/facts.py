@@ -12,6 +12,8 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,8 @@ class Facts:
         that names the row if two rows are for one checkpoint, or if a row in the run's folder is for no checkpoint.
         """
         found: dict[Path, Row] = {}
-        left = {path: row for path, row in self.rows.items() if _within(path, set(map(os.path.abspath, run)))}
+        within = chain.from_iterable(self._below.get(os.path.abspath(entry), ()) for entry in run)
+        left = {path: self.rows[path] for path in within}
         parents = [path.parent for path in checkpoints]
         for path in checkpoints:
             names = [path, path.parent] if parents.count(path.parent) == 1 else [path]
@@ -73,6 +76,19 @@ class Facts:
             fault = f"'{row.checkpoint}' is no checkpoint of the run {', '.join(run)[:200]}; correct or remove the row"
             raise UserError(f"{self.path}: {row.place}: {fault}")
         return {path: row.facts for path, row in found.items()}
+
+    @cached_property
+    def _below(self) -> dict[str, list[str]]:
+        """A file or folder → the paths of the rows that are it or below it: a zoo may have thousands of runs."""
+        below: dict[str, list[str]] = {}
+        for path in self.rows:
+            for one in (path, *map(str, Path(path).parents)):
+                below.setdefault(one, []).append(path)
+        return below
+
+    def lacks(self, checkpoint: Path) -> UserError:
+        """Return the error that a checkpoint has no row."""
+        return UserError(f"{self.path}: no row for the checkpoint {checkpoint}; add one")
 
     def check_runs(self, runs: Collection[str]) -> None:
         """Raise UserError that names the row if a row is for a checkpoint of none of the runs."""

@@ -412,8 +412,12 @@ class ReadRun:
 
 
 def cosine(a: StateDict, b: StateDict) -> float:
-    """Return the cosine of two networks' matrices and kernels, which start from random numbers."""
-    names = [name for name, tensor in a.items() if tensor.ndim > 1 and tensor.is_floating_point()]
+    """Return the cosine of two networks' matrices and kernels, which start from random numbers.
+
+    All tensors count if there are no matrices, as in a network that is one row of numbers.
+    """
+    floats = [name for name, tensor in a.items() if tensor.is_floating_point()]
+    names = [name for name in floats if a[name].ndim > 1] or floats
     products = torch.zeros(3, dtype=torch.float64)
     for one, other in ((a[name].double().flatten(), b[name].double().flatten()) for name in names):
         products += torch.stack([one @ other, one @ one, other @ other])

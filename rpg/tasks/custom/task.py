@@ -174,7 +174,7 @@ class Custom(Task):
                 step = len(read.names) - 1
                 if self._table:
                     if path not in told:
-                        raise UserError(f"{self._table.path}: no row for the checkpoint {path}; add one")
+                        raise self._table.lacks(path)
                     self._facts[run.seed, step] = told[path]
                 save(step, [state_dict])
         read.report()

@@ -121,3 +121,17 @@ def test_unconditional_is_one_vector_whatever_is_asked() -> None:
     assert found.shape == (2, 1, 4)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0, 0], conditions.kinds["unconditional"].vector)
+
+
+def test_names_that_torch_refuses_for_modules() -> None:
+    """A hyperparameter may be called optimizer.rate or type."""
+    fields = ["optimizer.rate", "type", "training", "lr"]
+    entries = [VectorCondition(kind="vector", field=field, hidden=None, reach="head") for field in fields]
+    conditions = Conditions(entries, dict.fromkeys(fields, 1), HEAD, width=4)
+    assert list(conditions.kinds) == ["optimizer/rate", "type/", "training/", "lr"]
+    assert [name for name, _ in conditions.named()] == fields
+    values = {field: torch.tensor([[float(place)]]) for place, field in enumerate(fields)}
+    expected = sum(module(values[name]) for name, module in conditions.named()) * HEAD[:, None]
+    torch.testing.assert_close(conditions(values), expected)
+    with pytest.raises(ValueError, match=r"the model was trained with \['lr', 'optimizer.rate', 'training', 'type'\]"):
+        conditions({})

@@ -9,6 +9,7 @@ from torch import Tensor
 from rpg.tokenizer.copied import Copied, copied_tensors
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, detokenize, tokenize
+from rpg.utils.errors import UserError
 
 
 def network(seed: int, **fixed: Tensor) -> dict[str, Tensor]:
@@ -95,3 +96,15 @@ def test_most_zoos_are_read_no_further_than_the_second_checkpoint() -> None:
 
     assert copied_tensors(state_dicts, (), {}, False) == Copied([], [], {})
     assert read == [0, 1]
+
+
+def test_chosen_tensors_alone_are_generated() -> None:
+    zoo = [network(seed, frozen=torch.zeros(8)) for seed in range(3)]
+    copied = copied_tensors(lambda: iter(zoo), (), TIED, False, ["hid*", "frozen"])
+    # Neither half of a tie is a tie if one of the two is left out.
+    assert copied == Copied([], ["frozen"], {}, ("embedding", "head"))
+    assert str(copied) == "equal in all checkpoints: frozen; left out by tokens.only: embedding, head"
+    assert [tensor.name for tensor in Layout.of(zoo[0], 8, copied=copied).tokenized] == ["hidden"]
+    with pytest.raises(UserError) as error:
+        copied_tensors(lambda: iter(zoo), (), TIED, False, ["hidden", "heads"])
+    assert str(error.value).startswith("params.yaml: tokens.only: no tensor 'heads'; did you mean 'head'")

@@ -69,6 +69,17 @@ def test_vector_that_is_wished_for(store: TokenStore) -> None:
         ConditionTable.of([STATE], store).requested([((0,), None)], draws[:1], {"size": [1.0]})
 
 
+def test_vectors_that_are_omitted_are_those_of_the_state(store: TokenStore) -> None:
+    own = checkpoint_values([ACCURACY], store)["validation_top1"].flatten().tolist()
+    table = ConditionTable.of([STATE, ACCURACY], store)
+    draws = [torch.Generator().manual_seed(seed) for seed in range(20)]
+    for state in (0, 1):
+        found = table.requested([((state,), None)] * 20, draws)["validation_top1"].flatten().tolist()
+        allowed = {value for value, entry in zip(own, store.checkpoints, strict=True) if store.state(entry) == state}
+        assert set(found) <= allowed
+        assert len(set(found)) > 1
+
+
 def test_wish_for_what_the_model_does_not_know(store: TokenStore) -> None:
     draw = [torch.Generator()]
     with pytest.raises(UserError, match="not trained on task codes"):

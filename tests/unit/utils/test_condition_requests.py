@@ -5,19 +5,46 @@ import pytest
 from rpg.utils.condition_requests import met, requested
 from rpg.utils.errors import UserError
 
-DRAWN = {"permutation_state": [0.0, 1.0, 0.0], "task_code": [1.0, 0.0], "width": [3.5]}
+# The values of three checkpoints, the first two of state 1 and the last of state 2.
+TABLE = {
+    "permutation_state": [[0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    "task_code": [[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]],
+    "width": [[3.5], [4.5], [5.5]],
+}
+DRAWN = {name: values[0] for name, values in TABLE.items()}
+
+
+def first(count: int) -> int:
+    return 0
+
+
+def last(count: int) -> int:
+    return count - 1
 
 
 def test_the_drawn_checkpoint_supplies_what_is_omitted() -> None:
-    assert requested(DRAWN, ["width"], None, None) == DRAWN
-    row = requested(DRAWN, ["width"], (0, 2), "01", {"width": [4]})
+    assert requested(TABLE, first, ["width"], None, None) == DRAWN
+    assert requested(TABLE, last, ["width"], None, None)["width"] == [5.5]
+    row = requested(TABLE, first, ["width"], (0, 2), "01", {"width": [4]})
     assert row == {"permutation_state": [0.5, 0.0, 0.5], "task_code": [0.0, 1.0], "width": [4]}
-    assert DRAWN["permutation_state"] == [0.0, 1.0, 0.0]
+    assert TABLE["permutation_state"][0] == [0.0, 1.0, 0.0]
+
+
+def test_vectors_go_with_the_requested_state() -> None:
+    assert requested(TABLE, last, ["width"], (1,), None)["width"] == [4.5]
+    assert requested(TABLE, first, ["width"], (2,), None)["width"] == [5.5]
+    assert requested(TABLE, last, ["width"], (1, 2), None)["width"] == [5.5]
+    # No checkpoint has state 0, and without vectors the state draws nothing.
+    assert requested(TABLE, last, ["width"], (0,), None)["width"] == [5.5]
+    counts: list[int] = []
+    requested(TABLE, lambda count: counts.append(count) or 0, [], (2,), None)
+    requested(TABLE, lambda count: counts.append(count) or 0, ["width"], (1,), None)
+    assert counts == [3, 2]
 
 
 def test_states_and_code_are_read_back() -> None:
     assert met(DRAWN) == ((1,), "10")
-    assert met(requested(DRAWN, ["width"], (0, 2), "01")) == ((0, 2), "01")
+    assert met(requested(TABLE, first, ["width"], (0, 2), "01")) == ((0, 2), "01")
     assert met({"unconditional": [0.0]}) == ((0,), None)
 
 
@@ -32,8 +59,8 @@ def test_states_and_code_are_read_back() -> None:
 )
 def test_unknown_requests(request_: tuple, fault: str) -> None:
     with pytest.raises(UserError, match=fault):
-        requested(DRAWN, ["width"], *request_)
+        requested(TABLE, first, ["width"], *request_)
     with pytest.raises(UserError, match="no permutation states"):
-        requested({"width": [1.0]}, ["width"], (0,), None)
+        requested({"width": [[1.0]]}, first, ["width"], (0,), None)
     with pytest.raises(UserError, match="not trained on task codes"):
-        requested({"width": [1.0]}, ["width"], None, "01")
+        requested({"width": [[1.0]]}, first, ["width"], None, "01")

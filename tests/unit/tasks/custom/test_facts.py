@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rpg.model.conditions import KINDS
+from rpg.tasks.custom import facts as facts_module
 from rpg.tasks.custom.facts import RESERVED, read_facts
 from rpg.utils.errors import UserError
 from rpg.zoo.manifest import Checkpoint
@@ -125,3 +126,17 @@ def test_a_column_of_names_is_no_class(here: Path) -> None:
 
 def test_a_manifest_s_own_keys_are_reserved() -> None:
     assert (Checkpoint.model_fields.keys() | KINDS.keys()) - {"vector"} == RESERVED
+
+
+def test_a_table_of_thousands_of_runs_is_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run looks for its own rows alone: all rows for each run took minutes."""
+    monkeypatch.chdir(tmp_path)
+    Path("facts.csv").write_text("checkpoint,x\n" + "".join(f"zoo/{n}/1.pth,{n}\n" for n in range(3000)))
+    facts = read_facts(Path("facts.csv"), [])
+    asked: list[str] = []
+    monkeypatch.setattr(facts_module, "_within", lambda path, folders: asked.append(path))
+    for number in range(3000):
+        path = Path(f"zoo/{number}/1.pth")
+        assert facts.of_run([f"zoo/{number}"], [path]) == {path: {"x": float(number)}}
+    assert asked == []
+    assert str(facts.lacks(Path("zoo/x"))) == "facts.csv: no row for the checkpoint zoo/x; add one"

@@ -21,6 +21,7 @@ from rpg.tasks.custom.reading import (
     as_torch_loads,
     as_transformers_loads,
     check_distributed,
+    cosine,
     is_checkpoint,
     read_weights,
 )
@@ -356,3 +357,11 @@ def test_transformers_maps_the_names_of_its_files() -> None:
     assert same(after, model.state_dict())
     del given["model.norm.weight"]
     assert as_transformers_loads(MixtralForCausalLM(config), given) is None
+
+
+def test_cosine_of_matrices_and_of_networks_without_them() -> None:
+    a = {"m": torch.tensor([[1.0, 0.0]]), "v": torch.ones(3), "n": torch.tensor(5)}
+    b = {"m": torch.tensor([[0.0, 2.0]]), "v": torch.ones(3), "n": torch.tensor(5)}
+    assert cosine(a, b) == 0.0
+    assert cosine(a, a) == 1.0
+    assert cosine({"v": torch.tensor([3.0, 4.0])}, {"v": torch.tensor([4.0, 3.0])}) == pytest.approx(24 / 25)
