@@ -429,7 +429,9 @@ def write_given(folder: Path) -> None:
         draw = torch.Generator().manual_seed(seed)
         first, last = torch.randn(8, 4, generator=draw), torch.randn(3, 8, generator=draw)
         for epoch in (8, 9, 10):
-            network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
             state = network.state_dict()
             state |= {"0.weight": first + epoch / 100, "3.weight": last, "0.bias": torch.full((8,), 0.1 * epoch)}
             torch.save(state, folder / run / f"epoch-{epoch}.pth")

@@ -28,7 +28,7 @@ def model_width(runs: int) -> int:
 
 def training(runs: int) -> dict[str, int]:
     """Return the steps of the training, and the number of checkpoints in a step."""
-    return {"steps": 300 + 20 * runs, "batch": 4 if runs <= 12 else 8}
+    return {"steps": min(300 + 20 * runs, 10_000), "batch": 4 if runs <= 12 else 8}
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_networks_with_code_and_score(capsys) -> None:
         "zoo": {"runs": ["zoo/*"], "runs_per_shard": 1},
         "tokens": {"width": 16},
         "model": {"backbone": {"width": 64}},
-        "train": {"steps": 340},
+        "train": {"steps": 340, "batch": 4},
     }
 
 

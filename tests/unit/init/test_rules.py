@@ -2,7 +2,7 @@
 
 import pytest
 
-from rpg.init.rules import ZooFacts, experiment, model_width, power_of_two, token_width, train_steps
+from rpg.init.rules import ZooFacts, experiment, model_width, power_of_two, token_width, training
 
 
 @pytest.mark.parametrize(("number", "nearest"), [(0, 16), (22, 16), (23, 32), (90, 64), (91, 128), (10**9, 256)])
@@ -11,16 +11,20 @@ def test_the_nearest_power_of_two_by_ratio(number: float, nearest: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "width", "model"),
-    [(99, 16, 64), (10_000, 128, 128), (1_000_000, 1024, 256), (11_000_000, 4096, 256), (10**10, 16384, 256)],
+    ("weights", "width"), [(99, 16), (10_000, 128), (1_000_000, 1024), (11_000_000, 4096), (10**10, 16384)]
 )
-def test_tokens_are_about_as_many_as_they_are_wide(weights: int, width: int, model: int) -> None:
+def test_tokens_are_about_as_many_as_they_are_wide(weights: int, width: int) -> None:
     assert token_width(weights) == width
-    assert model_width(width) == model
 
 
-def test_steps_grow_with_the_runs() -> None:
-    assert [train_steps(runs) for runs in (1, 3, 2000)] == [320, 360, 40300]
+def test_model_and_training_grow_with_the_runs() -> None:
+    assert [model_width(runs) for runs in (1, 6, 10, 12, 2000)] == [64, 128, 128, 256, 256]
+    assert [training(runs) for runs in (1, 12, 13, 2000)] == [
+        {"steps": 320, "batch": 4},
+        {"steps": 540, "batch": 4},
+        {"steps": 560, "batch": 8},
+        {"steps": 10_000, "batch": 8},
+    ]
 
 
 def test_the_experiment_has_the_user_s_blocks_and_the_chosen_numbers() -> None:
@@ -30,8 +34,8 @@ def test_the_experiment_has_the_user_s_blocks_and_the_chosen_numbers() -> None:
         "task": task,
         "zoo": {"runs": ["a/*"], "runs_per_shard": 3},
         "tokens": {"width": 128, "only": ["head.*"]},
-        "model": {"backbone": {"width": 128}},
-        "train": {"steps": 960},
+        "model": {"backbone": {"width": 256}},
+        "train": {"steps": 960, "batch": 8},
     }
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rpg.utils.condition_requests import met, requested
+from rpg.utils.condition_requests import met, outside, requested
 from rpg.utils.errors import UserError
 
 # The values of three checkpoints, the first two of state 1 and the last of state 2.
@@ -64,3 +64,10 @@ def test_unknown_requests(request_: tuple, fault: str) -> None:
         requested({"width": [[1.0]]}, first, ["width"], (0,), None)
     with pytest.raises(UserError, match="not trained on task codes"):
         requested({"width": [[1.0]]}, first, ["width"], None, "01")
+
+
+def test_numbers_outside_of_the_zoo_s_range() -> None:
+    table = {"width": [[3.5, 0.0], [1.0, 0.0]]}
+    assert outside(table, None) == outside(table, {"width": [1.0, 0.0]}) == []
+    assert outside(table, {"width": [4.0, 0.0]}) == ["width=4 is outside of 1 to 3.5, the zoo's range; RPG guesses"]
+    assert [line.split()[0] for line in outside(table, {"width": [0.5, -1e-9]})] == ["width=0.5", "width=-1e-09"]
