@@ -118,7 +118,8 @@ def init(
     """Look at checkpoints of your own, and add an experiment for them to params.yaml."""
     given: dict[str, Any] = dict(locals())
     limit_threads(1)
-    from rpg.init.command import InitRequest, shown
+    from rpg.init.command import shown
+    from rpg.init.request import InitRequest
 
     given |= {"held_out": held_out or (), "only": only or (), "further": given.pop("context").args}
     shown(InitRequest(**given))

@@ -10,7 +10,11 @@ from conftest import MINIATURE, ROOT, SETTINGS, THEIRS, run_layers
 from torch import Tensor, nn
 
 from rpg.cli import main
-from rpg.init.command import InitRequest, init
+from rpg.init.command import init
+from rpg.init.request import InitRequest
+from rpg.init.survey import Survey, survey
+from rpg.tasks.custom.config import CustomTask, GivenZoo
+from rpg.tasks.custom.task import Custom
 
 LAYERS = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty")
 
@@ -120,3 +124,8 @@ def write_ray() -> None:
         (folder / "progress.csv").write_text(RAY_PROGRESS.format(*values))
         for epoch in (0, 1):
             save(f"{folder}/checkpoint_00000{epoch}/model.pt", state(trial, epoch))
+
+
+def surveyed(*runs: str, task: dict[str, str] | None = None) -> Survey:
+    block = CustomTask.model_validate({"kind": "custom", **(task or {})})
+    return survey(Custom(block), GivenZoo(runs=list(runs), runs_per_shard=1))

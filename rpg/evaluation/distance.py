@@ -1,6 +1,5 @@
 """The distance of a network from the zoo: the score of networks that no function scores."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ class ZooDistance:
     @property
     def weights(self) -> int:
         """The number of a network's weights that RPG generates."""
-        return sum(math.prod(tensor.shape) for tensor in self.store.layout.tokenized)
+        return self.store.layout.weights
 
     def distance(self, state_dict: StateDict) -> float:
         """Return a network's distance to the nearest checkpoint, as `ZooPoints.distances` measures it.

@@ -1,6 +1,5 @@
 """A trained RPG with all that generation needs: model, conditions, tokenizer and settings."""
 
-import math
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -176,7 +175,7 @@ class TrainedRPG:
     @property
     def weights(self) -> int:
         """The number of generated weights of a network."""
-        return sum(math.prod(tensor.shape) for tensor in self.tokenizer.layout.tokenized)
+        return self.tokenizer.layout.weights
 
     @property
     def learned(self) -> set[str]:

@@ -4,17 +4,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from rpg.init.makers import maker
 from rpg.tasks.custom.config import GivenZoo
 from rpg.tasks.custom.reading import ReadRun, cosine
 from rpg.tasks.custom.task import Custom
 from rpg.tasks.stack import StateDict
-from rpg.tokenizer.canonical import canonical, pairs
+from rpg.tokenizer.canonical import pairs
 from rpg.tokenizer.copied import Copied, copied_tensors
-from rpg.tokenizer.layout import Layout
-from rpg.tokenizer.normalization import Stats, detokenize, tokenize
 from rpg.utils.errors import UserError
 
 # Bytes of checkpoints that are read whole; of a larger zoo, the first and the last checkpoint of each run.
@@ -100,49 +96,6 @@ def _bytes(path: Path) -> int:
     return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.iterdir())
 
 
-@dataclass(frozen=True)
-class RoundTrip:
-    """A checkpoint before and after its way through tokens.
-
-    `difference` is the largest one of a tensor, as a share of the tensor's largest weight.
-    """
-
-    before: StateDict
-    after: StateDict
-    difference: float
-
-
 def low_rank(state_dict: StateDict) -> bool:
     """Return whether a state dict has low-rank pairs, as those of LoRA and DoRA."""
     return any(pairs(state_dict))
-
-
-def round_trip(found: Survey, width: int, rotated: bool, copied: Copied) -> RoundTrip:
-    """Turn the last checkpoint that was read into tokens of `width` weights and back."""
-
-    def state_dicts() -> Iterator[StateDict]:
-        before = None
-        for state_dict in found.state_dicts():
-            yield (before := canonical(state_dict, before)) if rotated else state_dict
-
-    for given in state_dicts():
-        last = given
-    layout = Layout.of(last, width, rotated, copied)
-    stats = Stats.of(layout, state_dicts())
-    skipped = {tensor.name: last[tensor.name] for tensor in layout.skipped}
-    after = detokenize(tokenize(last, layout, stats), layout, stats, skipped)
-    differences = [0.0]
-    for tensor in layout.tokenized:
-        one, other = last[tensor.name].double(), after[tensor.name].double()
-        largest = float(one.abs().max()) or 1.0
-        differences.append(float((one - other).abs().max()) / largest)
-    return RoundTrip(last, after, max(differences))
-
-
-def outputs(found: Survey, state_dict: StateDict, inputs: torch.Tensor) -> list[torch.Tensor]:
-    """Return the network's output tensors for `inputs`."""
-    from rpg.tasks.adapters import loaded
-
-    with torch.no_grad():
-        made = loaded(found.task.build(), state_dict)(inputs)
-    return [tensor for tensor in torch.utils._pytree.tree_leaves(made) if isinstance(tensor, torch.Tensor)]

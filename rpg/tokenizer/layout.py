@@ -86,6 +86,11 @@ class Layout:
         return sum(tensor.tokens for tensor in self.tensors)
 
     @property
+    def weights(self) -> int:
+        """P, the number of weights in a network's tokens."""
+        return sum(math.prod(tensor.shape) for tensor in self.tokenized)
+
+    @property
     def tokenized(self) -> tuple[TensorLayout, ...]:
         """The K tensors that become tokens."""
         return tuple(tensor for tensor in self.tensors if tensor.tokens)

@@ -76,10 +76,9 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
             layout, stats, skipped = source.measure(copied)
             digest = write_rows(temporary, layout, stats, source.state_dicts(layout), len(checkpoints))
         seeds = sorted(skipped)
-        numbers = sum(math.prod(tensor.shape) for tensor in layout.tokenized)
         print(
             f"tokens: {len(checkpoints)} checkpoints of {len(seeds)} runs; in each, {len(layout.tokenized)} tensors"
-            f" with {numbers:,} numbers become {layout.length} tokens of {layout.width}",
+            f" with {layout.weights:,} numbers become {layout.length} tokens of {layout.width}",
             flush=True,
         )
         of_states = {

@@ -37,6 +37,7 @@ COVERED_BY = {
     "model/denoisers/mlp.py": "unit/model/denoisers/test_denoisers.py",
     "model/denoisers/none.py": "unit/model/denoisers/test_denoisers.py",
     "model/published_names.py": "unit/training/test_published.py",
+    "init/request.py": "unit/init/test_command.py",
     "model/recomputing.py": "unit/training/test_trainer.py",
     "pipeline/dvc.py": "integration/test_ledger.py",
     "pipeline/ledger.py": "integration/test_ledger.py",

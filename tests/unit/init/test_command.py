@@ -27,11 +27,12 @@ from torch import nn
 
 from rpg.cli import main
 from rpg.init import command
-from rpg.init.command import InitRequest, init
+from rpg.init.command import init
+from rpg.init.request import InitRequest
 from rpg.utils.errors import UserError
 
 NETWORK = "network: 9 tensors with 100 numbers, float32, int64; all checkpoints have these tensors"
-TOKENS = "tokens: RPG generates 99 numbers of each network, as 7 tokens or a few more, of 16"
+TOKENS = "tokens: RPG generates 99 numbers of each network, as 10 tokens of 16"
 NO_BUILD = "round trip: give --build to compare the networks' outputs"
 END = [
     "next: snakemake --cores all results/new/novelty.json",
@@ -306,7 +307,7 @@ def test_chosen_tensors_alone_are_generated() -> None:
     """All others are bit by bit those of the last checkpoint of the sample's run."""
     write_runs()
     lines = told("zoo/*", only=["3.*"])
-    assert "RPG generates 27 numbers of each network, as 2 tokens or a few more, of 16; copied: left out by" in lines[3]
+    assert "RPG generates 27 numbers of each network, as 3 tokens of 16; copied: left out by" in lines[3]
     assert written()["tokens"] == {"width": 16, "only": ["3.*"]}
     results = run_all()
     manifest = yaml.safe_load((results / "samples/manifest.json").read_text())

@@ -4,23 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from foreign import network, save, state, write_functions, write_runs
+from foreign import save, state, surveyed, write_runs
 
 from rpg.init import survey as module
-from rpg.init.survey import Survey, low_rank, outputs, round_trip, survey
-from rpg.tasks.custom.config import CustomTask, GivenZoo
-from rpg.tasks.custom.task import Custom
+from rpg.init.survey import low_rank
 from rpg.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def surveyed(*runs: str, task: dict[str, str] | None = None) -> Survey:
-    block = CustomTask.model_validate({"kind": "custom", **(task or {})})
-    return survey(Custom(block), GivenZoo(runs=list(runs), runs_per_shard=1))
 
 
 def test_what_is_found() -> None:
@@ -85,31 +78,6 @@ def test_one_checkpoint_is_no_zoo(states: list[tuple[int, int]], line: str) -> N
         with pytest.raises(UserError) as error:
             surveyed(*runs)
         assert str(error.value) == line
-
-
-@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 3e-7), (torch.float16, 0.0), (torch.bfloat16, 0.0)])
-def test_the_way_through_the_tokens(dtype: torch.dtype, most: float) -> None:
-    write_runs(dtype=dtype)
-    write_functions(Path())
-    found = surveyed("zoo/*", task={"build": "mine:build"})
-    trip = round_trip(found, 16, False, found.copied(False, None))
-    assert list(trip.before) == list(trip.after) == list(network().state_dict())
-    assert torch.equal(trip.before["0.weight"], state(1, 2, dtype)["0.weight"])
-    assert 0 <= trip.difference <= most
-    for name, tensor in trip.after.items():
-        assert tensor.dtype == trip.before[name].dtype
-    assert torch.equal(trip.after["1.num_batches_tracked"], torch.tensor(2))
-
-
-def test_the_outputs_are_those_of_the_network() -> None:
-    write_runs()
-    write_functions(Path())
-    found = surveyed("zoo/*", task={"build": "mine:build"})
-    inputs = torch.randn(5, 4)
-    (made,) = outputs(found, state(1, 2), inputs)
-    own = network().eval()
-    own.load_state_dict(state(1, 2))
-    torch.testing.assert_close(made, own(inputs))
 
 
 def test_low_rank_pairs() -> None:
