@@ -11,9 +11,7 @@ from rpg.tasks.custom.runs import grouped
 # The run is the folder of the checkpoint.
 BY_FOLDER = r"(.*)/"
 # The run is the path without the count of epochs or steps, and without the suffix: seed-0_epoch=3.pth is of seed-0.
-BY_COUNTER = (
-    r"^(.*?)[/_.-]*(?:(?:epoch|step|iter|iteration|checkpoint|ckpt|round)s?[_=-]?\d+[-_]?)+((?:[^.]|\.(?!\w+$))*)"
-)
+BY_COUNTER = r"^(.*?)[/_.-]*(?:(?:epoch|step|iter|iteration|checkpoint|ckpt|round)s?[_=-]?\d+[-_]?)+/*((?:[^.]|\.(?!(?:pth\.)?\w+$))*)"
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,8 @@ def group(paths: Sequence[str], are_runs: bool) -> Grouping:
     if are_runs:
         return Grouping(None, "each folder is a run")
     folders = Counter(str(Path(path).parent) for path in paths)
-    if len(folders) > 1 and max(folders.values()) > 1:
+    # The expression finds no folder in the path of a file in the working folder.
+    if len(folders) > 1 and max(folders.values()) > 1 and "." not in folders:
         return Grouping(BY_FOLDER, "the checkpoints of a folder are a run")
     if len(grouped(paths, BY_COUNTER)) < len(paths) and all(re.search(BY_COUNTER, path) for path in paths):
         return Grouping(BY_COUNTER, "checkpoints that differ in their count of epochs or steps are a run")

@@ -32,12 +32,12 @@ def expanded(entries: Iterable[str]) -> list[str]:
 
 
 def run_of(path: str, state_from: str) -> str | None:
-    """Return the name of a checkpoint's run: the groups of the first match of `state_from` in its path, joined.
+    """Return the name of a checkpoint's run: the groups of `state_from`'s first match in its path, joined by dashes.
 
     A pattern without groups gives the whole match. None if nothing matches.
     """
     found = re.search(state_from, path)
-    return None if found is None else "".join(filter(None, found.groups())) if found.re.groups else found[0]
+    return None if found is None else "-".join(filter(None, found.groups())) if found.re.groups else found[0]
 
 
 def grouped(paths: Iterable[str], state_from: str | None) -> dict[str, list[str]]:

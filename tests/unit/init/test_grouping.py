@@ -23,6 +23,8 @@ EACH = Grouping(None, "each checkpoint is a run; --state-from groups them")
         # One path without a count: all are left as they are.
         (["zoo/a-epoch1.pth", "zoo/a-epoch2.pth", "zoo/a-last.pth"], EACH),
         (["zoo/net_a_1.pth", "zoo/net_a_2.pth"], EACH),
+        # A file in the working folder has no folder in its path.
+        (["net.pth", "zoo/a/1.pth", "zoo/a/2.pth"], EACH),
     ],
 )
 def test_the_first_rule_that_fits_groups_the_paths(paths: list[str], grouping: Grouping) -> None:
@@ -38,11 +40,11 @@ def test_folders_of_several_checkpoints_are_runs() -> None:
     [
         ("zoo/seed-0_epoch=3.pth", "zoo/seed-0"),
         ("zoo/seed-0_epoch=3-step=900.ckpt", "zoo/seed-0"),
-        ("zoo/epoch_3_seed-0.pth", "zooseed-0"),
+        ("zoo/epoch_3_seed-0.pth", "zoo-seed-0"),
         ("zoo/lr0.1-step_20.safetensors", "zoo/lr0.1"),
-        ("zoo/a/checkpoint-500/model.safetensors", "zoo/a/model"),
+        ("zoo/a/checkpoint-500/model.safetensors", "zoo/a-model"),
         ("zoo/a.ckpt-7.pth", "zoo/a"),
-        ("zoo/a-epoch12.pth.tar", "zoo/a.pth"),
+        ("zoo/a-epoch12.pth.tar", "zoo/a"),
     ],
 )
 def test_the_run_is_the_path_without_the_count(path: str, run: str) -> None:

@@ -64,7 +64,7 @@ def test_names_are_sorted_by_their_numbers() -> None:
         ("zoo/net_a_1.pth", r"net_(.)_", "a"),
         # Without groups, the whole match; with several, all that take part.
         ("zoo/net_a_1.pth", r"net_.", "net_a"),
-        ("zoo/net_a_1.pth", r"(net)_(x)?(.)", "neta"),
+        ("zoo/net_a_1.pth", r"(net)_(x)?(.)", "net-a"),
         ("zoo/net_a_1.pth", r"other", None),
     ],
 )
