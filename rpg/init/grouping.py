@@ -11,7 +11,10 @@ from rpg.tasks.custom.runs import grouped
 # The run is the folder of the checkpoint.
 BY_FOLDER = r"(.*)/"
 # The run is the path without the count of epochs or steps, and without the suffix: seed-0_epoch=3.pth is of seed-0.
-BY_COUNTER = r"^(.*?)[/_.-]*(?:(?:epoch|step|iter|iteration|checkpoint|ckpt|round)s?[_=-]?\d+[-_]?)+/*((?:[^.]|\.(?!(?:pth\.)?\w+$))*)"
+BY_COUNTER = (
+    r"^(.*?)[/_.-]*(?:(?:epoch|step|iter|iteration|checkpoint|ckpt|round)s?[_=-]?\d+[-_]?)+"
+    r"/*((?:[^.]|\.(?!(?:pth\.)?\w+$))*)"
+)
 
 
 @dataclass(frozen=True)
