@@ -265,8 +265,8 @@ def score(
         from rpg.evaluation.score_file import score_file
         from rpg.generator.requests import split_classes, task_code
 
-        task, data_root = open_task(name, generator, threads)
-        print(score_file(task, weights, task_code(task, split_classes(classes), code, None), data_root))
+        task, data_root, tokens = open_task(name, generator, threads)
+        print(score_file(task, weights, task_code(task, split_classes(classes), code, None), data_root, tokens))
     elif name:
         params, experiment, paths = _open(name, threads)
         from rpg.evaluation.score import score_all
@@ -402,7 +402,7 @@ def export(
 
     if form != "pth" or name or generator:
         check_one(name, generator)
-    task = load_task(*open_task(name, generator, 1)) if name or generator else None
+    task = load_task(*open_task(name, generator, 1)[:2]) if name or generator else None
     print(export_network(form, weights, out, task))
 
 

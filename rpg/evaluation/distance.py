@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from rpg.evaluation.geometry import Space, ZooPoints, mapped
+from rpg.evaluation.symmetries import find_space
+from rpg.tasks.base import Task
 from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 
@@ -42,3 +44,10 @@ class ZooDistance:
         self.store.layout.check(state_dict, "the network", "it has no distance from the zoo")
         point_P = self.points.space.point(self.store.tokenize(state_dict, 0))
         return float(self.points.distances(point_P).min())
+
+
+def refer_to_zoo(task: Task, tokens: Path, scratch: Path | None) -> None:
+    """Give a task without a score the zoo in the folder `tokens`; points lie in the folder `scratch`, or in memory."""
+    store = TokenStore(tokens)
+    space = find_space(task, store.layout, store.stats)
+    task.refer(ZooDistance(store, zoo_points(store, space, scratch)))

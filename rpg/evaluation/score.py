@@ -19,11 +19,10 @@ import torch
 
 from rpg.config.experiment import Experiment
 from rpg.evaluation.baselines import Formula, formulas
-from rpg.evaluation.distance import ZooDistance, zoo_points
+from rpg.evaluation.distance import refer_to_zoo
 from rpg.evaluation.intervals import ScoreSample, difference, mean_interval
 from rpg.evaluation.methods import RECOUNTED
 from rpg.evaluation.results import NetworkFacts, ScoredNetwork, Scores
-from rpg.evaluation.symmetries import find_space
 from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
 from rpg.tasks.base import DifferentiableTask, Judgement, Task
@@ -108,9 +107,7 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
     """
     scorer = Scorer(load_task(experiment.task, data_root), paths.kept("score"))
     if not experiment.task.has_score:
-        store = TokenStore(paths.folder("tokens"))
-        space = find_space(scorer.task, store.layout, store.stats)
-        scorer.task.refer(ZooDistance(store, zoo_points(store, space, scorer.kept)))
+        refer_to_zoo(scorer.task, paths.folder("tokens"), scorer.kept)
     checkpoints, _ = read_zoo(paths.folder("zoo"))
     learned = {checkpoint.seed for checkpoint in checkpoints if checkpoint.code or not checkpoint.held_out}
     manifest = read_samples(paths.folder("sample"), len(learned))

@@ -4,19 +4,25 @@ from pathlib import Path
 
 import torch
 
+from rpg.evaluation.distance import refer_to_zoo
 from rpg.tasks.config import TaskConfig
 from rpg.tasks.loading import load_task
 from rpg.utils.errors import UserError, one_line
 from rpg.utils.files import read_metadata, read_tensors
 
 
-def score_file(params: TaskConfig, weights: Path, code: str | None, data_root: str | None) -> str:
+def score_file(
+    params: TaskConfig, weights: Path, code: str | None, data_root: str | None, tokens: Path | None = None
+) -> str:
     """Return one line with the score of the state dict in `weights` on the test split, in the task of `code` if any.
 
-    Raises UserError if the weights do not fit, or if there are task codes and neither `code` nor the file
-    names one.
+    Networks that no function scores have a distance from the zoo, whose tokens are in the folder `tokens`. Raises
+    UserError if the weights do not fit, if there are task codes and neither `code` nor the file names one, or if the
+    tokens are missing.
     """
     task = load_task(params, data_root)
+    if not params.has_score and tokens:
+        refer_to_zoo(task, tokens, None)
     state_dict = read_tensors(weights)
     # Files from `rpg generate` name their task.
     code = code or read_metadata(weights, "task_code")

@@ -46,17 +46,21 @@ def open_generator(
     return trained
 
 
-def open_task(name: str | None, folder: Path | None, threads: int) -> "tuple[TaskConfig, str | None]":
-    """Return the task of an experiment, or of a packed generator, and the folder of the data sets."""
+def open_task(name: str | None, folder: Path | None, threads: int) -> "tuple[TaskConfig, str | None, Path | None]":
+    """Return the task of an experiment, or of a packed generator, the folder of the data sets, and that of the tokens.
+
+    A packed generator has neither of the folders.
+    """
     check_one(name, folder)
     _fix(threads)
     from rpg.config.loading import load_params
     from rpg.generator.packed import read_task
+    from rpg.paths import paths_of
 
     if name:
         params = load_params(Path(PARAMS_FILE))
-        return params.experiment(name).task, params.data_root
-    return read_task(folder or Path()), None
+        return params.experiment(name).task, params.data_root, paths_of(params, name).folder("tokens")
+    return read_task(folder or Path()), None, None
 
 
 def check_one(name: str | None, folder: Path | None) -> None:

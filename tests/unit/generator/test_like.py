@@ -1,6 +1,7 @@
 """`rpg export --like`: files that libraries wrote, with a sample in them, open in these libraries.
 
-torch 2.11.0, Lightning 2.6.6, timm 1.0.31, onedl-mmengine 0.10.12, transformers 5.23.0, peft 0.21.2.
+torch 2.11.0, Lightning 2.6.6, timm 1.0.31, onedl-mmengine 0.10.12, transformers 5.23.0, peft 0.21.2,
+diffusers 0.42.1.
 """
 
 import argparse
@@ -595,3 +596,50 @@ def test_a_folder_s_index_is_json(capsys) -> None:
     with pytest.raises(SystemExit):
         export("run", "mine")
     assert "has no weight_map from tensors to files of its folder" in capsys.readouterr().err
+
+
+def test_diffusers_opens_its_lora() -> None:
+    """The only file of a LoRA keeps its settings in the metadata: without alpha, the same weights act half as much."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin as Lora
+    from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+
+    def base() -> Any:
+        torch.manual_seed(0)
+        return UNet2DConditionModel(
+            sample_size=8, in_channels=2, out_channels=2, down_block_types=("CrossAttnDownBlock2D",),
+            up_block_types=("CrossAttnUpBlock2D",), block_out_channels=(8,), layers_per_block=1, cross_attention_dim=8,
+            attention_head_dim=4, norm_num_groups=4,
+        )  # fmt: skip
+
+    def answer(unet: Any) -> Tensor:
+        draw = torch.Generator().manual_seed(1)
+        inputs, words = torch.randn(1, 2, 8, 8, generator=draw), torch.randn(1, 3, 8, generator=draw)
+        with torch.no_grad():
+            return unet.eval()(inputs, 5, words).sample
+
+    def opened(folder: str) -> Tensor:
+        unet = base()
+        found, alphas, metadata = Lora.lora_state_dict(folder, return_lora_metadata=True)
+        Lora.load_lora_into_unet(found, alphas, unet, metadata=metadata)
+        return answer(unet)
+
+    trained = base()
+    trained.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v"]))
+    settings = trained.peft_config["default"].to_dict()
+    Lora.save_lora_weights(
+        "lora", unet_lora_layers=get_peft_model_state_dict(trained), unet_lora_adapter_metadata=settings
+    )
+    draw = torch.Generator().manual_seed(2)
+    sample = {
+        name: torch.randn(tensor.shape, generator=draw)
+        for name, tensor in load_file("lora/pytorch_lora_weights.safetensors").items()
+    }
+    Path("plain").mkdir()
+    save_file(sample, "plain/pytorch_lora_weights.safetensors")
+    like = ["--like", "lora/pytorch_lora_weights.safetensors", "--out", "new/pytorch_lora_weights.safetensors"]
+    main(["export", *like, "--weights", "plain/pytorch_lora_weights.safetensors"])
+    set_peft_model_state_dict(trained, {name.removeprefix("unet."): tensor for name, tensor in sample.items()})
+    expected = answer(trained)
+    torch.testing.assert_close(opened("new"), expected)
+    assert (opened("plain") - expected).abs().max() > 0.01
