@@ -20,7 +20,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from rpg.generator.export import write_pickle
-from rpg.tasks.adapters import CONFIG, WEIGHTS, difference
+from rpg.tasks.adapters import CONFIG, WEIGHTS, difference, read_adapter_config
 from rpg.tasks.custom.reading import (
     AVERAGE,
     INDEX,
@@ -146,10 +146,8 @@ def _check_adapter(config: Path, sample: Path) -> None:
     """Raise UserError if the configurations of two adapters make other functions of equal weights."""
     if not (config.is_file() and sample.is_file()):
         return
-    from peft import PeftConfig
-
     tree = read_json(config, "PeftModel.save_pretrained")
-    if why := difference(tree, PeftConfig.from_pretrained(str(sample.parent)), str(sample)):
+    if why := difference(tree, read_adapter_config(sample), str(sample)):
         raise UserError(f"{config}: {why}")
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from rpg.tasks.stack import StateDict
-from rpg.utils.files import write_json, write_tensors
+from rpg.utils.errors import UserError
+from rpg.utils.files import read_json, write_json, write_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Keys of peft's configurations that do not enter the function of an adapter's weights: where the adapter comes from,
@@ -43,6 +44,17 @@ def adapter_state(model: Any) -> StateDict:
 
     state_dict = get_peft_model_state_dict(model, adapter_name=model.active_adapter)
     return {name: tensor.detach().cpu().clone() for name, tensor in state_dict.items()}
+
+
+def read_adapter_config(path: Path) -> Any:
+    """Return the PeftConfig in the file `path`, an adapter_config.json; UserError if peft can't read it."""
+    from peft import PeftConfig
+
+    tree = read_json(path, "PeftModel.save_pretrained")
+    try:
+        return PeftConfig.from_peft_type(**tree)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: peft can't read it ({error}); write it by PeftModel.save_pretrained") from error
 
 
 def settings(own: Any) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from rpg.tasks.adapters import (
     difference,
     is_adapted,
     loaded,
+    read_adapter_config,
     settings,
     write_adapter,
 )
@@ -363,10 +364,7 @@ class Custom(Task):
     @property
     def _config(self) -> Any:
         if self.params.adapter:
-            from peft import PeftConfig
-
-            read_json(Path(self.params.adapter) / CONFIG, "PeftModel.save_pretrained")
-            return PeftConfig.from_pretrained(self.params.adapter)
+            return read_adapter_config(Path(self.params.adapter) / CONFIG)
         network: Any = self.network
         return network.peft_config[network.active_adapter]
 

@@ -49,7 +49,8 @@ def test_runtimes(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_the_task_of_a_packed_generator(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(finished)
     main(["pack", "--experiment", "mini", "--out", str(tmp_path / "packed"), "--no-graph"])
-    own, _ = open_task("mini", None, 1)
-    packed, data_root = open_task(None, tmp_path / "packed", 1)
+    own, _, tokens = open_task("mini", None, 1)
+    assert tokens == Path("results/mini/tokens")
+    packed, *folders = open_task(None, tmp_path / "packed", 1)
     assert packed == own
-    assert data_root is None
+    assert folders == [None, None]

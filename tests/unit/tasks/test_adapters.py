@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import ADAPTERS, adapters_task, sampled_adapter
+from peft import LoraConfig
 
-from rpg.tasks.adapters import merged
+from rpg.tasks.adapters import CONFIG, merged, read_adapter_config
+from rpg.utils.errors import UserError
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
@@ -45,3 +47,13 @@ def test_in_half_precision_nothing_is_merged(adapters: Path, monkeypatch) -> Non
     layer = model.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
     with torch.inference_mode(), merged(model):
         assert not layer.merged
+
+
+def test_the_settings_in_a_file(tmp_path: Path) -> None:
+    config = LoraConfig(r=3, lora_alpha=6, target_modules=["a"], use_dora=True)
+    config.save_pretrained(tmp_path)
+    assert read_adapter_config(tmp_path / CONFIG).to_dict() == LoraConfig.from_pretrained(tmp_path).to_dict()
+    for content, why in (('{"r": 3}', "peft_type"), ('{"peft_type": "NEW"}', "NEW"), ("[]", "")):
+        (tmp_path / CONFIG).write_text(content)
+        with pytest.raises(UserError, match=rf"{CONFIG}: .*{why}"):
+            read_adapter_config(tmp_path / CONFIG)
