@@ -160,6 +160,7 @@ class TrainedRPG:
         """Return the state dict of one network for a request in Python, as `rpg.generate` describes it."""
         chosen = task_code(self.task, classes, code, sentence, self.language_model)
         states = (state,) if isinstance(state, int) else state
+        vectors = {name: [of] if isinstance(of, int | float) else of for name, of in (vectors or {}).items()}
         for line in self.outside(vectors):
             warnings.warn(line, stacklevel=3)
         return self.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors)[0].state_dict

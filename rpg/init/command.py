@@ -30,6 +30,8 @@ from rpg.utils.errors import UserError, one_line
 
 # The folder of what `rpg init` writes for an experiment.
 FOLDER = Path("zoos")
+# The number of states whose runs are told.
+MOST_SHOWN = 12
 # The number of facts that become conditions; the table keeps all.
 MOST_VECTORS = 6
 
@@ -91,7 +93,7 @@ def _experiment(request: InitRequest, undo: ExitStack) -> Generator[str, None, t
         yield f"conditions: {', '.join(vectors)}"
     tokens, copied = _tokens(request, found)
     weights = Layout.of(task.own, 16, False, copied).weights
-    chosen = rules.ZooFacts(weights, len(zoo.names), vectors, found.one_start)
+    chosen = rules.ZooFacts(weights, sum(not zoo.is_held_out(name) for name in zoo.names), vectors, found.one_start)
     experiment = rules.experiment(task_tree.model_dump(), zoo_tree, tokens, chosen)
     width = experiment["tokens"]["width"]
     length = Layout.of(task.own, width, False, copied).length
@@ -100,6 +102,7 @@ def _experiment(request: InitRequest, undo: ExitStack) -> Generator[str, None, t
     trip = round_trip(found, width, bool(tokens.get("canonical")), copied)
     yield f"round trip: as tokens and back, a tensor changes by at most {trip.difference:.1e} of its largest weight"
     yield from same_function(found, trip)
+    yield from _states(found)
     runs = f"{len(found.runs)} runs" if len(found.runs) > 1 else "one run"
     return experiment, f"{len(found.checkpoints)} checkpoints of {runs}, by `rpg init`."
 
@@ -174,12 +177,18 @@ def _told(found: Survey, rule: str) -> Iterator[str]:
         remedy = f"match its files, as --checkpoints '{one}/*'" if is_folder else "group them by --state-from"
         yield f"look: the checkpoints of {one} differ as much as those of separate runs; if they are, {remedy}"
     if found.one_start and len(counts) > 1:
-        flat = max(counts) == 1
-        yield (
-            "look: the runs are alike"
-            + ("; if they are saves of one training, group them by --state-from" if flat else "")
-            + "; RPG starts from their mean, as for networks fine-tuned from one"
-        )
+        yield "look: the runs are alike, as networks that were fine-tuned from one; RPG starts from their mean"
+        if max(counts) == 1:
+            yield "look: if they are saves of one training instead, group them by --state-from"
+
+
+def _states(found: Survey) -> Iterator[str]:
+    """Yield the runs behind the numbers that `rpg generate --state` takes, and the runs that are held out."""
+    learned = [name for name in found.runs if not found.zoo.is_held_out(name)]
+    states = ", ".join(f"{state} is {name}" for state, name in enumerate(learned[:MOST_SHOWN]))
+    yield f"states: {states}{', and so on' if len(learned) > MOST_SHOWN else ''}"
+    if held_out := [name for name in found.runs if found.zoo.is_held_out(name)]:
+        yield f"held out: {', '.join(held_out)}"
 
 
 def _tokens(request: InitRequest, found: Survey) -> tuple[dict[str, Any], Copied]:

@@ -21,14 +21,15 @@ def token_width(weights: int) -> int:
     return power_of_two(math.sqrt(weights), 16, 16384)
 
 
-def model_width(runs: int) -> int:
-    """Return the width of the recurrent model: near 16 for each run, which the model has to tell apart."""
-    return power_of_two(16 * runs, 64, 256)
+def model_width(width: int, runs: int) -> int:
+    """Return the width of the recurrent model: that of the tokens, or near 16 for each run, whichever is more."""
+    return power_of_two(max(width, 16 * runs), 64, 256)
 
 
-def training(runs: int) -> dict[str, int]:
+def training(weights: int, runs: int) -> dict[str, int]:
     """Return the steps of the training, and the number of checkpoints in a step."""
-    return {"steps": min(300 + 20 * runs, 10_000), "batch": 4 if runs <= 12 else 8}
+    steps = 300 + 20 * runs + round(3 * math.sqrt(weights))
+    return {"steps": min(steps, 10_000), "batch": 4 if runs <= 12 else 8}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def experiment(
 ) -> dict[str, Any]:
     """Return the experiment: the user's blocks, and the numbers that the rules choose."""
     width = token_width(facts.weights)
-    model: dict[str, Any] = {"backbone": {"width": model_width(facts.runs)}}
+    model: dict[str, Any] = {"backbone": {"width": model_width(width, facts.runs)}}
     if facts.one_start:
         model["start"] = "mean"
     if facts.vectors:
@@ -64,5 +65,5 @@ def experiment(
         "zoo": {**zoo, "runs_per_shard": math.ceil(facts.runs / SHARDS)},
         "tokens": {"width": width, **tokens},
         "model": model,
-        "train": training(facts.runs),
+        "train": training(facts.weights, facts.runs),
     }

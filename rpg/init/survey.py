@@ -4,6 +4,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from rpg.init.makers import maker
 from rpg.tasks.custom.config import GivenZoo
 from rpg.tasks.custom.reading import ReadRun, cosine
@@ -70,11 +72,18 @@ def survey(task: Custom, zoo: GivenZoo) -> Survey:
     found = Survey(task, zoo, runs, [], maker(paths[0]))
     last: StateDict | None = None
     digests: set[str] = set()
+    kinds: dict[str, torch.dtype] = {}
     for name, of_run in runs.items():
         read = ReadRun(name)
         for path in of_run if whole else dict.fromkeys([of_run[0], of_run[-1]]):
             state_dict, notes = task.read(path, zoo.weights)
             found.notes |= dict.fromkeys(notes)
+            kinds = kinds or {own: tensor.dtype for own, tensor in state_dict.items()}
+            if odd := next((own for own, tensor in state_dict.items() if tensor.dtype != kinds[own]), None):
+                types = " and ".join(str(kind).removeprefix("torch.") for kind in (state_dict[odd].dtype, kinds[odd]))
+                raise UserError(
+                    f"{path}: tensor '{odd}' is of another type than in {paths[0]}, {types}; save all in one type"
+                )
             if read.is_new(path, state_dict):
                 found.read.append(path)
         if last and read.last:

@@ -145,10 +145,12 @@ def row_text(experiment: str) -> str:
         scores = read_json(Paths(experiment).file("score.test"), f"rpg score --experiment {experiment}", Metrics)
     except UserError as error:
         return f"{experiment}: {error}"
-    return (
-        f"{experiment}: {scores.metric} of RPG's samples {scores.rpg.mean:.1f} %, of the originals"
-        f" {scores.original.mean:.1f} %"
-    )
+    kind = scores.metric_kind
+    if kind.is_percent:
+        own, original = (f"{of.mean:.1f} %" for of in (scores.rpg, scores.original))
+    else:
+        own, original = (kind.with_unit(of.mean) for of in (scores.rpg, scores.original))
+    return f"{experiment}: {scores.metric} of RPG's samples {own}, of the originals {original}"
 
 
 def promise_warning() -> list[str]:

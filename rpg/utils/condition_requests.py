@@ -26,15 +26,17 @@ def requested(
     """Return the values of a requested network.
 
     `table` maps conditions to their values [N, C], as lists or an array, for the zoo's N checkpoints. A checkpoint at
-    random supplies what the request omits; `pick` returns a random index below its argument. Vectors go with the state:
-    if states are requested, the checkpoint is one of theirs. `fields` are the names of the conditions of the kind
-    `vector`. Raises UserError for an unknown state or vector, and for a code if the model was not trained on codes.
+    random supplies what the request omits; `pick` returns a random index below its argument. The checkpoint is one of
+    the requested states', and of these one of the nearest to the requested vectors. Otherwise a state would meet
+    numbers that none of its checkpoints has. `fields` are the names of the conditions of the kind `vector`. Raises
+    UserError for an unknown state or vector, and for a code if the model was not trained on codes.
     """
     count = len(next(iter(table.values())))
     chosen: Sequence[int] = range(count)
     if states is not None and fields and STATE in table:
         wanted = {state for state in states if 0 <= state < len(table[STATE][0])}
         chosen = [place for place, shares in enumerate(table[STATE]) if any(shares[s] for s in wanted)] or chosen
+    chosen = _nearest(table, chosen, {name: of for name, of in (vectors or {}).items() if name in fields})
     place = chosen[pick(len(chosen))]
     row = {name: [float(number) for number in values[place]] for name, values in table.items()}
     if states is not None:
@@ -54,6 +56,20 @@ def requested(
     return row
 
 
+def _nearest(table: Mapping[str, Any], places: Sequence[int], vectors: Vectors) -> Sequence[int]:
+    """Return the places of the checkpoints that are nearest to the requested vectors, in units of their ranges."""
+    if not vectors:
+        return places
+    distances = dict.fromkeys(places, 0.0)
+    for name, numbers in vectors.items():
+        for number, column in zip(numbers, zip(*table[name], strict=True), strict=False):
+            spread = float(max(column)) - float(min(column)) or 1.0
+            for place in places:
+                distances[place] += ((float(column[place]) - number) / spread) ** 2
+    least = min(distances.values())
+    return [place for place, distance in distances.items() if distance <= least + 1e-12]
+
+
 def outside(table: Mapping[str, Any], vectors: Vectors | None) -> list[str]:
     """Return a line for each requested number outside of the range that the zoo's checkpoints have.
 
@@ -64,7 +80,9 @@ def outside(table: Mapping[str, Any], vectors: Vectors | None) -> list[str]:
         columns = zip(*table.get(name, ()), strict=True)
         for number, column in zip(numbers, columns, strict=False):
             least, most = float(min(column)), float(max(column))
-            if not least <= number <= most:
+            # The table has the precision of float32.
+            room = 1e-6 * max(abs(least), abs(most))
+            if not least - room <= number <= most + room:
                 lines.append(f"{name}={number:g} is outside of {least:g} to {most:g}, the zoo's range; RPG guesses")
     return lines
 

@@ -36,8 +36,11 @@ def _is_expression(text: str) -> str:
 
 
 def names_run(name: str, run: str) -> bool:
-    """Return whether `name`, a name or a pattern, stands for the run; a name may have brackets, as lr=[0.1]."""
-    return name == run or fnmatchcase(run, name)
+    """Return whether `name`, a name or a pattern, stands for the run; a name may have brackets, as lr=[0.1].
+
+    The last part of a run's path is a name, too.
+    """
+    return name in (run, Path(run).name) or fnmatchcase(run, name)
 
 
 class GivenZoo(ZooConfig):

@@ -68,16 +68,17 @@ def test_networks_with_code_and_score(capsys) -> None:
     assert difference(lines[4]) < 1e-6
     before, after = lines[5].removeprefix("round trip: score ").split(" before, ")
     assert f"{before} after" == after
-    assert lines[6:8] == ["params.yaml: added", "  # 4 checkpoints of 2 runs, by `rpg init`."]
+    states = "states: 0 is zoo/0, 1 is zoo/1"
+    assert lines[6:9] == [states, "params.yaml: added", "  # 4 checkpoints of 2 runs, by `rpg init`."]
     assert lines[-2:] == END
-    assert Path("params.yaml").read_text().endswith("\n".join(["", *lines[7:-2]]) + "\n")
+    assert Path("params.yaml").read_text().endswith("\n".join(["", *lines[8:-2]]) + "\n")
     assert written() == {
         "extends": "any-zoo",
         "task": {"kind": "custom", "build": "mine:build", "score": "mine:score", "metric": "score"},
         "zoo": {"runs": ["zoo/*"], "runs_per_shard": 1},
         "tokens": {"width": 16},
         "model": {"backbone": {"width": 64}},
-        "train": {"steps": 340, "batch": 4},
+        "train": {"steps": 370, "batch": 4},
     }
 
 
@@ -355,11 +356,38 @@ def test_what_to_look_at() -> None:
     write_presets(Path())
     for epoch in range(3):
         save(f"flat/{epoch}.pth", state(0, epoch))
-    assert told("flat/*")[3] == (
-        "look: the runs are alike; if they are saves of one training, group them by --state-from; RPG starts from their"
-        " mean, as for networks fine-tuned from one"
-    )
+    assert told("flat/*")[3:5] == [
+        "look: the runs are alike, as networks that were fine-tuned from one; RPG starts from their mean",
+        "look: if they are saves of one training instead, group them by --state-from",
+    ]
     assert written()["model"]["start"] == "mean"
+
+
+def test_types_of_numbers_must_agree() -> None:
+    """`rpg tokens` can't mix them; the line names the user's own file, and nothing is written."""
+    before = write_presets(Path())
+    save("zoo/a/1.pth", state(0, 1))
+    save("zoo/b/1.pth", state(1, 1, torch.float16))
+    with pytest.raises(UserError) as error:
+        told("zoo/*/*.pth")
+    assert str(error.value) == (
+        "zoo/b/1.pth: tensor '0.weight' is of another type than in zoo/a/1.pth, float16 and float32; save all in one"
+        " type"
+    )
+    assert Path("params.yaml").read_text() == before
+
+
+def test_a_run_is_held_out_by_the_last_part_of_its_path() -> None:
+    write_runs()
+    for epoch in (1, 2):
+        save(f"zoo/c/{epoch}.pth", state(5, epoch))
+    lines = told("zoo/*", held_out=["c"])
+    assert [line for line in lines if line.startswith(("states: ", "held out: "))] == [
+        "states: 0 is zoo/0, 1 is zoo/1",
+        "held out: zoo/c",
+    ]
+    # Only runs that RPG learns from count.
+    assert written()["train"]["steps"] == 370
 
 
 class Evil:

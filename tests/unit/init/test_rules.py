@@ -18,11 +18,12 @@ def test_tokens_are_about_as_many_as_they_are_wide(weights: int, width: int) -> 
 
 
 def test_model_and_training_grow_with_the_runs() -> None:
-    assert [model_width(runs) for runs in (1, 6, 10, 12, 2000)] == [64, 128, 128, 256, 256]
-    assert [training(runs) for runs in (1, 12, 13, 2000)] == [
+    assert [model_width(16, runs) for runs in (1, 6, 10, 12, 2000)] == [64, 128, 128, 256, 256]
+    assert [model_width(width, 1) for width in (64, 256, 4096)] == [64, 256, 256]
+    assert [training(*facts) for facts in ((0, 1), (10_000, 12), (10_000, 13), (10_000, 2000))] == [
         {"steps": 320, "batch": 4},
-        {"steps": 540, "batch": 4},
-        {"steps": 560, "batch": 8},
+        {"steps": 840, "batch": 4},
+        {"steps": 860, "batch": 8},
         {"steps": 10_000, "batch": 8},
     ]
 
@@ -35,7 +36,7 @@ def test_the_experiment_has_the_user_s_blocks_and_the_chosen_numbers() -> None:
         "zoo": {"runs": ["a/*"], "runs_per_shard": 3},
         "tokens": {"width": 128, "only": ["head.*"]},
         "model": {"backbone": {"width": 256}},
-        "train": {"steps": 960, "batch": 8},
+        "train": {"steps": 1260, "batch": 8},
     }
 
 

@@ -71,3 +71,23 @@ def test_numbers_outside_of_the_zoo_s_range() -> None:
     assert outside(table, None) == outside(table, {"width": [1.0, 0.0]}) == []
     assert outside(table, {"width": [4.0, 0.0]}) == ["width=4 is outside of 1 to 3.5, the zoo's range; RPG guesses"]
     assert [line.split()[0] for line in outside(table, {"width": [0.5, -1e-9]})] == ["width=0.5", "width=-1e-09"]
+
+
+def test_the_state_goes_with_the_requested_numbers() -> None:
+    """Of the checkpoints, or of those of the requested states, one of the nearest supplies what is omitted."""
+    table = {"permutation_state": [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], "rate": [[0.1], [0.3], [0.2]]}
+
+    def pick(count: int) -> int:
+        return count - 1
+
+    for rate, state in ((0.31, [1.0, 0.0]), (0.1, [1.0, 0.0]), (0.19, [0.0, 1.0]), (0.21, [0.0, 1.0])):
+        assert requested(table, pick, ["rate"], None, None, {"rate": [rate]})["permutation_state"] == state
+    table["kind"] = [[1.0], [2.0], [3.0]]
+    fields = ["rate", "kind"]
+    assert requested(table, pick, fields, (0,), None, {"rate": [0.2]})["kind"] == [2.0]
+    assert requested(table, pick, fields, (0,), None, {"rate": [0.19]})["kind"] == [1.0]
+
+
+def test_the_zoo_s_own_numbers_are_inside_though_they_were_rounded() -> None:
+    assert outside({"rate": [[0.0010000000474974513], [0.30000001192092896]]}, {"rate": [0.001]}) == []
+    assert outside({"rate": [[0.0010000000474974513], [0.30000001192092896]]}, {"rate": [0.3]}) == []
