@@ -93,7 +93,7 @@ def _experiment(request: InitRequest, undo: ExitStack) -> Generator[str, None, t
         yield f"conditions: {', '.join(vectors)}"
     tokens, copied = _tokens(request, found)
     weights = Layout.of(task.own, 16, False, copied).weights
-    chosen = rules.ZooFacts(weights, sum(not zoo.is_held_out(name) for name in zoo.names), vectors, found.one_start)
+    chosen = rules.ZooFacts(weights, len(zoo.learned), vectors, found.one_start)
     experiment = rules.experiment(task_tree.model_dump(), zoo_tree, tokens, chosen)
     width = experiment["tokens"]["width"]
     length = Layout.of(task.own, width, False, copied).length
@@ -184,7 +184,7 @@ def _told(found: Survey, rule: str) -> Iterator[str]:
 
 def _states(found: Survey) -> Iterator[str]:
     """Yield the runs behind the numbers that `rpg generate --state` takes, and the runs that are held out."""
-    learned = [name for name in found.runs if not found.zoo.is_held_out(name)]
+    learned = found.zoo.learned
     states = ", ".join(f"{state} is {name}" for state, name in enumerate(learned[:MOST_SHOWN]))
     yield f"states: {states}{', and so on' if len(learned) > MOST_SHOWN else ''}"
     if held_out := [name for name in found.runs if found.zoo.is_held_out(name)]:

@@ -29,15 +29,17 @@ class RoundTrip:
 
 def round_trip(found: Survey, width: int, rotated: bool, copied: Copied) -> RoundTrip:
     """Turn the last checkpoint that was read into tokens of `width` weights and back."""
+    last: StateDict = {}
 
     def state_dicts() -> Iterator[StateDict]:
+        nonlocal last
         before = None
         for state_dict in found.state_dicts():
-            yield (before := canonical(state_dict, before)) if rotated else state_dict
+            last = before = canonical(state_dict, before) if rotated else state_dict
+            yield last
 
-    for given in state_dicts():
-        last = given
-    layout = Layout.of(last, width, rotated, copied)
+    layout = Layout.of(next(state_dicts()), width, rotated, copied)
+    # Reading takes most of the time, so the pass for the statistics also finds the last checkpoint.
     stats = Stats.of(layout, state_dicts())
     skipped = {tensor.name: last[tensor.name] for tensor in layout.skipped}
     after = detokenize(tokenize(last, layout, stats), layout, stats, skipped)

@@ -119,6 +119,11 @@ class GivenZoo(ZooConfig):
         """Return whether RPG never learns from the run of this name."""
         return any(names_run(name, run) for name in self.held_out or ())
 
+    @property
+    def learned(self) -> list[str]:
+        """The names of the runs that RPG learns from; a run's place among them is its permutation state."""
+        return [name for name in self.names if not self.is_held_out(name)]
+
     @model_validator(mode="after")
     def _runs_fit(self) -> "GivenZoo":
         # A folder of an earlier entry may be a match of a later pattern.
@@ -127,7 +132,7 @@ class GivenZoo(ZooConfig):
             raise ValueError("runs: a folder is listed twice; remove one")
         if braces := next((path for path in map(str, folders) if re.search(r"[{}]", path)), None):
             raise ValueError(f"runs: Snakemake reads braces as a wildcard; rename {braces}")
-        if self.names and all(map(self.is_held_out, self.names)):
+        if self.names and not self.learned:
             raise ValueError("held_out: RPG would learn from no run; remove a name")
         return self
 
