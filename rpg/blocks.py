@@ -14,6 +14,11 @@ class Block(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def absent(value: object) -> bool:
+    """Return whether an optional key is left out: artifacts then are those of versions that lacked the key."""
+    return value is None
+
+
 def _check_distinct(seeds: list[int]) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise ValueError("a seed is listed twice; remove one")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import pydantic
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from rpg.blocks import PARAMS_FILE, Block, Count, Positive
+from rpg.blocks import PARAMS_FILE, Block, Count, Positive, absent
 from rpg.config.model import Diffusion, Model
 from rpg.config.training import Hypernetwork, Train, Tune
 from rpg.stages import OPTIONAL, STAGES, TIMED
@@ -32,7 +32,7 @@ class Tokens(Block):
         list[str] | None,
         Field(
             min_length=1,
-            exclude_if=lambda names: names is None,
+            exclude_if=absent,
             description="names or patterns of the tensors to generate; a sample copies the others from the last"
             " checkpoint of its run",
         ),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from rpg.blocks import Count
+from rpg.blocks import Count, absent
 from rpg.tasks.config import CardText, Run, TaskConfig, ZooConfig
 from rpg.tasks.custom.runs import expanded, grouped, is_pattern
 from rpg.utils.metric import DISTANCE, PERCENT, MetricKind
@@ -67,7 +67,7 @@ class GivenZoo(ZooConfig):
     state_from: Annotated[
         Annotated[str, AfterValidator(_is_expression)] | None,
         Field(
-            exclude_if=lambda expression: expression is None,
+            exclude_if=absent,
             description="a regular expression: checkpoints in whose paths it captures the same text are one run",
         ),
     ] = None
@@ -75,14 +75,14 @@ class GivenZoo(ZooConfig):
         list[str] | None,
         Field(
             min_length=1,
-            exclude_if=lambda names: names is None,
+            exclude_if=absent,
             description="runs, by name or pattern, that RPG never learns from; the distances compare with them",
         ),
     ] = None
     facts: Annotated[
         Annotated[str, Field(pattern=r"^[^{}\x00-\x1f]+\.(csv|json)$")] | None,
         Field(
-            exclude_if=lambda facts: facts is None,
+            exclude_if=absent,
             description="a .csv or .json table with a row of numbers or classes for each checkpoint, for the condition"
             " vector",
         ),
@@ -90,7 +90,7 @@ class GivenZoo(ZooConfig):
     weights: Annotated[
         Text | None,
         Field(
-            exclude_if=lambda weights: weights is None,
+            exclude_if=absent,
             description="the key of the network in checkpoints that hold several, such as state_dict_ema, or the prefix"
             " of its names, such as student.",
         ),
@@ -156,7 +156,7 @@ class CustomTask(TaskConfig):
     build: Annotated[
         ImportPath | None,
         Field(
-            exclude_if=lambda build: build is None,
+            exclude_if=absent,
             description="build() returns a torch.nn.Module that fits the checkpoints; without it RPG knows the"
             " tensors of the files alone",
         ),
@@ -164,19 +164,19 @@ class CustomTask(TaskConfig):
     score: Annotated[
         ImportPath | None,
         Field(
-            exclude_if=lambda score: score is None,
+            exclude_if=absent,
             description="function: score(network, split) returns a number or (answers, targets);"
             " split is validation or test; without it, the score of a network is its distance from the zoo",
         ),
     ] = None
     metric: Annotated[
         Annotated[str, Field(pattern=r"^\w[\w .-]*$")] | None,
-        Field(exclude_if=lambda metric: metric is None, description="the score's name in the tables"),
+        Field(exclude_if=absent, description="the score's name in the tables"),
     ] = None
     adapter: Annotated[
         Text | None,
         Field(
-            exclude_if=lambda folder: folder is None,
+            exclude_if=absent,
             description="an adapter's folder, whose settings all adapters have, in place of build",
         ),
     ] = None
