@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -206,6 +208,19 @@ def _same_each_time() -> None:
     """One thread, and networks and inputs of tests that are the same in each run."""
     fix_arithmetic(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _modules_anew(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The modules that a test writes and imports are its own, as those of a process are."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    written = f"{tmp_path_factory.getbasetemp()}{os.sep}"
+    for name, module in [*sys.modules.items()]:
+        spec = getattr(module, "__spec__", None)
+        # A folder without __init__.py is a module without a file. torch.classes makes up attributes.
+        places = [spec.origin, *(spec.submodule_search_locations or ())] if isinstance(spec, ModuleSpec) else []
+        if any(str(place).startswith(written) for place in places):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """`rpg init` from checkpoints to samples."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,10 +41,8 @@ END = [
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory with params.yaml and the module `mine`, which is a new one in each test."""
+    """A working directory with params.yaml and the module `mine`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    sys.modules.pop("mine", None)
     write_presets(tmp_path)
     write_functions(tmp_path)
 

@@ -16,10 +16,8 @@ DECIBEL = MetricKind("dB", False)
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory whose module `yours` is a new one in each test."""
+    """A working directory for the module `yours`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    sys.modules.pop("yours", None)
 
 
 def scoring(body: str, kind: MetricKind = PERCENT) -> ScoreFunction:

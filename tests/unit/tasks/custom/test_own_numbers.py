@@ -1,7 +1,6 @@
 """A zoo of one's own with an error as its metric, the user's own facts as conditions, and a pattern as its runs."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +39,6 @@ VECTORS = [
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the given zoo, an error to score it by, and facts; nothing has run."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in [name for name in sys.modules if name.split(".")[0] == "theirs"]:
-        del sys.modules[name]
     write_given(tmp_path)
     (tmp_path / "theirs/network.py").write_text(THEIRS + ERROR)
     (tmp_path / "facts.csv").write_text(FACTS)

@@ -1,7 +1,6 @@
 """Zoos of one's own as transformers 5.23.0, peft 0.21.2 and torch 2.11.0 write them."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,11 +78,8 @@ def build():
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory of a process's own modules."""
+    """A working directory for the module `mine`."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
-        del sys.modules[name]
     return tmp_path
 
 

@@ -4,7 +4,6 @@ import copy
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -20,14 +19,6 @@ from rpg.tasks.custom import task as custom
 from rpg.utils.errors import UserError
 
 LAYERS = ("zoo", "collect", "tokens", "train", "sample", "score", "novelty")
-
-
-@pytest.fixture(autouse=True)
-def _modules_anew(monkeypatch) -> None:
-    """Each test's modules are its own, as those of a process are."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in [name for name in sys.modules if name.split(".")[0] in ("theirs", "tiny")]:
-        del sys.modules[name]
 
 
 @pytest.fixture
