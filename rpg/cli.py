@@ -220,8 +220,8 @@ def tune(name: Name, threads: Threads = 1) -> None:
     params, experiment, paths = _open(name, threads, "tune")
     from rpg.training.tune import tune_rpg
 
-    folders = (paths.folder("tokens"), paths.folder("train"), paths.folder("tune"))
-    tune_rpg(experiment, *folders, paths.file("tune.seconds"), params.data_root)
+    tokens, base, rpg, folder = map(paths.folder, ("tokens", "base", "train", "tune"))
+    tune_rpg(experiment, tokens, base, rpg, folder, paths.file("tune.seconds"), params.data_root)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -233,8 +233,8 @@ def hypernetwork(name: Name, threads: Threads = 1) -> None:
     params, experiment, paths = _open(name, threads, "hypernetwork")
     from rpg.training.hypernetwork import train_hypernetwork
 
-    folders = (paths.folder("tokens"), paths.folder("hypernetwork"))
-    train_hypernetwork(experiment, *folders, paths.file("hypernetwork.seconds"), params.data_root)
+    tokens, base, folder = map(paths.folder, ("tokens", "base", "hypernetwork"))
+    train_hypernetwork(experiment, tokens, base, folder, paths.file("hypernetwork.seconds"), params.data_root)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -283,6 +283,15 @@ def novelty(name: Name, threads: Threads = 1) -> None:
     measure_novelty(experiment, paths, params.data_root)
 
 
+@app.command(rich_help_panel=STAGES)
+def prompts(name: Name, threads: Threads = 1) -> None:
+    """Measure networks for prompts beside rivals that see the same images."""
+    params, experiment, paths = _open(name, threads, "prompts")
+    from rpg.evaluation.prompts import evaluate_prompts
+
+    evaluate_prompts(experiment, paths, params.data_root)
+
+
 @app.command(rich_help_panel=NETWORKS)
 def generate(
     *,
@@ -292,6 +301,9 @@ def generate(
     classes: Classes = None,
     code: Code = None,
     describe: Annotated[str | None, typer.Option(help='The task in words: "even numbers".')] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The task in pictures: a folder with the folders no and yes.")
+    ] = None,
     vector: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=NUMBERS", help="Value of a vector condition: validation_top1=98.5."),
@@ -331,6 +343,7 @@ def generate(
         seed=seed,
         steps=steps,
         vectors=vectors,
+        images=images,
     )
 
 

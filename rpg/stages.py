@@ -16,6 +16,8 @@ TASKS = ("rpg/tasks/base.py", "rpg/tasks/stack.py")
 # Keys of `Stage.reads_if`; the other keys are the names of optional stages.
 TASK_CODES = "task_codes"
 BASE_OF_TASK_CODES = "base and task_codes"
+# For experiments with the condition `images`.
+IMAGES = "images"
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ STAGES = {
             writes=_trained("tune", "tune"),
             lists=("config", "files"),
             reads=(*_TOKENS, "train.model", "train.config"),
+            reads_if={IMAGES: ("base.manifest",)},
             seconds=34,
             module="rpg.training.tune",
             code=(*_TRAINING, *TASKS),
@@ -212,6 +215,7 @@ STAGES = {
             writes=_trained("hypernetwork", "hypernetwork"),
             lists=("config", "files"),
             reads=_TOKENS,
+            reads_if={IMAGES: ("base.manifest",)},
             seconds=23,
             module="rpg.training.hypernetwork",
             code=(*_TRAINING, *TASKS),
@@ -236,6 +240,7 @@ STAGES = {
             reads_if={
                 "tune": ("tune.model", "tune.config"),
                 "hypernetwork": ("hypernetwork.model", "hypernetwork.config"),
+                IMAGES: ("base.manifest",),
             },
             seconds=1,
             module="rpg.generator.sample",
@@ -280,6 +285,25 @@ STAGES = {
             minutes=120,
             priority=20,
             gpu=True,
+            reads_data=True,
+        ),
+        Stage(
+            "prompts",
+            "Measure networks for prompts beside rivals that see the same images.",
+            blocks=("task", "zoo", "sample", "prompts"),
+            writes={"seconds": "prompts.json", "rows": "prompts.csv", "table": "prompts.md"},
+            lists=("seconds", "files"),
+            reads=("base.manifest", "collect.checkpoints", *_TOKENS, "tune.model", "tune.config"),
+            reads_if={"hypernetwork": ("hypernetwork.model", "hypernetwork.config")},
+            seconds=60,
+            module="rpg.evaluation.prompts",
+            code=(*_SCORING, *_SAMPLING, "rpg/utils/condition_requests.py"),
+            task_code=True,
+            memory_mb=3000,
+            minutes=240,
+            priority=10,
+            gpu=True,
+            optional=True,
             reads_data=True,
         ),
     )

@@ -173,6 +173,34 @@ TASKS = {
     },
     "sample": {**MINIATURE["sample"], "count": 3, "seen": 6},
 }  # fmt: skip
+# The miniature with task codes, whose RPG sees images in place of the code.
+SHOWN = {
+    **TASKS,
+    "task": {**TASKS["task"], "held_out_pairs": 0},
+    "base": {**TASKS["base"], "seeds": [5]},
+    "zoo": {**TASKS["zoo"], "seeds": [0]},
+    "model": {
+        **TASKS["model"],
+        "conditions": [
+            {"kind": "permutation_state", "reach": "all", "dropout": 0.0},
+            {"kind": "images", "features": 18, "hidden": 16, "reach": "all"},
+        ],
+    },
+    "train": {**TASKS["train"], "steps": 0},
+    "sample": {**TASKS["sample"], "images": 2},
+    "prompts": {
+        "seed": 0,
+        "prompts": 2,
+        "images": [1, 3],
+        "data": ["mnist"],
+        "steps": [2],
+        "epochs": [1],
+        "batch": 4,
+        "learning_rate": 0.001,
+        "refinement": 2,
+        "refinement_rate": 0.01,
+    },
+}
 TASKS_LAYERS = ("base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score", "novelty")
 
 
@@ -238,6 +266,15 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks")
     write_tree(folder, tasks=TASKS)
     run_layers(folder, *TASKS_LAYERS, "tables", experiment="tasks")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, for the miniature that sees images, `shown`."""
+    folder = tmp_path_factory.mktemp("shown")
+    write_tree(folder, shown=SHOWN)
+    run_layers(folder, *TASKS_LAYERS, "prompts", "tables", experiment="shown")
     return folder
 
 

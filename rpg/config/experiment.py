@@ -1,6 +1,6 @@
 """The experiment: its blocks, and the checks across blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,7 +8,8 @@ import pydantic
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from rpg.blocks import PARAMS_FILE, Block, Count, Positive, absent
-from rpg.config.model import Diffusion, Model
+from rpg.config.model import Diffusion, ImagesCondition, Model
+from rpg.config.prompts import PromptEvaluation
 from rpg.config.training import Hypernetwork, Train, Tune
 from rpg.stages import OPTIONAL, STAGES, TIMED
 from rpg.tasks.config import BaseConfig, Run, TaskConfig, ZooConfig
@@ -67,6 +68,14 @@ class Sample(Block):
     seen: Annotated[
         int | None,
         Field(ge=1, description="number of seen task codes to sample; codes with a held-out pair come first"),
+    ] = None
+    images: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            exclude_if=absent,
+            description="training images of no, and of yes, in a prompt; for the condition images",
+        ),
     ] = None
 
 
@@ -127,6 +136,7 @@ class Experiment(Block):
     hypernetwork: Hypernetwork | None = None
     sample: Sample
     novelty: Novelty
+    prompts: Annotated[PromptEvaluation | None, Field(exclude_if=absent)] = None
     cluster: Annotated[
         dict[StageName, Allotment] | None,
         Field(
@@ -161,6 +171,10 @@ class Experiment(Block):
                 raise ValueError("model.conditions: task_code needs task.kind task_codes")
             if self.sample.seen:
                 raise ValueError("sample.seen: needs task.kind task_codes")
+        if self.images:
+            self._check_images(kinds)
+        elif self.sample.images or self.prompts:
+            raise ValueError(f"{'sample.images' if self.sample.images else 'prompts'}: needs the condition images")
         self.task.check_experiment(self)
         for name, start in (("model", self.model.start), ("hypernetwork", getattr(self.hypernetwork, "start", "zero"))):
             if start != "zero" and self.diffusion.target != "x0":
@@ -182,15 +196,32 @@ class Experiment(Block):
             raise ValueError(f"{between}.between: needs the condition permutation_state")
         return self
 
-    def has(self, condition: str) -> bool:
-        """Return whether an optional stage is present, or, for "task_codes", whether the task has task codes.
+    def _check_images(self, kinds: Collection[str]) -> None:
+        if not self.task.has_codes or not self.base or len(self.base.seeds) > 1:
+            raise ValueError("model.conditions: images needs task.kind task_codes and a base block of one seed")
+        if "task_code" in kinds or set(kinds) == {"images"}:
+            raise ValueError(
+                "model.conditions: images needs another condition, such as permutation_state, no task_code"
+            )
+        if self.train.steps or not self.tune:
+            raise ValueError("model.conditions: images are read in tune alone; add the block, and set train.steps to 0")
+        if not self.sample.images:
+            raise ValueError("sample.images: missing; images needs it")
 
-        "A and B" needs both.
+    def has(self, condition: str) -> bool:
+        """Return whether an optional stage is present.
+
+        "task_codes" stands for a task with codes, "images" for the condition of this kind. "A and B" needs both.
         """
+        special = {"task_codes": lambda: self.task.has_codes, "images": lambda: self.images is not None}
         return all(
-            self.task.has_codes if part == "task_codes" else getattr(self, part) is not None
-            for part in condition.split(" and ")
+            special[part]() if part in special else getattr(self, part) is not None for part in condition.split(" and ")
         )
+
+    @property
+    def images(self) -> ImagesCondition | None:
+        """The condition `images`, if the model has it."""
+        return next((condition for condition in self.model.conditions if condition.kind == "images"), None)
 
     def stages(self) -> list[str]:
         """Return the names of the experiment's stages, first to last."""

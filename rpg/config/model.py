@@ -40,6 +40,19 @@ class TaskCodeCondition(Block):
     reach: Reach
 
 
+class ImagesCondition(Block):
+    """A labeled support set: some images that the network should answer with no, and some with yes.
+
+    The base network of the zoo turns each image into features: its outputs before the head, and the probabilities of
+    its classes. A set encoder, which learns in `tune`, embeds them.
+    """
+
+    kind: Literal["images"]
+    features: Annotated[int, Field(ge=2, description="F, the number of an image's features; `rpg tune` names it")]
+    hidden: Annotated[int, Field(ge=1, description="width of the set encoder")]
+    reach: Reach
+
+
 class UnconditionalCondition(Block):
     """No condition: one learned vector for all networks."""
 
@@ -56,7 +69,7 @@ class VectorCondition(Block):
 
 
 Condition = Annotated[
-    PermutationStateCondition | TaskCodeCondition | VectorCondition | UnconditionalCondition,
+    PermutationStateCondition | TaskCodeCondition | ImagesCondition | VectorCondition | UnconditionalCondition,
     Field(discriminator="kind", title="Condition"),
 ]
 

@@ -68,6 +68,15 @@ class TaskLoss(Optimization):
     """
 
     networks: Count
+    absent: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            exclude_if=lambda share: share == 0,
+            description="share of the steps whose prompts and losses leave out random classes; for images",
+        ),
+    ] = 0.0
     images: Annotated[int, Field(ge=1, description="training images per step, the same for all networks")]
     loss: Annotated[
         Literal["labels", "outputs"],

@@ -32,6 +32,10 @@ def load_data(name: str, data_root: str | None) -> "Images":
         from rpg.data.digits import load_digits_images
 
         return load_digits_images()
+    if name == "mnist":
+        from rpg.data.mnist import load_mnist_images
+
+        return load_mnist_images()
     from rpg.data.cifar10 import load_cifar10
 
     return load_cifar10(data_folder(name, data_root))

@@ -1,6 +1,7 @@
 """The common form of image data sets: three fixed splits of labeled images."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -33,13 +34,27 @@ class Images:
     validation: Split
     test: Split
     classes: tuple[str, ...]
+    # The standard deviation and the mean [1, C, 1, 1] of pixels, if they are those of other training images.
+    pixels: tuple[Tensor, Tensor] | None = None
 
     def split(self, name: str) -> Split:
         """Return the split called 'train', 'validation' or 'test'."""
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
+    def of_classes(self, chosen: Collection[int]) -> "Images":
+        """Return the images of the classes with these indices; labels stay the same."""
+
+        def kept(split: Split) -> Split:
+            mask = torch.isin(split.labels, torch.tensor(sorted(chosen)))
+            return Split(split.images[mask], split.labels[mask])
+
+        return replace(self, train=kept(self.train), validation=kept(self.validation), test=kept(self.test))
+
     @cached_property
-    def _train_std_mean(self) -> tuple[Tensor, Tensor]:
+    def train_std_mean(self) -> tuple[Tensor, Tensor]:
+        """The standard deviation and the mean [1, C, 1, 1] of the training images' pixels."""
+        if self.pixels:
+            return self.pixels
         return torch.std_mean(self.train.images.double(), dim=(0, 2, 3), keepdim=True)
 
     def inputs(self, images: Tensor, resolution: int) -> Tensor:
@@ -47,11 +62,19 @@ class Images:
 
         The inputs have mean 0 and standard deviation 1 per channel over the train split.
         """
-        std, mean = self._train_std_mean
-        normal = ((images - mean.to(images.device)) / std.to(images.device)).float()
-        if normal.shape[2:] == (resolution, resolution):
-            return normal
-        return functional.interpolate(normal, (resolution, resolution), mode="bilinear", antialias=True)
+        std, mean = self.train_std_mean
+        return standardized(images, mean, std, resolution)
+
+
+def standardized(images: Tensor, mean: Tensor, std: Tensor, resolution: int) -> Tensor:
+    """Return (images - mean) / std, float32, resized to [n, C, resolution, resolution].
+
+    `mean` and `std` [1, C, 1, 1] are those of pixels.
+    """
+    normal = ((images - mean.to(images.device)) / std.to(images.device)).float()
+    if normal.shape[2:] == (resolution, resolution):
+        return normal
+    return functional.interpolate(normal, (resolution, resolution), mode="bilinear", antialias=True)
 
 
 def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:

@@ -1,17 +1,20 @@
 """The page of `rpg demo`. Streamlit runs it: streamlit run rpg/demo/page.py -- digits-tasks"""
 
 import sys
+import time
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pandas as pd
 import streamlit as st
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from rpg.demo.pad import drawn_image
+from rpg.demo.prompt_form import prompt_form
 from rpg.demo.serve import load
+from rpg.generator.prompt_images import ImageForm
 from rpg.generator.requests import task_code
 from rpg.generator.trained import GeneratedNetwork, TrainedRPG
 from rpg.tasks.classification.task import Classification
@@ -19,12 +22,6 @@ from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.rng import fix_arithmetic
 
-PAD = st.components.v2.component(
-    "rpg_pad",
-    html='<canvas aria-label="drawing pad"></canvas><br><button>clear</button>',
-    css="canvas { touch-action: none; cursor: crosshair }",
-    js=Path(__file__).with_name("pad.js").read_text(encoding="utf-8"),
-)
 TASK_INPUTS = ("Classes", "In words", "Code")
 
 
@@ -66,6 +63,30 @@ def request_network(generator: TrainedRPG) -> None:
             st.error(str(error))
 
 
+def request_by_images(generator: TrainedRPG) -> None:
+    """Show the form for images; its Generate button puts a new network into the session."""
+    prompt = prompt_form(generator.image_form)
+    seed = st.number_input("Seed", 0, 2**31, 0)
+    if st.button("Generate", type="primary", disabled=prompt is None):
+        started = time.perf_counter()
+        st.session_state.network = generator.networks(1, None, None, int(seed), prompt=prompt)[0]
+        st.session_state.seconds = time.perf_counter() - started
+
+
+def show_answers(network: GeneratedNetwork, task: Classification, generator: TrainedRPG) -> None:
+    """Show how often the network answers yes on the test images of each class, and a button for the weights."""
+    labels, names = task.data.test.labels, classes_of(generator)
+    answers = task.answers([network.state_dict], task.inputs("test"))[0].bool()
+    st.subheader(f"A network from your images, made in {st.session_state.seconds:.2f} s")
+    shares = {
+        name: {"answers yes": f"{100 * float(answers[labels == index].double().mean()):.0f} %"}
+        for index, name in enumerate(names)
+        if (labels == index).any()
+    }
+    st.table(pd.DataFrame.from_dict(shares, orient="index").T)
+    st.download_button("Download weights", save(network.state_dict), "network.safetensors")
+
+
 def show_scores(network: GeneratedNetwork, task: Classification, generator: TrainedRPG) -> None:
     """Show the accuracy and the confusion table on the test split, and a button to download the weights."""
     assert network.code
@@ -104,14 +125,9 @@ def try_out(network: GeneratedNetwork, task: Classification) -> None:
     if channels == 1:
         with draw:
             st.write("Or draw an image")
-            drawn = PAD(
-                key="pad",
-                data={"rows": height, "columns": width, "white": white},
-                default={"pixels": []},
-                on_pixels_change=lambda: None,
-            )
-            if any(drawn.pixels):
-                _answer(network, task, torch.tensor(drawn.pixels).to(torch.uint8).view(1, height, width))
+            drawing = drawn_image("pad", ImageForm((channels, height, width), white))
+            if drawing is not None:
+                _answer(network, task, drawing)
 
 
 def _answer(network: GeneratedNetwork, task: Classification, image: Tensor) -> None:
@@ -131,12 +147,18 @@ def main(experiment: str, folder: str = "") -> None:
     # Streamlit runs the page in a new thread, which needs its own thread settings.
     fix_arithmetic(1)
     generator, task = load_generator(experiment, folder)
-    st.write(
-        f"`{generator.name}`: RPG learned from networks for {len(generator.learned)} of 1022 tasks. Choose any task."
-    )
-    request_network(generator)
+    by_images = generator.encoder is not None
+    if by_images:
+        st.write(f"`{generator.name}`: RPG makes a network for the task that your images show.")
+        request_by_images(generator)
+    else:
+        st.write(
+            f"`{generator.name}`: RPG learned from networks for {len(generator.learned)} of 1022 tasks."
+            " Choose any task."
+        )
+        request_network(generator)
     if "network" in st.session_state:
-        show_scores(st.session_state.network, task, generator)
+        (show_answers if by_images else show_scores)(st.session_state.network, task, generator)
         try_out(st.session_state.network, task)
 
 

@@ -75,11 +75,18 @@ def card(trained: TrainedRPG, metric: str = "", scores: dict[str, ScoreSummary] 
         runs=trained.states,
         data=task.dataset_title,
         weights=trained.weights,
-        request="classes=[3, 8], seed=1" if task.classes else "seed=1",
+        request=_request(trained),
         network=task.how_to_build,
         conditions="\n".join(f"- {line}" for line in _conditions(trained.vocabulary())) or "Nothing but a seed.",
         scores=SCORES.format(metric=task.metric_kind.label(metric), rows=rows) if scores else "",
     )
+
+
+def _request(trained: TrainedRPG) -> str:
+    """Return the arguments of an example."""
+    if trained.encoder:
+        return "images=images, labels=labels, seed=1"
+    return "classes=[3, 8], seed=1" if trained.task.classes else "seed=1"
 
 
 def _conditions(vocabulary: dict[str, Any]) -> list[str]:
@@ -89,6 +96,9 @@ def _conditions(vocabulary: dict[str, Any]) -> list[str]:
             lines.append(f"`state`: a training run of the zoo, 0 to {choices - 1}, or several to mix")
         elif name == "task_code":
             lines.append(f"`classes`: some of {', '.join(choices)}; or `code`, one 0 or 1 for each of them")
+        elif name == "images":
+            shape = ", ".join(map(str, choices))
+            lines.append(f"`images` [n, {shape}] and `labels` [n], 0 for no and 1 for yes: the task")
         else:
             ranges = ", ".join(f"{low:g} to {high:g}" for low, high in choices)
             lines.append(f"`vectors={{'{name}': ...}}`: in the zoo {ranges}")

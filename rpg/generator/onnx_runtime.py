@@ -156,14 +156,21 @@ class GraphGenerator:
         seed: int | None = None,
         steps: int | None = None,
         vectors: Vectors | None = None,
+        prompt: Any = None,
     ) -> list[GraphNetwork]:
         """Return what `rpg.generator.trained.TrainedRPG.networks` returns, with NumPy's arrays as weights."""
         assert steps in (None, self._config["sample"]["steps"])
+        assert prompt is None
         return [self._network(k, code, states, seed, vectors) for k in range(count)]
 
     def outside(self, vectors: Vectors | None) -> list[str]:
         """Return a line for each requested number outside of the range that the zoo's checkpoints have."""
         return outside(self._table, vectors)
+
+    @property
+    def image_form(self) -> Any:
+        """An RPG that takes images has no graph."""
+        raise UserError("the model was not trained on images; leave them out")
 
     @cached_property
     def _table(self) -> dict[str, np.ndarray]:

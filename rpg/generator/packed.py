@@ -3,7 +3,8 @@
 config.json          the generator: model, layout, conditions, sampler's settings, task, digests of the other files
 model.safetensors    the weights of RPG
 zoo.safetensors      stats.<name> [K] and skipped.<name> [S, *shape] of the tokenizer; conditions.<name> [N, C], the
-                     conditions of the zoo's N checkpoints, from which omitted requests are drawn
+                     conditions of the zoo's N checkpoints, from which omitted requests are drawn; encoder.<name>, the
+                     base network and the pixels' statistics, if RPG takes images
 model.onnx           the graph that generates without torch, where the model can be exported
 adapter_config.json  peft's settings, if the networks are adapters
 README.md            the model card
@@ -39,6 +40,7 @@ from rpg.generator.onnx_runtime import (
 from rpg.generator.trained import Settings, TrainedRPG
 from rpg.model.rpg import TOGETHER
 from rpg.tasks.config import TaskConfig
+from rpg.tasks.loading import load_differentiable
 from rpg.tasks.registry import task_blocks
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.manifest import LayoutForm
@@ -58,6 +60,8 @@ from rpg.utils.files import (
     write_text,
 )
 
+# Names of the tensors that turn a prompt's images into features.
+ENCODER = "encoder."
 WEIGHTS, CARD = "model.safetensors", "README.md"
 
 
@@ -95,7 +99,9 @@ def write_packed(trained: TrainedRPG, folder: Path, card: str, graph: bool = Tru
     state_dict = {name: tensor.cpu() for name, tensor in trained.model.state_dict().items()}
     write_tensors(folder / WEIGHTS, state_dict)
     table = {f"{TABLE}{name}": values for name, values in trained.table.values.items()}
-    write_tensors(folder / ZOO, trained.tokenizer.tensors() | table)
+    seen = trained.image_features.tensors() if trained.encoder else {}
+    encoder = {f"{ENCODER}{name}": of for name, of in seen.items()}
+    write_tensors(folder / ZOO, trained.tokenizer.tensors() | table | encoder)
     if trained.adapter_config:
         write_json(folder / ADAPTER_CONFIG, trained.adapter_config())
     (folder / GRAPH).unlink(missing_ok=True)
@@ -164,15 +170,18 @@ def read_packed(folder: Path) -> TrainedRPG:
     adapter: Callable[[], dict[str, Any]] | None = None
     if (folder / ADAPTER_CONFIG).is_file():
         adapter = lambda: read_json(folder / ADAPTER_CONFIG, MAKER)  # noqa: E731
+    task = _task(config, folder)
+    encoder = {name.removeprefix(ENCODER): of for name, of in zoo.items() if name.startswith(ENCODER)}
     return TrainedRPG(
         config.name,
-        _task(config, folder),
+        task,
         Settings(config.sample, config.precision, config.model, config.diffusion),
         model.to(device()),
         table,
         tokenizer,
         adapter,
         config.held_out,
+        encoder=(lambda: load_differentiable(task, None).image_features_of(encoder)) if encoder else None,
         packed=True,
         graph=folder / GRAPH if (folder / GRAPH).is_file() else None,
     )

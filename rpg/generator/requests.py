@@ -107,7 +107,10 @@ class NetworkGenerator(Protocol):
         seed: int | None = None,
         steps: int | None = None,
         vectors: Vectors | None = None,
+        prompt: Any = None,
     ) -> Sequence[Any]: ...
+    @property
+    def image_form(self) -> Any: ...
     def write(self, path: Path, network: Any) -> None: ...
     def zoo_membership(self, code: str) -> str: ...
     def outside(self, vectors: Vectors | None) -> list[str]: ...
@@ -125,11 +128,12 @@ def generate_files(
     seed: int | None,
     steps: int | None,
     vectors: Vectors | None,
+    images: Path | None = None,
 ) -> None:
     """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print each network's states and code.
 
     An adapter becomes a folder for peft, any other network a .safetensors file. A number outside of the zoo's range
-    gives a warning.
+    gives a warning. `images` is a folder of a prompt's pictures.
     """
     task = generator.task
     chosen = task_code(task, classes, code, sentence, generator.language_model)
@@ -139,7 +143,16 @@ def generate_files(
         print(f"'{sentence}' is {chosen} for {translator}: {means} (correct it with --code)")
     for line in generator.outside(vectors):
         print(one_line(f"look: {line}"), file=sys.stderr)
-    for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors)):
+    prompt = None
+    if images:
+        form = generator.image_form
+        # Pillow and torch are not needed for other requests.
+        from rpg.generator.prompt_images import read_prompt
+
+        prompt, lines = read_prompt(images, form, seed or 0)
+        for line in lines:
+            print(one_line(f"look: {line}"), file=sys.stderr)
+    for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors, prompt)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
         generator.write(path, network)
         facts = [" and ".join(f"state {state}" for state in network.states)]

@@ -13,17 +13,19 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rpg.blocks import Precision
 from rpg.config.experiment import Experiment, Sample
 from rpg.model.rpg import RPG
 from rpg.paths import Paths
-from rpg.tasks.loading import load_task
+from rpg.tasks.loading import load_differentiable, load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
+from rpg.training.prompts import Prompts, prompts_of
 from rpg.utils.condition_requests import States, Vectors, met
 from rpg.utils.device import device, worth_compiling
 from rpg.utils.files import clear, exclusive, file_entry, write_sealed
@@ -49,12 +51,14 @@ def sample_networks(
     vectors: Vectors | None = None,
     first: int = 0,
     precision: Precision = "float32",
+    prompts: Tensor | None = None,
 ) -> Iterator[Network]:
     """Yield a new state dict on the CPU for each request, with its states and its code.
 
     `vectors` maps conditions of the kind `vector` to numbers for all networks; omitted vectors are drawn. The noise of
-    network k depends on `params.seed` and `first + k` alone. `precision` applies to matrix products on a GPU. Raises
-    UserError if the model cannot meet a request.
+    network k depends on `params.seed` and `first + k` alone. `precision` applies to matrix products on a GPU.
+    `prompts` [N, S, K, F + 1] are the values of the condition `images`. Raises UserError if the model cannot meet a
+    request.
     """
     if len(requests) * params.steps >= COMPILED and worth_compiling(device(), model.width):
         model.denoiser.compile()
@@ -64,7 +68,8 @@ def sample_networks(
         draws = [generator(params.seed, "sample", key) for key in keys]
         # The tag "wish" is part of a seed, so it must not change.
         request_draws = [generator(params.seed, "wish", key) for key in keys]
-        values = table.requested(part, request_draws, vectors)
+        shown = None if prompts is None else prompts[start : start + TOGETHER]
+        values = table.requested(part, request_draws, vectors, shown)
         tokens_BLD = model.sample(
             values,
             solver=params.solver,
@@ -73,7 +78,8 @@ def sample_networks(
             temperature=params.temperature,
             precision=precision,
         )
-        rows = [{name: of[row].tolist() for name, of in values.items()} for row in range(len(part))]
+        told = {name: of for name, of in values.items() if name != "images"}
+        rows = [{name: of[row].tolist() for name, of in told.items()} for row in range(len(part))]
         states, codes = zip(*map(met, rows), strict=True)
         # Tensors outside of the tokens can't be mixed; they come from the first state.
         weights = tokenizer.detokenize(tokens_BLD, torch.tensor([first for first, *_ in states]))
@@ -103,6 +109,14 @@ def sample_requests(store: TokenStore, params: Sample, states: bool) -> list[Req
     return [(chosen if states else None, code) for code in codes for chosen in requested_states]
 
 
+def _prompts(prompts: Prompts | None, requests: Sequence[Request], params: Sample) -> Tensor | None:
+    """Return a support set of `params.images` images a side for each request; None without prompts."""
+    if prompts is None or params.images is None:
+        return None
+    # Each sample of a code has images of its own. The classes of a side take turns.
+    return prompts.values([code or "" for _, code in requests], params.images, True, generator(params.seed, "prompts"))
+
+
 @dataclass(frozen=True)
 class Source:
     """A model to sample from: its folder, and its steps if they differ from params.yaml."""
@@ -126,15 +140,24 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
         samples, spent = [], dict.fromkeys(sources, 0.0)
         has_states = any(one.kind == "permutation_state" for one in experiment.model.conditions)
         requests = sample_requests(store, params, has_states)
+        prompts = None
+        if experiment.images:
+            prompts = prompts_of(experiment, load_differentiable(experiment.task, data_root), paths.folder("base"))
         for name, source in sources.items():
             model = load_rpg(source.folder, store, device())
             table = ConditionTable.of(read_config(source.folder).model.conditions, store)
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = requests if name == "rpg" else list(dict.fromkeys(requests))
-            networks = sample_networks(model, table, store, chosen, own, precision=experiment.train.precision)
+            shown = _prompts(prompts, own, params)
+            # A prompt takes the place of the code.
+            told = own if shown is None else [(states, None) for states, _ in own]
+            networks = sample_networks(
+                model, table, store, chosen, told, precision=experiment.train.precision, prompts=shown
+            )
             started = time.perf_counter()
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started
+                code = code or own[index][1]
                 prefix = "" if name == "rpg" else f"{name}-"
                 file = task.write(paths.folder("sample") / f"{prefix}{index:04d}", state_dict)
                 code_entry = {"code": code} if code else {}

@@ -3,27 +3,29 @@
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from rpg.blocks import PARAMS_FILE, Precision
-from rpg.config.experiment import Sample
+from rpg.config.experiment import Experiment, Sample
 from rpg.config.loading import load_params
 from rpg.config.model import Diffusion, Model
 from rpg.config.params import Params
+from rpg.generator.prompt_images import ImageForm, ImagePrompt, given_prompt
 from rpg.generator.requests import task_code, zoo_membership
 from rpg.generator.sample import sample_networks
 from rpg.model.conditions import condition_name
 from rpg.model.diffusion import T
+from rpg.model.image_set import SIDES, support_values
 from rpg.model.rpg import RPG
-from rpg.paths import paths_of
+from rpg.paths import Paths, paths_of
 from rpg.tasks.adapters import loaded, write_adapter
-from rpg.tasks.base import Task
+from rpg.tasks.base import ImageEncoder, Task
 from rpg.tasks.config import TaskConfig
-from rpg.tasks.loading import load_task
+from rpg.tasks.loading import load_differentiable, load_task
 from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
@@ -33,6 +35,7 @@ from rpg.utils.condition_requests import States, Vectors
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
 from rpg.utils.files import write_tensors
+from rpg.zoo.manifest import read_base
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,8 @@ class TrainedRPG:
     held_out: Collection[str] = ()
     language_model: Path | None = None
     data_root: str | None = None
+    # Returns the features of a prompt's images; None if RPG takes no images.
+    encoder: Callable[[], ImageEncoder] | None = None
     # Whether the generator comes from a packed folder.
     packed: bool = False
     # The exported graph beside it.
@@ -105,7 +110,20 @@ class TrainedRPG:
             list(dict.fromkeys(checkpoint.code for checkpoint in store.held_out if checkpoint.code)),
             Path(params.language_model) if params.language_model else None,
             params.data_root,
+            partial(_encoder, chosen, paths, params.data_root) if chosen.images else None,
         )
+
+    @cached_property
+    def image_features(self) -> ImageEncoder:
+        """The features of a prompt's images; UserError if RPG takes no images."""
+        if not self.encoder:
+            raise UserError("the model was not trained on images; leave them out")
+        return self.encoder()
+
+    @property
+    def image_form(self) -> ImageForm:
+        """The form of a prompt's images; UserError if RPG takes no images."""
+        return ImageForm(self.image_features.shape, self.image_features.white)
 
     @property
     def states(self) -> int:
@@ -125,8 +143,11 @@ class TrainedRPG:
         seed: int | None = None,
         steps: int | None = None,
         vectors: Vectors | None = None,
+        prompt: ImagePrompt | None = None,
     ) -> list[GeneratedNetwork]:
         """Generate `count` networks; each network draws a code or states that are None, and omitted vectors.
+
+        `prompt` shows the task to an RPG that takes images.
 
         Network k depends on the seed and on k alone. Raises UserError for an unknown state or vector, for a code if
         the experiment has no task codes, and for a number of steps outside of 1 to 1000.
@@ -144,8 +165,13 @@ class TrainedRPG:
             requests,
             vectors,
             precision=self.settings.precision,
+            prompts=None if prompt is None else self._values(prompt).expand(count, -1, -1, -1),
         )
         return [GeneratedNetwork(*network) for network in networks]
+
+    def _values(self, prompt: ImagePrompt) -> Tensor:
+        features = self.image_features(prompt.images)
+        return support_values([[features[prompt.labels == side] for side in range(SIDES)]])
 
     def generate(
         self,
@@ -156,6 +182,8 @@ class TrainedRPG:
         seed: int | None,
         steps: int | None,
         vectors: Vectors | None,
+        images: Any = None,
+        labels: Sequence[Any] | None = None,
     ) -> StateDict:
         """Return the state dict of one network for a request in Python, as `rpg.generate` describes it."""
         chosen = task_code(self.task, classes, code, sentence, self.language_model)
@@ -163,7 +191,8 @@ class TrainedRPG:
         vectors = {name: [of] if isinstance(of, int | float) else of for name, of in (vectors or {}).items()}
         for line in self.outside(vectors):
             warnings.warn(line, stacklevel=3)
-        return self.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors)[0].state_dict
+        prompt = None if images is None else given_prompt(images, labels, self.image_form, seed or 0)
+        return self.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors, prompt)[0].state_dict
 
     def outside(self, vectors: Vectors | None) -> list[str]:
         """Return a line for each requested number outside of the range that the zoo's checkpoints have."""
@@ -185,9 +214,15 @@ class TrainedRPG:
         return {"".join(map(str, row)) for row in rows}
 
     def vocabulary(self) -> dict[str, Any]:
-        """Return condition → its choices: the number of states, the classes, or the range of each number in the zoo."""
+        """Return condition → its choices: the number of states, the classes, or the range of each number in the zoo.
+
+        Images have their shape (C, H, W).
+        """
         found: dict[str, Any] = {}
         for condition in self.table.conditions:
+            if condition.kind == "images":
+                found["images"] = self.image_form.shape
+                continue
             values_NC = self.table.values[condition_name(condition)]
             if condition.kind == "permutation_state":
                 found["permutation_state"] = values_NC.shape[1]
@@ -220,3 +255,10 @@ class TrainedRPG:
             write_adapter(path, self.adapter_config(), network.state_dict)
         else:
             write_tensors(path, network.state_dict, {"task_code": network.code} if network.code else None)
+
+
+def _encoder(experiment: Experiment, paths: Paths, data_root: str | None) -> ImageEncoder:
+    """Return the features of an experiment's base network."""
+    base = read_base(experiment, paths.folder("base"), experiment.zoo.seeds[0])
+    assert base
+    return load_differentiable(experiment.task, data_root).image_features(base)

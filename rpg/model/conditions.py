@@ -1,8 +1,8 @@
-"""The conditions of the backbone: permutation state, task code and vectors that choose the requested networks.
+"""The conditions of the backbone: permutation state, task code, images and vectors that choose the requested networks.
 
-A condition is a module. Its input is the requested values [B, C] of B networks. Its output is [B, 1, M], added to every
-position, or [B, L, M], one vector per position. `KINDS` lists all kinds. To add a kind, write a class here and its
-block in `rpg.config.model`.
+A condition is a module. Its input is the requested values [B, C] of B networks; those of images have more axes. Its
+output is [B, 1, M], added to every position, or [B, L, M], one vector per position. `KINDS` lists all kinds. To add a
+kind, write a class here and its block in `rpg.config.model`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rpg.model.image_set import ImageSet
 from rpg.utils.statistics import divisor
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Unconditional(nn.Module):
 KINDS = {
     "permutation_state": PermutationState,
     "task_code": TaskCode,
+    "images": ImageSet,
     "vector": Vector,
     "unconditional": Unconditional,
 }
@@ -167,7 +169,9 @@ class Conditions(nn.Module):
         self.partial: set[str] = set()
         for entry in params:
             name = condition_name(entry)
-            self.kinds[_key(name)] = KINDS[entry.kind](entry, sizes[name], len(head_L), width, normalized)
+            # A support set has no fixed number of values.
+            size = 0 if entry.kind == "images" else sizes[name]
+            self.kinds[_key(name)] = KINDS[entry.kind](entry, size, len(head_L), width, normalized)
             if (tokens_L := _tokens(entry, head_L)) is not None:
                 self.partial.add(name)
                 self.register_buffer(f"tokens_{_key(name)}", tokens_L.unsqueeze(-1), persistent=False)

@@ -25,6 +25,7 @@ from rpg.config.experiment import Experiment
 from rpg.model import mamba2
 from rpg.model.backbones import TokenPositions
 from rpg.model.conditions import condition_name
+from rpg.model.image_set import SIDES
 from rpg.model.rpg import RPG
 from rpg.tokenizer.layout import Layout
 from rpg.utils import task_codes
@@ -32,6 +33,8 @@ from rpg.utils.errors import UserError
 
 FLOAT32 = 4
 # Reads a tensor's device; torch calls it more often than all operations together.
+# The images of a class in the support sets of a step.
+IMAGES = 10
 DEVICE = torch.ops.prim.device.default
 
 
@@ -241,7 +244,12 @@ def measure(experiment: Experiment, layout: Layout, batch: int, picks: tuple[int
             model.recompute()
         meter.watch(model)
         with meter, parts_measured_once(meter):
-            values = {name: torch.zeros(batch, sizes[name]) for name in names}
+            values = {
+                name: torch.zeros(batch, SIDES, IMAGES, condition.features + 1)
+                if condition.kind == "images"
+                else torch.zeros(batch, sizes[name])
+                for name, condition in zip(names, experiment.model.conditions, strict=True)
+            }
             tokens, noise = torch.zeros(*picks, width), torch.zeros(*picks, width)
             picked, t = (torch.zeros(shape, dtype=torch.int64) for shape in (picks, (picks[0], 1)))
             with casting:

@@ -16,6 +16,7 @@ from rpg.config.params import Params
 from rpg.evaluation.intervals import ScoreSample, difference
 from rpg.evaluation.methods import RECOUNTED, kinds
 from rpg.evaluation.novelty import run_distance
+from rpg.evaluation.prompt_table import PromptTrial, prompt_table
 from rpg.evaluation.results import NoveltyResult, ParameterCount, ScoredNetwork, Scores
 from rpg.evaluation.score import SETS, SPLITS, run_label, summary
 from rpg.paths import Paths, ablation_file, paths_of
@@ -56,7 +57,32 @@ def summarize(params: Params, name: str, results: Path) -> None:
         index, kind = max(ways, key=lambda way: metric_kind.rank(_choice(by_variant[way[0]], way[1])))
         best = variants[index]["variant"] + (", BatchNorm recounted" if kind.endswith(RECOUNTED) else "")
         tree |= {"best": best, "rivals": list(_rivals(by_variant, by_variant[index], kind, metric_kind))}
+    if text := _prompts(params, name, results):
+        tree["prompts"] = text
     write_sealed(ablation_file(name, results), tree)
+
+
+def _prompts(params: Params, name: str, results: Path) -> str | None:
+    """Return the table of `rpg prompts` over all trainings of the variant that has the stage; None without one.
+
+    A variant without the stage is the RPG that is told the code.
+    """
+    measured, device, told = [], "", []
+    for trial, experiment in params.trials(name).items():
+        paths = paths_of(params, trial, results)
+        if experiment.prompts:
+            command = f"rpg prompts --experiment {trial}"
+            facts = read_sealed(paths.file("prompts.seconds"), command)
+            rows = pd.read_csv(verified_file(paths.file("prompts.rows"), paths.file("prompts.seconds"), command))
+            measured.append(PromptTrial(rows, facts["seconds"]))
+            device = facts["device"]
+        else:
+            scores = read_sealed(paths.file("score.scores"), f"rpg score --experiment {trial}", Scores)
+            seed = experiment.train.seed
+            told += [
+                {"code": one.code, "test": one.test, "training": seed} for one in scores.rpg if one.set == "held_out"
+            ]
+    return prompt_table(measured, device, pd.DataFrame(told) if told else None) if measured else None
 
 
 def _choice(scores: Sequence[Scores], kind: str) -> float:

@@ -38,7 +38,14 @@ def ablation(name: str, question: str, experiment: str, result: AblationResult) 
                 row["distance: sample / original"] = f"{distances.rpg:.4f} / {other}"
                 row["verdict"] = distances.verdict
             rows.append(row)
-    return f"\n## {name}, of {experiment}\n\n{question}{_units(kind)}\n\n{table(rows)}{_rivals(result)}"
+    return (
+        f"\n## {name}, of {experiment}\n\n{question}{_units(kind)}\n\n{table(rows)}{_rivals(result)}{_prompts(result)}"
+    )
+
+
+def _prompts(result: AblationResult) -> str:
+    """Return the table of prompts below the ablation's heading, if there is one."""
+    return f"\n{result.prompts.replace('## ', '### ').replace('# ', '### ', 1)}" if result.prompts else ""
 
 
 def _units(kind: MetricKind) -> str:

@@ -73,8 +73,12 @@ class Rival(Form):
 
 
 class AblationResult(Measured):
-    """The whole of ablation.json; `best` is the variant of RPG with the best validation score."""
+    """The whole of ablation.json; `best` is the variant of RPG with the best validation score.
+
+    `prompts` is the text of `rpg prompts` over all trainings.
+    """
 
     variants: list[Variant]
     best: MayLack[str] = None
+    prompts: MayLack[str] = None
     rivals: list[Rival] = Field(default_factory=list)

@@ -263,8 +263,38 @@ class Task(ABC):
         return []
 
 
+class ImageEncoder(Protocol):
+    """A frozen network that computes features of images."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of the data set's images."""
+
+    @property
+    def white(self) -> int:
+        """The largest value of the data set's pixels."""
+
+    def tensors(self) -> StateDict:
+        """Return all that `DifferentiableTask.image_features_of` needs."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features [n, F], on the CPU, of images [n, C, H, W] uint8."""
+
+
 class DifferentiableTask(Task):
     """A task with a loss that is differentiable in the weights, so that RPG can train on it."""
+
+    def image_features(self, base: StateDict) -> ImageEncoder:
+        """Return the features of images, for prompts, by a network of `train_base` with these weights."""
+        raise NotImplementedError("this task has no images to show")
+
+    def image_features_of(self, tensors: StateDict) -> ImageEncoder:
+        """Return the features that `tensors` of `image_features` hold; needs no data."""
+        raise NotImplementedError("this task has no images to show")
+
+    def training_images(self) -> tuple[Tensor, Tensor]:
+        """Return the training images [n, C, H, W] uint8 and their classes [n]."""
+        raise NotImplementedError("this task has no images to show")
 
     @abstractmethod
     def losses(

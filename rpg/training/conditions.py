@@ -12,13 +12,18 @@ from rpg.model.conditions import condition_name
 from rpg.tokenizer.store import TokenStore
 from rpg.utils import task_codes
 from rpg.utils.condition_requests import Row, States, Vectors, outside, requested
+from rpg.utils.errors import UserError
 from rpg.zoo.manifest import Checkpoint, unknown_vector
 
 Values = dict[str, Tensor]
+NO_IMAGES = "the model needs images of the task: add --images FOLDER with a folder of images for no, and one for yes"
 
 
 def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Values:
-    """Return name → values [N, C] of all checkpoints in `store`; UserError if a checkpoint lacks a vector's field."""
+    """Return name → values [N, C] of all checkpoints in `store`; UserError if a checkpoint lacks a vector's field.
+
+    A checkpoint has no images, so the condition `images` has no entry.
+    """
 
     def values(condition: Condition, checkpoint: Checkpoint) -> list[float]:
         if condition.kind == "permutation_state":
@@ -28,6 +33,7 @@ def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Val
             return [0.0]
         if condition.kind == "task_code":
             return task_codes.bits(checkpoint.code or "")
+        assert condition.kind == "vector"
         numbers = checkpoint.numbers(condition.field)
         if numbers is None:
             # The condition is newer than the zoo, whose stages check it, too.
@@ -37,6 +43,7 @@ def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Val
     return {
         condition_name(condition): torch.tensor([values(condition, checkpoint) for checkpoint in store.checkpoints])
         for condition in conditions
+        if condition.kind != "images"
     }
 
 
@@ -82,15 +89,22 @@ class ConditionTable:
         requests: Sequence[tuple[States | None, str | None]],
         draws: Sequence[torch.Generator],
         vectors: Vectors | None = None,
+        prompts: Tensor | None = None,
     ) -> Values:
-        """Return name → values [B, C] for B requested networks.
+        """Return name → values [B, C] for B requested networks; `prompts` [B, S, K, F + 1] are those of `images`.
 
         A request holds permutation states, a task code, both, or None for either. `vectors` apply to all networks. A
         checkpoint drawn at random, of a requested state, supplies the values that a request omits. Raises UserError for
-        an unknown state or vector, and for a code if the model was not trained on codes.
+        an unknown state or vector, for a code if the model was not trained on codes, and if images are missing or given
+        to a model that takes none.
         """
+        takes = any(condition.kind == "images" for condition in self.conditions)
+        if takes != (prompts is not None):
+            fault = "the model was not trained on images; leave them out" if prompts is not None else NO_IMAGES
+            raise UserError(fault)
         rows = [self._requested(*request, draw, vectors) for request, draw in zip(requests, draws, strict=True)]
-        return {name: torch.tensor([row[name] for row in rows]) for name in self.values}
+        values = {name: torch.tensor([row[name] for row in rows]) for name in self.values}
+        return values if prompts is None else {**values, "images": prompts}
 
     def outside(self, vectors: Vectors | None) -> list[str]:
         """Return a line for each requested number outside of the range that the zoo's checkpoints have."""

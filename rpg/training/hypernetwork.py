@@ -6,6 +6,7 @@ statistics of the tokens enter, and the mean of the zoo with `hypernetwork.start
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,9 +23,19 @@ from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import Values, checkpoint_values
 from rpg.training.model_file import fresh
+from rpg.training.prompts import Prompts, prompts_of, without_classes
 from rpg.training.trainer import Loss, Training, run_training
 from rpg.utils.device import device
 from rpg.utils.rng import derive
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Random checkpoints of the zoo: their indices, the codes of their tasks, and the values of the conditions."""
+
+    picks: list[int]
+    codes: list[str | None]
+    values: Values
 
 
 class Generated:
@@ -37,16 +48,23 @@ class Generated:
         conditions: Sequence[Condition],
         params: Hypernetwork | Tune,
         on: torch.device,
+        prompts: Prompts | None = None,
     ) -> None:
-        self.task, self.store, self.params, self.on = task, store, params, on
+        self.task, self.store, self.params, self.on, self.prompts = task, store, params, on, prompts
         self.values = checkpoint_values(conditions, store)
         self.states_N = torch.tensor([store.state(checkpoint) for checkpoint in store.checkpoints])
         self.codes = [checkpoint.code for checkpoint in store.checkpoints]
 
-    def draw(self, count: int, draw: torch.Generator) -> tuple[list[int], Values]:
-        """Draw `count` random checkpoints of the zoo; return their indices and condition values."""
+    def draw(self, count: int, draw: torch.Generator) -> Drawn:
+        """Draw `count` random checkpoints of the zoo, with prompts if RPG takes them."""
         picks = torch.randint(len(self.store), (count,), generator=draw).tolist()
-        return picks, {name: value[picks].to(self.on) for name, value in self.values.items()}
+        codes = [self.codes[pick] for pick in picks]
+        values = {name: value[picks] for name, value in self.values.items()}
+        if self.prompts:
+            if self.params.absent and float(torch.rand((), generator=draw)) < self.params.absent:
+                codes = [without_classes(code or "", self.prompts.present, draw) for code in codes]
+            values["images"] = self.prompts.draw([code or "" for code in codes], draw)
+        return Drawn(picks, codes, {name: value.to(self.on) for name, value in values.items()})
 
     def from_noise(self, model: RPG, prototypes_BLW: Tensor, start_BLD: Tensor | None, draw: torch.Generator) -> Tensor:
         """Generate tokens [B, L, D] in one step from pure noise."""
@@ -54,9 +72,9 @@ class Generated:
         x_BLD = torch.randn(count, model.length, model.width, generator=draw).to(self.on)
         return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW, start_BLD)
 
-    def loss(self, tokens_BLD: Tensor, picks: list[int], draw: torch.Generator) -> Tensor:
-        """Return the mean loss of the networks `tokens_BLD` in the tasks of the checkpoints `picks`."""
-        codes, params = [self.codes[pick] for pick in picks], self.params
+    def loss(self, tokens_BLD: Tensor, picks: list[int], codes: Sequence[str | None], draw: torch.Generator) -> Tensor:
+        """Return the mean loss of the networks `tokens_BLD` of the checkpoints `picks`, in the tasks of `codes`."""
+        params = self.params
         teachers = None
         if params.loss == "outputs":
             teachers = self._weights(torch.stack([self.store[pick] for pick in picks]), picks)
@@ -72,19 +90,21 @@ def hypernetwork_loss(generated: Generated) -> Loss:
     """Return the task loss of networks generated in one step from noise."""
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
-        picks, values = generated.draw(generated.params.networks, draw)
-        tokens_BLD = generated.from_noise(model, model.recurrent(values), model.starts(values), draw)
-        return generated.loss(tokens_BLD, picks, draw)
+        drawn = generated.draw(generated.params.networks, draw)
+        prototypes_BLW, starts_BLD = model.recurrent(drawn.values), model.starts(drawn.values)
+        tokens_BLD = generated.from_noise(model, prototypes_BLW, starts_BLD, draw)
+        return generated.loss(tokens_BLD, drawn.picks, drawn.codes, draw)
 
     return Loss(lambda draw: draw, loss)
 
 
 def train_hypernetwork(
-    experiment: Experiment, tokens: Path, folder: Path, seconds: Path, data_root: str | None
+    experiment: Experiment, tokens: Path, base: Path, folder: Path, seconds: Path, data_root: str | None
 ) -> None:
     """Train from scratch with the task codes in the token store `tokens`; write the model into `folder`.
 
-    Writes the training time into `seconds`. Raises Diverged if the loss stops being finite.
+    `base` is the folder of the base network, for prompts. Writes the training time into `seconds`. Raises Diverged if
+    the loss stops being finite.
     """
     params, on = experiment.hypernetwork, device()
     assert params
@@ -92,9 +112,11 @@ def train_hypernetwork(
     store = TokenStore(tokens)
     torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
     model = fresh(block, experiment.diffusion, store)
-    generated = Generated(
-        load_differentiable(experiment.task, data_root), store, experiment.model.conditions, params, on
-    )
+    task = load_differentiable(experiment.task, data_root)
+    prompts = prompts_of(experiment, task, base)
+    if prompts:
+        prompts.fit(model)
+    generated = Generated(task, store, experiment.model.conditions, params, on, prompts)
     training = Training(params, model, hypernetwork_loss(generated), "hypernetwork", on)
     blocks = experiment.model_dump(include={"task", "model", "diffusion", "hypernetwork"})
     run_training(training, folder, seconds, block, experiment.diffusion, store, [blocks, store.sha256])

@@ -20,6 +20,7 @@ from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import mix_states
 from rpg.training.hypernetwork import Generated
 from rpg.training.model_file import load_rpg, read_config
+from rpg.training.prompts import prompts_of
 from rpg.training.train import drawn_tokens, picked_tokens
 from rpg.training.trainer import Loss, Training, run_training
 from rpg.utils.device import device
@@ -33,7 +34,8 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         count = params.networks // 2
-        picks, values = generated.draw(count, draw)
+        checkpoints = generated.draw(count, draw)
+        picks, codes, values = checkpoints.picks, checkpoints.codes, checkpoints.values
         mixed = round(params.between * count)
         mixed_values = mix_states({name: value[:mixed] for name, value in values.items()}, draw) if mixed else values
         # One pass of the backbone takes less time than two.
@@ -48,7 +50,7 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         noise_BLD = torch.randn(tokens_BLD.shape, generator=draw).to(tokens_BLD)
         x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1))
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW, start_BLD)
-        task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
+        task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, codes + codes, draw)
         drawn, t, noise = drawn_tokens(tokens_BLD.shape, params.diffusion_batch, params.times, 1, draw)
         own = picked_tokens(generated.store, picks, drawn)
         own, drawn, t, noise = (tensor.to(generated.on) for tensor in (own, drawn, t, noise))
@@ -60,18 +62,23 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
 
 
 def tune_rpg(
-    experiment: Experiment, tokens: Path, rpg: Path, folder: Path, seconds: Path, data_root: str | None
+    experiment: Experiment, tokens: Path, base: Path, rpg: Path, folder: Path, seconds: Path, data_root: str | None
 ) -> None:
     """Fine-tune the RPG in `rpg`, trained on the token store `tokens`; write the model into `folder`.
 
-    Writes the training time into `seconds`. Raises Diverged if the loss stops being finite.
+    `base` is the folder of the base network, for prompts. Writes the training time into `seconds`. Raises Diverged if
+    the loss stops being finite.
     """
     params, on = experiment.tune, device()
     assert params
     store = TokenStore(tokens)
     model = load_rpg(rpg, store, on)
     config = read_config(rpg)
-    generated = Generated(load_differentiable(experiment.task, data_root), store, config.model.conditions, params, on)
+    task = load_differentiable(experiment.task, data_root)
+    prompts = prompts_of(experiment, task, base)
+    if prompts:
+        prompts.fit(model)
+    generated = Generated(task, store, config.model.conditions, params, on, prompts)
     training = Training(params, model, tune_loss(generated, params), "tune", on)
     blocks = experiment.model_dump(include={"task", "tune"})
     run_training(

@@ -4,7 +4,7 @@ A valid code has both a 0 and a 1. Ten classes have 1022 valid codes (RPG sectio
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 CLASSES = 10
 
@@ -42,8 +42,10 @@ def distance(one: str, other: str) -> int:
     return sum(a != b for a, b in zip(one, other, strict=True))
 
 
-def draw_seen(count: int, seed: int, held_out: list[str]) -> list[str]:
-    """Return `count` codes that are not held out.
+def draw_seen(
+    count: int, seed: int, held_out: list[str], allowed: Callable[[str], bool] = lambda code: True
+) -> list[str]:
+    """Return `count` `allowed` codes that are not held out.
 
     `seed` alone sets the order, so a larger `count` only appends codes. The complement of a held-out code is never seen
     either, because its network with swapped head rows solves the held-out task. Raises ValueError if too few codes are
@@ -52,7 +54,7 @@ def draw_seen(count: int, seed: int, held_out: list[str]) -> list[str]:
     excluded = {*held_out, *map(complement, held_out)}
     order = [of_number(number) for number in range(1, 2**CLASSES - 1)]
     random.Random(seed).shuffle(order)
-    open_codes = [code for code in order if code not in excluded]
+    open_codes = [code for code in order if code not in excluded and allowed(code)]
     if count > len(open_codes):
         raise ValueError(f"only {len(open_codes)} codes are neither held out nor the complement of a held-out code")
     return open_codes[:count]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from rpg.blocks import Block, Count, Positive, Seeds, Share
+from rpg.blocks import Block, Count, Positive, Seeds, Share, absent
 from rpg.data import CLASSES, TITLES, missing_data
 from rpg.tasks.config import BaseConfig, CardText, Run, TaskConfig, ZooConfig
 from rpg.utils import task_codes
@@ -95,6 +95,16 @@ class _TimmClassification(TaskConfig):
     def dataset_title(self) -> str:
         return TITLES[self.data]
 
+    @property
+    def hidden_classes(self) -> list[int]:
+        """The classes that base, zoo and RPG never see."""
+        return getattr(self, "hidden", None) or []
+
+    @property
+    def visible_classes(self) -> list[int]:
+        """All other classes."""
+        return [index for index in range(len(CLASSES[self.data])) if index not in self.hidden_classes]
+
     def code(self) -> list[str]:
         return ["rpg/data"]
 
@@ -134,7 +144,7 @@ class TaskCodes(_TimmClassification):
     """
 
     base_block: ClassVar = ClassificationBase
-    optional: ClassVar = frozenset({"base", "tune", "hypernetwork"})
+    optional: ClassVar = frozenset({"base", "tune", "hypernetwork", "prompts"})
     has_codes: ClassVar = True
     run_keys: ClassVar = frozenset({"seen", "draw", "held_out", "held_out_pairs"})
 
@@ -152,11 +162,24 @@ class TaskCodes(_TimmClassification):
     held_out_pairs: Annotated[
         int, Field(ge=0, description="number of seen codes that hold out the run of one seed; needs several seeds")
     ]
+    hidden: Annotated[
+        list[int] | None,
+        Field(
+            min_length=2,
+            exclude_if=absent,
+            description="classes whose images base, zoo and RPG never see; their bits are 0 in all codes",
+        ),
+    ] = None
 
     @model_validator(mode="after")
     def _codes_fit(self) -> "TaskCodes":
         if len(set(self.held_out)) != len(self.held_out):
             raise ValueError("held_out: a code is listed twice; remove one")
+        hidden = {*self.hidden_classes}
+        if not hidden < {*range(task_codes.CLASSES)} or (hidden and self.bits != "classes"):
+            raise ValueError("hidden: must be some of the classes, 0 to 9, with bits: classes")
+        if fault := next((code for code in self.held_out_codes() if not self._has_both(code)), None):
+            raise ValueError(f"held_out: {int(fault, 2)} needs 0 for the hidden classes, and both bits for the others")
         try:
             self.seen_codes()
         except ValueError as error:
@@ -181,7 +204,24 @@ class TaskCodes(_TimmClassification):
 
     def seen_codes(self) -> list[str]:
         """Return the seen codes as text, in the order of their draw."""
-        return task_codes.draw_seen(self.seen, self.draw, self.held_out_codes())
+        held = {*self.held_out_codes()}
+        return task_codes.draw_seen(
+            self.seen,
+            self.draw,
+            [*held],
+            # Among visible classes alone, the complement of a code has 0 for the hidden ones, too.
+            lambda code: self._has_both(code) and not (self.hidden_classes and self._complement(code) in held),
+        )
+
+    def _complement(self, code: str) -> str:
+        """Return the code of the same task of visible classes with swapped answers."""
+        swapped = task_codes.complement(code)
+        return "".join("0" if index in self.hidden_classes else bit for index, bit in enumerate(swapped))
+
+    def _has_both(self, code: str) -> bool:
+        """Return whether a code has a 0 and a 1 among the visible classes, and only 0 for the others."""
+        seen = {code[index] for index in self.visible_classes}
+        return len(seen) == 2 and all(code[index] == "0" for index in self.hidden_classes)
 
     def runs(self, zoo: ZooConfig) -> dict[int, Run]:
         held, seen = self.held_out_codes(), self.seen_codes()

@@ -13,6 +13,9 @@ from rpg.utils import task_codes
 
 # In the training of a base network, a batch has so many random tasks.
 TASKS_PER_BATCH = 8
+BITS = {"0": 0, "1": 1}
+# The label of an image that a loss leaves out, as torch's cross-entropy has it.
+IGNORED = -100
 
 
 class Meaning(ABC):
@@ -23,7 +26,7 @@ class Meaning(ABC):
 
     @abstractmethod
     def labels(self, classes_n: Tensor, code: str) -> Tensor:
-        """Return [n] int64, 0 or 1: the right answers to images of these classes."""
+        """Return [n] int64, 0 or 1: the right answers to images of these classes; IGNORED for a dash in the code."""
 
     @abstractmethod
     def images(self, images: Tensor, code: str, white: int) -> Tensor:
@@ -48,7 +51,7 @@ class ClassBits(Meaning):
     own_images = False
 
     def labels(self, classes_n: Tensor, code: str) -> Tensor:
-        return torch.tensor([int(bit) for bit in code], device=classes_n.device)[classes_n]
+        return torch.tensor([BITS.get(bit, IGNORED) for bit in code], device=classes_n.device)[classes_n]
 
     def images(self, images: Tensor, code: str, white: int) -> Tensor:
         return images

@@ -5,6 +5,7 @@ With a task code, an image's label is the code's bit for the image's class.
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.data import load_data
+from rpg.data import CLASSES, load_data
 from rpg.data.images import Images
 from rpg.tasks.base import DifferentiableTask, Judgement, Save
 from rpg.tasks.classification.base_classifier import BaseClassifier
 from rpg.tasks.classification.config import ClassificationBase, ClassificationTask, ClassificationZoo, TaskCodes
-from rpg.tasks.classification.meanings import MEANINGS, Meaning
+from rpg.tasks.classification.image_features import ImageFeatures
+from rpg.tasks.classification.meanings import IGNORED, MEANINGS, Meaning
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.stack import StateDict, logits, mismatch, stack, unstack
 from rpg.utils.device import device
@@ -43,8 +45,25 @@ class Classification(DifferentiableTask):
 
     @cached_property
     def data(self) -> Images:
-        """The data set, loaded at first use; UserError if its folder is missing."""
+        """The data set without hidden classes, loaded at first use; UserError if its folder is missing."""
+        return self._every.of_classes(self.params.visible_classes) if self.params.hidden_classes else self._every
+
+    @cached_property
+    def _every(self) -> Images:
         return load_data(self.params.data, self.data_root)
+
+    def on(self, data: str) -> "Classification":
+        """Return the task on other data: `mnist`, or `hidden` for the classes that params.hidden names.
+
+        The inputs are standardized as this task's are, because its networks see them so.
+        """
+        images = (
+            self._every.of_classes(self.params.hidden_classes) if data == "hidden" else load_data(data, self.data_root)
+        )
+        other = Classification(self.params, self.data_root)
+        other.data = replace(images, pixels=self.data.train_std_mean)
+        other.network = self.network
+        return other
 
     @property
     def outputs(self) -> int:
@@ -87,7 +106,7 @@ class Classification(DifferentiableTask):
 
     def build_base(self) -> nn.Module:
         """Build a new base network, which is trained for all tasks at once."""
-        return self.build(num_classes=self.meaning.base_outputs(len(self.data.classes)))
+        return self.build(num_classes=self.meaning.base_outputs(len(CLASSES[self.params.data])))
 
     def skeleton(self, base: BaseConfig | None) -> StateDict:
         with torch.device("meta"):
@@ -197,7 +216,8 @@ class Classification(DifferentiableTask):
         logits_EKn = logits(network, own, inputs).transpose(1, 2)
         if teachers is None:
             labels_En = self.labels(self.data.train.labels[batch].expand(len(codes), -1).to(device()), codes)
-            losses_E = functional.cross_entropy(logits_EKn, labels_En, reduction="none").mean(1)
+            losses_En = functional.cross_entropy(logits_EKn, labels_En, reduction="none", ignore_index=IGNORED)
+            losses_E = losses_En.sum(1) / (labels_En != IGNORED).sum(1).clamp(min=1)
         else:
             with torch.no_grad():
                 targets_EKn = logits(self.network, teachers, inputs).transpose(1, 2).log_softmax(1)
@@ -354,6 +374,18 @@ class Classification(DifferentiableTask):
 
     def base_network(self, state_dict: StateDict) -> BaseClassifier:
         return BaseClassifier(self, state_dict)
+
+    def image_features_of(self, tensors: StateDict) -> ImageFeatures:
+        return ImageFeatures.of_tensors(self, tensors)
+
+    def training_images(self) -> tuple[Tensor, Tensor]:
+        return self.data.train.images, self.data.train.labels
+
+    def image_features(self, base: StateDict) -> ImageFeatures:
+        """Return the features of images for prompts, with the weights of a base network."""
+        std, mean = self.data.train_std_mean
+        shape = torch.tensor(self.data.train.images.shape[1:])
+        return ImageFeatures(self, base, {"mean": mean, "std": std, "shape": shape, "white": torch.tensor(self._white)})
 
 
 def _optimizer(

@@ -1,0 +1,111 @@
+"""Draw support sets of training images, from which RPG learns to read prompts."""
+
+import math
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rpg.config.experiment import Experiment
+from rpg.config.model import ImagesCondition
+from rpg.model.image_set import ImageSet, support_values
+from rpg.model.rpg import RPG
+from rpg.tasks.base import DifferentiableTask
+from rpg.tasks.stack import StateDict
+from rpg.utils.errors import UserError
+from rpg.zoo.manifest import read_base
+
+# The most images of a class in a support set.
+MOST = 50
+# The share of the support sets whose images show the classes of a side in turn; the others are drawn at random.
+EVEN = 0.8
+
+
+def draw_support(
+    classes_n: Tensor, code: str, count: int, evenly: bool, draw: torch.Generator
+) -> tuple[list[int], list[int]]:
+    """Return the indices of `count` images for each side of the task of `code`: no, then yes.
+
+    `classes_n` [n] are the images' classes. With `evenly`, the images of a side show its classes in turn, in a random
+    order. No image is drawn twice before all have been drawn. A class whose bit is neither 0 nor 1 has no images.
+    """
+    sides: list[list[int]] = []
+    for side in "01":
+        members = [index for index, bit in enumerate(code) if bit == side]
+        pools = [(classes_n == member).nonzero().flatten() for member in members]
+        pools = [pool[torch.randperm(len(pool), generator=draw)] for pool in pools if len(pool)]
+        if evenly:
+            # The order of the classes differs from turn to turn.
+            turns = max((math.ceil(count / len(pools)) if pools else 0), 1)
+            order = [place for _ in range(turns) for place in torch.randperm(len(pools), generator=draw).tolist()]
+            taken = [0] * len(pools)
+            chosen = []
+            for place in order[:count]:
+                chosen.append(int(pools[place][taken[place] % len(pools[place])]))
+                taken[place] += 1
+        else:
+            together = torch.cat(pools)
+            together = together[torch.randperm(len(together), generator=draw)]
+            chosen = [int(together[k % len(together)]) for k in range(count)]
+        sides.append(chosen)
+    return sides[0], sides[1]
+
+
+class Prompts:
+    """The features of the training images, and support sets of them."""
+
+    def __init__(self, task: DifferentiableTask, base: StateDict, condition: ImagesCondition) -> None:
+        self.images, self.classes_n = task.training_images()
+        self.present = {*self.classes_n.tolist()}
+        self.features_nF = task.image_features(base)(self.images)
+        found = self.features_nF.shape[1]
+        if found != condition.features:
+            raise UserError(f"params.yaml: model.conditions: images: the features of an image are {found}; set it")
+
+    def fit(self, model: RPG) -> None:
+        """Set the statistics of the features in a model that starts to learn from them."""
+        for _, kind in model.recurrent.conditions.named():
+            if isinstance(kind, ImageSet):
+                kind.standardize(self.features_nF)
+
+    def values(self, codes: Sequence[str], count: int, evenly: bool, draw: torch.Generator) -> Tensor:
+        """Return the condition's values [B, S, K, F + 1] for a support set of `count` images a side of each task."""
+        sets = [draw_support(self.classes_n, code, count, evenly, draw) for code in codes]
+        return support_values([[self.features_nF[side] for side in sides] for sides in sets])
+
+    def draw(self, codes: Sequence[str], draw: torch.Generator) -> Tensor:
+        """Return values [B, S, K, F + 1] for support sets of a random size, from 1 to MOST.
+
+        The logarithm of the size is the larger of two uniform numbers: few images often do not tell the task. A class
+        with a dash in the code has no images.
+        """
+        size = math.exp(math.log(MOST) * float(torch.rand(2, generator=draw).max()))
+        evenly = float(torch.rand((), generator=draw)) < EVEN
+        return self.values(codes, round(size), evenly, draw)
+
+
+def without_classes(code: str, present: Collection[int], draw: torch.Generator) -> str:
+    """Return a code with a dash for random classes; some of either side that are `present` in the data stay."""
+    bits = [bit if index in present else "-" for index, bit in enumerate(code)]
+    for side in "01":
+        members = [index for index, bit in enumerate(bits) if bit == side]
+        order = torch.randperm(len(members), generator=draw).tolist()
+        kept = int(torch.randint(1, len(members) + 1, (), generator=draw))
+        for place in order[kept:]:
+            bits[members[place]] = "-"
+    return "".join(bits)
+
+
+def prompts_of(experiment: Experiment, task: DifferentiableTask, base: Path) -> Prompts | None:
+    """Return the prompts of an experiment's training images; None without the condition `images`.
+
+    `base` is the folder of the base network, whose features are used.
+    """
+    condition = experiment.images
+    if condition is None:
+        return None
+    weights = read_base(experiment, base, experiment.zoo.seeds[0])
+    # The validation of params.yaml has refused an experiment without a base network.
+    assert weights
+    return Prompts(task, weights, condition)

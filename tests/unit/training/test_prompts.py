@@ -1,0 +1,101 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SHOWN
+
+from rpg.config.loading import load_params
+from rpg.model.image_set import ImageSet
+from rpg.paths import paths_of
+from rpg.tasks.loading import load_differentiable
+from rpg.tokenizer.store import TokenStore
+from rpg.training.model_file import fresh
+from rpg.training.prompts import MOST, draw_support, prompts_of, without_classes
+from rpg.utils.errors import UserError
+
+CLASSES = torch.arange(4).repeat(6)
+
+
+def draw(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("evenly", [True, False])
+def test_images_answer_the_task(seed: int, evenly: bool) -> None:
+    no, yes = draw_support(CLASSES, "0110", 5, evenly, draw(seed))
+    assert len(no) == len(yes) == 5
+    assert {*CLASSES[no].tolist()} <= {0, 3}
+    assert {*CLASSES[yes].tolist()} <= {1, 2}
+    assert len({*no, *yes}) == 10
+
+
+def test_evenly_means_that_classes_take_turns() -> None:
+    no, yes = draw_support(CLASSES, "0111", 4, True, draw())
+    assert Counter(CLASSES[no].tolist()) == {0: 4}
+    counts = Counter(CLASSES[yes].tolist())
+    assert sorted(counts.values()) == [1, 1, 2]
+    _, five = draw_support(CLASSES, "0111", 5, True, draw())
+    assert sorted(Counter(CLASSES[five].tolist()).values()) == [1, 2, 2]
+
+
+def test_more_images_than_there_are_repeat_them() -> None:
+    no, yes = draw_support(CLASSES, "0111", 13, True, draw())
+    assert Counter(Counter(no).values()) == {2: 5, 3: 1}
+    assert len({*yes}) == 13
+    no, _ = draw_support(CLASSES, "0111", 13, False, draw())
+    assert Counter(Counter(no).values()) == {2: 5, 3: 1}
+
+
+def test_classes_without_a_bit_or_without_images_are_not_shown() -> None:
+    no, yes = draw_support(CLASSES, "0-1-", 6, True, draw())
+    assert ({*CLASSES[no].tolist()}, {*CLASSES[yes].tolist()}) == ({0}, {2})
+    no, yes = draw_support(CLASSES, "01000001", 6, True, draw())
+    assert ({*CLASSES[no].tolist()}, {*CLASSES[yes].tolist()}) == ({0, 2, 3}, {1})
+
+
+def test_some_of_either_side_stay() -> None:
+    codes = {without_classes("0001101010", {*range(10)}, draw(seed)) for seed in range(60)}
+    assert len(codes) > 30
+    for code in codes:
+        assert {"0", "1"} <= {*code}
+        assert all(bit in (own, "-") for bit, own in zip(code, "0001101010", strict=True))
+    assert {without_classes("0001101010", {0, 3}, draw(seed)) for seed in range(9)} == {"0--1------"}
+
+
+def test_prompts_of_a_zoo(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shown)
+    experiment = load_params().experiment("shown")
+    paths = paths_of(load_params(), "shown")
+    task = load_differentiable(experiment.task, None)
+    prompts = prompts_of(experiment, task, paths.folder("base"))
+    assert prompts
+    assert prompts.features_nF.shape == (1097, 18)
+    values = prompts.values(["0100111010", "1011000101"], 3, True, draw())
+    assert values.shape == (2, 2, 3, 19)
+    assert (values[..., -1] == 1).all()
+    known = {tuple(row) for row in prompts.features_nF.tolist()}
+    assert all(tuple(row) in known for row in values[..., :-1].flatten(0, 2).tolist())
+    sizes = [prompts.draw(["0100111010"], draw(seed)).shape[2] for seed in range(200)]
+    assert (min(sizes), max(sizes) <= MOST) == (1, True)
+    # The median of the larger of two uniform numbers is √½, and 50^√½ is 15.9.
+    assert 12 < sorted(sizes)[100] < 21
+    model = fresh(experiment.model, experiment.diffusion, TokenStore(paths.folder("tokens")))
+    prompts.fit(model)
+    (encoder,) = (kind for _, kind in model.recurrent.conditions.named() if isinstance(kind, ImageSet))
+    torch.testing.assert_close(encoder.mean, prompts.features_nF.mean(0))
+    torch.testing.assert_close(encoder.std, prompts.features_nF.std(0, correction=0))
+
+
+def test_another_number_of_features_is_refused(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shown)
+    experiment, paths = load_params().experiment("shown"), paths_of(load_params(), "shown")
+    conditions = [
+        one.model_copy(update={"features": 7}) if one.kind == "images" else one for one in experiment.model.conditions
+    ]
+    changed = experiment.model_copy(update={"model": experiment.model.model_copy(update={"conditions": conditions})})
+    task = load_differentiable(experiment.task, None)
+    with pytest.raises(UserError, match="features of an image are 18"):
+        prompts_of(changed, task, paths.folder("base"))
+    assert SHOWN["model"]["conditions"][1]["features"] == 18
