@@ -104,8 +104,15 @@ class Tune(TaskLoss):
     checkpoints of the same pairs.
 
     The share `between` of the networks comes from no run of the zoo: their conditions lie between the permutation
-    states of two runs.
+    states of two runs. With vectors among the conditions, they lie between two checkpoints with near vectors.
+
+    `loss: scores` trains the networks to have the score that the condition `validation_<metric>` asks for.
     """
+
+    loss: Annotated[
+        Literal["labels", "outputs", "scores"],
+        Field(description="what the generated networks learn: labels, outputs of the zoo's networks, or wanted scores"),
+    ]
 
     networks: Annotated[int, Field(ge=2, multiple_of=2)]
     diffusion_batch: Annotated[int, Field(ge=1, description="random tokens in the diffusion loss of each step")]

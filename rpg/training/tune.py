@@ -17,11 +17,12 @@ from rpg.model.diffusion import T, add_noise
 from rpg.model.rpg import RPG
 from rpg.tasks.loading import load_differentiable
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import mix_states
+from rpg.training.conditions import Values, drop_vectors, mix_checkpoints, mix_states, neighbors
 from rpg.training.hypernetwork import Generated
 from rpg.training.model_file import load_rpg, read_config
 from rpg.training.train import drawn_tokens, picked_tokens
 from rpg.training.trainer import Loss, Training, run_training
+from rpg.training.wanted_scores import TrainingScores
 from rpg.utils.device import device
 
 
@@ -31,16 +32,33 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
     All three terms take the same (state, code) pairs. In the first two, some of the networks lie between two states.
     """
 
+    conditions, wanted, others_NK = generated.conditions, None, None
+    if params.loss == "scores":
+        wanted = TrainingScores(generated.task, conditions, generated.store)
+    if params.between and any(condition.kind == "vector" for condition in conditions):
+        others_NK = neighbors(conditions, generated.values, generated.codes)
+
+    def mix(picks: list[int], values: Values, draw: torch.Generator) -> Values:
+        if not picks:
+            return values
+        if others_NK is None:
+            return mix_states(values, draw)
+        return mix_checkpoints(values, picks, others_NK, generated.values, draw)
+
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         count = params.networks // 2
         picks, values = generated.draw(count, draw)
         mixed = round(params.between * count)
-        mixed_values = mix_states({name: value[:mixed] for name, value in values.items()}, draw) if mixed else values
+        mixed_values = mix(picks[:mixed], {name: value[:mixed] for name, value in values.items()}, draw)
+        scores_B = None
+        if wanted:
+            scores_B = wanted({name: torch.cat([mixed_values[name], own[mixed:]]) for name, own in values.items()})
+        values, mixed_values = (drop_vectors(conditions, one, draw) for one in (values, mixed_values))
         # One pass of the backbone takes less time than two.
-        together = {name: torch.cat([value, mixed_values[name][:mixed]]) for name, value in values.items()}
+        together = {name: torch.cat([value, mixed_values[name]]) for name, value in values.items()}
         trained_BLW, mixed_BLW = model.recurrent(together).split([count, mixed])
         prototypes_BLW = torch.cat([mixed_BLW, trained_BLW[mixed:]])
-        generated_values = {name: torch.cat([mixed_values[name][:mixed], values[name][mixed:]]) for name in values}
+        generated_values = {name: torch.cat([mixed_values[name], values[name][mixed:]]) for name in values}
         start_BLD = model.starts(generated_values)
         tokens_BLD = generated.from_noise(model, prototypes_BLW, start_BLD, draw)
         # A sampler's later steps start from the earlier steps' predictions plus noise. This half imitates these steps.
@@ -48,7 +66,8 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         noise_BLD = torch.randn(tokens_BLD.shape, generator=draw).to(tokens_BLD)
         x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1))
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW, start_BLD)
-        task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw)
+        scores_2B = scores_B if scores_B is None else torch.cat([scores_B, scores_B])
+        task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw, scores_2B)
         drawn, t, noise = drawn_tokens(tokens_BLD.shape, params.diffusion_batch, params.times, 1, draw)
         own = picked_tokens(generated.store, picks, drawn)
         own, drawn, t, noise = (tensor.to(generated.on) for tensor in (own, drawn, t, noise))
