@@ -200,7 +200,7 @@ class WantedScores:
         return self.task.score(state_dict, "validation", None)
 
     def _interpolated(self, one: Asked) -> StateDict:
-        """Return the mixture of two consecutive saves around the asked score, in the share of their distances from it."""
+        """Return a mixture of two consecutive saves around the asked score; its share is linear in their scores."""
         run = self._run(one.states[0])
         scores = [(each.numbers(self.field) or [np.nan])[0] for each in run]
         after = next((place for place, score in enumerate(scores) if score >= one.number), int(np.argmax(scores)))
@@ -279,11 +279,12 @@ def table(found: Sequence[dict[str, Any]], metric: str) -> str:
     lines = [
         "# Asked and got",
         "",
-        f"Scores are {metric} in percent. ρ is Spearman's rank correlation of asked numbers and scores. The error is the"
-        " mean distance of a score from the asked one (or from the saved checkpoint's, for a step), in points, with its"
-        " 95 % interval over states.",
+        f"Scores are {metric} in percent. The rank correlation is Spearman's, of asked numbers and scores. The error is"
+        " the mean distance of a score from the asked one (or from the saved checkpoint's, for a step), in points, with"
+        " its 95 % interval over states.",
         "",
-        "| asked | networks | states | n | ρ, validation | error, validation | ρ, test | error, test | bias, test |",
+        "| asked | networks | states | n | rank correlation, validation | error, validation | rank correlation, test"
+        " | error, test | bias, test |",
         "|:--|:--|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for entry in found:
@@ -292,7 +293,8 @@ def table(found: Sequence[dict[str, Any]], metric: str) -> str:
             of = entry[split]
             interval = f" [{of['interval'][0]:.2f}, {of['interval'][1]:.2f}]" if "interval" in of else ""
             cells += [f"{of['rho']:.3f}", f"{of['error']:.2f}{interval}"]
-        lines.append(f"| {' | '.join([*cells, f'{entry["test"]["bias"]:+.2f}'])} |")
+        cells.append(f"{entry['test']['bias']:+.2f}")
+        lines.append(f"| {' | '.join(cells)} |")
     for entry in found:
         if entry["method"] == RPG:
             at = [(of, entry["validation"]["at"][place]) for place, of in enumerate(entry["test"]["at"])]

@@ -294,7 +294,7 @@ class DifferentiableTask(Task):
         images: int,
         draw: torch.Generator,
     ) -> Tensor:
-        """Return [E] the losses of networks `weights` [E, ...] that shall have the scores `scores_E` on training images.
+        """Return [E] the losses of networks `weights` [E, ...] that shall have the scores `scores_E`, in training.
 
         All networks see the same `images` random images. Raises UserError for a task without such a loss.
         """
