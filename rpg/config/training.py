@@ -109,7 +109,7 @@ class Tune(TaskLoss):
     `loss: scores` trains the networks to have the score that the condition `validation_<metric>` asks for.
     """
 
-    loss: Annotated[
+    loss: Annotated[  # type: ignore[assignment]
         Literal["labels", "outputs", "scores"],
         Field(description="what the generated networks learn: labels, outputs of the zoo's networks, or wanted scores"),
     ]

@@ -26,6 +26,7 @@ from scipy.stats import spearmanr
 
 from rpg.config.experiment import Experiment, Wanted
 from rpg.evaluation.intervals import ScoreSample, mean_interval
+from rpg.evaluation.results import Agreement
 from rpg.generator.sample import sample_networks
 from rpg.model.conditions import condition_name
 from rpg.paths import Paths
@@ -38,7 +39,7 @@ from rpg.training.model_file import load_rpg, read_config
 from rpg.utils.condition_requests import States
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
-from rpg.utils.files import file_entry, read_tensors, write_sealed, write_text
+from rpg.utils.files import file_entry, read_tensors, verified_file, write_sealed, write_text
 from rpg.utils.progress import progress
 from rpg.utils.rng import generator
 from rpg.zoo.manifest import Checkpoint, list_zoo
@@ -48,6 +49,18 @@ RPG, NEAREST, NOISE, INTERPOLATION = "rpg", "nearest_checkpoint", "noise", "inte
 LEARNED, HELD_OUT, BETWEEN = "learned", "held_out", "between"
 # Bisections of the level of noise, and the largest level, in standard deviations of each tensor's weights.
 BISECTIONS, MOST_NOISE = 12, 4.0
+HEADING = """# Asked and got
+
+Scores are {metric} in percent. The rank correlation is Spearman's, of asked numbers and scores. The error is the mean
+distance of a score from the asked one, or, for a step, from the score of the checkpoint that the run saved at this
+step. It is in points, with its 95 % interval over the states. The bias is the mean difference.
+
+| asked | networks | states | n | correlation, validation | error | bias | correlation, test | error | bias |
+|:--|:--|:--|--:|--:|--:|--:|--:|--:|--:|
+"""
+AT_HEADING = """| asked | aim, test | got, test | aim, validation | got, validation |
+|--:|--:|--:|--:|--:|
+"""
 
 
 @dataclass(frozen=True)
@@ -230,22 +243,23 @@ class WantedScores:
 
 
 def summaries(rows: pd.DataFrame, most: float = 100.0) -> list[dict[str, Any]]:
-    """Return the agreement of each method, vector and set on both splits.
+    """Return the trees of `Agreement` of each method, vector and set.
 
-    `rho` is Spearman's rank correlation of the asked numbers with the scores. `error` is the mean distance of a score
-    from its aim, with the interval over the states (and, in a column `training`, over trainings); `bias` the mean
-    difference. `at` lists the mean score for each asked number.
+    `correlation` is Spearman's rank correlation of the asked numbers with the scores, 0 if all scores are equal.
+    `error` is the mean distance of a score from its aim, with the interval over the states (and, with a column
+    `training`, over trainings). `bias` is the mean difference. `at` has the mean scores for each asked number.
     """
     found = []
     for (method, vector, name), part in rows.groupby(["method", "vector", "set"], sort=False):
         entry: dict[str, Any] = {"method": method, "vector": vector, "set": name, "n": len(part)}
         for split in SPLITS:
             errors = part[split] - part[f"aim_{split}"]
-            trainings = part["training"].tolist() if "training" in part else []
+            trainings = part["training"].tolist() if "training" in part and part["training"].nunique() > 1 else []
             sample = ScoreSample(errors.abs().tolist(), part["states"].tolist(), trainings)
             interval = mean_interval(sample, most)
+            varied = part[split].nunique() > 1
             entry[split] = {
-                "rho": round(float(spearmanr(part["asked"], part[split]).statistic), 4),
+                "correlation": round(float(spearmanr(part["asked"], part[split]).statistic), 4) if varied else 0.0,
                 "error": round(float(errors.abs().mean()), 4),
                 **({"interval": [round(bound, 4) for bound in interval]} if interval else {}),
                 "bias": round(float(errors.mean()), 4),
@@ -269,44 +283,42 @@ def measure_wanted(experiment: Experiment, paths: Paths, data_root: str | None) 
     rows = pd.DataFrame([*scores.rows_of_rpg(), *scores.rows_of_baselines()])
     write_text(paths.file("wanted.rows"), rows.round(4).to_csv(index=False))
     found = summaries(rows)
-    write_text(paths.file("wanted.table"), table(found, scores.task.metric))
+    write_text(paths.file("wanted.table"), table(list(map(Agreement.model_validate, found)), scores.task.metric))
     files = [file_entry(paths.file(f"wanted.{name}")) for name in ("rows", "table")]
     write_sealed(paths.file("wanted.summary"), {"metric": scores.task.metric, "summaries": found, "files": files})
 
 
-def table(found: Sequence[dict[str, Any]], metric: str) -> str:
+def read_wanted(trials: Sequence[Paths]) -> list[dict[str, Any]]:
+    """Return `summaries` over several trainings of one experiment; UserError if wanted.csv is missing or changed.
+
+    The baselines are no trainings of RPG, so those of the first trial suffice.
+    """
+    frames = []
+    for training, paths in enumerate(trials):
+        command = f"rpg wanted --experiment {paths.experiment}"
+        rows = pd.read_csv(
+            verified_file(paths.file("wanted.rows"), paths.file("wanted.summary"), command), dtype={"states": str}
+        )
+        kept = rows if training == 0 else rows[rows["method"] == RPG]
+        frames.append(kept.assign(training=training))
+    return summaries(pd.concat(frames, ignore_index=True))
+
+
+def table(found: Sequence[Agreement], metric: str) -> str:
     """Return the summaries as Markdown: one table of the agreement, one of the scores at each asked number."""
-    lines = [
-        "# Asked and got",
-        "",
-        f"Scores are {metric} in percent. The rank correlation is Spearman's, of asked numbers and scores. The error is"
-        " the mean distance of a score from the asked one (or from the saved checkpoint's, for a step), in points, with"
-        " its 95 % interval over states.",
-        "",
-        "| asked | networks | states | n | rank correlation, validation | error, validation | rank correlation, test"
-        " | error, test | bias, test |",
-        "|:--|:--|:--|--:|--:|--:|--:|--:|--:|",
-    ]
-    for entry in found:
-        cells = [entry["vector"], entry["method"], entry["set"], str(entry["n"])]
-        for split in SPLITS:
-            of = entry[split]
-            interval = f" [{of['interval'][0]:.2f}, {of['interval'][1]:.2f}]" if "interval" in of else ""
-            cells += [f"{of['rho']:.3f}", f"{of['error']:.2f}{interval}"]
-        cells.append(f"{entry['test']['bias']:+.2f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    for entry in found:
-        if entry["method"] == RPG:
-            at = [(of, entry["validation"]["at"][place]) for place, of in enumerate(entry["test"]["at"])]
-            lines += [
-                "",
-                f"RPG, {entry['vector']}, {entry['set']}:",
-                "",
-                "| asked | aim, test | got, test | std | got, validation |",
-                "|--:|--:|--:|--:|--:|",
-                *(
-                    f"| {t['asked']:g} | {t['aim']:.1f} | {t['got']:.1f} | {t['std']:.1f} | {v['got']:.1f} |"
-                    for t, v in at
-                ),
+    text = [HEADING.format(metric=metric)]
+    for one in found:
+        cells = [one.vector, one.method, one.set, str(one.n)]
+        for of in (one.validation, one.test):
+            interval = f" [{of.interval[0]:.2f}, {of.interval[1]:.2f}]" if of.interval else ""
+            cells += [f"{of.correlation:.3f}", f"{of.error:.2f}{interval}", f"{of.bias:+.2f}"]
+        text.append(f"| {' | '.join(cells)} |\n")
+    for one in found:
+        if one.method == RPG:
+            text.append(f"\nRPG, {one.vector}, {one.set}:\n\n{AT_HEADING}")
+            text += [
+                f"| {test.asked:g} | {test.aim:.1f} | {test.got:.1f} ± {test.std:.1f} | {validation.aim:.1f} |"
+                f" {validation.got:.1f} ± {validation.std:.1f} |\n"
+                for test, validation in zip(one.test.at, one.validation.at, strict=True)
             ]
-    return "\n".join(lines) + "\n"
+    return "".join(text)

@@ -38,7 +38,28 @@ def ablation(name: str, question: str, experiment: str, result: AblationResult) 
                 row["distance: sample / original"] = f"{distances.rpg:.4f} / {other}"
                 row["verdict"] = distances.verdict
             rows.append(row)
-    return f"\n## {name}, of {experiment}\n\n{question}{_units(kind)}\n\n{table(rows)}{_rivals(result)}"
+    return (
+        f"\n## {name}, of {experiment}\n\n{question}{_units(kind)}\n\n{table(rows)}{_rivals(result)}{_wanted(result)}"
+    )
+
+
+def _wanted(result: AblationResult) -> str:
+    """Return the table of asked and got numbers: one row per variant, vector and set of states, and the baselines."""
+    rows = []
+    for index, variant in enumerate(result.variants):
+        for one in variant.wanted or ():
+            if one.method != "rpg" and index:
+                continue
+            row = {"networks": variant.variant if one.method == "rpg" else one.method.replace("_", " ")}
+            row |= {"asked": one.vector, "states": one.set.replace("_", "-"), "n": str(one.n)}
+            for split, of in (("validation", one.validation), ("test", one.test)):
+                interval = f" [{of.interval[0]:.2f}, {of.interval[1]:.2f}]" if of.interval else ""
+                row[f"correlation, {split}"] = f"{of.correlation:.3f}"
+                row[f"error, {split}"] = f"{of.error:.2f}{interval}"
+            rows.append(row)
+    if not rows:
+        return ""
+    return f"\nAsked and got, as in wanted.md of the experiment:\n\n{table(rows)}"
 
 
 def _units(kind: MetricKind) -> str:

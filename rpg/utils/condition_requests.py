@@ -56,8 +56,8 @@ def requested(
         if len(numbers) != len(row[name]):
             raise UserError(f"--vector {name}: must have {len(row[name])} numbers, not {len(numbers)}")
         row[name] = list(numbers)
-    for name in optional if vectors else ():
-        if name not in vectors:
+    for name in optional:
+        if vectors and name not in vectors:
             row[name] = [math.nan] * len(row[name])
     return row
 

@@ -8,7 +8,8 @@ from conftest import MINIATURE, run_layers, write_tree
 
 from rpg.config.experiment import Wanted
 from rpg.config.loading import load_params
-from rpg.evaluation.wanted import WantedScores, asked, summaries, table
+from rpg.evaluation.results import Agreement
+from rpg.evaluation.wanted import WantedScores, asked, read_wanted, summaries, table
 from rpg.paths import Paths
 from rpg.utils.errors import UserError
 
@@ -114,13 +115,21 @@ def test_summary_by_hand() -> None:
     assert entry["test"]["error"] == 2.5
     assert entry["test"]["bias"] == 1.5
     # Ranks 1.5, 3.5, 1.5, 3.5 against 2, 3, 1, 4: covariance 4 over sqrt(4 · 5).
-    assert entry["test"]["rho"] == round(4 / 20**0.5, 4)
+    assert entry["test"]["correlation"] == round(4 / 20**0.5, 4)
     # The states' means 1.5 and 3.5 differ by 2: a standard error of 1, times Student's t with one degree of freedom.
     assert entry["test"]["interval"] == pytest.approx([2.5 - 12.7062, 2.5 + 12.7062], abs=1e-3)
     assert entry["test"]["at"][0] == {"asked": 60.0, "aim": 60.0, "got": 60.0, "std": 2.0}
-    shown = table([entry], "top1").splitlines()
-    assert "| accuracy | rpg | held_out | 4 | 0.894 | 1.50" in next(line for line in shown if "held_out" in line)
-    assert "| 80 | 80.0 | 83.0 | 2.0 | 80.0 |" in shown
+    shown = table([Agreement.model_validate(entry)], "top1")
+    assert "| accuracy | rpg | held_out | 4 | 0.894 | 1.50" in shown
+    assert "| 80 | 80.0 | 83.0 ± 2.0 | 80.0 | 80.0 ± 1.0 |" in shown
+
+
+def test_summary_over_trainings_has_the_baselines_once(wanted: Path) -> None:
+    paths = Paths("mini", wanted / "results")
+    one, two = read_wanted([paths]), read_wanted([paths, paths])
+    for before, after in zip(one, two, strict=True):
+        assert after["n"] == before["n"] * (2 if before["method"] == "rpg" else 1)
+        assert after["test"]["error"] == pytest.approx(before["test"]["error"], abs=1e-3)
 
 
 def test_unknown_vector(wanted: Path, tmp_path: Path) -> None:
