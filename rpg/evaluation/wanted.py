@@ -4,8 +4,9 @@ Writes wanted.csv (a row for each network), wanted.json (the summary) and wanted
 
 The stage asks for each number of the block `wanted`, in each permutation state, and scores the networks on both splits.
 RPG has seen checkpoints with such numbers of the *learned* states. It has seen only other checkpoints of the *held-out*
-states, the last saves of their runs. *Between* states, it has seen no checkpoint. A `step` is compared with the
-checkpoint that the state's run saved at this step.
+states, the last saves of their runs. With `tune.exchanged`, its tuning has asked for such scores of these states, on
+training images, and of the *unasked* states not even that. *Between* states, RPG has seen no checkpoint. A `step` is
+compared with the checkpoint that the state's run saved at this step.
 
 The baselines make networks of a wanted score for the held-out states without RPG. `nearest_checkpoint` copies the
 checkpoint of a learned state with the nearest score. `noise` adds noise to the run's last checkpoint, and
@@ -46,7 +47,7 @@ from rpg.zoo.manifest import Checkpoint, list_zoo
 
 SPLITS = ("validation", "test")
 RPG, NEAREST, NOISE, INTERPOLATION = "rpg", "nearest_checkpoint", "noise", "interpolation"
-LEARNED, HELD_OUT, BETWEEN = "learned", "held_out", "between"
+LEARNED, HELD_OUT, UNASKED, BETWEEN = "learned", "held_out", "unasked", "between"
 # Bisections of the level of noise, and the largest level, in standard deviations of each tensor's weights.
 BISECTIONS, MOST_NOISE = 12, 4.0
 HEADING = """# Asked and got
@@ -73,19 +74,19 @@ class Asked:
     set: str
 
 
-def asked(params: Wanted, states: int, held_out: Sequence[int]) -> list[Asked]:
-    """Return all requests: each number for each of `states` permutation states and for `between` pairs of them.
+def asked(params: Wanted, sets: Sequence[str]) -> list[Asked]:
+    """Return all requests: each number for each permutation state and for `between` pairs of them.
 
-    Half of the pairs have a state of `held_out`, if there are enough.
+    `sets` names the set of each state. Half of the pairs have a state that is not learned, if there are enough.
     """
     draw = random.Random(params.seed)
-    pairs = list(combinations(range(states), 2))
+    pairs = list(combinations(range(len(sets)), 2))
     draw.shuffle(pairs)
-    pairs.sort(key=lambda pair: not set(pair) & set(held_out))
+    pairs.sort(key=lambda pair: {sets[state] for state in pair} == {LEARNED})
     half = params.between // 2
     pairs = [*pairs[: params.between - half], *pairs[len(pairs) - half :]]
     places: list[tuple[States, str]] = [
-        *(((state,), HELD_OUT if state in held_out else LEARNED) for state in range(states)),
+        *(((state,), name) for state, name in enumerate(sets)),
         *((pair, BETWEEN) for pair in pairs),
     ]
     return [
@@ -106,9 +107,12 @@ class WantedScores:
         self.store = TokenStore(paths.folder("tokens"))
         self.field = f"validation_{self.task.metric}"
         self.checkpoints = list_zoo(paths.folder("zoo")).checkpoints
-        known = range(len(self.store.seeds))
-        held_out = {self.store.state(checkpoint) for checkpoint in self.store.held_out}
-        self.held_out = sorted(held_out.intersection(known))
+        held_out = {checkpoint.seed for checkpoint in self.store.held_out}
+        tune = experiment.tune
+        unasked = (tune.own_vectors if tune and tune.exchanged else None) or []
+        self.sets = [
+            LEARNED if seed not in held_out else UNASKED if seed in unasked else HELD_OUT for seed in self.store.seeds
+        ]
         conditions = experiment.model.conditions
         self.fields = {condition_name(one): one.field for one in conditions if one.kind == "vector"}
         for name in self.params.requests:
@@ -137,7 +141,7 @@ class WantedScores:
         folder = self.paths.generator(self.experiment)
         model = load_rpg(folder, self.store, device())
         table = ConditionTable.of(read_config(folder).model.conditions, self.store)
-        requests = asked(self.params, len(self.store.seeds), self.held_out)
+        requests = asked(self.params, self.sets)
         for index, one in enumerate(progress(requests, "wanted", total=len(requests))):
             networks = sample_networks(
                 model,
@@ -197,8 +201,9 @@ class WantedScores:
             for number in progress(
                 self.params.requests[name], "wanted baselines", total=len(self.params.requests[name])
             ):
-                for place, state in enumerate(self.held_out):
-                    one = Asked(name, float(number), (state,), HELD_OUT)
+                held_out = [state for state, of in enumerate(self.sets) if of != LEARNED]
+                for place, state in enumerate(held_out):
+                    one = Asked(name, float(number), (state,), self.sets[state])
                     yield self._row(NEAREST, one, 0, self._scores_of(self._nearest(one.number, place)))
                     yield self._row(INTERPOLATION, one, 0, self.scores([self._interpolated(one)])[0])
                     for seed in range(self.params.networks):
@@ -206,7 +211,7 @@ class WantedScores:
 
     def _nearest(self, score: float, place: int) -> Checkpoint:
         """Return the learned checkpoint whose validation score is the `place`-th nearest to `score`."""
-        learned = [one for one in self.store.checkpoints if self.store.state(one) not in self.held_out]
+        learned = [one for one in self.store.checkpoints if self.sets[self.store.state(one)] == LEARNED]
         return sorted(learned, key=lambda one: abs((one.numbers(self.field) or [np.nan])[0] - score))[place]
 
     def _validation(self, state_dict: StateDict) -> float:

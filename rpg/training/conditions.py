@@ -107,6 +107,23 @@ def mix_checkpoints(
     return {name: mixed(name, own_BC) for name, own_BC in values.items()}
 
 
+def exchange_vectors(
+    conditions: Sequence[Condition], values: Values, kept_B: Tensor, all_values: Values, draw: torch.Generator
+) -> Values:
+    """Give networks the vectors of random checkpoints, so that a state is asked for numbers of other runs.
+
+    `all_values` [N, C] are those of the checkpoints. The networks `kept_B` keep their own.
+    """
+    count = len(next(iter(all_values.values())))
+    others_B = torch.randint(count, (len(kept_B),), generator=draw)
+    exchanged = dict(values)
+    for name in (condition_name(condition) for condition in conditions if condition.kind == "vector"):
+        own_BC = values[name]
+        kept_B1 = kept_B.unsqueeze(1).to(own_BC.device)
+        exchanged[name] = torch.where(kept_B1, own_BC, all_values[name][others_B].to(own_BC))
+    return exchanged
+
+
 def mix_states(values: Values, draw: torch.Generator) -> Values:
     """Mix each network's permutation state with another state; the other's share is drawn from 0 to 1."""
     states_BS = values["permutation_state"]

@@ -17,7 +17,14 @@ from rpg.model.diffusion import T, add_noise
 from rpg.model.rpg import RPG
 from rpg.tasks.loading import load_differentiable
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import Values, drop_vectors, mix_checkpoints, mix_states, neighbors
+from rpg.training.conditions import (
+    Values,
+    drop_vectors,
+    exchange_vectors,
+    mix_checkpoints,
+    mix_states,
+    neighbors,
+)
 from rpg.training.hypernetwork import Generated
 from rpg.training.model_file import load_rpg, read_config
 from rpg.training.train import drawn_tokens, picked_tokens
@@ -29,36 +36,45 @@ from rpg.utils.device import device
 def tune_loss(generated: Generated, params: Tune) -> Loss:
     """Return the task loss of networks from noise and from their own noised tokens, plus the diffusion loss.
 
-    All three terms take the same (state, code) pairs. In the first two, some of the networks lie between two states.
+    All three terms take the same (state, code) pairs. In the first two, some of the networks lie between two states, or
+    have the vectors of another checkpoint.
     """
-
-    conditions, wanted, others_NK = generated.conditions, None, None
-    if params.loss == "scores":
-        wanted = TrainingScores(generated.task, conditions, generated.store)
+    conditions = generated.conditions
+    wanted = TrainingScores(generated.task, conditions, generated.store) if params.loss == "scores" else None
+    others_NK = None
     if params.between and any(condition.kind == "vector" for condition in conditions):
         others_NK = neighbors(conditions, generated.values, generated.codes)
+    own_N = torch.tensor([one.seed in (params.own_vectors or ()) for one in generated.store.checkpoints])
 
-    def mix(picks: list[int], values: Values, draw: torch.Generator) -> Values:
-        if not picks:
-            return values
-        if others_NK is None:
-            return mix_states(values, draw)
-        return mix_checkpoints(values, picks, others_NK, generated.values, draw)
+    def changed(picks: list[int], values: Values, draw: torch.Generator) -> Values:
+        """Return the values of the networks that are between states, or have exchanged vectors."""
+        mixed = round(params.between * len(picks))
+        first = {name: value[:mixed] for name, value in values.items()}
+        if others_NK is not None:
+            first = mix_checkpoints(first, picks[:mixed], others_NK, generated.values, draw)
+        elif mixed:
+            first = mix_states(first, draw)
+        if not params.exchanged:
+            return first
+        kept_B = own_N[picks[mixed:]] | (torch.rand(len(picks) - mixed, generator=draw) >= params.exchanged)
+        rest = {name: value[mixed:] for name, value in values.items()}
+        rest = exchange_vectors(conditions, rest, kept_B, generated.values, draw)
+        return {name: torch.cat([of, rest[name]]) for name, of in first.items()}
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         count = params.networks // 2
         picks, values = generated.draw(count, draw)
-        mixed = round(params.between * count)
-        mixed_values = mix(picks[:mixed], {name: value[:mixed] for name, value in values.items()}, draw)
+        altered = changed(picks, values, draw)
+        part = len(next(iter(altered.values())))
         scores_B = None
         if wanted:
-            scores_B = wanted({name: torch.cat([mixed_values[name], own[mixed:]]) for name, own in values.items()})
-        values, mixed_values = (drop_vectors(conditions, one, draw) for one in (values, mixed_values))
+            scores_B = wanted({name: torch.cat([altered[name], own[part:]]) for name, own in values.items()})
+        values, altered = (drop_vectors(conditions, one, draw) for one in (values, altered))
         # One pass of the backbone takes less time than two.
-        together = {name: torch.cat([value, mixed_values[name]]) for name, value in values.items()}
-        trained_BLW, mixed_BLW = model.recurrent(together).split([count, mixed])
-        prototypes_BLW = torch.cat([mixed_BLW, trained_BLW[mixed:]])
-        generated_values = {name: torch.cat([mixed_values[name], values[name][mixed:]]) for name in values}
+        together = {name: torch.cat([value, altered[name]]) for name, value in values.items()}
+        trained_BLW, altered_BLW = model.recurrent(together).split([count, part])
+        prototypes_BLW = torch.cat([altered_BLW, trained_BLW[part:]])
+        generated_values = {name: torch.cat([altered[name], values[name][part:]]) for name in values}
         start_BLD = model.starts(generated_values)
         tokens_BLD = generated.from_noise(model, prototypes_BLW, start_BLD, draw)
         # A sampler's later steps start from the earlier steps' predictions plus noise. This half imitates these steps.

@@ -44,7 +44,7 @@ def rows_of(folder: Path) -> pd.DataFrame:
 
 def test_requests_by_hand() -> None:
     params = Wanted.model_validate({**WANTED, "requests": {"accuracy": [20.0, 60.0]}})
-    found = asked(params, 3, [2])
+    found = asked(params, ["learned", "learned", "held_out"])
     assert [(one.number, one.states, one.set) for one in found if one.set != "between"] == [
         (number, (state,), "held_out" if state == 2 else "learned") for number in (20.0, 60.0) for state in range(3)
     ]

@@ -14,6 +14,7 @@ from rpg.training.conditions import (
     checkpoint_values,
     drop_states,
     drop_vectors,
+    exchange_vectors,
     mix_checkpoints,
     mix_states,
     neighbors,
@@ -184,3 +185,16 @@ def test_a_request_for_one_vector_leaves_optional_ones_unknown(store: TokenStore
     assert values["step"].isnan().all()
     drawn = table.requested([((0,), None)], [torch.Generator().manual_seed(0)])
     assert not drawn["step"].isnan().any()
+
+
+def test_exchanged_vectors_are_those_of_one_checkpoint() -> None:
+    conditions = [STATE, optional("x", 0.5), optional("y", 0.5)]
+    numbers = torch.arange(1.0, 101.0).unsqueeze(1)
+    values = {"permutation_state": torch.ones(100, 1), "x": numbers, "y": -numbers}
+    own = {"permutation_state": torch.ones(100, 1), "x": torch.zeros(100, 1), "y": torch.zeros(100, 1)}
+    kept = torch.arange(100) < 30
+    found = exchange_vectors(conditions, own, kept, values, torch.Generator().manual_seed(0))
+    assert found["permutation_state"] is own["permutation_state"]
+    assert torch.equal(found["x"], -found["y"])
+    assert torch.equal(found["x"][:, 0] == 0, kept)
+    assert len(found["x"][30:].unique()) > 30
