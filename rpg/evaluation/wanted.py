@@ -8,6 +8,9 @@ states, the last saves of their runs. With `tune.exchanged`, its tuning has aske
 training images, and of the *unasked* states not even that. *Between* states, RPG has seen no checkpoint. A `step` is
 compared with the checkpoint that the state's run saved at this step.
 
+`rpg_corrected` corrects the request for a score: it scores RPG's networks on training images, and changes the number in
+the request until that score is the one that the zoo's checkpoints with the asked score have (`Correction`).
+
 The baselines make networks of a wanted score for the held-out states without RPG. `nearest_checkpoint` copies the
 checkpoint of a learned state with the nearest score. `noise` adds noise to the run's last checkpoint, and
 `interpolation` mixes two saves of the run, until the score on the validation split is as asked. So `interpolation` has
@@ -30,13 +33,15 @@ from rpg.evaluation.intervals import ScoreSample, mean_interval
 from rpg.evaluation.results import Agreement
 from rpg.generator.sample import sample_networks
 from rpg.model.conditions import condition_name
+from rpg.model.rpg import RPG as Generator
 from rpg.paths import Paths
 from rpg.tasks.base import Task
 from rpg.tasks.loading import load_task
-from rpg.tasks.stack import StateDict
+from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
+from rpg.training.wanted_scores import TrainingScores
 from rpg.utils.condition_requests import States
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
@@ -46,10 +51,12 @@ from rpg.utils.rng import generator
 from rpg.zoo.manifest import Checkpoint, list_zoo
 
 SPLITS = ("validation", "test")
-RPG, NEAREST, NOISE, INTERPOLATION = "rpg", "nearest_checkpoint", "noise", "interpolation"
+RPG, CORRECTED, NEAREST, NOISE, INTERPOLATION = "rpg", "rpg_corrected", "nearest_checkpoint", "noise", "interpolation"
 LEARNED, HELD_OUT, UNASKED, BETWEEN = "learned", "held_out", "unasked", "between"
 # Bisections of the level of noise, and the largest level, in standard deviations of each tensor's weights.
 BISECTIONS, MOST_NOISE = 12, 4.0
+# A correction tries this many numbers, evenly over the zoo's range and this share of it to both sides, then bisects.
+GRID, ROOM, CORRECTIONS = 16, 0.25, 4
 HEADING = """# Asked and got
 
 Scores are {metric} in percent. The rank correlation is Spearman's, of asked numbers and scores. The error is the mean
@@ -97,6 +104,77 @@ def asked(params: Wanted, sets: Sequence[str]) -> list[Asked]:
     ]
 
 
+class Correction:
+    """Changes the number in a request until the generated network has the wanted score on training images.
+
+    No image of the validation or test split is read. The noise of a network stays the same, so a small change of the
+    number is a small change of the network.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        task: Task,
+        store: TokenStore,
+        model: Generator,
+        table: ConditionTable,
+        vector: str,
+    ) -> None:
+        self.sample, self.precision = experiment.sample, experiment.train.precision
+        self.task, self.store, self.model, self.table, self.vector = task, store, model, table, vector
+        self.training = TrainingScores(task, table.conditions, store)
+        numbers = table.values[vector].flatten()
+        room = ROOM * float(numbers.max() - numbers.min())
+        self.range = float(numbers.min()) - room, float(numbers.max()) + room
+
+    def networks(self, states: States, seed: int, numbers: Sequence[float]) -> tuple[list[StateDict], list[float]]:
+        """Return a network for each number in the request, all of the same noise, and their training scores."""
+        draws = [generator(seed, "wanted", state) for state in states[:1]]
+        values = self.table.requested([(states, None)], draws, {self.vector: [0.0]})
+        values = {name: of.repeat(len(numbers), 1) for name, of in values.items()}
+        values[self.vector] = torch.tensor(numbers).unsqueeze(1)
+        tokens_BLD = self.model.sample(
+            values,
+            solver=self.sample.solver,
+            steps=self.sample.steps,
+            generators=[generator(seed, "sample", *states) for _ in numbers],
+            temperature=self.sample.temperature,
+            precision=self.precision,
+        )
+        found = unstack(self.store.detokenize(tokens_BLD, torch.tensor([states[0]] * len(numbers))))
+        judged = self.task.judge_all(found, "train", [None] * len(found))
+        return found, [one.scores[self.task.metric] for one in judged]
+
+    def corrected(self, states: States, seed: int, wanted: Sequence[float]) -> list[StateDict]:
+        """Return the network of the nearest training score for each wanted validation score."""
+        aims = self.training({self.training.name: torch.tensor(wanted).unsqueeze(1)}).tolist()
+        tried = np.linspace(*self.range, GRID)
+        networks, got = self.networks(states, seed, tried.tolist())
+        scores = np.array(got)
+        best = [int(np.abs(scores - aim).argmin()) for aim in aims]
+        chosen = [networks[place] for place in best]
+        nearest = [abs(scores[place] - aim) for place, aim in zip(best, aims, strict=True)]
+        brackets = [_bracket(tried, scores, aim) for aim in aims]
+        for _ in range(CORRECTIONS):
+            middles = [low + (high - low) / 2 for low, high in brackets]
+            networks, got = self.networks(states, seed, middles)
+            for place, (aim, middle, score) in enumerate(zip(aims, middles, got, strict=True)):
+                if abs(score - aim) < nearest[place]:
+                    chosen[place], nearest[place] = networks[place], abs(score - aim)
+                low, high = brackets[place]
+                brackets[place] = (middle, high) if score < aim else (low, middle)
+        return chosen
+
+
+def _bracket(numbers: np.ndarray, scores: np.ndarray, aim: float) -> tuple[float, float]:
+    """Return two consecutive numbers whose scores rise from below `aim` to it; else both are the nearest number."""
+    for low, high, below, above in zip(numbers, numbers[1:], scores, scores[1:], strict=False):
+        if below < aim <= above:
+            return float(low), float(high)
+    nearest = float(numbers[np.abs(scores - aim).argmin()])
+    return nearest, nearest
+
+
 class WantedScores:
     """The scores of networks on both splits, and the checkpoints to compare them with."""
 
@@ -142,6 +220,7 @@ class WantedScores:
         model = load_rpg(folder, self.store, device())
         table = ConditionTable.of(read_config(folder).model.conditions, self.store)
         requests = asked(self.params, self.sets)
+        yield from self._corrected(model, table)
         for index, one in enumerate(progress(requests, "wanted", total=len(requests))):
             networks = sample_networks(
                 model,
@@ -155,6 +234,18 @@ class WantedScores:
             )
             for seed, scores in enumerate(self.scores(state_dict for state_dict, *_ in networks)):
                 yield self._row(RPG, one, seed, scores)
+
+    def _corrected(self, model: Generator, table: ConditionTable) -> Iterator[dict[str, Any]]:
+        for name, numbers in self.params.requests.items():
+            if self.fields[name] != self.field:
+                continue
+            correction = Correction(self.experiment, self.task, self.store, model, table, name)
+            places = dict.fromkeys((one.states, one.set) for one in asked(self.params, self.sets))
+            for states, of in progress(places, "wanted corrected", total=len(places)):
+                for seed in range(self.params.networks):
+                    networks = correction.corrected(states, seed, numbers)
+                    for number, scores in zip(numbers, self.scores(networks), strict=True):
+                        yield self._row(CORRECTED, Asked(name, float(number), states, of), seed, scores)
 
     def _row(self, method: str, one: Asked, seed: int, scores: dict[str, float]) -> dict[str, Any]:
         states = "+".join(map(str, one.states))
@@ -304,7 +395,7 @@ def read_wanted(trials: Sequence[Paths]) -> list[dict[str, Any]]:
         rows = pd.read_csv(
             verified_file(paths.file("wanted.rows"), paths.file("wanted.summary"), command), dtype={"states": str}
         )
-        kept = rows if training == 0 else rows[rows["method"] == RPG]
+        kept = rows if training == 0 else rows[rows["method"].isin((RPG, CORRECTED))]
         frames.append(kept.assign(training=training))
     return summaries(pd.concat(frames, ignore_index=True))
 
@@ -319,8 +410,8 @@ def table(found: Sequence[Agreement], metric: str) -> str:
             cells += [f"{of.correlation:.3f}", f"{of.error:.2f}{interval}", f"{of.bias:+.2f}"]
         text.append(f"| {' | '.join(cells)} |\n")
     for one in found:
-        if one.method == RPG:
-            text.append(f"\nRPG, {one.vector}, {one.set}:\n\n{AT_HEADING}")
+        if one.method in (RPG, CORRECTED):
+            text.append(f"\n{one.method}, {one.vector}, {one.set}:\n\n{AT_HEADING}")
             text += [
                 f"| {test.asked:g} | {test.aim:.1f} | {test.got:.1f} ± {test.std:.1f} | {validation.aim:.1f} |"
                 f" {validation.got:.1f} ± {validation.std:.1f} |\n"

@@ -48,9 +48,13 @@ def _wanted(result: AblationResult) -> str:
     rows = []
     for index, variant in enumerate(result.variants):
         for one in variant.wanted or ():
-            if one.method != "rpg" and index:
+            if not one.method.startswith("rpg") and index:
                 continue
-            row = {"networks": variant.variant if one.method == "rpg" else one.method.replace("_", " ")}
+            row = {
+                "networks": variant.variant + one.method[3:].replace("_", ", ")
+                if one.method.startswith("rpg")
+                else one.method.replace("_", " ")
+            }
             row |= {"asked": one.vector, "states": one.set.replace("_", "-"), "n": str(one.n)}
             for split, of in (("validation", one.validation), ("test", one.test)):
                 interval = f" [{of.interval[0]:.2f}, {of.interval[1]:.2f}]" if of.interval else ""

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import MINIATURE, run_layers, write_tree
@@ -9,7 +10,7 @@ from conftest import MINIATURE, run_layers, write_tree
 from rpg.config.experiment import Wanted
 from rpg.config.loading import load_params
 from rpg.evaluation.results import Agreement
-from rpg.evaluation.wanted import WantedScores, asked, read_wanted, summaries, table
+from rpg.evaluation.wanted import Correction, WantedScores, _bracket, asked, read_wanted, summaries, table
 from rpg.paths import Paths
 from rpg.utils.errors import UserError
 
@@ -68,8 +69,8 @@ def test_every_request_has_its_networks_and_baselines(wanted: Path) -> None:
     numbers, networks = 2, 2
     assert counts == {
         **{
-            ("rpg", vector, name): numbers * networks * states
-            for vector in ("accuracy", "step")
+            (method, vector, name): numbers * networks * states
+            for method, vector in (("rpg", "accuracy"), ("rpg", "step"), ("rpg_corrected", "accuracy"))
             for name, states in (("learned", 2), ("held_out", 1), ("between", 2))
         },
         ("nearest_checkpoint", "accuracy", "held_out"): numbers,
@@ -128,7 +129,7 @@ def test_summary_over_trainings_has_the_baselines_once(wanted: Path) -> None:
     paths = Paths("mini", wanted / "results")
     one, two = read_wanted([paths]), read_wanted([paths, paths])
     for before, after in zip(one, two, strict=True):
-        assert after["n"] == before["n"] * (2 if before["method"] == "rpg" else 1)
+        assert after["n"] == before["n"] * (2 if before["method"].startswith("rpg") else 1)
         assert after["test"]["error"] == pytest.approx(before["test"]["error"], abs=1e-3)
 
 
@@ -138,3 +139,24 @@ def test_unknown_vector(wanted: Path, tmp_path: Path) -> None:
     experiment = load_params(tmp_path / "params.yaml").experiment("mini")
     with pytest.raises(UserError, match=r"wanted\.requests: no vector 'loss'; known: accuracy, step"):
         WantedScores(experiment, Paths("mini", tmp_path / "results"), None)
+
+
+def test_bracket_by_hand() -> None:
+    numbers, scores = np.array([10.0, 20.0, 30.0, 40.0]), np.array([5.0, 30.0, 25.0, 60.0])
+    assert _bracket(numbers, scores, 50.0) == (30.0, 40.0)
+    assert _bracket(numbers, scores, 20.0) == (10.0, 20.0)
+    # No score is so high or so low.
+    assert _bracket(numbers, scores, 90.0) == (40.0, 40.0)
+    assert _bracket(numbers, scores, 1.0) == (10.0, 10.0)
+
+
+def test_correction_finds_the_number_of_a_wanted_training_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With networks whose training score is 30 less than the number in the request, and aims that are the wishes."""
+    correction = object.__new__(Correction)
+    correction.range, correction.training = (0.0, 150.0), lambda values: values["x"][:, 0]
+    correction.training.name = "x"  # type: ignore[attr-defined]
+    monkeypatch.setattr(correction, "networks", lambda states, seed, numbers: (numbers, [n - 30 for n in numbers]))
+    found = correction.corrected((0,), 0, [40.0, 83.0, 500.0])
+    # The grid has steps of 10; four bisections leave 0.625.
+    assert found[:2] == pytest.approx([70.0, 113.0], abs=0.63)
+    assert found[2] == 150.0
