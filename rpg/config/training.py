@@ -102,7 +102,7 @@ class Tune(TaskLoss):
     checkpoints of the same pairs.
 
     The share `between` of the networks comes from no run of the zoo: their conditions lie between the permutation
-    states of two runs. With vectors among the conditions, they lie between two checkpoints with near vectors.
+    states of two runs.
 
     `loss: scores` trains the networks to have the score that the condition `validation_<metric>` asks for.
     """
@@ -117,12 +117,11 @@ class Tune(TaskLoss):
             gt=0,
             le=1,
             exclude_if=absent,
-            description="share of the networks out of `between` with vectors of any checkpoint, not of their own"
-            " run; needs loss scores",
+            description="share of networks with a random state and the vectors of any checkpoint; needs loss scores",
         ),
     ] = None
     own_vectors: Annotated[
-        Seeds | None, Field(exclude_if=absent, description="seeds of the zoo that `exchanged` leaves out")
+        Seeds | None, Field(exclude_if=absent, description="seeds whose states `exchanged` leaves out")
     ] = None
 
     networks: Annotated[int, Field(ge=2, multiple_of=2)]

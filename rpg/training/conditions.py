@@ -12,7 +12,6 @@ from rpg.model.conditions import condition_name
 from rpg.tokenizer.store import TokenStore
 from rpg.utils import task_codes
 from rpg.utils.condition_requests import Row, States, Vectors, outside, requested
-from rpg.utils.errors import UserError
 from rpg.zoo.manifest import Checkpoint, unknown_vector
 
 Values = dict[str, Tensor]
@@ -65,63 +64,6 @@ def drop_vectors(conditions: Sequence[Condition], values: Values, draw: torch.Ge
         unknown_B1 = dropped_B.unsqueeze(1).to(numbers_BC.device)
         dropped[condition_name(condition)] = numbers_BC.masked_fill(unknown_B1, torch.nan)
     return dropped
-
-
-def neighbors(conditions: Sequence[Condition], values: Values, codes: Sequence[str | None], most: int = 8) -> Tensor:
-    """Return [N, K] for each of N checkpoints K ≤ `most` others to mix with: of other states, with the nearest vectors.
-
-    The vectors are standardized. The others have the same task code. Raises UserError if a checkpoint has none.
-    """
-    names = [condition_name(condition) for condition in conditions if condition.kind == "vector"]
-    numbers_NC = torch.cat([values[name].double() for name in names], 1)
-    spread_C = numbers_NC.std(0, correction=0)
-    numbers_NC = numbers_NC / torch.where(spread_C > 0, spread_C, 1.0)
-    distances_NN = torch.cdist(numbers_NC, numbers_NC)
-    states_N = values["permutation_state"].argmax(1)
-    numbered = {code: number for number, code in enumerate(dict.fromkeys(codes))}
-    codes_N = torch.tensor([numbered[code] for code in codes])
-    allowed_NN = (states_N.unsqueeze(1) != states_N) & (codes_N.unsqueeze(1) == codes_N)
-    if not (least := int(allowed_NN.sum(1).min())):
-        raise UserError("tune.between: a checkpoint has no other state to mix with; set it to 0")
-    distances_NN = distances_NN.masked_fill(~allowed_NN, torch.inf)
-    return distances_NN.sort(dim=1, stable=True).indices[:, : min(least, most)]
-
-
-def mix_checkpoints(
-    values: Values, picks: Sequence[int], others_NK: Tensor, all_values: Values, draw: torch.Generator
-) -> Values:
-    """Mix the states and vectors of each network with those of a random one of its `neighbors`, in the same share.
-
-    `values` are those of the checkpoints `picks`, whose neighbors are `others_NK`; `all_values` [N, C] of all.
-    """
-    column_B = torch.randint(others_NK.shape[1], (len(picks),), generator=draw)
-    share_B1 = torch.rand(len(picks), 1, generator=draw)
-    others_B = others_NK[picks, column_B]
-
-    def mixed(name: str, own_BC: Tensor) -> Tensor:
-        if name == "task_code":
-            return own_BC
-        share = share_B1.to(own_BC)
-        return (1 - share) * own_BC + share * all_values[name][others_B].to(own_BC)
-
-    return {name: mixed(name, own_BC) for name, own_BC in values.items()}
-
-
-def exchange_vectors(
-    conditions: Sequence[Condition], values: Values, kept_B: Tensor, all_values: Values, draw: torch.Generator
-) -> Values:
-    """Give networks the vectors of random checkpoints, so that a state is asked for numbers of other runs.
-
-    `all_values` [N, C] are those of the checkpoints. The networks `kept_B` keep their own.
-    """
-    count = len(next(iter(all_values.values())))
-    others_B = torch.randint(count, (len(kept_B),), generator=draw)
-    exchanged = dict(values)
-    for name in (condition_name(condition) for condition in conditions if condition.kind == "vector"):
-        own_BC = values[name]
-        kept_B1 = kept_B.unsqueeze(1).to(own_BC.device)
-        exchanged[name] = torch.where(kept_B1, own_BC, all_values[name][others_B].to(own_BC))
-    return exchanged
 
 
 def mix_states(values: Values, draw: torch.Generator) -> Values:

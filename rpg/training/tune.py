@@ -20,16 +20,13 @@ from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import (
     Values,
     drop_vectors,
-    exchange_vectors,
-    mix_checkpoints,
     mix_states,
-    neighbors,
 )
 from rpg.training.hypernetwork import Generated
 from rpg.training.model_file import load_rpg, read_config
 from rpg.training.train import drawn_tokens, picked_tokens
 from rpg.training.trainer import Loss, Training, run_training
-from rpg.training.wanted_scores import TrainingScores
+from rpg.training.wanted_scores import AskedStates, TrainingScores
 from rpg.utils.device import device
 
 
@@ -41,30 +38,21 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
     """
     conditions = generated.conditions
     wanted = TrainingScores(generated.task, conditions, generated.store) if params.loss == "scores" else None
-    others_NK = None
-    if params.between and any(condition.kind == "vector" for condition in conditions):
-        others_NK = neighbors(conditions, generated.values, generated.codes)
-    own_N = torch.tensor([one.seed in (params.own_vectors or ()) for one in generated.store.checkpoints])
+    asked = AskedStates(generated.store, params.own_vectors or ()) if params.exchanged else None
 
-    def changed(picks: list[int], values: Values, draw: torch.Generator) -> Values:
-        """Return the values of the networks that are between states, or have exchanged vectors."""
+    def changed(picks: list[int], values: Values, draw: torch.Generator) -> tuple[list[int], Values]:
+        """Return the checkpoints and values of the networks between states, and of those with exchanged vectors."""
         mixed = round(params.between * len(picks))
+        if asked:
+            picks, values = asked.exchange(conditions, picks, values, generated.values, params.exchanged or 0.0, draw)
+            return picks, asked.mix(values, mixed, draw)
         first = {name: value[:mixed] for name, value in values.items()}
-        if others_NK is not None:
-            first = mix_checkpoints(first, picks[:mixed], others_NK, generated.values, draw)
-        elif mixed:
-            first = mix_states(first, draw)
-        if not params.exchanged:
-            return first
-        kept_B = own_N[picks[mixed:]] | (torch.rand(len(picks) - mixed, generator=draw) >= params.exchanged)
-        rest = {name: value[mixed:] for name, value in values.items()}
-        rest = exchange_vectors(conditions, rest, kept_B, generated.values, draw)
-        return {name: torch.cat([of, rest[name]]) for name, of in first.items()}
+        return picks, mix_states(first, draw) if mixed else first
 
     def loss(model: RPG, draw: torch.Generator) -> Tensor:
         count = params.networks // 2
         picks, values = generated.draw(count, draw)
-        altered = changed(picks, values, draw)
+        altered_picks, altered = changed(picks, values, draw)
         part = len(next(iter(altered.values())))
         scores_B = None
         if wanted:
@@ -83,7 +71,7 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         x_BLD = add_noise(tokens_BLD.detach(), noise_BLD, t_B.unsqueeze(1))
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW, start_BLD)
         scores_2B = scores_B if scores_B is None else torch.cat([scores_B, scores_B])
-        task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), picks + picks, draw, scores_2B)
+        task_loss = generated.loss(torch.cat([tokens_BLD, again_BLD]), altered_picks + altered_picks, draw, scores_2B)
         drawn, t, noise = drawn_tokens(tokens_BLD.shape, params.diffusion_batch, params.times, 1, draw)
         own = picked_tokens(generated.store, picks, drawn)
         own, drawn, t, noise = (tensor.to(generated.on) for tensor in (own, drawn, t, noise))

@@ -5,7 +5,7 @@ two splits agree: `TrainingScores` fits the validation scores of the zoo's check
 their scores on the training images, and inverts this function.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -56,3 +56,57 @@ class TrainingScores:
         wanted_B = values[self.name][:, 0]
         training_B = np.interp(wanted_B.double().cpu().numpy(), self.wanted, self.training)
         return torch.from_numpy(training_B).to(wanted_B)
+
+
+class AskedStates:
+    """Draws requests for scores that a permutation state's own checkpoints do not have.
+
+    `own_seeds` are the seeds whose states are asked for numbers of their own checkpoints only.
+    """
+
+    def __init__(self, store: TokenStore, own_seeds: Collection[int]) -> None:
+        own = {store.seeds.index(seed) for seed in own_seeds}
+        self.states = torch.tensor([state for state in range(len(store.seeds)) if state not in own])
+        of_state: list[list[int]] = [[] for _ in store.seeds]
+        for index, checkpoint in enumerate(store.checkpoints):
+            of_state[store.state(checkpoint)].append(index)
+        self.first = [places[0] for places in of_state]
+
+    def exchange(
+        self,
+        conditions: Sequence[Condition],
+        picks: Sequence[int],
+        values: Values,
+        all_values: Values,
+        share: float,
+        draw: torch.Generator,
+    ) -> tuple[list[int], Values]:
+        """Give a share of the networks a random state, and the vectors of a random checkpoint.
+
+        All asked states are as frequent, however few checkpoints they have. `values` are those of the checkpoints
+        `picks`, and `all_values` [N, C] those of all. Returns checkpoints of the new states, and the new values.
+        """
+        count = len(picks)
+        changed_B = torch.rand(count, generator=draw) < share
+        states_B = self.states[torch.randint(len(self.states), (count,), generator=draw)]
+        others_B = torch.randint(len(next(iter(all_values.values()))), (count,), generator=draw)
+        new = torch.tensor([self.first[state] for state in states_B.tolist()])
+        sources = {condition_name(one): others_B for one in conditions if one.kind == "vector"}
+        sources["permutation_state"] = new
+        exchanged = dict(values)
+        for name, source_B in sources.items():
+            own_BC = values[name]
+            changed_B1 = changed_B.unsqueeze(1).to(own_BC.device)
+            exchanged[name] = torch.where(changed_B1, all_values[name][source_B].to(own_BC), own_BC)
+        return torch.where(changed_B, new, torch.tensor(picks)).tolist(), exchanged
+
+    def mix(self, values: Values, count: int, draw: torch.Generator) -> Values:
+        """Mix the states of the first `count` networks with another asked state, in a share from 0 to 1."""
+        shares_BS = values["permutation_state"]
+        others = self.states[torch.randint(len(self.states), (count,), generator=draw)]
+        share_B1 = torch.zeros(len(shares_BS), 1)
+        share_B1[:count] = torch.rand(count, 1, generator=draw)
+        share_B1 = share_B1.to(shares_BS)
+        others_BS = torch.zeros_like(shares_BS)
+        others_BS[torch.arange(count), others] = 1.0
+        return {**values, "permutation_state": (1 - share_B1) * shares_BS + share_B1 * others_BS}

@@ -14,10 +14,7 @@ from rpg.training.conditions import (
     checkpoint_values,
     drop_states,
     drop_vectors,
-    exchange_vectors,
-    mix_checkpoints,
     mix_states,
-    neighbors,
 )
 from rpg.utils.errors import UserError
 
@@ -150,31 +147,6 @@ def test_dropped_vectors_are_unknown_and_one_stays() -> None:
     assert drop_vectors([STATE, ACCURACY], values, torch.Generator()) is values
 
 
-def test_neighbors_are_of_other_states_with_near_vectors() -> None:
-    conditions = [STATE, VectorCondition(kind="vector", field="x", hidden=None, reach="all")]
-    values = {
-        "permutation_state": torch.eye(3)[[0, 0, 1, 1, 2]],
-        "x": torch.tensor([[1.0], [9.0], [2.0], [8.0], [8.6]]),
-    }
-    assert neighbors(conditions, values, [None] * 5, most=2).tolist() == [[2, 3], [4, 3], [0, 4], [4, 1], [1, 3]]
-    codes = ["a", "b", "a", "b", "b"]
-    assert neighbors(conditions, values, codes, most=2)[:, 0].tolist() == [2, 4, 0, 4, 1]
-    with pytest.raises(UserError, match="no other state to mix with"):
-        neighbors(conditions, values, ["a", "b", "c", "b", "b"])
-
-
-def test_a_mixture_has_one_share_for_states_and_vectors() -> None:
-    values = {"permutation_state": torch.eye(2), "x": torch.tensor([[10.0], [20.0]]), "task_code": torch.eye(2)}
-    picks = [0, 1, 0, 1]
-    own = {name: of[picks] for name, of in values.items()}
-    found = mix_checkpoints(own, picks, torch.tensor([[1], [0]]), values, torch.Generator().manual_seed(0))
-    share = found["permutation_state"][:, 1]
-    torch.testing.assert_close(found["permutation_state"].sum(1), torch.ones(4))
-    torch.testing.assert_close(found["x"][:, 0], 10 + 10 * share)
-    assert torch.equal(found["task_code"], own["task_code"])
-    assert share.unique().numel() == 4
-
-
 def test_a_request_for_one_vector_leaves_optional_ones_unknown(store: TokenStore) -> None:
     named = VectorCondition(
         kind="vector", field="validation_top1", name="accuracy", hidden=None, reach="all", dropout=0.5
@@ -185,16 +157,3 @@ def test_a_request_for_one_vector_leaves_optional_ones_unknown(store: TokenStore
     assert values["step"].isnan().all()
     drawn = table.requested([((0,), None)], [torch.Generator().manual_seed(0)])
     assert not drawn["step"].isnan().any()
-
-
-def test_exchanged_vectors_are_those_of_one_checkpoint() -> None:
-    conditions = [STATE, optional("x", 0.5), optional("y", 0.5)]
-    numbers = torch.arange(1.0, 101.0).unsqueeze(1)
-    values = {"permutation_state": torch.ones(100, 1), "x": numbers, "y": -numbers}
-    own = {"permutation_state": torch.ones(100, 1), "x": torch.zeros(100, 1), "y": torch.zeros(100, 1)}
-    kept = torch.arange(100) < 30
-    found = exchange_vectors(conditions, own, kept, values, torch.Generator().manual_seed(0))
-    assert found["permutation_state"] is own["permutation_state"]
-    assert torch.equal(found["x"], -found["y"])
-    assert torch.equal(found["x"][:, 0] == 0, kept)
-    assert len(found["x"][30:].unique()) > 30

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from rpg.config.loading import load_params
-from rpg.config.model import VectorCondition
+from rpg.config.model import PermutationStateCondition, VectorCondition
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
-from rpg.training.wanted_scores import TrainingScores, inverse_increasing
+from rpg.training.conditions import Values, checkpoint_values
+from rpg.training.wanted_scores import AskedStates, TrainingScores, inverse_increasing
 from rpg.utils.errors import UserError
 
 ACCURACY = VectorCondition(kind="vector", field="validation_top1", name="accuracy", hidden=None, reach="all")
@@ -43,3 +44,45 @@ def test_a_condition_must_ask_for_the_score(finished: Path) -> None:
     step = VectorCondition(kind="vector", field="step", hidden=None, reach="all")
     with pytest.raises(UserError, match=r"tune\.loss: scores needs a condition .*field validation_top1"):
         TrainingScores(task, [step], TokenStore(finished / "results/mini/tokens"))
+
+
+STATE = PermutationStateCondition(kind="permutation_state", reach="all", dropout=0.0)
+
+
+@pytest.fixture
+def states(finished: Path) -> tuple[AskedStates, TokenStore, Values]:
+    store = TokenStore(finished / "results/mini/tokens")
+    return AskedStates(store, [1]), store, checkpoint_values([STATE, ACCURACY], store)
+
+
+def test_exchanged_networks_have_a_random_state_and_vectors_of_any_checkpoint(
+    states: tuple[AskedStates, TokenStore, Values],
+) -> None:
+    asked, store, values = states
+    # All networks are of the first checkpoint, of state 0.
+    picks = [0] * 600
+    own = {name: of[picks] for name, of in values.items()}
+    draw = torch.Generator().manual_seed(0)
+    new, found = asked.exchange([STATE, ACCURACY], picks, own, values, 0.5, draw)
+    assert picks == [0] * 600
+    state_B = found["permutation_state"].argmax(1)
+    assert [store.state(store.checkpoints[pick]) for pick in new] == state_B.tolist()
+    # A half is exchanged, and half of that has state 0 again; state 1 has its own vectors only.
+    assert state_B.bincount(minlength=3).tolist() == pytest.approx([450, 0, 150], abs=40)
+    assert set(found["accuracy"].flatten().tolist()) == set(values["accuracy"].flatten().tolist())
+    same, kept = asked.exchange([STATE, ACCURACY], picks, own, values, 0.0, draw)
+    assert same == picks
+    assert all(torch.equal(kept[name], own[name]) for name in own)
+
+
+def test_mixtures_are_of_asked_states(states: tuple[AskedStates, TokenStore, Values]) -> None:
+    asked, _, values = states
+    own = {name: of[[0] * 50] for name, of in values.items()}
+    found = asked.mix(own, 40, torch.Generator().manual_seed(0))
+    shares = found["permutation_state"]
+    torch.testing.assert_close(shares.sum(1), torch.ones(50))
+    assert not shares[:, 1].any()
+    mixed = shares[:, 2] > 0
+    assert 10 < int(mixed[:40].sum()) < 30
+    assert not mixed[40:].any()
+    assert found["accuracy"] is own["accuracy"]
