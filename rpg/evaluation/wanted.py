@@ -35,8 +35,8 @@ from rpg.generator.sample import sample_networks
 from rpg.model.conditions import condition_name
 from rpg.model.rpg import RPG as Generator
 from rpg.paths import Paths
-from rpg.tasks.base import Task
-from rpg.tasks.loading import load_task
+from rpg.tasks.base import DifferentiableTask
+from rpg.tasks.loading import load_differentiable
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
@@ -114,7 +114,7 @@ class Correction:
     def __init__(
         self,
         experiment: Experiment,
-        task: Task,
+        task: DifferentiableTask,
         store: TokenStore,
         model: Generator,
         table: ConditionTable,
@@ -181,7 +181,7 @@ class WantedScores:
     def __init__(self, experiment: Experiment, paths: Paths, data_root: str | None) -> None:
         assert experiment.wanted
         self.experiment, self.params, self.paths = experiment, experiment.wanted, paths
-        self.task: Task = load_task(experiment.task, data_root)
+        self.task = load_differentiable(experiment.task, data_root)
         self.store = TokenStore(paths.folder("tokens"))
         self.field = f"validation_{self.task.metric}"
         self.checkpoints = list_zoo(paths.folder("zoo")).checkpoints
@@ -361,12 +361,12 @@ def summaries(rows: pd.DataFrame, most: float = 100.0) -> list[dict[str, Any]]:
                 "bias": round(float(errors.mean()), 4),
                 "at": [
                     {
-                        "asked": float(number),
+                        "asked": float(of["asked"].iloc[0]),
                         "aim": round(float(of[f"aim_{split}"].mean()), 4),
                         "got": round(float(of[split].mean()), 4),
                         "std": round(float(of[split].std(ddof=0)), 4),
                     }
-                    for number, of in part.groupby("asked")
+                    for _, of in part.groupby("asked")
                 ],
             }
         found.append(entry)
