@@ -50,12 +50,10 @@ def _wanted(result: AblationResult) -> str:
         for one in variant.wanted or ():
             if not one.method.startswith("rpg") and index:
                 continue
-            row = {
-                "networks": variant.variant + one.method[3:].replace("_", ", ")
-                if one.method.startswith("rpg")
-                else one.method.replace("_", " ")
-            }
-            row |= {"asked": one.vector, "states": one.set.replace("_", "-"), "n": str(one.n)}
+            # The variants differ in RPG; the baselines are the same for all.
+            method = one.method.replace("rpg", variant.variant, 1).replace("_corrected", ", corrected")
+            row = {"networks": method.replace("_", " "), "asked": one.vector, "states": one.set.replace("_", "-")}
+            row["n"] = str(one.n)
             for split, of in (("validation", one.validation), ("test", one.test)):
                 interval = f" [{of.interval[0]:.2f}, {of.interval[1]:.2f}]" if of.interval else ""
                 row[f"correlation, {split}"] = f"{of.correlation:.3f}"
