@@ -9,7 +9,7 @@ training images, and of the *unasked* states not even that. *Between* states, RP
 compared with the checkpoint that the state's run saved at this step.
 
 `rpg_corrected` corrects the request for a score: it scores RPG's networks on training images, and changes the number in
-the request until that score is the one that the zoo's checkpoints with the asked score have (`Correction`).
+the request until that score is the one that networks of learned states with the asked score have (`Correction`).
 
 The baselines make networks of a wanted score for the held-out states without RPG. `nearest_checkpoint` copies the
 checkpoint of a learned state with the nearest score. `noise` adds noise to the run's last checkpoint, and
@@ -41,7 +41,7 @@ from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
-from rpg.training.wanted_scores import TrainingScores
+from rpg.training.wanted_scores import inverse_increasing
 from rpg.utils.condition_requests import States
 from rpg.utils.device import device
 from rpg.utils.errors import UserError
@@ -57,6 +57,8 @@ LEARNED, HELD_OUT, UNASKED, BETWEEN = "learned", "held_out", "unasked", "between
 BISECTIONS, MOST_NOISE = 12, 4.0
 # A correction tries this many numbers, evenly over the zoo's range and this share of it to both sides, then bisects.
 GRID, ROOM, CORRECTIONS = 16, 0.25, 4
+# The noise of the networks that the correction is fitted to; the others have seeds from 0.
+FIT_SEED = 1_000_000
 HEADING = """# Asked and got
 
 Scores are {metric} in percent. The rank correlation is Spearman's, of asked numbers and scores. The error is the mean
@@ -107,8 +109,8 @@ def asked(params: Wanted, sets: Sequence[str]) -> list[Asked]:
 class Correction:
     """Changes the number in a request until the generated network has the wanted score on training images.
 
-    No image of the validation or test split is read. The noise of a network stays the same, so a small change of the
-    number is a small change of the network.
+    The fit alone reads validation images, and no step reads test images. The noise of a network stays the same, so a
+    small change of the number is a small change of the network.
     """
 
     def __init__(
@@ -122,10 +124,24 @@ class Correction:
     ) -> None:
         self.sample, self.precision = experiment.sample, experiment.train.precision
         self.task, self.store, self.model, self.table, self.vector = task, store, model, table, vector
-        self.training = TrainingScores(task, table.conditions, store)
         numbers = table.values[vector].flatten()
         room = ROOM * float(numbers.max() - numbers.min())
         self.range = float(numbers.min()) - room, float(numbers.max()) + room
+
+    def fit(self, learned: Sequence[States]) -> None:
+        """Fit the validation scores of networks in the `learned` states to their training scores.
+
+        RPG learns from the training images, so its networks do better there than checkpoints of equal validation
+        scores. The other states play no part in the fit.
+        """
+        inputs: list[float] = []
+        outputs: list[float] = []
+        for states in learned:
+            networks, scores = self.networks(states, FIT_SEED, np.linspace(*self.range, GRID).tolist())
+            judged = self.task.judge_all(networks, "validation", [None] * len(networks))
+            inputs += scores
+            outputs += [one.scores[self.task.metric] for one in judged]
+        self.points = inverse_increasing(inputs, outputs)
 
     def networks(self, states: States, seed: int, numbers: Sequence[float]) -> tuple[list[StateDict], list[float]]:
         """Return a network for each number in the request, all of the same noise, and their training scores."""
@@ -147,7 +163,7 @@ class Correction:
 
     def corrected(self, states: States, seed: int, wanted: Sequence[float]) -> list[StateDict]:
         """Return the network of the nearest training score for each wanted validation score."""
-        aims = self.training({self.training.name: torch.tensor(wanted).unsqueeze(1)}).tolist()
+        aims = np.interp(wanted, *self.points).tolist()
         tried = np.linspace(*self.range, GRID)
         networks, got = self.networks(states, seed, tried.tolist())
         scores = np.array(got)
@@ -240,6 +256,7 @@ class WantedScores:
             if self.fields[name] != self.field:
                 continue
             correction = Correction(self.experiment, self.task, self.store, model, table, name)
+            correction.fit([(state,) for state, of in enumerate(self.sets) if of == LEARNED])
             places = dict.fromkeys((one.states, one.set) for one in asked(self.params, self.sets))
             for states, of in progress(places, "wanted corrected", total=len(places)):
                 for seed in range(self.params.networks):

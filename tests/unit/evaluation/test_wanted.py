@@ -153,8 +153,8 @@ def test_bracket_by_hand() -> None:
 def test_correction_finds_the_number_of_a_wanted_training_score(monkeypatch: pytest.MonkeyPatch) -> None:
     """With networks whose training score is 30 less than the number in the request, and aims that are the wishes."""
     correction = object.__new__(Correction)
-    correction.range, correction.training = (0.0, 150.0), lambda values: values["x"][:, 0]
-    correction.training.name = "x"  # type: ignore[attr-defined]
+    # A validation score of 40 needs a training score of 40, and one of 83 needs 83.
+    correction.range, correction.points = (0.0, 150.0), (np.array([0.0, 500.0]), np.array([0.0, 500.0]))
     monkeypatch.setattr(correction, "networks", lambda states, seed, numbers: (numbers, [n - 30 for n in numbers]))
     found = correction.corrected((0,), 0, [40.0, 83.0, 500.0])
     # The grid has steps of 10; four bisections leave 0.625.
