@@ -61,12 +61,15 @@ class TrainingScores:
 class AskedStates:
     """Draws requests for scores that a permutation state's own checkpoints do not have.
 
-    `own_seeds` are the seeds whose states are asked for numbers of their own checkpoints only.
+    `own_seeds` are the seeds whose states are asked for numbers of their own checkpoints only. Raises UserError if they
+    are all seeds.
     """
 
     def __init__(self, store: TokenStore, own_seeds: Collection[int]) -> None:
         own = {store.seeds.index(seed) for seed in own_seeds}
         self.states = torch.tensor([state for state in range(len(store.seeds)) if state not in own])
+        if not len(self.states):
+            raise UserError(f"{PARAMS_FILE}: tune.own_vectors: leaves no state to exchange; remove a seed")
         of_state: list[list[int]] = [[] for _ in store.seeds]
         for index, checkpoint in enumerate(store.checkpoints):
             of_state[store.state(checkpoint)].append(index)

@@ -107,9 +107,9 @@ def test_layer_again_gives_the_same_bytes_and_a_log(tasks: Path, tmp_path: Path,
     assert json.loads((tmp_path / f"results/tasks/seconds/{layer}.json").read_text())["steps"] == 20
 
 
-@pytest.mark.parametrize(("own", "same"), [([0, 1, 2], True), ([], False)])
+@pytest.mark.parametrize(("exchanged", "same"), [(None, True), (1.0, False)])
 def test_tuning_on_scores_asks_for_own_or_exchanged_vectors(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, own: list[int], same: bool
+    finished: Path, monkeypatch: pytest.MonkeyPatch, exchanged: float | None, same: bool
 ) -> None:
     experiment = load_params(finished / "params.yaml").experiment("mini")
     store = TokenStore(finished / "results/mini/tokens")
@@ -118,7 +118,7 @@ def test_tuning_on_scores_asks_for_own_or_exchanged_vectors(
     task = load_task(experiment.task, None)
     tree = {
         **TASKS["tune"], "loss": "scores", "networks": 16, "images": 8, "statistics": None, "diffusion": 0.0,
-        "between": 0.0, "exchanged": 1.0, "own_vectors": own or None,
+        "between": 0.0, "exchanged": exchanged,
     }  # fmt: skip
     generated = Generated(task, store, conditions, Tune.model_validate(tree), device())
     model = fresh(experiment.model.model_copy(update={"conditions": conditions}), experiment.diffusion, store)

@@ -75,6 +75,11 @@ def test_exchanged_networks_have_a_random_state_and_vectors_of_any_checkpoint(
     assert all(torch.equal(kept[name], own[name]) for name in own)
 
 
+def test_some_state_must_be_asked(finished: Path) -> None:
+    with pytest.raises(UserError, match=r"tune\.own_vectors: leaves no state"):
+        AskedStates(TokenStore(finished / "results/mini/tokens"), [0, 1, 2])
+
+
 def test_mixtures_are_of_asked_states(states: tuple[AskedStates, TokenStore, Values]) -> None:
     asked, _, values = states
     own = {name: of[[0] * 50] for name, of in values.items()}
