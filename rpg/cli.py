@@ -127,10 +127,7 @@ def init(
 
 @app.command(rich_help_panel=STAGES)
 def base(name: Name, threads: Threads = 1) -> None:
-    """Train the base networks of an experiment that has a base block.
-
-    The runs of the zoo start from them.
-    """
+    """Train the base networks, which the runs of the zoo start from, of an experiment that has a base block."""
     params, experiment, paths = _open(name, threads, "base")
     from rpg.zoo.base import train_base
 
@@ -213,10 +210,7 @@ def import_weights(
 
 @app.command(rich_help_panel=STAGES)
 def tune(name: Name, threads: Threads = 1) -> None:
-    """Fine-tune RPG on the task loss. A stopped run resumes.
-
-    The experiment must have a tune block.
-    """
+    """Fine-tune RPG on the task loss. A stopped run resumes. The experiment must have a tune block."""
     params, experiment, paths = _open(name, threads, "tune")
     from rpg.training.tune import tune_rpg
 
@@ -226,10 +220,7 @@ def tune(name: Name, threads: Threads = 1) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def hypernetwork(name: Name, threads: Threads = 1) -> None:
-    """Train a hypernetwork on the task loss alone.
-
-    The experiment must have a hypernetwork block.
-    """
+    """Train a hypernetwork on the task loss alone. The experiment must have a hypernetwork block."""
     params, experiment, paths = _open(name, threads, "hypernetwork")
     from rpg.training.hypernetwork import train_hypernetwork
 
@@ -290,6 +281,15 @@ def prompts(name: Name, threads: Threads = 1) -> None:
     from rpg.evaluation.prompts import evaluate_prompts
 
     evaluate_prompts(experiment, paths, params.data_root)
+
+
+@app.command(rich_help_panel=STAGES)
+def wanted(name: Name, threads: Threads = 1) -> None:
+    """Compare asked numbers with those of the generated networks. The experiment must have a wanted block."""
+    params, experiment, paths = _open(name, threads, "wanted")
+    from rpg.evaluation.wanted import measure_wanted
+
+    measure_wanted(experiment, paths, params.data_root)
 
 
 @app.command(rich_help_panel=NETWORKS)

@@ -306,6 +306,23 @@ STAGES = {
             optional=True,
             reads_data=True,
         ),
+        Stage(
+            "wanted",
+            "Compare asked numbers with those of the generated networks.",
+            blocks=("task", "sample", "wanted"),
+            writes={"summary": "wanted.json", "rows": "wanted.csv", "table": "wanted.md"},
+            lists=("summary", "files"),
+            reads=("collect.checkpoints", *_TOKENS, "train.model", "train.config"),
+            reads_if={"tune": ("tune.model", "tune.config")},
+            seconds=60,
+            module="rpg.evaluation.wanted",
+            code=(*_SAMPLING, *_SCORING),
+            task_code=True,
+            priority=20,
+            gpu=True,
+            optional=True,
+            reads_data=True,
+        ),
     )
 }
 OPTIONAL = tuple(stage.name for stage in STAGES.values() if stage.optional)

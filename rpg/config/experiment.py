@@ -103,6 +103,18 @@ class Novelty(Block):
     fine_tune: FineTune | None = None
 
 
+class Wanted(Block):
+    """Requests for networks with wanted numbers, such as an accuracy, to compare with the numbers that they have."""
+
+    seed: Annotated[int, Field(ge=0)]
+    networks: Annotated[int, Field(ge=1, description="networks for each number and state")]
+    between: Annotated[int, Field(ge=0, description="pairs of permutation states to mix")]
+    requests: Annotated[
+        dict[str, Annotated[list[float], Field(min_length=2)]],
+        Field(min_length=1, description="name of a vector among the conditions → the numbers to ask for"),
+    ]
+
+
 class Allotment(Block):
     """Memory and time of one cluster job of a stage."""
 
@@ -137,6 +149,7 @@ class Experiment(Block):
     sample: Sample
     novelty: Novelty
     prompts: Annotated[PromptEvaluation | None, Field(exclude_if=absent)] = None
+    wanted: Annotated[Wanted | None, Field(exclude_if=absent)] = None
     cluster: Annotated[
         dict[StageName, Allotment] | None,
         Field(

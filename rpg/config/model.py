@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from rpg.blocks import Block, Count
+from rpg.blocks import Block, Count, absent
 
 
 class LastTokens(Block):
@@ -66,6 +66,19 @@ class VectorCondition(Block):
     field: Annotated[str, Field(description="key of a checkpoint's manifest entry: a number, or a list of numbers")]
     hidden: Count | None
     reach: Reach
+    name: Annotated[
+        str | None, Field(exclude_if=absent, description="name by which a request sets the numbers; null takes field")
+    ] = None
+    dropout: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            exclude_if=absent,
+            description="share of the training checkpoints whose numbers RPG does not see; a request for another vector"
+            " may then leave these out",
+        ),
+    ] = None
 
 
 Condition = Annotated[

@@ -2,11 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field, model_validator
 
-from rpg.blocks import Betas, Block, Count, Positive, Precision, Share
+from rpg.blocks import Betas, Block, Count, Positive, Precision, Seeds, Share, absent
 from rpg.config.model import Start
 
 
@@ -114,10 +112,37 @@ class Tune(TaskLoss):
 
     The share `between` of the networks comes from no run of the zoo: their conditions lie between the permutation
     states of two runs.
+
+    `loss: scores` trains the networks to have the score that the condition `validation_<metric>` asks for.
     """
+
+    loss: Annotated[  # type: ignore[assignment]
+        Literal["labels", "outputs", "scores"],
+        Field(description="what the generated networks learn: labels, outputs of the zoo's networks, or wanted scores"),
+    ]
+    exchanged: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            exclude_if=absent,
+            description="share of networks with a random state and the vectors of any checkpoint; needs loss scores",
+        ),
+    ] = None
+    own_vectors: Annotated[
+        Seeds | None, Field(exclude_if=absent, description="seeds whose states `exchanged` leaves out")
+    ] = None
 
     networks: Annotated[int, Field(ge=2, multiple_of=2)]
     diffusion_batch: Annotated[int, Field(ge=1, description="random tokens in the diffusion loss of each step")]
     times: Times
     diffusion: Annotated[float, Field(ge=0, description="weight of the diffusion loss")]
     between: Annotated[float, Field(ge=0, le=1, description="share of networks between two permutation states")]
+
+    @model_validator(mode="after")
+    def _exchange_fits(self) -> "Tune":
+        if self.exchanged and self.loss != "scores":
+            raise ValueError("exchanged: needs loss scores, because no checkpoint has the exchanged vectors")
+        if self.own_vectors and not self.exchanged:
+            raise ValueError("own_vectors: needs exchanged")
+        return self

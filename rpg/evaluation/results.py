@@ -7,7 +7,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from rpg.evaluation.methods import kinds
 from rpg.paths import Paths
-from rpg.utils.artifacts import Form, ListedFile, MayLack, Measured, Number, ScoreSummary, Set, Summaries
+from rpg.utils.artifacts import Form, Interval, ListedFile, MayLack, Measured, Number, ScoreSummary, Set, Summaries
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, verified_file
 
@@ -153,6 +153,44 @@ class NoveltyResult(Form):
     baselines: dict[str, dict[Set, Method]]
     symmetries: MayLack[Symmetries] = None
     files: list[ListedFile] = Field(default_factory=list)
+
+
+class AtNumber(Form):
+    """The networks of one asked number: the mean score to reach (`aim`), and mean and deviation of the scores."""
+
+    asked: Number
+    aim: Number
+    got: Number
+    std: Number
+
+
+class SplitAgreement(Form):
+    """How scores on one split agree with the asked numbers; see `rpg.evaluation.wanted.summaries`."""
+
+    correlation: Number
+    error: Number
+    interval: MayLack[Interval] = None
+    bias: Number
+    at: list[AtNumber]
+
+
+class Agreement(Form):
+    """How the networks of one method agree with the numbers that were asked of a vector, in one set of states."""
+
+    method: str
+    vector: str
+    set: str
+    n: Annotated[int, Field(ge=1)]
+    validation: SplitAgreement
+    test: SplitAgreement
+
+
+class WantedResult(Form):
+    """The whole of wanted.json."""
+
+    metric: str
+    summaries: list[Agreement]
+    files: list[ListedFile]
 
 
 class ParameterCount(Form):

@@ -182,8 +182,10 @@ class GraphGenerator:
         sample, layout = self._config["sample"], self._config["layout"]
         chosen = sample["seed"] if seed is None else seed
         pick = TorchRandom(derive(chosen, "wish", index)).integer
-        fields = [one["field"] for one in self._config["model"]["conditions"] if one["kind"] == "vector"]
-        row = requested(self._table, pick, fields, states, code, vectors)
+        of_vectors = [one for one in self._config["model"]["conditions"] if one["kind"] == "vector"]
+        names = [one.get("name") or one["field"] for one in of_vectors]
+        optional = [name for name, one in zip(names, of_vectors, strict=True) if one.get("dropout")]
+        row = requested(self._table, pick, names, states, code, vectors, optional)
         draw, width = TorchRandom(derive(chosen, "sample", index)), layout["width"]
         length = sum(tensor["tokens"] for tensor in layout["tensors"])
         together = self._config["together"]

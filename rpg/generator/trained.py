@@ -229,7 +229,9 @@ class TrainedRPG:
             elif condition.kind == "task_code":
                 found["task_code"] = self.task.classes
             elif condition.kind == "vector":
-                found[condition.field] = list(zip(*(of.tolist() for of in values_NC.aminmax(dim=0)), strict=True))
+                found[condition_name(condition)] = list(
+                    zip(*(of.tolist() for of in values_NC.aminmax(dim=0)), strict=True)
+                )
         return found
 
     def built(self, state_dict: StateDict, build: Callable[[], nn.Module] | None = None) -> nn.Module:

@@ -76,7 +76,7 @@ class Vector(_NumbersEmbedding):
     """Embed the numbers of a checkpoint's vector, values [B, C], standardized by the zoo's mean and deviation.
 
     Without that, a percentage of 90 and one of 95 are nearly the same input. A training sets both; the state dict holds
-    them.
+    them. With `dropout`, values of NaN are unknown, and the network gets one learned vector for them.
     """
 
     mean: Tensor
@@ -88,6 +88,7 @@ class Vector(_NumbersEmbedding):
         super().__init__(params, values, length, width, normalized)
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("std", torch.ones(values))
+        self.unknown = nn.Parameter(torch.zeros(width)) if params.dropout else None
 
     def standardize(self, values_NC: Tensor) -> None:
         """Take mean and deviation from the values [N, C] of the zoo's checkpoints."""
@@ -97,7 +98,11 @@ class Vector(_NumbersEmbedding):
 
     def forward(self, values_BC: Tensor) -> Tensor:
         """Return the condition vectors [B, 1, M], or [B, L, M] with one per token."""
-        return super().forward((values_BC.to(self.mean) - self.mean) / self.std)
+        standard_BC = (values_BC.to(self.mean) - self.mean) / self.std
+        if self.unknown is None:
+            return super().forward(standard_BC)
+        unknown_B11 = standard_BC.isnan().any(1)[:, None, None]
+        return torch.where(unknown_B11, self.unknown, super().forward(standard_BC.nan_to_num(0.0)))
 
 
 class TaskCode(_NumbersEmbedding):
@@ -128,8 +133,8 @@ KINDS = {
 
 
 def condition_name(params: "Condition") -> str:
-    """Return the name by which a caller sets the condition: its kind, or the field of a vector."""
-    return params.field if params.kind == "vector" else params.kind
+    """Return the name by which a caller sets the condition: its kind, or the name or field of a vector."""
+    return params.name or params.field if params.kind == "vector" else params.kind
 
 
 def _tokens(params: "Condition", head_L: Tensor) -> Tensor | None:

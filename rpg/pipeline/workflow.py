@@ -117,11 +117,12 @@ def ablation(wildcards: Wildcards) -> dict[str, Any]:
 
 
 def trials(wildcards: Wildcards) -> list[str]:
-    """Return an ablation's inputs: the models, scores and, with `novelty`, distances of the trials."""
+    """Return an ablation's inputs: the trials' models and scores, and distances and wanted numbers if it has them."""
     params = _params()
     names = ["train.config", "score.scores"]
-    if params.ablation(wildcards.ablation).novelty:
-        names.append("novelty.rows")
+    ablation = params.ablation(wildcards.ablation)
+    names += ["novelty.rows"] if ablation.novelty else []
+    names += ["wanted.summary"] if params.experiment(ablation.experiment).wanted else []
     files: dict[Path, None] = {}
     for trial in params.trials(wildcards.ablation):
         paths = paths_of(params, trial)

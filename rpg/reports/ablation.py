@@ -19,6 +19,7 @@ from rpg.evaluation.novelty import run_distance
 from rpg.evaluation.prompt_table import PromptTrial, prompt_table
 from rpg.evaluation.results import NoveltyResult, ParameterCount, ScoredNetwork, Scores
 from rpg.evaluation.score import SETS, SPLITS, run_label, summary
+from rpg.evaluation.wanted import read_wanted
 from rpg.paths import Paths, ablation_file, paths_of
 from rpg.utils.files import read_sealed, verified_file, write_sealed
 from rpg.utils.metric import MetricKind
@@ -44,6 +45,8 @@ def summarize(params: Params, name: str, results: Path) -> None:
         entry = _variant(scores, scores[0].metric_kind)
         if ablation.novelty:
             _add_novelty(entry["sets"], trials)
+        if params.experiment(trials[0].experiment).wanted:
+            entry["wanted"] = read_wanted(trials)
         parameters = read_sealed(trials[0].file("train.config"), "rpg train", ParameterCount).parameters
         variants.append({"variant": variant, "changes": changes, "parameters": parameters, **entry})
         by_variant.append(scores)

@@ -39,8 +39,30 @@ def ablation(name: str, question: str, experiment: str, result: AblationResult) 
                 row["verdict"] = distances.verdict
             rows.append(row)
     return (
-        f"\n## {name}, of {experiment}\n\n{question}{_units(kind)}\n\n{table(rows)}{_rivals(result)}{_prompts(result)}"
+        f"\n## {name}, of {experiment}\n\n{question}{_units(kind)}\n\n{table(rows)}{_rivals(result)}"
+        f"{_wanted(result)}{_prompts(result)}"
     )
+
+
+def _wanted(result: AblationResult) -> str:
+    """Return the table of asked and got numbers: one row per variant, vector and set of states, and the baselines."""
+    rows = []
+    for index, variant in enumerate(result.variants):
+        for one in variant.wanted or ():
+            if not one.method.startswith("rpg") and index:
+                continue
+            # The variants differ in RPG; the baselines are the same for all.
+            method = one.method.replace("rpg", variant.variant, 1).replace("_corrected", ", corrected")
+            row = {"networks": method.replace("_", " "), "asked": one.vector, "states": one.set.replace("_", "-")}
+            row["n"] = str(one.n)
+            for split, of in (("validation", one.validation), ("test", one.test)):
+                interval = f" [{of.interval[0]:.2f}, {of.interval[1]:.2f}]" if of.interval else ""
+                row[f"correlation, {split}"] = f"{of.correlation:.3f}"
+                row[f"error, {split}"] = f"{of.error:.2f}{interval}"
+            rows.append(row)
+    if not rows:
+        return ""
+    return f"\nAsked and got, as in wanted.md of the experiment:\n\n{table(rows)}"
 
 
 def _prompts(result: AblationResult) -> str:

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from rpg.evaluation.results import NoveltyResult
+from rpg.evaluation.results import Agreement, NoveltyResult
 from rpg.utils.artifacts import Difference, Form, MayLack, Measured, Number, Reported, ScoreSummary, Set
 
 
@@ -54,6 +54,7 @@ class Variant(Form):
     variant: str
     parameters: int
     sets: dict[Set, VariantSet]
+    wanted: MayLack[list[Agreement]] = None
 
 
 class RivalSet(Form):

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from rpg.evaluation.results import Method
+from rpg.evaluation.results import Agreement, Method
 from rpg.tasks.base import Picture, Region
 from rpg.utils.metric import PERCENT, MetricKind
 
@@ -112,6 +112,28 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Return the Pareto front of points (distance, accuracy), nearest first: no other point is as good in both."""
     unique = sorted(set(points))
     return [point for point in unique if not any(q != point and q[0] >= point[0] and q[1] >= point[1] for q in unique)]
+
+
+def asked_and_got(found: Sequence[Agreement], vector: str, title: str) -> Figure:
+    """Plot mean and deviation of the scores on the test split over each asked number of `vector`, by set of states.
+
+    The dashed line joins the mean scores to reach, those of the held-out states.
+    """
+    figure = Figure(figsize=(7.4, 3.6))
+    axes = figure.subplots()
+    chosen = [one for one in found if one.vector == vector]
+    styles = zip((RED, PURPLE, BLUE, GRAY, GREEN, ORANGE), ("*", "P", "o", "v", "s", "^"), strict=True)
+    for one, (color, marker) in zip(chosen, styles, strict=False):
+        asked, got, std = zip(*((at.asked, at.got, at.std) for at in one.test.at), strict=True)
+        label = f"{one.method.replace('_', ' ')}, {one.set.replace('_', '-')}"
+        axes.errorbar(asked, got, yerr=std, color=color, marker=marker, linewidth=1, linestyle="none", label=label)
+    aims = next((one for one in chosen if one.set == "held_out"), chosen[0]).test.at
+    axes.plot([at.asked for at in aims], [at.aim for at in aims], color=BLACK, linewidth=1, linestyle="--", zorder=1)
+    axes.set_xlabel(f"asked {vector}")
+    axes.set_ylabel("score on the test split")
+    axes.set_title(title, loc="left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
 
 
 def losses(logs: Mapping[str, pd.DataFrame]) -> Figure:

@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
 from rpg.config.params import Params
+from rpg.evaluation.results import WantedResult
 from rpg.evaluation.score import read_samples
 from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
@@ -25,7 +26,7 @@ from rpg.reports.tables import measured_methods
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore, read_checkpoint
 from rpg.utils.errors import UserError
-from rpg.utils.files import read_json, read_tensors, verified_file, write_text
+from rpg.utils.files import read_json, read_sealed, read_tensors, verified_file, write_text
 from rpg.utils.metric import PERCENT
 from rpg.zoo.manifest import read_zoo
 
@@ -90,6 +91,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
             ],
         ),
         *_pictures(params, results),
+        *_wanted(params, results),
         Section(
             "Samples beside their nearest original",
             "The largest tensor of the first sample and of the nearest checkpoint, in one color scale. If the "
@@ -144,6 +146,20 @@ def _plot(figure: Figure, caption: str) -> Plot:
 def _ablations(results: Path) -> Iterator[Section]:
     if (results / "ablations.md").is_file():
         yield Section("Ablations", tables=[_html(results / "ablations.md", "rpg ablations")])
+
+
+def _wanted(params: Params, results: Path) -> Iterator[Section]:
+    """Yield the section of asked and got numbers, if an experiment has measured them."""
+    plots = []
+    for name, experiment in params.experiments.items():
+        path = Paths(name, results).file("wanted.summary")
+        if experiment.wanted and path.is_file():
+            found = read_sealed(path, f"rpg wanted --experiment {name}", WantedResult).summaries
+            for vector in dict.fromkeys(one.vector for one in found):
+                caption = f"{name}, {vector}"
+                plots.append(_plot(figures.asked_and_got(found, vector, caption), caption))
+    if plots:
+        yield Section("Asked and got", "The scores of networks over the number that was asked for.", plots)
 
 
 def _pictures(params: Params, results: Path) -> Iterator[Section]:

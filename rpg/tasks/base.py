@@ -316,6 +316,20 @@ class DifferentiableTask(Task):
         statistics from these, in which the running statistics are differentiable.
         """
 
+    def score_losses(
+        self,
+        weights: StateDict,
+        scores_E: Tensor,
+        codes: Sequence[str | None],
+        images: int,
+        draw: torch.Generator,
+    ) -> Tensor:
+        """Return [E] the losses of networks `weights` [E, ...] that shall have the scores `scores_E`, in training.
+
+        All networks see the same `images` random images. Raises UserError for a task without such a loss.
+        """
+        raise UserError("params.yaml: tune.loss: this task has no loss for scores; choose labels or outputs")
+
     @property
     def has_statistics(self) -> bool:
         """Whether the network has BatchNorm, whose running statistics `recount` replaces."""

@@ -65,6 +65,10 @@ class ZooConfig(Block):
         """Return the number of runs to train at once."""
         return 1
 
+    def holds_out(self, run: Run, step: int) -> bool:
+        """Return whether RPG never learns from the checkpoint of `run` at `step`."""
+        return run.held_out
+
     def run_facts(self, run: Run) -> dict[str, Any]:
         """Return additional facts that a run's checkpoints depend on."""
         return {}

@@ -58,6 +58,21 @@ def drop_states(conditions: Sequence[Condition], values: Values, draw: torch.Gen
     return values
 
 
+def drop_vectors(conditions: Sequence[Condition], values: Values, draw: torch.Generator) -> Values:
+    """Make numbers of random networks unknown, NaN, by the `dropout` of each vector; one vector of each stays known."""
+    vectors = [condition for condition in conditions if condition.kind == "vector"]
+    if not any(condition.dropout for condition in vectors):
+        return values
+    dropped, count = dict(values), len(next(iter(values.values())))
+    known_B = torch.randint(len(vectors), (count,), generator=draw)
+    for place, condition in enumerate(vectors):
+        dropped_B = (torch.rand(count, generator=draw) < (condition.dropout or 0.0)) & (known_B != place)
+        numbers_BC = values[condition_name(condition)]
+        unknown_B1 = dropped_B.unsqueeze(1).to(numbers_BC.device)
+        dropped[condition_name(condition)] = numbers_BC.masked_fill(unknown_B1, torch.nan)
+    return dropped
+
+
 def mix_states(values: Values, draw: torch.Generator) -> Values:
     """Mix each network's permutation state with another state; the other's share is drawn from 0 to 1."""
     states_BS = values["permutation_state"]
@@ -113,12 +128,14 @@ class ConditionTable:
     def _requested(
         self, states: States | None, code: str | None, draw: torch.Generator, vectors: Vectors | None
     ) -> Row:
-        fields = [condition.field for condition in self.conditions if condition.kind == "vector"]
+        of_vectors = [condition for condition in self.conditions if condition.kind == "vector"]
+        fields = [condition_name(condition) for condition in of_vectors]
+        optional = [condition_name(condition) for condition in of_vectors if condition.dropout]
 
         def pick(count: int) -> int:
             return int(torch.randint(count, (), generator=draw))
 
-        return requested(self._rows, pick, fields, states, code, vectors)
+        return requested(self._rows, pick, fields, states, code, vectors, optional)
 
     @cached_property
     def _rows(self) -> dict[str, list[list[float]]]:

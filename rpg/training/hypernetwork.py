@@ -51,6 +51,7 @@ class Generated:
         prompts: Prompts | None = None,
     ) -> None:
         self.task, self.store, self.params, self.on, self.prompts = task, store, params, on, prompts
+        self.conditions = conditions
         self.values = checkpoint_values(conditions, store)
         self.states_N = torch.tensor([store.state(checkpoint) for checkpoint in store.checkpoints])
         self.codes = [checkpoint.code for checkpoint in store.checkpoints]
@@ -72,13 +73,25 @@ class Generated:
         x_BLD = torch.randn(count, model.length, model.width, generator=draw).to(self.on)
         return model.denoise(x_BLD, torch.full((count,), T - 1, device=self.on), prototypes_BLW, start_BLD)
 
-    def loss(self, tokens_BLD: Tensor, picks: list[int], codes: Sequence[str | None], draw: torch.Generator) -> Tensor:
-        """Return the mean loss of the networks `tokens_BLD` of the checkpoints `picks`, in the tasks of `codes`."""
+    def loss(
+        self,
+        tokens_BLD: Tensor,
+        picks: list[int],
+        codes: Sequence[str | None],
+        draw: torch.Generator,
+        scores_B: Tensor | None = None,
+    ) -> Tensor:
+        """Return the mean loss of the networks `tokens_BLD` of the checkpoints `picks`, in the tasks of `codes`.
+
+        With `scores_B`, it is the distance from these scores.
+        """
         params = self.params
         teachers = None
         if params.loss == "outputs":
             teachers = self._weights(torch.stack([self.store[pick] for pick in picks]), picks)
         weights = self._weights(tokens_BLD.float(), picks)
+        if scores_B is not None:
+            return self.task.score_losses(weights, scores_B, codes, params.images, draw).mean()
         return self.task.losses(weights, codes, params.images, draw, params.statistics, teachers).mean()
 
     def _weights(self, tokens_BLD: Tensor, picks: list[int]) -> StateDict:

@@ -15,7 +15,7 @@ from rpg.config.training import Train
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import Values, checkpoint_values, drop_states
+from rpg.training.conditions import Values, checkpoint_values, drop_states, drop_vectors
 from rpg.training.distributed import ALONE, ProcessGroup, joined
 from rpg.training.model_file import fresh
 from rpg.training.trainer import Loss, Training, run_training
@@ -60,6 +60,7 @@ def train_loss(
     def draw(draw: torch.Generator) -> tuple[Values, list[Tensor]]:
         checkpoints = torch.randperm(len(store), generator=draw)[: params.batch].tolist()
         chosen = drop_states(conditions, {name: value[checkpoints] for name, value in values.items()}, draw)
+        chosen = drop_vectors(conditions, chosen, draw)
         shape = (len(checkpoints), length, width)
         picks, t, noise = drawn_tokens(shape, params.diffusion_batch, params.times, params.draws, draw)
         own = slice(group.rank, None, group.processes)

@@ -1,6 +1,7 @@
 """The values of the conditions for a requested network; this module needs no torch."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from rpg.utils import task_codes
@@ -22,14 +23,16 @@ def requested(
     states: States | None,
     code: str | None,
     vectors: Vectors | None = None,
+    optional: Collection[str] = (),
 ) -> Row:
     """Return the values of a requested network.
 
     `table` maps conditions to their values [N, C], as lists or an array, for the zoo's N checkpoints. A checkpoint at
     random supplies what the request omits; `pick` returns a random index below its argument. The checkpoint is one of
     the requested states', and of these one of the nearest to the requested vectors. Otherwise a state would meet
-    numbers that none of its checkpoints has. `fields` are the names of the conditions of the kind `vector`. Raises
-    UserError for an unknown state or vector, and for a code if the model was not trained on codes.
+    numbers that none of its checkpoints has. `fields` are the names of the conditions of the kind `vector`. A request
+    for some vectors makes the omitted ones of `optional` unknown, NaN. Raises UserError for an unknown state or vector,
+    and for a code if the model was not trained on codes.
     """
     count = len(next(iter(table.values())))
     chosen: Sequence[int] = range(count)
@@ -53,6 +56,9 @@ def requested(
         if len(numbers) != len(row[name]):
             raise UserError(f"--vector {name}: must have {len(row[name])} numbers, not {len(numbers)}")
         row[name] = list(numbers)
+    for name in optional:
+        if vectors and name not in vectors:
+            row[name] = [math.nan] * len(row[name])
     return row
 
 

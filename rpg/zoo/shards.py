@@ -165,7 +165,8 @@ def _train(
             if experiment.task.has_score:
                 entry[f"validation_{task.metric}"] = task.score(state_dict, "validation", run.code)
             entry |= task.facts(run, step)
-            saved.append(Checkpoint.model_validate({**entry, **run.model_dump(exclude_none=True)}))
+            entry |= run.model_dump(exclude_none=True) | {"held_out": experiment.zoo.holds_out(run, step)}
+            saved.append(Checkpoint.model_validate(entry))
 
     task.train(experiment.zoo, runs, [start[run.seed] for run in group], save)
     return Trained(

@@ -35,9 +35,10 @@ def all_reads(stage: Stage) -> list[str]:
 
 def test_names_and_order() -> None:
     assert ORDER == [
-        "base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score", "novelty"
+        "base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score", "novelty",
+        "wanted",
     ]  # fmt: skip
-    assert OPTIONAL == ("base", "tune", "hypernetwork")
+    assert OPTIONAL == ("base", "tune", "hypernetwork", "wanted")
     assert TIMED == ("train", "tune", "hypernetwork", "sample")
     assert list(SUMMARIES) == ["ablation", "ablations", "tables", "report"]
 
@@ -63,6 +64,7 @@ def test_names_are_their_keys() -> None:
         ("sample", SAMPLE),
         ("score", SAMPLE),
         ("novelty", SAMPLE | {"novelty"}),
+        ("wanted", RPG | {"tune", "sample", "wanted"}),
     ],
 )
 def test_blocks_that_decide_what_a_stage_makes(stage: str, blocks: set[str]) -> None:

@@ -55,6 +55,8 @@ class ClassificationZoo(ZooConfig):
     run for each seed and code. `together` runs train at once, which is faster and needs more memory.
     """
 
+    run_keys: ClassVar = frozenset({"seeds", "early_held_out"})
+
     seeds: Seeds
     runs_per_shard: Count
     together: Count
@@ -71,6 +73,32 @@ class ClassificationZoo(ZooConfig):
     ]
     saves: Count
     save_every: Count
+    early: Annotated[
+        list[Count] | None,
+        Field(min_length=1, exclude_if=absent, description="steps of the schedule that save a checkpoint, too"),
+    ] = None
+    early_held_out: Annotated[
+        Seeds | None,
+        Field(exclude_if=absent, description="seeds whose checkpoints of `early` RPG never learns from"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _early_fits(self) -> "ClassificationZoo":
+        early = self.early or []
+        if early != sorted(set(early)) or any(step >= self.steps for step in early):
+            raise ValueError(f"early: must be increasing steps below steps, {self.steps}")
+        held_out = self.early_held_out or []
+        if not set(held_out) < set(self.seeds) and held_out:
+            raise ValueError("early_held_out: must name some of seeds, and not all")
+        if held_out and not early:
+            raise ValueError("early_held_out: needs early, the steps to hold out")
+        return self
+
+    def holds_out(self, run: Run, step: int) -> bool:
+        return run.held_out or (step < self.steps and run.seed in (self.early_held_out or ()))
+
+    def run_facts(self, run: Run) -> dict[str, Any]:
+        return {"early_held_out": True} if run.seed in (self.early_held_out or ()) else {}
 
     def runs_at_once(self) -> int:
         return self.together
@@ -130,7 +158,7 @@ class _TimmClassification(TaskConfig):
 class ClassificationTask(_TimmClassification):
     """Image classification with a timm network; the metric is top-1 accuracy in percent."""
 
-    optional: ClassVar = frozenset({"tune"})
+    optional: ClassVar = frozenset({"tune", "wanted"})
 
     kind: Literal["classification"]
 

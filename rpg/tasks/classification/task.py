@@ -172,6 +172,7 @@ class Classification(DifferentiableTask):
             final_div_factor=zoo.learning_rate / 25 / zoo.final_learning_rate,
         )
         batches = {seed: _batches(len(self.data.train.labels), zoo.batch, order[seed]) for seed in order}
+        early = frozenset(zoo.early or ())
         of_run = torch.tensor([list(order).index(run.seed) for run in runs])
         for step in range(1, zoo.steps + zoo.saves * zoo.save_every + 1):
             for name, _ in network.named_parameters():
@@ -196,6 +197,8 @@ class Classification(DifferentiableTask):
             self._step(optimizer, losses_E, f"zoo: seed {', '.join(map(str, order))}", step)
             if step < zoo.steps:
                 cycle.step()
+                if step in early:
+                    save(step, unstack(weights))
             elif (step - zoo.steps) % zoo.save_every == 0 and step > zoo.steps:
                 save(step, unstack(weights))
 
@@ -224,6 +227,29 @@ class Classification(DifferentiableTask):
             divergence = functional.kl_div(logits_EKn.log_softmax(1), targets_EKn, log_target=True, reduction="none")
             losses_E = divergence.sum(1).mean(1)
         return losses_E + statistics * _statistics_distance(weights, own) if statistics else losses_E
+
+    def score_losses(
+        self,
+        weights: StateDict,
+        scores_E: Tensor,
+        codes: Sequence[str | None],
+        images: int,
+        draw: torch.Generator,
+    ) -> Tensor:
+        """Return [E] the squared distances of the networks' accuracies from `scores_E`, in percent, divided by 100.
+
+        The accuracy is a step function of the weights. Its gradient is that of a smooth accuracy, the mean sigmoid of
+        the right class's margin over the others, with the margins' standard deviation as the unit.
+        """
+        batch = torch.randint(len(self.data.train.labels), (images,), generator=draw)
+        inputs = self.network_inputs(self.data.train.images[batch].to(device()), codes)
+        labels_En1 = self.labels(self.data.train.labels[batch].expand(len(codes), -1).to(device()), codes).unsqueeze(2)
+        logits_EnK = logits(self.network, weights, inputs)
+        others_EnK = logits_EnK.scatter(2, labels_En1, -torch.inf)
+        margins_En = logits_EnK.gather(2, labels_En1).squeeze(2) - others_EnK.amax(2)
+        smooth_E = torch.sigmoid(margins_En / margins_En.detach().std(1, keepdim=True).clamp(min=1e-6)).mean(1)
+        accuracies_E = (margins_En > 0).to(smooth_E).mean(1) + smooth_E - smooth_E.detach()
+        return 100 * (accuracies_E - scores_E / 100).square()
 
     @torch.no_grad()
     def recount(self, state_dicts: Sequence[StateDict], codes: Sequence[str | None]) -> list[StateDict]:

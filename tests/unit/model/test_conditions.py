@@ -135,3 +135,19 @@ def test_names_that_torch_refuses_for_modules() -> None:
     torch.testing.assert_close(conditions(values), expected)
     with pytest.raises(ValueError, match=r"the model was trained with \['lr', 'optimizer.rate', 'training', 'type'\]"):
         conditions({})
+
+
+def test_unknown_numbers_have_one_learned_vector() -> None:
+    params = VectorCondition(kind="vector", field="x", name="y", hidden=None, reach="all", dropout=0.5)
+    assert condition_name(params) == "y"
+    vector = Vector(params, values=2, length=3, width=6)
+    torch.nn.init.normal_(vector.unknown)
+    values = torch.tensor([[1.0, 2.0], [torch.nan, torch.nan], [3.0, torch.nan]])
+    found = vector(values)
+    linear = vector.layers
+    torch.testing.assert_close(found[0, 0], values[0] @ linear.weight.T + linear.bias)
+    assert torch.equal(found[1:], vector.unknown.expand(2, 1, 6))
+    found.sum().backward()
+    assert torch.equal(vector.unknown.grad, torch.full((6,), 2.0))
+    # The gradient of a network with unknown numbers does not reach the linear layer, and is no NaN.
+    torch.testing.assert_close(linear.weight.grad, values[0].expand(6, 2))

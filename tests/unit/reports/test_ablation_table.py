@@ -79,3 +79,19 @@ def test_a_smaller_error_wins() -> None:
         tree["rivals"] = [rival("ridge", 0.4, {"mean": mean, "interval": interval})]
         result = AblationResult.model_validate({**tree, "unit": "m", "lower_is_better": True})
         assert next(iter(conclusions(result))).startswith(f"- held-out: {outcome}. ")
+
+
+def test_asked_and_got_has_the_baselines_once() -> None:
+    split = {"correlation": 0.98, "error": 1.5, "interval": [1.0, 2.0], "bias": 0.1, "at": []}
+    agreement = {"vector": "accuracy", "set": "held_out", "n": 8, "validation": split, "test": {**split, "error": 1.8}}
+    methods = [{**agreement, "method": method} for method in ("rpg", "rpg_corrected", "nearest_checkpoint")]
+    variants = [{**variant(name, 90.0), "wanted": methods} for name in ("scores", "outputs")]
+    text = ablation("which", "Which one?", "mini", AblationResult.model_validate({"variants": variants}))
+    rows = cells(text.split("Asked and got")[1])[2:]
+    assert [row[0] for row in rows] == [
+        "scores", "scores, corrected", "nearest checkpoint", "outputs", "outputs, corrected"
+    ]  # fmt: skip
+    assert rows[0][1:] == ["accuracy", "held-out", "8", "0.980", "1.50 [1.00, 2.00]", "0.980", "1.80 [1.00, 2.00]"]
+    assert "Asked and got" not in ablation(
+        "which", "Which one?", "mini", AblationResult.model_validate({"variants": [variant("plain", 90.0)]})
+    )

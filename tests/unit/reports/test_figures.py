@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rpg.evaluation.results import Method
+from rpg.evaluation.results import Agreement, Method
 from rpg.reports.figures import (
     accuracy_and_distance,
     as_image,
+    asked_and_got,
     group,
     heat_maps,
     losses,
@@ -125,3 +126,15 @@ def test_strip_has_images_truth_and_what_each_network_found() -> None:
     assert (overlay.get_array()[..., 3] > 0).tolist() == left.tolist()
     (column, row) = rows[3][1].texts[0].get_position()
     assert right[row, column]
+
+
+def test_scores_stand_over_the_asked_numbers() -> None:
+    at = [{"asked": asked, "aim": asked + 1, "got": got, "std": 2.0} for asked, got in ((60.0, 61.5), (80.0, 78.0))]
+    split = {"correlation": 1.0, "error": 1.5, "bias": 0.0, "at": at}
+    tree = {"method": "rpg", "set": "held_out", "n": 4, "validation": split, "test": split}
+    found = [Agreement.model_validate({**tree, "vector": vector}) for vector in ("accuracy", "step")]
+    (axes,) = asked_and_got(found, "accuracy", "title").axes
+    points, aims = axes.containers[0].lines[0].get_xydata(), axes.lines[-1].get_xydata()
+    assert points.tolist() == [[60.0, 61.5], [80.0, 78.0]]
+    assert aims.tolist() == [[60.0, 61.0], [80.0, 81.0]]
+    assert len(axes.containers) == 1

@@ -9,7 +9,13 @@ from rpg.config.model import (
     VectorCondition,
 )
 from rpg.tokenizer.store import TokenStore
-from rpg.training.conditions import ConditionTable, checkpoint_values, drop_states, mix_states
+from rpg.training.conditions import (
+    ConditionTable,
+    checkpoint_values,
+    drop_states,
+    drop_vectors,
+    mix_states,
+)
 from rpg.utils.errors import UserError
 
 STATE, CODE = (
@@ -121,3 +127,33 @@ def test_state_that_is_not_told() -> None:
     assert drop_states([STATE], values, draw) is values
     # Without dropout nothing is drawn.
     assert torch.equal(draw.get_state(), torch.Generator().manual_seed(0).get_state())
+
+
+def optional(field: str, dropout: float) -> VectorCondition:
+    return VectorCondition(kind="vector", field=field, hidden=None, reach="all", dropout=dropout)
+
+
+def test_dropped_vectors_are_unknown_and_one_stays() -> None:
+    conditions = [STATE, optional("x", 0.5), optional("y", 0.25)]
+    values = {"permutation_state": torch.ones(4000, 1), "x": torch.ones(4000, 2), "y": torch.ones(4000, 1)}
+    found = drop_vectors(conditions, values, torch.Generator().manual_seed(0))
+    assert found["permutation_state"] is values["permutation_state"]
+    unknown = {name: found[name].isnan().any(1) for name in ("x", "y")}
+    assert torch.equal(unknown["x"], found["x"].isnan().all(1))
+    assert not (unknown["x"] & unknown["y"]).any()
+    # A vector is droppable in half of the networks, where the other one stays.
+    assert unknown["x"].float().mean() == pytest.approx(0.25, abs=0.03)
+    assert unknown["y"].float().mean() == pytest.approx(0.125, abs=0.03)
+    assert drop_vectors([STATE, ACCURACY], values, torch.Generator()) is values
+
+
+def test_a_request_for_one_vector_leaves_optional_ones_unknown(store: TokenStore) -> None:
+    named = VectorCondition(
+        kind="vector", field="validation_top1", name="accuracy", hidden=None, reach="all", dropout=0.5
+    )
+    table = ConditionTable.of([STATE, named, optional("step", 0.5)], store)
+    values = table.requested([((0,), None)], [torch.Generator().manual_seed(0)], {"accuracy": [80.0]})
+    assert values["accuracy"].tolist() == [[80.0]]
+    assert values["step"].isnan().all()
+    drawn = table.requested([((0,), None)], [torch.Generator().manual_seed(0)])
+    assert not drawn["step"].isnan().any()

@@ -8,12 +8,15 @@ from conftest import TASKS, run_layers, write_tree
 from torch.func import functional_call
 
 from rpg.config.loading import load_params
+from rpg.config.model import VectorCondition
+from rpg.config.training import Tune
 from rpg.model.rpg import RPG
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.hypernetwork import Generated
-from rpg.training.model_file import load_rpg
+from rpg.training.model_file import fresh, load_rpg
 from rpg.training.tune import tune_loss, tune_rpg
+from rpg.training.wanted_scores import TrainingScores
 from rpg.utils.device import device
 
 
@@ -102,3 +105,34 @@ def test_layer_again_gives_the_same_bytes_and_a_log(tasks: Path, tmp_path: Path,
         ).read_bytes()
     assert pd.read_csv(tmp_path / "results/tasks" / layer / "log.csv")["step"].tolist() == [10, 20]
     assert json.loads((tmp_path / f"results/tasks/seconds/{layer}.json").read_text())["steps"] == 20
+
+
+@pytest.mark.parametrize(("exchanged", "same"), [(None, True), (1.0, False)])
+def test_tuning_on_scores_asks_for_own_or_exchanged_vectors(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, exchanged: float | None, same: bool
+) -> None:
+    experiment = load_params(finished / "params.yaml").experiment("mini")
+    store = TokenStore(finished / "results/mini/tokens")
+    accuracy = {"kind": "vector", "field": "validation_top1", "hidden": None, "reach": "all", "dropout": 0.5}
+    conditions = [*experiment.model.conditions, VectorCondition.model_validate(accuracy)]
+    task = load_task(experiment.task, None)
+    tree = {
+        **TASKS["tune"], "loss": "scores", "networks": 16, "images": 8, "statistics": None, "diffusion": 0.0,
+        "between": 0.0, "exchanged": exchanged,
+    }  # fmt: skip
+    generated = Generated(task, store, conditions, Tune.model_validate(tree), device())
+    model = fresh(experiment.model.model_copy(update={"conditions": conditions}), experiment.diffusion, store)
+    asked: list[tuple[list[int], torch.Tensor]] = []
+
+    def loss(tokens_BLD: torch.Tensor, picks: list[int], draw: torch.Generator, scores_B: torch.Tensor) -> torch.Tensor:
+        asked.append((picks, scores_B))
+        return tokens_BLD.square().mean()
+
+    monkeypatch.setattr(generated, "loss", loss)
+    tune_loss(generated, generated.params).compute(model, torch.Generator().manual_seed(0))
+    ((picks, scores_B),) = asked
+    scores = TrainingScores(task, conditions, store)
+    expected = scores({"validation_top1": generated.values["validation_top1"][picks]})
+    assert torch.equal(scores_B, expected) == same
+    # Both halves of the networks have the same aims.
+    assert torch.equal(scores_B[:8], scores_B[8:])

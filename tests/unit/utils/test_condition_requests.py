@@ -1,5 +1,7 @@
 """The values of the conditions for a requested network."""
 
+import math
+
 import pytest
 
 from rpg.utils.condition_requests import met, outside, requested
@@ -91,3 +93,13 @@ def test_the_state_goes_with_the_requested_numbers() -> None:
 def test_the_zoo_s_own_numbers_are_inside_though_they_were_rounded() -> None:
     assert outside({"rate": [[0.0010000000474974513], [0.30000001192092896]]}, {"rate": [0.001]}) == []
     assert outside({"rate": [[0.0010000000474974513], [0.30000001192092896]]}, {"rate": [0.3]}) == []
+
+
+def test_omitted_optional_vectors_are_unknown() -> None:
+    table = {**TABLE, "depth": [[1.0], [2.0], [3.0]]}
+    fields = ["width", "depth"]
+    row = requested(table, first, fields, None, None, {"width": [4.4]}, optional=fields)
+    assert row["width"] == [4.4]
+    assert math.isnan(row["depth"][0])
+    # Without any vector in the request, a checkpoint supplies all of them.
+    assert requested(table, last, fields, None, None, None, optional=fields)["depth"] == [3.0]

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import MINIATURE, TASKS
+from pydantic import ValidationError
 from torch.optim.swa_utils import update_bn
 
 from rpg.config.loading import load_params
@@ -10,7 +11,7 @@ from rpg.tasks.classification.config import ClassificationBase, ClassificationTa
 from rpg.tasks.classification.task import Classification, _batches, _shift
 from rpg.tasks.config import Run
 from rpg.tasks.loading import load_task
-from rpg.tasks.stack import StateDict, stack
+from rpg.tasks.stack import StateDict, stack, unstack
 from rpg.tokenizer.store import TokenStore
 
 TASK = ClassificationTask.model_validate(MINIATURE["task"])
@@ -339,3 +340,52 @@ def test_networks_recounted_together_are_what_torch_s_update_bn_makes_of_each() 
     for network, recounted in zip(networks, found, strict=True):
         update_bn(images.chunk(2), network)
         torch.testing.assert_close(recounted, dict(network.state_dict()), rtol=1e-4, atol=1e-6)
+
+
+def test_loss_of_wanted_scores_by_hand() -> None:
+    """The squared distance of the accuracy on the drawn images from the wanted one; its gradient lowers it."""
+    task = load_task(TASKS_TASK, None)
+    weights = {name: tensor.float() for name, tensor in stack(random_networks(task, 2)).items()}
+    images, labels = batch_of(task, 64, 5)
+    right = []
+    for network, code in zip(unstack(weights), CODES, strict=False):
+        bits = torch.tensor([int(code[label]) for label in labels.tolist()])
+        right.append((plain(network, images, training=False)[0].argmax(1) == bits).double().mean().item())
+    wanted = torch.tensor([100 * right[0] - 10, 100 * right[1] + 20])
+
+    def losses(of: StateDict) -> torch.Tensor:
+        return task.score_losses(of, wanted, CODES[:2], 64, torch.Generator().manual_seed(5))
+
+    torch.testing.assert_close(losses(weights), torch.tensor([100 * 0.1**2, 100 * 0.2**2]), rtol=1e-3, atol=1e-4)
+    head = weights["fc.bias"].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(losses({**weights, "fc.bias": head}).sum(), head)
+    assert (gradient != 0).any(1).all()
+
+
+def test_early_saves_are_those_of_the_schedule() -> None:
+    task = load_task(TASKS_TASK, None)
+    saves = saves_of(task, ZOO.model_copy(update={"steps": 4, "saves": 1, "save_every": 1}), runs(0, CODES[0]))
+    early = ZOO.model_copy(update={"steps": 4, "saves": 1, "save_every": 1, "early": [1, 3]})
+    found = saves_of(task, early, runs(0, CODES[0]))
+    assert [step for step, _ in found] == [1, 3, 5]
+    assert all(torch.equal(of, saves[-1][1][0][name]) for name, of in found[-1][1][0].items())
+    run = runs(0, CODES[0])[0]
+    held_out = early.model_copy(update={"early_held_out": [0]})
+    assert [held_out.holds_out(run, step) for step in (1, 3, 5)] == [True, True, False]
+    assert not early.holds_out(run, 1)
+    assert (held_out.run_facts(run), early.run_facts(run)) == ({"early_held_out": True}, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"early": [3, 3]}, "early: must be increasing steps below steps"),
+        ({"early": [10_000]}, "early: must be increasing steps below steps"),
+        ({"early_held_out": [0]}, "early_held_out: needs early"),
+        ({"early": [1], "early_held_out": [99]}, "early_held_out: must name some of seeds"),
+    ],
+)
+def test_early_saves_that_do_not_fit(changes: dict, fault: str) -> None:
+    tree = {**ZOO.model_dump(), "seeds": [0, 1], **changes}
+    with pytest.raises(ValidationError, match=fault):
+        ClassificationZoo.model_validate(tree)
