@@ -305,6 +305,13 @@ SUMMARIES = {
     summary.name: summary
     for summary in (
         Summary("ablation", "Compare the variants of an ablation.", code=_REPORTS),
+        Summary(
+            "joint",
+            "Train one RPG for the networks of several experiments, and compare it with their own.",
+            code=("rpg/joint", "rpg/config/joint.py", *_SAMPLING, *_SCORING, "rpg/reports/formatting.py", *ALWAYS),
+            memory_mb=3000,
+            minutes=240,
+        ),
         Summary("ablations", "Write results/ablations.md, the tables of all ablations.", code=_REPORTS),
         Summary("tables", "Write results/tables.md, metrics.json, scores.csv and seconds.json.", code=_REPORTS),
         Summary(

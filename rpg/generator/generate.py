@@ -22,15 +22,17 @@ def generate(
     seed: int | None = None,
     steps: int | None = None,
     vectors: Vectors | None = None,
+    architecture: str | None = None,
     root: Path | str = ".",
 ) -> dict[str, Tensor]:
     """Return the state dict of one new network, on the CPU.
 
     Choose the task by `classes` (indices or names), by a task `code` ("0001000010") or in words (`describe`). `state`
     chooses one permutation state, or several to mix in equal shares. `vectors` sets conditions of the kind `vector` by
-    name. Omitted values are drawn. An omitted seed or number of steps comes from params.yaml in the folder `root`.
+    name. `architecture` names the experiment whose networks a joint experiment makes. Omitted values are drawn. An
+    omitted seed or number of steps comes from params.yaml in the folder `root`.
 
     Raises UserError if the experiment is not trained, or if the request is contradictory or unknown.
     """
-    trained = TrainedRPG.of_experiment(experiment, Path(root))
+    trained = TrainedRPG.of_experiment(experiment, Path(root), architecture)
     return trained.generate(classes, code, describe, state, seed, steps, vectors)

@@ -33,7 +33,7 @@ class TensorLayout:
     parts: int = 1
 
     def padded(self, weights: Tensor, width: int) -> Tensor:
-        """Return the tensor's `weights` flattened, with NaN up to a multiple of `width` after each part but the last."""
+        """Return the flattened `weights`; several parts are each padded with NaN to a multiple of `width`."""
         if self.parts == 1:
             return weights.flatten()
         parts = weights.reshape(self.parts, -1)
@@ -69,7 +69,8 @@ class Layout:
     ) -> "Layout":
         """Return the layout of `state_dict` with tokens of `width` weights; `copied` tensors have none.
 
-        With `by_channel`, each output channel of a convolution or linear map begins with a new token. Raises UserError if no tensor can become tokens.
+        With `by_channel`, each output channel of a convolution or linear map begins with a new token. Raises UserError
+        if no tensor can become tokens.
         """
         copied = copied or Copied()
         tensors, first = [], 0
