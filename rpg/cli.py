@@ -447,7 +447,7 @@ def joint(
     """Train one RPG for the networks of several experiments, and compare it with their own."""
     limit_threads(threads)
     from rpg.config.loading import load_params
-    from rpg.joint.compare import run_joint
+    from rpg.reports.joint import run_joint
     from rpg.utils.files import RESULTS
     from rpg.utils.rng import fix_arithmetic
 

@@ -308,7 +308,7 @@ SUMMARIES = {
         Summary(
             "joint",
             "Train one RPG for the networks of several experiments, and compare it with their own.",
-            code=("rpg/joint", "rpg/config/joint.py", *_SAMPLING, *_SCORING, "rpg/reports/formatting.py", *ALWAYS),
+            code=("rpg/joint", "rpg/reports", "rpg/config/joint.py", *_SAMPLING, *_SCORING, *ALWAYS),
             memory_mb=3000,
             minutes=240,
         ),

@@ -1,8 +1,8 @@
 """Train one RPG on the token stores of several experiments: `rpg joint --experiment digits-architectures`.
 
-Each step takes checkpoints, or generated networks, of one architecture, drawn at random. Writes, for each seed,
-<seed>/rpg/ (the diffusion loss, as `rpg train`) and <seed>/tune/ (the task loss, as `rpg tune`), whichever the recipe
-has, each with model.safetensors (EMA weights), config.json and log.csv.
+Each step takes checkpoints, or generated networks, of one architecture, drawn in proportion to its tokens. The stage
+writes, for each seed, <seed>/rpg/ (the diffusion loss, as `rpg train`) and <seed>/tune/ (the task loss, as `rpg tune`),
+whichever the recipe has, each with model.safetensors (EMA weights), config.json and log.csv.
 """
 
 from collections.abc import Sequence
@@ -146,7 +146,7 @@ class JointTraining:
         losses = [train_loss(store, self.recipe.train, conditions, on) for store in self.stores]
 
         def draw(draw: torch.Generator) -> tuple[int, Any]:
-            index = _index(len(losses), draw)
+            index = _index(self.stores, draw)
             return index, losses[index].draw(draw)
 
         return Loss(draw, lambda model, drawn: losses[drawn[0]].compute(_members(model)[drawn[0]], drawn[1]))
@@ -167,13 +167,15 @@ class JointTraining:
         asked = [model.asked(store.layout) for store in self.stores] if self.joint.across else model.members
 
         def draw(draw: torch.Generator) -> tuple[int, torch.Generator]:
-            return _index(len(losses), draw), draw
+            return _index(self.stores, draw), draw
 
         return Loss(draw, lambda model, drawn: losses[drawn[0]].compute(asked[drawn[0]], drawn[1]))
 
 
-def _index(count: int, draw: torch.Generator) -> int:
-    return int(torch.randint(count, (), generator=draw))
+def _index(stores: Sequence[TokenStore], draw: torch.Generator) -> int:
+    """Draw a member; one with more tokens has more to learn, and is drawn more often in proportion."""
+    lengths = torch.tensor([float(store.layout.length) for store in stores])
+    return int(torch.multinomial(lengths, 1, generator=draw))
 
 
 def _members(model: RPG | JointRPG) -> Sequence[RPG]:

@@ -10,11 +10,11 @@ from typing import Any
 
 from rpg.config.params import Params
 from rpg.evaluation.results import Metrics, ParameterCount
+from rpg.evaluation.rivals import last_checkpoints, random_networks, resized, trained_from_scratch
 from rpg.evaluation.score import SPLITS, summary
 from rpg.generator.sample import sample_networks
 from rpg.joint.architecture import architecture_of, own_seconds
 from rpg.joint.model import JointRPG
-from rpg.joint.rivals import last_checkpoints, random_networks, resized, trained_from_scratch
 from rpg.joint.train import JointConfig, JointTraining
 from rpg.paths import paths_of
 from rpg.reports.formatting import table
