@@ -50,9 +50,11 @@ class JointExperiment(Block):
 
     def check(self, recipe: Experiment, experiments: Mapping[str, Experiment]) -> None:
         """Raise ValueError if `recipe`, with the changes, does not fit the `experiments` of params.yaml."""
+        width = experiments[self.members[0]].tokens.width
         for name in self.experiments:
-            if experiments[name].tokens.width != recipe.tokens.width:
-                raise ValueError(f"members: {name} has tokens.width {experiments[name].tokens.width}, another one")
+            if experiments[name].tokens.width != width:
+                own = experiments[name].tokens.width
+                raise ValueError(f"members: {name} has tokens.width {own}, and {self.members[0]} has {width}")
             if experiments[name].task.has_codes or experiments[name].tokens.canonical is not None:
                 raise ValueError(f"members: {name} has task codes or adapters; a joint RPG has neither")
         backbone = recipe.model.backbone

@@ -90,7 +90,7 @@ class JointTraining:
     def build(self) -> JointRPG:
         """Return an untrained joint RPG; UserError if the model's widths do not fit together."""
         architectures = [(store.layout, len(store.seeds)) for store in self.stores]
-        width, target = self.recipe.tokens.width, self.recipe.diffusion.target
+        width, target = self.stores[0].layout.width, self.recipe.diffusion.target
         try:
             return JointRPG(self.recipe.model, architectures, width=width, target=target)
         except ValueError as error:

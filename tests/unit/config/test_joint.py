@@ -39,7 +39,6 @@ POSITIONS = {"model.backbone.positions": ["2d", "learned", "described"]}
         ({"changes": {**POSITIONS, "model.start": "mean"}}, "joint.both.changes: model.start must be zero"),
         ({"changes": {**POSITIONS, "tune": None}}, "unseen architectures need across: true and a tune block"),
         ({"across": False}, "unseen architectures need across: true and a tune block"),
-        ({"changes": {**POSITIONS, "tokens.width": 96}}, "narrow has tokens.width 80"),
     ],
 )
 def test_a_fault_is_one_line(tmp_path: Path, keys: dict, fault: str) -> None:
@@ -47,6 +46,13 @@ def test_a_fault_is_one_line(tmp_path: Path, keys: dict, fault: str) -> None:
     with pytest.raises(UserError) as refused:
         load_params(path)
     assert fault in str(refused.value)
+
+
+def test_members_have_one_token_width(tmp_path: Path) -> None:
+    tree = joint_tree()
+    tree["experiments"]["wide"]["tokens"]["width"] = 96
+    with pytest.raises(UserError, match="members: wide has tokens.width 96, and narrow has 80"):
+        load_params(write(tmp_path, tree))
 
 
 def test_an_unknown_joint_experiment_names_the_known_one(tmp_path: Path) -> None:
