@@ -51,7 +51,7 @@ def test_a_fault_is_one_line(tmp_path: Path, keys: dict, fault: str) -> None:
 def test_members_have_one_token_width(tmp_path: Path) -> None:
     tree = joint_tree()
     tree["experiments"]["wide"]["tokens"]["width"] = 96
-    with pytest.raises(UserError, match="members: wide has tokens.width 96, and narrow has 80"):
+    with pytest.raises(UserError, match=r"members: wide has tokens\.width 96, and narrow has 80"):
         load_params(write(tmp_path, tree))
 
 
