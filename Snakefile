@@ -14,6 +14,7 @@ shell.prefix(pipeline.COMMAND_PREFIX)
 wildcard_constraints:
     experiment=r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)?",
     ablation=r"[a-z0-9][a-z0-9_-]*",
+    joint=r"[a-z0-9][a-z0-9_-]*",
     shard=r"\d+-\d+",
 
 

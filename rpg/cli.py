@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rpg import __version__
+from rpg.pipeline.commands import OPTIONS, ledger
 from rpg.utils.errors import UserError, one_line
 from rpg.utils.threads import limit_threads
 
@@ -23,16 +24,9 @@ if TYPE_CHECKING:
     from rpg.config.params import Params
     from rpg.paths import Paths
 
-OPTIONS: dict[str, Any] = {
-    "rich_markup_mode": "rich",
-    "add_completion": False,
-    "pretty_exceptions_enable": False,
-    "context_settings": {"help_option_names": ["-h", "--help"], "max_content_width": 100},
-}
 app = typer.Typer(
     help="Recurrent diffusion for parameter generation: learn from checkpoints, sample new ones.", **OPTIONS
 )
-ledger = typer.Typer(help="Keep DVC's records of every artifact and table.", **OPTIONS)
 ZOOS, STAGES, NETWORKS, RESULTS, PLANS = "Zoos of your own", "Stages", "Networks", "Results", "Plans and records"
 app.add_typer(ledger, name="ledger", rich_help_panel=PLANS)
 
@@ -308,6 +302,9 @@ def generate(
         list[str] | None,
         typer.Option(metavar="NAME=NUMBERS", help="Value of a vector condition: validation_top1=98.5."),
     ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Experiment whose networks a joint generator makes.")
+    ] = None,
     count: Annotated[
         int, typer.Option(min=1, max=100_000, help="Number of networks. Several go to <out>-0, <out>-1, ...")
     ] = 1,
@@ -333,7 +330,7 @@ def generate(
 
     vectors, states = split_vectors(vector or []), split_states(state)
     generate_files(
-        open_generator(name, generator, out, runtime, steps, threads),
+        open_generator(name, generator, out, runtime, steps, threads, architecture),
         out,
         classes=split_classes(classes),
         code=code,
@@ -457,6 +454,22 @@ def ablation(name: Annotated[str, typer.Option("--experiment", help="Name of an 
 
 
 @app.command(rich_help_panel=RESULTS)
+def joint(
+    name: Annotated[str, typer.Option("--experiment", help="Name of a joint experiment.")], threads: Threads = 1
+) -> None:
+    """Train one RPG for the networks of several experiments, and compare it with their own."""
+    limit_threads(threads)
+    from rpg.config.loading import load_params
+    from rpg.reports.joint import run_joint
+    from rpg.utils.files import RESULTS
+    from rpg.utils.rng import fix_arithmetic
+
+    fix_arithmetic(threads)
+    params = load_params()
+    run_joint(params, name, RESULTS, params.data_root)
+
+
+@app.command(rich_help_panel=RESULTS)
 def ablations() -> None:
     """Write results/ablations.md, the tables of all ablations."""
     from rpg.config.loading import load_params
@@ -522,48 +535,6 @@ def schema() -> None:
     from rpg.config.loading import json_schema
 
     sys.stdout.write(json_schema())
-
-
-@ledger.command()
-def write(
-    check: Annotated[bool, typer.Option("--check", help="Only check whether dvc.yaml would change.")] = False,
-) -> None:
-    """Write dvc.yaml from params.yaml and the stages."""
-    from rpg.pipeline.ledger import write
-
-    write(check)
-
-
-@ledger.command()
-def status() -> None:
-    """Print for each experiment: current, stale because of a key or file, or missing."""
-    from rpg.pipeline.ledger import status
-
-    status()
-
-
-@ledger.command()
-def pull() -> None:
-    """Fetch the artifacts of dvc.lock, check every byte, and mark them as finished in Snakemake."""
-    from rpg.pipeline.ledger import pull
-
-    pull()
-
-
-@ledger.command()
-def adopt() -> None:
-    """Mark the artifacts of dvc.lock as finished in Snakemake. `dvc repro` calls this command."""
-    from rpg.pipeline.ledger import adopt
-
-    adopt()
-
-
-@ledger.command()
-def push() -> None:
-    """Record all artifacts that Snakemake finished in dvc.lock, and upload them."""
-    from rpg.pipeline.ledger import push
-
-    push()
 
 
 def main(argv: Sequence[str] | None = None) -> None:

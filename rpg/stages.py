@@ -346,6 +346,19 @@ SUMMARIES = {
     summary.name: summary
     for summary in (
         Summary("ablation", "Compare the variants of an ablation.", code=_REPORTS),
+        Summary(
+            "joint",
+            "Train one RPG for the networks of several experiments, and compare it with their own.",
+            # Not all of rpg/reports: a change of the other tables needs no new training.
+            code=(
+                *("rpg/joint", "rpg/reports/joint.py", "rpg/reports/formatting.py"),
+                *_SAMPLING,
+                *_SCORING,
+                *ALWAYS,
+            ),
+            memory_mb=3000,
+            minutes=240,
+        ),
         Summary("ablations", "Write results/ablations.md, the tables of all ablations.", code=_REPORTS),
         Summary("tables", "Write results/tables.md, metrics.json, scores.csv and seconds.json.", code=_REPORTS),
         Summary(

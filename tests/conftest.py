@@ -1,5 +1,6 @@
 """A miniature experiment, small enough to run every stage of it in a few seconds, inside a temporary folder."""
 
+import copy
 import os
 import shutil
 import sys
@@ -310,6 +311,46 @@ def taken(packed_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     """Whether two state dicts have the same names in the same order, and the same values."""
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Two miniatures of different widths, a third one that is never trained, and a joint RPG of the first two.
+JOINT = {
+    "members": ["narrow", "wide"],
+    "unseen": ["middle"],
+    "recipe": "narrow",
+    "changes": {"model.backbone.positions": ["2d", "learned", "described"]},
+    "seeds": [0, 1],
+    "across": True,
+}
+
+
+def of_width(width: int) -> dict:
+    """The miniature with a width, and GroupNorm, whose tokens hold one output channel each."""
+    experiment = copy.deepcopy(MINIATURE)
+    arguments = experiment["task"]["network"]["arguments"]
+    arguments |= {"channels": [width] * 4, "stem_width": width // 2, "layers": [1, 1, 0, 0], "norm_layer": "groupnorm1"}
+    experiment["zoo"] |= {"seeds": [0, 1]}
+    experiment["tokens"] = {"width": 80, "by_channel": True}
+    experiment["train"] |= {"steps": 20}
+    experiment["tune"] = {**TASKS["tune"], "steps": 10}
+    return experiment
+
+
+def joint_tree(**changes: object) -> dict:
+    """params.yaml with the three widths and the joint experiment `both`, whose keys `changes` replace."""
+    experiments = {name: of_width(width) for name, width in (("narrow", 4), ("middle", 6), ("wide", 8))}
+    return {**SETTINGS, "run": ["narrow"], "experiments": experiments, "joint": {"both": {**JOINT, **changes}}}
+
+
+@pytest.fixture(scope="session")
+def joined(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which both members and the joint RPG have run; tests read it and leave it as it is."""
+    folder = tmp_path_factory.mktemp("joined")
+    (folder / "params.yaml").write_text(yaml.safe_dump(joint_tree()))
+    for name in ("narrow", "wide"):
+        run_layers(folder, "zoo", "collect", "tokens", "train", "tune", "sample", "score", experiment=name)
+    run_layers(folder, "joint", experiment="both")
+    return folder
 
 
 # Of the miniatures whose zoo fine-tunes a base network.

@@ -29,6 +29,14 @@ class Tokens(Block):
         bool | None,
         Field(description="whether low-rank pairs get their canonical form before tokenization; for adapters only"),
     ] = None
+    by_channel: Annotated[
+        bool | None,
+        Field(
+            exclude_if=absent,
+            description="whether each output channel of a convolution or linear map begins with a new token, so that"
+            " a number's place in its token does not depend on the network's width",
+        ),
+    ] = None
     only: Annotated[
         list[str] | None,
         Field(

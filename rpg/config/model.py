@@ -128,10 +128,11 @@ class ResidualBackboneConfig(Block):
     kind: Literal["mamba2", "lstm", "transformer", "mlp"]
     width: Width
     positions: Annotated[
-        list[Literal["1d", "2d", "learned"]],
+        list[Literal["1d", "2d", "learned", "described"]],
         Field(
             description="position embeddings to add up: of the token's index (1d), of the token's index in its tensor"
-            " and the tensor's index (2d), or a learned vector per token (learned)"
+            " and the tensor's index (2d), a learned vector per token (learned), or an MLP of the kind, shape and place"
+            " of the token's tensor (described)"
         ),
     ]
     blocks: Annotated[int, Field(ge=1, description="number of blocks")]

@@ -11,6 +11,7 @@ from pydantic import (
 
 from rpg.blocks import PARAMS_FILE, Block, Seeds
 from rpg.config.experiment import AnyExperiment, Experiment
+from rpg.config.joint import JointExperiment
 from rpg.utils.errors import UserError, suggestion
 
 NAME = r"[a-z0-9][a-z0-9_-]*"
@@ -59,6 +60,11 @@ class Params(Block):
     ]
     experiments: dict[Name, AnyExperiment]
     ablations: dict[Name, Ablation]
+    joint: Annotated[
+        dict[Name, JointExperiment],
+        Field(default_factory=dict, description="generators of the networks of several experiments"),
+    ]
+    _recipes: dict[str, Experiment] = PrivateAttr(default_factory=dict)
     _trials: dict[str, dict[str, Experiment]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
@@ -80,11 +86,43 @@ class Params(Block):
                 raise ValueError(f"ablations.{name}.experiment: no experiment '{ablation.experiment}'{known}")
             base = self.experiments[ablation.experiment]
             self._trials[name] = {
-                f"{name}/{variant}-{seed}": _seeded(_changed(base, changes, f"{name}.variants.{variant}"), seed)
+                f"{name}/{variant}-{seed}": _seeded(
+                    _changed(base, changes, f"ablations.{name}.variants.{variant}"), seed
+                )
                 for variant, changes in ablation.variants.items()
                 for seed in ablation.seeds
             }
         return self
+
+    @model_validator(mode="after")
+    def _make_recipes(self) -> "Params":
+        for name, joint in self.joint.items():
+            where = f"joint.{name}"
+            if name in self.experiments or name in self.ablations:
+                raise ValueError(f"{where}: an experiment or ablation has the same name; rename one of them")
+            for key, listed in (("recipe", [joint.recipe]), ("members", joint.members), ("unseen", joint.unseen)):
+                for one in listed:
+                    if one not in self.experiments:
+                        known = suggestion(one, list(self.experiments))
+                        raise ValueError(f"{where}.{key}: no experiment '{one}'{known}")
+            recipe = _changed(self.experiments[joint.recipe], joint.changes, f"{where}.changes")
+            try:
+                joint.check(recipe, self.experiments)
+            except ValueError as error:
+                raise ValueError(f"{where}.{error}") from error
+            self._recipes[name] = recipe
+        return self
+
+    def joint_experiment(self, name: str) -> JointExperiment:
+        """Return the joint experiment named `name`; UserError with the known names if there is none."""
+        if name not in self.joint:
+            raise UserError(f"{PARAMS_FILE}: no joint experiment '{name}'{suggestion(name, list(self.joint))}")
+        return self.joint[name]
+
+    def joint_recipe(self, name: str, seed: int) -> Experiment:
+        """Return the experiment whose blocks train the joint RPG `name` with a seed."""
+        self.joint_experiment(name)
+        return _seeded(self._recipes[name], seed)
 
     def experiment(self, name: str) -> Experiment:
         """Return the experiment or trial named `name`.
@@ -148,14 +186,14 @@ def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Exp
         for block in blocks:
             node = node.get(block) if isinstance(node, dict) else None  # type: ignore[assignment]
         if not isinstance(node, dict) or last not in node:
-            raise ValueError(f"ablations.{where}: the experiment has no key '{key}'")
+            raise ValueError(f"{where}: the experiment has no key '{key}'")
         node[last] = value
     try:
         return type(experiment).model_validate(tree)
     except ValidationError as error:
         fault = error.errors()[0]
         place = ".".join(map(str, fault["loc"]))
-        raise ValueError(": ".join([f"ablations.{where}", *filter(None, [place]), message_of(fault)])) from error
+        raise ValueError(": ".join([f"{where}", *filter(None, [place]), message_of(fault)])) from error
 
 
 def message_of(fault: Any) -> str:

@@ -16,14 +16,23 @@ if TYPE_CHECKING:
 
 
 def open_generator(
-    name: str | None, folder: Path | None, out: Path, runtime: str, steps: int | None, threads: int
+    name: str | None,
+    folder: Path | None,
+    out: Path,
+    runtime: str,
+    steps: int | None,
+    threads: int,
+    architecture: str | None = None,
 ) -> NetworkGenerator:
     """Return the generator of the experiment `name`, or the packed one in `folder`, for networks at the path `out`.
 
-    `runtime` is torch, onnx, or auto: onnx for a packed generator whose graph has so many `steps`, else torch. Raises
+    `runtime` is torch, onnx, or auto: onnx for a packed generator whose graph has so many `steps`, else torch.
+    `architecture` names the experiment whose networks the generator of a joint experiment makes. Raises
     UserError unless one generator is given, and if `out` has the wrong suffix.
     """
     check_one(name, folder)
+    if folder and architecture:
+        raise UserError("--architecture: a packed generator makes networks of one architecture; remove the option")
     if folder and _uses_graph(folder, runtime, steps):
         from rpg.generator.onnx_runtime import GraphGenerator
 
@@ -39,8 +48,9 @@ def open_generator(
 
         params = load_params(Path(PARAMS_FILE))
         # A wrong suffix is found before the model is loaded.
-        check_out(out, adapters=params.experiment(name).tokens.canonical is not None)
-        return TrainedRPG.of_params(params, name)
+        joint = name in params.joint
+        check_out(out, adapters=not joint and params.experiment(name).tokens.canonical is not None)
+        return TrainedRPG.of_params(params, name, architecture=architecture)
     trained = read_packed(folder or Path())
     check_out(out, adapters=trained.adapter_config is not None)
     return trained

@@ -33,7 +33,7 @@ from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
 from rpg.utils.condition_requests import States, Vectors
 from rpg.utils.device import device
-from rpg.utils.errors import UserError
+from rpg.utils.errors import UserError, suggestion
 from rpg.utils.files import write_tensors
 from rpg.zoo.manifest import read_base
 
@@ -84,16 +84,25 @@ class TrainedRPG:
     graph: Path | None = None
 
     @classmethod
-    def of_experiment(cls, experiment: str, root: Path = Path()) -> "TrainedRPG":
+    def of_experiment(cls, experiment: str, root: Path = Path(), architecture: str | None = None) -> "TrainedRPG":
         """Load the RPG of an experiment; `root` is the folder of params.yaml.
 
-        Raises UserError if params.yaml has no such experiment, or if the experiment is not trained.
+        `architecture` names an experiment whose networks a joint experiment's RPG makes. Raises UserError if
+        params.yaml has no such experiment, if the experiment is not trained, or if the architecture is missing or
+        unknown.
         """
-        return cls.of_params(load_params(root / PARAMS_FILE), experiment, root)
+        return cls.of_params(load_params(root / PARAMS_FILE), experiment, root, architecture)
 
     @classmethod
-    def of_params(cls, params: Params, experiment: str, root: Path = Path()) -> "TrainedRPG":
+    def of_params(
+        cls, params: Params, experiment: str, root: Path = Path(), architecture: str | None = None
+    ) -> "TrainedRPG":
         """Load the RPG of an experiment in `params`, as `of_experiment` does."""
+        if experiment in params.joint:
+            return cls._of_joint(params, experiment, root, architecture)
+        if architecture is not None:
+            known = f"; those that take it: {', '.join(params.joint)}" if params.joint else ""
+            raise UserError(f"--architecture: {experiment} makes networks of one architecture{known}")
         chosen = params.experiment(experiment)
         paths = paths_of(params, experiment, root / "results")
         store, folder = TokenStore(paths.folder("tokens")), paths.generator(chosen)
@@ -112,6 +121,24 @@ class TrainedRPG:
             params.data_root,
             partial(_encoder, chosen, paths, params.data_root) if chosen.images else None,
         )
+
+    @classmethod
+    def _of_joint(cls, params: Params, name: str, root: Path, architecture: str | None) -> "TrainedRPG":
+        """Load one architecture of a joint experiment's RPG."""
+        from rpg.joint.architecture import architecture_of
+        from rpg.joint.train import JointTraining
+
+        joint = params.joint[name]
+        if architecture is None:
+            raise UserError(f"{name}: add --architecture; known: {', '.join(joint.experiments)}")
+        if architecture not in joint.experiments:
+            known = suggestion(architecture, joint.experiments)
+            raise UserError(f"--architecture {architecture}: {name} has no such architecture{known}")
+        training = JointTraining(params, name, joint.seeds[0], root / "results")
+        parts, recipe = architecture_of(training, training.load(), architecture), training.recipe
+        settings = Settings(recipe.sample, recipe.train.precision, recipe.model, recipe.diffusion)
+        task = params.experiment(architecture).task
+        return cls(name, task, settings, parts.model, parts.table, parts.tokenizer, None, data_root=params.data_root)
 
     @cached_property
     def image_features(self) -> ImageEncoder:

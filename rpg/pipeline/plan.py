@@ -172,7 +172,8 @@ def layout_of(params: Params, experiment: Experiment, task: Task) -> Layout:
         base = params.experiment(maker).base
     with warnings.catch_warnings(action="ignore"):
         skeleton = task.skeleton(base)
-    return Layout.of(skeleton, experiment.tokens.width, bool(experiment.tokens.canonical))
+    tokens = experiment.tokens
+    return Layout.of(skeleton, tokens.width, bool(tokens.canonical), by_channel=bool(tokens.by_channel))
 
 
 def describe(params: Params, names: list[str], device: str, processes: int = 1) -> str:

@@ -58,6 +58,7 @@ class Wildcards(Protocol):
     experiment: str
     shard: str
     ablation: str
+    joint: str
 
 
 @cache
@@ -202,6 +203,28 @@ def shard_option(stage: str) -> Callable[[Wildcards], str]:
         return f" --shard {wildcards.shard}" if STAGES[stage].sharded else ""
 
     return option
+
+
+def joint(wildcards: Wildcards) -> dict[str, Any]:
+    """Return a joint experiment and the blocks that train its RPG, for the rule's `params:`."""
+    block = _params().joint_experiment(wildcards.joint)
+    recipe = _params().joint_recipe(wildcards.joint, block.seeds[0])
+    return {**block.model_dump(), **recipe.model_dump(include={"model", "diffusion", "train", "tune", "sample"})}
+
+
+def joint_inputs(wildcards: Wildcards) -> list[str]:
+    """Return a joint experiment's inputs: the members' tokens, and the scores and seconds of their own generators."""
+    params = _params()
+    block = params.joint_experiment(wildcards.joint)
+    files: list[Path] = []
+    for name in block.members:
+        paths, experiment = paths_of(params, name), params.experiment(name)
+        stages = ["train", *(["tune"] if experiment.tune else [])]
+        names = [f"tokens.{key}" for key in STAGES["tokens"].writes] + ["score.metrics", "score.test"]
+        files += [paths.file(read) for read in (*names, *(f"{stage}.seconds" for stage in stages))]
+    tasks = [params.experiment(name).task for name in block.experiments]
+    sources = dict.fromkeys(file for task in tasks for file in code("tune", task))
+    return [*map(str, files), *source_files([*SUMMARIES["joint"].code, *sources])]
 
 
 def tables_reads(params: Params, names: Iterable[str]) -> list[Path]:

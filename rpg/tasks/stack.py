@@ -82,6 +82,8 @@ class Joint(nn.Module):
         for name, module in list(self.network.named_modules()):
             if isinstance(module, nn.Conv2d):
                 module.groups *= count
+            elif isinstance(module, nn.GroupNorm):
+                module.num_groups, module.num_channels = module.num_groups * count, module.num_channels * count
             elif type(module) is nn.Linear:
                 self.network.set_submodule(name, _Linear(module, count))
             elif type(module) is LayerNorm2d:

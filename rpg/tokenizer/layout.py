@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from rpg.tokenizer.copied import Copied
 from rpg.utils.errors import UserError
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class TensorLayout:
     """The place of one tensor of a state dict: `tokens` rows from row `first`, or no row if `tokens` is 0.
 
-    A tensor without rows is a copy of the tensor `tied_to`, or else of the zoo's.
+    A tensor without rows is a copy of the tensor `tied_to`, or else of the zoo's. The weights are cut into `parts`
+    equal parts, one for each output channel, or one part with all weights. Each part begins with a new token.
     """
 
     name: str
@@ -28,6 +30,19 @@ class TensorLayout:
     first: int
     tokens: int
     tied_to: str | None = None
+    parts: int = 1
+
+    def padded(self, weights: Tensor, width: int) -> Tensor:
+        """Return the flattened `weights`; several parts are each padded with NaN to a multiple of `width`."""
+        if self.parts == 1:
+            return weights.flatten()
+        parts = weights.reshape(self.parts, -1)
+        return functional.pad(parts, (0, -parts.shape[1] % width), value=math.nan).flatten()
+
+    def unpadded(self, rows: Tensor) -> Tensor:
+        """Return the weights [..., n] in the tensor's tokens `rows` [..., tokens, D], without padding."""
+        numbers = math.prod(self.shape) // self.parts
+        return rows.unflatten(-2, (self.parts, -1)).flatten(-2)[..., :numbers].flatten(-2)
 
     @property
     def is_variance(self) -> bool:
@@ -45,19 +60,26 @@ class Layout:
 
     @classmethod
     def of(
-        cls, state_dict: dict[str, Tensor], width: int, canonical: bool = False, copied: Copied | None = None
+        cls,
+        state_dict: dict[str, Tensor],
+        width: int,
+        canonical: bool = False,
+        copied: Copied | None = None,
+        by_channel: bool = False,
     ) -> "Layout":
         """Return the layout of `state_dict` with tokens of `width` weights; `copied` tensors have none.
 
-        Raises UserError if no tensor can become tokens.
+        With `by_channel`, each output channel of a convolution or linear map begins with a new token. Raises UserError
+        if no tensor can become tokens.
         """
         copied = copied or Copied()
         tensors, first = [], 0
         for name, tensor in state_dict.items():
             skipped = name.endswith("num_batches_tracked") or tensor.numel() <= 1 or not tensor.is_floating_point()
-            tokens = 0 if skipped or name in copied else math.ceil(tensor.numel() / width)
+            parts = len(tensor) if by_channel and tensor.ndim > 1 and not skipped and name not in copied else 1
+            tokens = 0 if skipped or name in copied else parts * math.ceil(tensor.numel() / parts / width)
             dtype = str(tensor.dtype).removeprefix("torch.")
-            tensors.append(TensorLayout(name, tuple(tensor.shape), dtype, first, tokens, copied.tied.get(name)))
+            tensors.append(TensorLayout(name, tuple(tensor.shape), dtype, first, tokens, copied.tied.get(name), parts))
             first += tokens
         if first == 0:
             raise UserError(
@@ -69,7 +91,15 @@ class Layout:
     def of_form(cls, form: "LayoutForm") -> "Layout":
         """Return the layout that tokens/layout.json describes."""
         tensors = (
-            TensorLayout(tensor.name, tuple(tensor.shape), tensor.dtype, tensor.first, tensor.tokens, tensor.tied_to)
+            TensorLayout(
+                tensor.name,
+                tuple(tensor.shape),
+                tensor.dtype,
+                tensor.first,
+                tensor.tokens,
+                tensor.tied_to,
+                tensor.parts,
+            )
             for tensor in form.tensors
         )
         return cls(form.width, tuple(tensors), form.canonical)
@@ -118,7 +148,8 @@ class Layout:
         """Return [L, D] bool: True for entries of a token that hold no weight."""
         padding_LD = torch.zeros(self.length, self.width, dtype=torch.bool)
         for tensor in self.tokenized:
-            padding_LD[tensor.first : tensor.first + tensor.tokens].view(-1)[math.prod(tensor.shape) :] = True
+            rows = padding_LD[tensor.first : tensor.first + tensor.tokens].view(tensor.parts, -1)
+            rows[:, math.prod(tensor.shape) // tensor.parts :] = True
         return padding_LD
 
     def check(self, state_dict: dict[str, Tensor], file: Path | str, remedy: str) -> None:
@@ -146,7 +177,8 @@ class Layout:
 
 
 def _described(tensor: TensorLayout) -> dict[str, Any]:
-    tree = {key: value for key, value in asdict(tensor).items() if value is not None}
+    # Artifacts of versions without `parts` lack the key.
+    tree = {key: value for key, value in asdict(tensor).items() if value is not None and (key, value) != ("parts", 1)}
     return {**tree, "shape": list(tensor.shape)}
 
 

@@ -20,6 +20,8 @@ class TensorForm(Form):
     tokens: Annotated[int, Field(ge=0)]
     # The earlier tensor of the same shape that this one is a copy of.
     tied_to: MayLack[str] = None
+    # Each of these equal parts of the weights begins with a new token.
+    parts: Annotated[int, Field(ge=1)] = 1
 
 
 class LayoutForm(Form):
@@ -40,7 +42,9 @@ class LayoutForm(Form):
             weights = 1
             for length in tensor.shape:
                 weights *= length
-            if tensor.first != first or (tensor.tokens and (weights < 2 or tensor.tokens != -(-weights // self.width))):
+            parts = tensor.parts
+            cut = weights % parts == 0 and tensor.tokens == parts * -(-weights // parts // self.width)
+            if tensor.first != first or (tensor.tokens and (weights < 2 or not cut)):
                 raise ValueError(f"tensors: '{tensor.name}' does not follow the one before it")
             first += tensor.tokens
         if not first:

@@ -1,7 +1,8 @@
 """Normalization: convert state dicts to tokens and back.
 
 The tensors of a state dict are normalized one by one, flattened in the state dict's order, padded with NaN to a
-multiple of D and cut into rows (RPG section 2.1 and its published code):
+multiple of D and cut into rows (RPG section 2.1 and its published code). With `tokens.by_channel`, each output channel
+is padded on its own.
 
     running_var:  v → log(v / m + 0.05), m = 0.95 · mean(v)
     every tensor: w → (w − μ) / σ
@@ -129,7 +130,8 @@ def tokenize_rows(state_dict: dict[str, Tensor], layout: Layout, stats: Stats, s
         if first >= last:
             continue
         rows = into_RD[first - start : last - start].view(-1)
-        weights = state_dict[tensor.name].flatten()[(first - tensor.first) * layout.width :][: len(rows)]
+        padded = tensor.padded(state_dict[tensor.name], layout.width)
+        weights = padded[(first - tensor.first) * layout.width :][: len(rows)]
         rows[len(weights) :] = math.nan
         for part, row in zip(weights.split(CHUNK), rows[: len(weights)].split(CHUNK), strict=True):
             weight = exact[: len(part)].copy_(part)
@@ -158,8 +160,7 @@ def generated(tokens_LD: Tensor, layout: Layout, numbers: Sequence[Numbers]) -> 
     """Return the tensors [..., *shape] that tokens [..., L, D] hold; `numbers` are those of the statistics."""
     tensors: dict[str, Tensor] = {}
     for tensor, (mean, std, scale, floor) in zip(layout.tokenized, numbers, strict=True):
-        rows = tokens_LD[..., tensor.first : tensor.first + tensor.tokens, :].flatten(-2)
-        weights = rows[..., : math.prod(tensor.shape)]
+        weights = tensor.unpadded(tokens_LD[..., tensor.first : tensor.first + tensor.tokens, :])
         if tensor.is_variance:
             # A small variance is a small difference of two numbers, for which float32 is too coarse.
             weights = torch.exp(weights.double() * std + mean) - VARIANCE_SHIFT

@@ -113,7 +113,7 @@ class _Source:
     def measure(self, copied: Copied) -> tuple[Layout, Stats, dict[int, dict[str, Tensor]]]:
         """Return layout, statistics, and seed → the tensors copied; UserError if a checkpoint does not fit."""
         first = self.read(self.checkpoints[0])
-        layout = Layout.of(first, self.params.width, bool(self.params.canonical), copied)
+        layout = Layout.of(first, self.params.width, bool(self.params.canonical), copied, bool(self.params.by_channel))
         skipped: dict[int, dict[str, Tensor]] = {}
 
         def check(checkpoint: Checkpoint, state_dict: dict[str, Tensor]) -> None:

@@ -14,6 +14,7 @@ from rpg.config.model import Diffusion, Model
 from rpg.model.backbones import TokenPositions
 from rpg.model.conditions import Vector
 from rpg.model.rpg import RPG
+from rpg.tokenizer.descriptors import descriptors
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
@@ -61,7 +62,7 @@ def assemble(model: Model, diffusion: Diffusion, layout: Layout, sizes: Mapping[
     try:
         return RPG(
             model,
-            TokenPositions(layout.positions(), layout.head()),
+            TokenPositions(layout.positions(), layout.head(), descriptors(layout)),
             width=layout.width,
             sizes=sizes,
             target=diffusion.target,

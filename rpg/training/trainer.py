@@ -244,6 +244,21 @@ def run_training(
     decide the model's bytes: an existing state is resumed only if its `learns_from` is equal. Raises Diverged if the
     training diverges, and UserError if the processes do not share `folder`.
     """
+
+    def write(state_dict: dict[str, Tensor]) -> None:
+        write_model(folder, state_dict, training.parameters, training.log, model, diffusion, store)
+
+    take_steps(training, folder, seconds, learns_from, write)
+
+
+def take_steps(
+    training: Training,
+    folder: Path,
+    seconds: Path,
+    learns_from: list[Any],
+    write: Callable[[dict[str, Tensor]], None],
+) -> None:
+    """Take all steps as `run_training` does, for a model that `write` writes into `folder`."""
     stage, group = training.stage, training.group
     with exclusive(folder) if group.first else nullcontext():
         group.wait()
@@ -261,7 +276,7 @@ def run_training(
         tensors = training.averaged()
         if not group.first:
             return
-        write_model(folder, tensors, training.parameters, training.log, model, diffusion, store)
+        write(tensors)
         facts = {"seconds": round(training.seconds, 3), "steps": training.step, "device": describe(training.on)}
         write_sealed(seconds, facts)
         shutil.rmtree(state.parent, ignore_errors=True)

@@ -32,9 +32,10 @@ OPTIONS = {
     ),
     "import": ("--experiment", "--weights"),
     "generate": (
-        "--experiment", "--generator", "--out", "--classes", "--code", "--describe", "--vector", "--count", "--state",
-        "--seed", "--steps", "--threads", "--runtime",
+        "--experiment", "--generator", "--out", "--classes", "--code", "--describe", "--vector", "--architecture",
+        "--count", "--state", "--seed", "--steps", "--threads", "--runtime",
     ),
+    "joint": ("--experiment", "--threads"),
     "pack": ("--experiment", "--out", "--graph", "--no-graph"),
     "export": ("--experiment", "--generator", "--out", "--format", "--weights", "--like"),
     "demo": ("--experiment", "--generator", "--port", "--browser", "--no-browser"),

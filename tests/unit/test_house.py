@@ -39,6 +39,7 @@ COVERED_BY = {
     "model/published_names.py": "unit/training/test_published.py",
     "init/request.py": "unit/init/test_command.py",
     "model/recomputing.py": "unit/training/test_trainer.py",
+    "pipeline/commands.py": "integration/test_ledger.py",
     "pipeline/dvc.py": "integration/test_ledger.py",
     "pipeline/ledger.py": "integration/test_ledger.py",
     "pipeline/step_cost.py": "unit/pipeline/test_plan.py",

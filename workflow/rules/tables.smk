@@ -24,6 +24,29 @@ rule ablation:
         "python -m rpg ablation --experiment {wildcards.ablation:q} >{log:q} 2>&1"
 
 
+rule joint:
+    input:
+        pipeline.joint_inputs,
+    output:
+        summary=ensure("results/{joint}/joint.json", non_empty=True),
+        tables="results/{joint}/README.md",
+    log:
+        "logs/{joint}/joint.log",
+    benchmark:
+        "logs/{joint}/joint.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=pipeline.SUMMARIES["joint"].memory_mb,
+        runtime=pipeline.SUMMARIES["joint"].minutes,
+    params:
+        values=pipeline.joint,
+    shell:
+        "python -m rpg joint --experiment {wildcards.joint:q} >{log:q} 2>&1"
+
+
 rule ablations:
     input:
         expand(rules.ablation.output, ablation=pipeline.ablations()),

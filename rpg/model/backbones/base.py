@@ -10,10 +10,17 @@ from rpg.model.conditions import Conditions
 
 @dataclass(frozen=True)
 class TokenPositions:
-    """The positions [L, 2] int64 of L tokens, and whether each belongs to the network's head, [L] bool."""
+    """The positions [L, 2] int64 of L tokens, and whether each belongs to the network's head, [L] bool.
+
+    A model of several architectures also needs the tokens' descriptors [L, F], for the position embedding `described`,
+    and `places` [L], the index of each token's learned vector among `learned` vectors that all architectures share.
+    """
 
     positions_L2: Tensor
     head_L: Tensor
+    descriptors_LF: Tensor | None = None
+    places_L: Tensor | None = None
+    learned: int | None = None
 
     def __len__(self) -> int:
         return len(self.positions_L2)

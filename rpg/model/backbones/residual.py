@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rpg.model.backbones.base import Backbone, TokenPositions
 from rpg.model.backbones.mixers import MIXERS
@@ -23,6 +24,8 @@ class ResidualBackbone(Backbone):
     """
 
     positions: Tensor
+    descriptors: Tensor
+    places: Tensor | None
 
     def __init__(
         self,
@@ -35,9 +38,17 @@ class ResidualBackbone(Backbone):
         super().__init__()
         width = self.prototype_width = params.width
         axes = {"1d": torch.arange(len(tokens)).unsqueeze(1), "2d": tokens.positions_L2}
-        fixed = [position_embedding(axes[kind], width) for kind in params.positions if kind != "learned"]
+        fixed = [position_embedding(axes[kind], width) for kind in params.positions if kind in axes]
         self.register_buffer("positions", sum(fixed, torch.zeros(len(tokens), width)))
-        self.tokens = nn.Parameter(torch.randn(len(tokens), width)) if "learned" in params.positions else None
+        learned = len(tokens) if tokens.learned is None else tokens.learned
+        self.tokens = nn.Parameter(torch.randn(learned, width)) if "learned" in params.positions else None
+        self.register_buffer("places", tokens.places_L, persistent=False)
+        self.described: _DescriptorEmbedding | None = None
+        if "described" in params.positions:
+            if tokens.descriptors_LF is None:
+                raise ValueError("backbone.positions: described needs the descriptors of the tokens")
+            self.register_buffer("descriptors", tokens.descriptors_LF, persistent=False)
+            self.described = _DescriptorEmbedding(tokens.descriptors_LF.shape[1], width)
         self.conditions = Conditions(conditions, sizes, tokens.head_L, width, normalized=True)
         self.blocks = nn.ModuleList(_ModulatedBlock(params) for _ in range(params.blocks))
         self.norm = nn.LayerNorm(width)
@@ -45,12 +56,27 @@ class ResidualBackbone(Backbone):
     def forward(self, values: Mapping[str, Tensor]) -> Tensor:
         """Return the prototypes [B, L, M] for the conditions' values, name → [B, C]."""
         condition_BLM = self.conditions(values)
-        hidden_BLM = (
-            self.positions + condition_BLM if self.tokens is None else self.positions + self.tokens + condition_BLM
-        )
+        positions_LM = self.positions
+        if self.tokens is not None:
+            positions_LM = positions_LM + (self.tokens if self.places is None else self.tokens[self.places])
+        if self.described is not None:
+            positions_LM = positions_LM + self.described(self.descriptors)
+        hidden_BLM = positions_LM + condition_BLM
         for block in self.blocks:
             hidden_BLM = run(block, hidden_BLM, condition_BLM, again=self.again)
         return self.norm(hidden_BLM)
+
+
+class _DescriptorEmbedding(nn.Module):
+    """Embed descriptors [..., F] by Linear-SiLU-Linear; each vector has mean 0 and standard deviation 1."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(features, width), nn.Linear(width, width)
+
+    def forward(self, descriptors_F: Tensor) -> Tensor:
+        embedded_M = self.second(functional.silu(self.first(descriptors_F.to(self.first.weight.dtype))))
+        return functional.layer_norm(embedded_M, embedded_M.shape[-1:])
 
 
 class _ModulatedBlock(nn.Module):

@@ -24,3 +24,21 @@ def test_the_first_experiment_of_run_finishes_first(monkeypatch: pytest.MonkeyPa
         assert all(chosen(SimpleNamespace(experiment=name)) == STAGES[stage].priority for name in others)
     # A run of ablations alone has no such experiment.
     assert workflow.priority("zoo", {"run": []})(here) == STAGES["zoo"].priority
+
+
+def test_a_joint_experiment_reads_what_its_members_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    here: Any = SimpleNamespace(joint="digits-architectures")
+    files = workflow.joint_inputs(here)
+    members = load_params().joint["digits-architectures"].members
+    tuned = [name for name in members if load_params().experiment(name).tune]
+    assert {file for file in files if file.endswith("seconds/tune.json")} == {
+        f"results/{name}/seconds/tune.json" for name in tuned
+    }
+    for name in members:
+        assert {f"results/{name}/{file}" for file in ("tokens/layout.json", "metrics.json", "test.json")} <= set(files)
+    assert "rpg/joint/train.py" in files
+    assert "rpg/reports/tables.py" not in files
+    values = workflow.joint(here)
+    assert values["members"] == members
+    assert values["model"]["backbone"]["positions"] == ["2d", "learned", "described"]

@@ -18,6 +18,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "resnet": ("resnet18", RESNET, True),
     "convnext": ("convnext_atto", CONVNEXT, True),
     "vit": ("vit_tiny_patch16_224", VIT, False),
+    "group_norm": ("resnet18", {**RESNET, "norm_layer": "groupnorm1"}, True),
     "squeeze": ("seresnet18", {**RESNET, "stem_type": ""}, True),
 }
 

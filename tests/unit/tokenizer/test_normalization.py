@@ -195,3 +195,21 @@ def test_blocks_of_rows_are_parts_of_all_tokens(count: int) -> None:
         block_RD = torch.zeros(min(count, layout.length - start), layout.width)
         tokenize_rows(state_dict, layout, stats, start, block_RD)
         assert torch.equal(block_RD.view(torch.int32), tokens_LD[start : start + count].view(torch.int32))
+
+
+def test_round_trip_of_tokens_by_channel() -> None:
+    state_dicts = [trained_like("resnet18", seed, layers=[1, 1, 0, 0], channels=[8, 8, 8, 8]) for seed in range(2)]
+    assert_comes_back(state_dicts, Layout.of(state_dicts[0], 40, by_channel=True))
+
+
+def test_blocks_of_rows_by_channel_are_parts_of_all_tokens() -> None:
+    state_dict = {"a.weight": torch.randn(5, 7), "a.bias": torch.randn(5)}
+    layout = Layout.of(state_dict, 4, by_channel=True)
+    stats = Stats.of(layout, [state_dict])
+    tokens_LD = tokenize(state_dict, layout, stats)
+    assert torch.equal(tokens_LD.isnan(), layout.padding())
+    parts = [
+        tokenize_rows(state_dict, layout, stats, start, torch.empty(3, 4)[: layout.length - start])
+        for start in range(0, layout.length, 3)
+    ]
+    assert torch.equal(torch.cat(parts).nan_to_num(9), tokens_LD.nan_to_num(9))

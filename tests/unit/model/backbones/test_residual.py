@@ -147,3 +147,31 @@ def test_block_by_hand() -> None:
         hidden = hidden + (inner * inner.sigmoid()) @ mixer[2].weight.T + mixer[2].bias
         expected = torch.nn.functional.layer_norm(hidden, (8,), model.norm.weight, model.norm.bias)
         torch.testing.assert_close(model(values), expected)
+
+
+def test_descriptors_tell_tokens_apart() -> None:
+    """Without positions, tokens of equal descriptors have equal prototypes in an MLP of each token alone."""
+    described = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    tokens = TokenPositions(TOKENS.positions_L2, HEAD, described)
+    model = backbone([STATE], {"permutation_state": 2}, tokens, kind="mlp", positions=["described"])
+    prototypes_LM = model({"permutation_state": torch.tensor([[1.0, 0.0]])})[0]
+    distances = torch.cdist(prototypes_LM, prototypes_LM)
+    same = torch.cdist(described, described) == 0
+    assert distances[same].max() < 1e-5
+    assert distances[~same].min() > 1e-2
+
+
+def test_described_positions_need_descriptors() -> None:
+    with pytest.raises(ValueError, match="described needs the descriptors"):
+        backbone([STATE], {"permutation_state": 2}, positions=["described"])
+
+
+def test_tokens_at_one_place_share_their_learned_vector() -> None:
+    places = torch.tensor([2, 0, 1, 0, 2])
+    tokens = TokenPositions(TOKENS.positions_L2, HEAD, places_L=places, learned=3)
+    model = backbone([STATE], {"permutation_state": 2}, tokens, kind="mlp", positions=["learned"])
+    assert model.tokens is not None
+    assert model.tokens.shape == (3, 8)
+    prototypes_LM = model({"permutation_state": torch.tensor([[1.0, 0.0]])})[0]
+    torch.testing.assert_close(prototypes_LM[[0, 1]], prototypes_LM[[4, 3]])
+    assert (prototypes_LM[0] - prototypes_LM[1]).abs().max() > 1e-2

@@ -1,0 +1,1 @@
+"""One RPG for the networks of several experiments, of one architecture each."""
