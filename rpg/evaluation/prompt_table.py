@@ -100,7 +100,8 @@ def _place(method: str, order: Sequence[str]) -> int:
 
 def _name(method: str, epochs: int) -> str:
     suffix = f", {epochs} epoch{'s' if epochs > 1 else ''}" if epochs else ""
-    return f"{METHODS.get(method, method)}{suffix}"
+    # The base network after a number of steps is a method of its own.
+    return f"{METHODS.get(method, method.replace('base, ', 'base network, ', 1))}{suffix}"
 
 
 def _cell(rows: pd.DataFrame) -> str:

@@ -25,16 +25,14 @@ from rpg.generator.sample import sample_networks
 from rpg.model.image_set import support_values
 from rpg.model.rpg import RPG
 from rpg.paths import Paths
-from rpg.tasks.base import Judgement
-from rpg.tasks.classification.task import Classification
+from rpg.tasks.base import Judgement, PromptedTask
 from rpg.tasks.config import Run
-from rpg.tasks.loading import load_task
+from rpg.tasks.loading import load_prompted
 from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
 from rpg.training.prompts import draw_support
-from rpg.utils import task_codes
 from rpg.utils.device import describe, device
 from rpg.utils.files import file_entry, read_tensors, write_sealed, write_text
 from rpg.utils.progress import progress
@@ -42,8 +40,6 @@ from rpg.utils.rng import derive, generator
 from rpg.zoo.manifest import read_base
 
 SPLITS = ("validation", "test")
-# The number of support sets of each data set, if it has few tasks.
-SETS = 60
 # Support sets that a method's seconds are measured on, one by one.
 TIMED = 3
 # What makes networks or answers for support sets.
@@ -52,7 +48,7 @@ Answers = Callable[[Support, str], Tensor]
 
 
 @dataclass(frozen=True)
-class Method:
+class PromptMethod:
     """A method's name, and the epochs of fine-tuning on the support set that follow it."""
 
     name: str
@@ -62,7 +58,7 @@ class Method:
 class PromptRivals:
     """RPG and its rivals for support sets of one data set."""
 
-    def __init__(self, experiment: Experiment, paths: Paths, task: Classification, data: str) -> None:
+    def __init__(self, experiment: Experiment, paths: Paths, task: PromptedTask, data: str) -> None:
         assert experiment.prompts
         self.experiment, self.paths, self.params = experiment, paths, experiment.prompts
         self.task, self.data = task, data
@@ -76,23 +72,23 @@ class PromptRivals:
     @cached_property
     def codes(self) -> list[str]:
         """The held-out tasks; for hidden classes, each of them against the others."""
-        if self.data == "hidden":
-            return [task_codes.of_classes([index]) for index in self.task.params.hidden_classes]
-        return self.task.params.held_out_codes()
+        return self.task.prompted_codes(self.data)
 
     @cached_property
     def prompts(self) -> int:
         """The number of support sets of a task."""
-        return max(self.params.prompts, SETS // len(self.codes) if self.data == "hidden" else 1)
+        # Other data may have fewer tasks, and get as many support sets.
+        sets = self.params.prompts * len(self.task.prompted_codes("own"))
+        return max(1, sets // len(self.codes))
 
     @cached_property
     def known(self) -> dict[str, Tensor]:
         """Split → features [n, F] of its images."""
-        return {split: self.features(self.on.data.split(split).images) for split in ("train", *SPLITS)}
+        return {split: self.features(self.on.labeled_images(split)[0]) for split in ("train", *SPLITS)}
 
     def supports(self, count: int, evenly: bool) -> list[Support]:
         """Return `prompts` support sets of each task, with `count` images of no and of yes each."""
-        images, classes_n = self.on.training_images()
+        images, classes_n = self.on.labeled_images("train")
         sets = []
         for code, number in product(self.codes, range(self.prompts)):
             draw = generator(self.params.seed, "prompts", code, number, count, int(evenly))
@@ -212,7 +208,7 @@ class PromptRivals:
 
     def answers(self) -> dict[str, Answers]:
         """Return the methods that answer from the base network's features."""
-        classes = len(self.task.data.classes)
+        classes = self.features.classes
         return {
             "probe": lambda support, split: probed(support, self.known[split]),
             "prototypes": lambda support, split: nearest_mean(support, self.known[split]),
@@ -228,14 +224,16 @@ class PromptTable:
     def __init__(self, rivals: PromptRivals) -> None:
         self.rivals, self.rows, self.seconds = rivals, [], []  # type: ignore[var-annotated]
 
-    def add(self, method: Method, count: int, evenly: bool, codes: Sequence[str], scores: Sequence[Any]) -> None:
+    def add(self, method: PromptMethod, count: int, evenly: bool, codes: Sequence[str], scores: Sequence[Any]) -> None:
         """Add the scores of a method, one for each support set or code."""
         facts = {"data": self.rivals.data, "evenly": evenly, "images": count, "method": method.name}
         self.rows += [
             {**facts, "epochs": method.epochs, "code": code, **score} for code, score in zip(codes, scores, strict=True)
         ]
 
-    def time(self, method: Method, count: int, work: Callable[[Support], Any], supports: Sequence[Support]) -> float:
+    def time(
+        self, method: PromptMethod, count: int, work: Callable[[Support], Any], supports: Sequence[Support]
+    ) -> float:
         """Measure and return the seconds of `work` for one support set; the first call warms up."""
         work(supports[0])
         started = time.perf_counter()
@@ -252,15 +250,15 @@ class PromptTable:
         """Add a method that makes networks: as made, and after each number of epochs."""
         rivals, codes = self.rivals, [support.code for support in supports]
         made = makes(supports)
-        self.add(Method(name, 0), count, evenly, codes, rivals.judged(made, codes))
-        spent = self.time(Method(name, 0), count, partial(_alone, makes), supports) if evenly else 0.0
+        self.add(PromptMethod(name, 0), count, evenly, codes, rivals.judged(made, codes))
+        spent = self.time(PromptMethod(name, 0), count, partial(_alone, makes), supports) if evenly else 0.0
         # Fine-tuning and seconds are measured for support sets that show the classes in turn.
         for epochs in rivals.params.epochs if evenly else ():
             steps = steps_of(epochs, 2 * count, rivals.params.batch)
             scores = rivals.judged(rivals.tuned(steps, made, supports), codes)
-            self.add(Method(name, epochs), count, evenly, codes, scores)
+            self.add(PromptMethod(name, epochs), count, evenly, codes, scores)
             more = self.time(
-                Method(name, epochs), count, partial(_tuned_alone, rivals, made, supports, steps), supports
+                PromptMethod(name, epochs), count, partial(_tuned_alone, rivals, made, supports, steps), supports
             )
             self.seconds[-1]["seconds"] = round(spent + more, 5)
 
@@ -288,11 +286,11 @@ def measure(rivals: PromptRivals) -> PromptTable:
     """Return the table of one data set."""
     table, params = PromptTable(rivals), rivals.params
     trained = rivals.trained()
-    table.add(Method("trained", 0), 0, True, [*trained], rivals.judged([*trained.values()], [*trained]))
+    table.add(PromptMethod("trained", 0), 0, True, [*trained], rivals.judged([*trained.values()], [*trained]))
     lookup = rivals.task.base_network(rivals.base)
     if rivals.data == "own":
         looked_up = [{split: lookup.look_up(split, code).scores["top1"] for split in SPLITS} for code in rivals.codes]
-        table.add(Method("lookup", 0), 0, True, rivals.codes, looked_up)
+        table.add(PromptMethod("lookup", 0), 0, True, rivals.codes, looked_up)
     known = list(generators(rivals.experiment, rivals.paths, rivals.store))
     draws = list(product(params.images, (True, False)))
     for count, evenly in progress(draws, f"prompts {rivals.data}", total=len(draws)):
@@ -305,14 +303,14 @@ def measure(rivals: PromptRivals) -> PromptTable:
             table.networks("base", rivals.based, count, evenly, supports)
             table.networks("random", rivals.random, count, evenly, supports)
         for name, answers in rivals.answers().items():
-            table.add(Method(name, 0), count, evenly, codes, rivals.answered(answers, supports))
+            table.add(PromptMethod(name, 0), count, evenly, codes, rivals.answered(answers, supports))
             if evenly:
-                table.time(Method(name, 0), count, partial(_on_test, answers), supports)
+                table.time(PromptMethod(name, 0), count, partial(_on_test, answers), supports)
         for steps in params.steps if evenly else ():
             name = f"base, {steps} step{'s' if steps > 1 else ''}"
             makes = partial(_based, rivals, steps)
-            table.add(Method(name, 0), count, evenly, codes, rivals.judged(makes(supports), codes))
-            table.time(Method(name, 0), count, partial(_alone, makes), supports)
+            table.add(PromptMethod(name, 0), count, evenly, codes, rivals.judged(makes(supports), codes))
+            table.time(PromptMethod(name, 0), count, partial(_alone, makes), supports)
         if evenly:
             _refine(table, known[0][1], known[0][2], count, supports)
     return table
@@ -335,7 +333,7 @@ def _refine(
 ) -> None:
     """Add refinement through the generator, and fine-tuning for as many seconds."""
     rivals, codes = table.rivals, [support.code for support in supports]
-    name = Method("refined", 0)
+    name = PromptMethod("refined", 0)
     table.add(name, count, True, codes, rivals.judged(rivals.refined(model, supports), codes))
     seconds = table.time(name, count, lambda support: rivals.refined(model, [support]), supports)
     made = rivals.generated(model, conditions, rivals.experiment.sample.steps, supports)
@@ -343,7 +341,7 @@ def _refine(
     started = time.perf_counter()
     rivals.tuned(probe, made[:1], supports[:1])
     steps = max(1, round(seconds / ((time.perf_counter() - started) / probe)))
-    method = Method("tuned as long as refined", 0)
+    method = PromptMethod("tuned as long as refined", 0)
     table.add(method, count, True, codes, rivals.judged(rivals.tuned(steps, made, supports), codes))
     table.time(method, count, partial(_tuned_alone, rivals, made, supports, steps), supports)
     table.seconds[-1]["steps"] = steps
@@ -352,9 +350,8 @@ def _refine(
 def evaluate_prompts(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
     """Measure RPG and its rivals on each data set of the block `prompts`; write prompts.csv and prompts.json."""
     params: PromptEvaluation | None = experiment.prompts
-    task = load_task(experiment.task, data_root)
+    task = load_prompted(experiment.task, data_root)
     assert params
-    assert isinstance(task, Classification)
     tables = [measure(PromptRivals(experiment, paths, task, data)) for data in ("own", *params.data)]
     rows = pd.DataFrame([row for table in tables for row in table.rows])
     write_text(paths.file("prompts.rows"), rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
@@ -362,4 +359,4 @@ def evaluate_prompts(experiment: Experiment, paths: Paths, data_root: str | None
     on = describe(device())
     write_text(paths.file("prompts.table"), prompt_table([PromptTrial(rows, seconds)], on))
     files = [file_entry(paths.file(f"prompts.{name}")) for name in ("rows", "table")]
-    write_sealed(paths.file("prompts.seconds"), {"device": on, "seconds": seconds, "files": files})
+    write_sealed(paths.file("prompts.summary"), {"device": on, "seconds": seconds, "files": files})

@@ -40,7 +40,7 @@ from rpg.generator.onnx_runtime import (
 from rpg.generator.trained import Settings, TrainedRPG
 from rpg.model.rpg import TOGETHER
 from rpg.tasks.config import TaskConfig
-from rpg.tasks.loading import load_differentiable
+from rpg.tasks.loading import load_prompted
 from rpg.tasks.registry import task_blocks
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.manifest import LayoutForm
@@ -181,7 +181,7 @@ def read_packed(folder: Path) -> TrainedRPG:
         tokenizer,
         adapter,
         config.held_out,
-        encoder=(lambda: load_differentiable(task, None).image_features_of(encoder)) if encoder else None,
+        encoder=(lambda: load_prompted(task, None).image_features_of(encoder)) if encoder else None,
         packed=True,
         graph=folder / GRAPH if (folder / GRAPH).is_file() else None,
     )

@@ -19,7 +19,7 @@ from rpg.blocks import Precision
 from rpg.config.experiment import Experiment, Sample
 from rpg.model.rpg import RPG
 from rpg.paths import Paths
-from rpg.tasks.loading import load_differentiable, load_task
+from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
@@ -140,9 +140,7 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
         samples, spent = [], dict.fromkeys(sources, 0.0)
         has_states = any(one.kind == "permutation_state" for one in experiment.model.conditions)
         requests = sample_requests(store, params, has_states)
-        prompts = None
-        if experiment.images:
-            prompts = prompts_of(experiment, load_differentiable(experiment.task, data_root), paths.folder("base"))
+        prompts = prompts_of(experiment, paths.folder("base"), data_root)
         for name, source in sources.items():
             model = load_rpg(source.folder, store, device())
             table = ConditionTable.of(read_config(source.folder).model.conditions, store)

@@ -25,7 +25,7 @@ from rpg.paths import Paths, paths_of
 from rpg.tasks.adapters import loaded, write_adapter
 from rpg.tasks.base import ImageEncoder, Task
 from rpg.tasks.config import TaskConfig
-from rpg.tasks.loading import load_differentiable, load_task
+from rpg.tasks.loading import load_prompted, load_task
 from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
@@ -290,4 +290,4 @@ def _encoder(experiment: Experiment, paths: Paths, data_root: str | None) -> Ima
     """Return the features of an experiment's base network."""
     base = read_base(experiment, paths.folder("base"), experiment.zoo.seeds[0])
     assert base
-    return load_differentiable(experiment.task, data_root).image_features(base)
+    return load_prompted(experiment.task, data_root).image_features(base)

@@ -127,7 +127,7 @@ def trials(wildcards: Wildcards) -> list[str]:
     files: dict[Path, None] = {}
     for trial in params.trials(wildcards.ablation):
         paths = paths_of(params, trial)
-        more = ["prompts.rows", "prompts.seconds"] if params.experiment(trial).prompts else []
+        more = ["prompts.rows", "prompts.summary"] if params.experiment(trial).prompts else []
         files |= dict.fromkeys(paths.file(name) for name in [*names, *more])
     return [*map(str, files), *source_files(SUMMARIES["ablation"].code)]
 

@@ -75,8 +75,8 @@ def _prompts(params: Params, name: str, results: Path) -> str | None:
         paths = paths_of(params, trial, results)
         if experiment.prompts:
             command = f"rpg prompts --experiment {trial}"
-            facts = read_sealed(paths.file("prompts.seconds"), command)
-            rows = pd.read_csv(verified_file(paths.file("prompts.rows"), paths.file("prompts.seconds"), command))
+            facts = read_sealed(paths.file("prompts.summary"), command)
+            rows = pd.read_csv(verified_file(paths.file("prompts.rows"), paths.file("prompts.summary"), command))
             measured.append(PromptTrial(rows, facts["seconds"]))
             device = facts["device"]
         else:

@@ -274,6 +274,10 @@ class ImageEncoder(Protocol):
     def white(self) -> int:
         """The largest value of the data set's pixels."""
 
+    @property
+    def classes(self) -> int:
+        """K; the last K features are the probabilities of the network's classes."""
+
     def tensors(self) -> StateDict:
         """Return all that `DifferentiableTask.image_features_of` needs."""
 
@@ -283,18 +287,6 @@ class ImageEncoder(Protocol):
 
 class DifferentiableTask(Task):
     """A task with a loss that is differentiable in the weights, so that RPG can train on it."""
-
-    def image_features(self, base: StateDict) -> ImageEncoder:
-        """Return the features of images, for prompts, by a network of `train_base` with these weights."""
-        raise NotImplementedError("this task has no images to show")
-
-    def image_features_of(self, tensors: StateDict) -> ImageEncoder:
-        """Return the features that `tensors` of `image_features` hold; needs no data."""
-        raise NotImplementedError("this task has no images to show")
-
-    def training_images(self) -> tuple[Tensor, Tensor]:
-        """Return the training images [n, C, H, W] uint8 and their classes [n]."""
-        raise NotImplementedError("this task has no images to show")
 
     @abstractmethod
     def losses(
@@ -341,6 +333,34 @@ class DifferentiableTask(Task):
 
         Each network has the task of its code.
         """
+
+
+class PromptedTask(DifferentiableTask):
+    """A task whose networks a few labeled images can ask for."""
+
+    @abstractmethod
+    def image_features(self, base: StateDict) -> ImageEncoder:
+        """Return the features of images by a network of `train_base` with these weights."""
+
+    @abstractmethod
+    def image_features_of(self, tensors: StateDict) -> ImageEncoder:
+        """Return the features that `tensors` of `image_features` hold; needs no data."""
+
+    @abstractmethod
+    def labeled_images(self, split: str) -> tuple[Tensor, Tensor]:
+        """Return the images [n, C, H, W] uint8 of "train", "validation" or "test", and their classes [n]."""
+
+    @abstractmethod
+    def network_inputs(self, images: Tensor, codes: Sequence[str | None]) -> Tensor:
+        """Return what E networks see of images [E, n, C, H, W]."""
+
+    @abstractmethod
+    def on(self, data: str) -> "PromptedTask":
+        """Return the task on other data, which the block `prompts` names, with this task's networks."""
+
+    @abstractmethod
+    def prompted_codes(self, data: str) -> list[str]:
+        """Return the tasks that prompts show: the held-out codes, or those of other data."""
 
 
 def tied_names(state_dict: Mapping[str, Tensor]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Load benchmarks: `load_task`."""
 
-from rpg.tasks.base import DifferentiableTask, Task
+from rpg.tasks.base import DifferentiableTask, PromptedTask, Task
 from rpg.tasks.config import TaskConfig
 from rpg.utils.device import device
 
@@ -24,4 +24,11 @@ def load_differentiable(config: TaskConfig, data_root: str | None) -> Differenti
     """
     task = differentiable(load_task(config, data_root))
     assert task
+    return task
+
+
+def load_prompted(config: TaskConfig, data_root: str | None) -> PromptedTask:
+    """Return the task of a block, for a task whose networks images can ask for; see `load_differentiable`."""
+    task = load_task(config, data_root)
+    assert isinstance(task, PromptedTask)
     return task

@@ -126,7 +126,7 @@ def train_hypernetwork(
     torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
     model = fresh(block, experiment.diffusion, store)
     task = load_differentiable(experiment.task, data_root)
-    prompts = prompts_of(experiment, task, base)
+    prompts = prompts_of(experiment, base, data_root)
     if prompts:
         prompts.fit(model)
     generated = Generated(task, store, experiment.model.conditions, params, on, prompts)

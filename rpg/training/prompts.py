@@ -11,7 +11,8 @@ from rpg.config.experiment import Experiment
 from rpg.config.model import ImagesCondition
 from rpg.model.image_set import ImageSet, support_values
 from rpg.model.rpg import RPG
-from rpg.tasks.base import DifferentiableTask
+from rpg.tasks.base import PromptedTask
+from rpg.tasks.loading import load_prompted
 from rpg.tasks.stack import StateDict
 from rpg.utils.errors import UserError
 from rpg.zoo.manifest import read_base
@@ -55,8 +56,8 @@ def draw_support(
 class Prompts:
     """The features of the training images, and support sets of them."""
 
-    def __init__(self, task: DifferentiableTask, base: StateDict, condition: ImagesCondition) -> None:
-        self.images, self.classes_n = task.training_images()
+    def __init__(self, task: PromptedTask, base: StateDict, condition: ImagesCondition) -> None:
+        self.images, self.classes_n = task.labeled_images("train")
         self.present = {*self.classes_n.tolist()}
         self.features_nF = task.image_features(base)(self.images)
         found = self.features_nF.shape[1]
@@ -97,7 +98,7 @@ def without_classes(code: str, present: Collection[int], draw: torch.Generator) 
     return "".join(bits)
 
 
-def prompts_of(experiment: Experiment, task: DifferentiableTask, base: Path) -> Prompts | None:
+def prompts_of(experiment: Experiment, base: Path, data_root: str | None) -> Prompts | None:
     """Return the prompts of an experiment's training images; None without the condition `images`.
 
     `base` is the folder of the base network, whose features are used.
@@ -108,4 +109,4 @@ def prompts_of(experiment: Experiment, task: DifferentiableTask, base: Path) -> 
     weights = read_base(experiment, base, experiment.zoo.seeds[0])
     # The validation of params.yaml has refused an experiment without a base network.
     assert weights
-    return Prompts(task, weights, condition)
+    return Prompts(load_prompted(experiment.task, data_root), weights, condition)

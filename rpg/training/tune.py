@@ -101,7 +101,7 @@ def tune_rpg(
     model = load_rpg(rpg, store, on)
     config = read_config(rpg)
     task = load_differentiable(experiment.task, data_root)
-    prompts = prompts_of(experiment, task, base)
+    prompts = prompts_of(experiment, base, data_root)
     if prompts:
         prompts.fit(model)
     generated = Generated(task, store, config.model.conditions, params, on, prompts)

@@ -10,6 +10,7 @@ from conftest import ROOT
 from rpg.config.experiment import Experiment
 from rpg.stages import (
     BASE_OF_TASK_CODES,
+    IMAGES,
     OPTIONAL,
     STAGES,
     SUMMARIES,
@@ -36,9 +37,9 @@ def all_reads(stage: Stage) -> list[str]:
 def test_names_and_order() -> None:
     assert ORDER == [
         "base", "zoo", "collect", "tokens", "train", "tune", "hypernetwork", "sample", "score", "novelty",
-        "wanted",
+        "prompts", "wanted",
     ]  # fmt: skip
-    assert OPTIONAL == ("base", "tune", "hypernetwork", "wanted")
+    assert OPTIONAL == ("base", "tune", "hypernetwork", "prompts", "wanted")
     assert TIMED == ("train", "tune", "hypernetwork", "sample")
     assert list(SUMMARIES) == ["ablation", "joint", "ablations", "tables", "report"]
 
@@ -64,6 +65,7 @@ def test_names_are_their_keys() -> None:
         ("sample", SAMPLE),
         ("score", SAMPLE),
         ("novelty", SAMPLE | {"novelty"}),
+        ("prompts", SAMPLE | {"prompts"}),
         ("wanted", RPG | {"tune", "sample", "wanted"}),
     ],
 )
@@ -92,7 +94,7 @@ def test_artifacts_that_are_read_exist_and_are_of_earlier_stages(stage: Stage) -
 def test_an_optional_stage_is_read_only_where_it_is(stage: Stage) -> None:
     assert not {name.partition(".")[0] for name in stage.reads} & set(OPTIONAL)
     for condition, names in stage.reads_if.items():
-        assert condition in (*OPTIONAL, TASK_CODES, BASE_OF_TASK_CODES)
+        assert condition in (*OPTIONAL, TASK_CODES, BASE_OF_TASK_CODES, IMAGES)
         if condition in OPTIONAL:
             assert {name.partition(".")[0] for name in names} == {condition}
 

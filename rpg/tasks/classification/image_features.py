@@ -57,6 +57,11 @@ class ImageFeatures:
         channels, height, width = self.pixels["shape"].tolist()
         return channels, height, width
 
+    @property
+    def classes(self) -> int:
+        """K, the number of the network's classes."""
+        return self.task.base_outputs
+
     def inputs(self, images: Tensor) -> Tensor:
         """Return the network's inputs for images [n, C, H, W] of 0 to `white`, of any height and width."""
         resolution = self.task.params.resolution

@@ -15,13 +15,14 @@ from torch.nn import functional
 
 from rpg.data import CLASSES, load_data
 from rpg.data.images import Images
-from rpg.tasks.base import DifferentiableTask, Judgement, Save
+from rpg.tasks.base import Judgement, PromptedTask, Save
 from rpg.tasks.classification.base_classifier import BaseClassifier
 from rpg.tasks.classification.config import ClassificationBase, ClassificationTask, ClassificationZoo, TaskCodes
 from rpg.tasks.classification.image_features import ImageFeatures
 from rpg.tasks.classification.meanings import IGNORED, MEANINGS, Meaning
 from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.stack import StateDict, logits, mismatch, stack, unstack
+from rpg.utils import task_codes
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
 from rpg.utils.progress import progress
@@ -32,7 +33,7 @@ SCORE_BATCH = 1000
 RECOUNT, RECOUNT_BATCH = 500, 250
 
 
-class Classification(DifferentiableTask):
+class Classification(PromptedTask):
     """Builds, trains and scores the classifiers of one experiment."""
 
     metrics = ("top1",)
@@ -106,7 +107,12 @@ class Classification(DifferentiableTask):
 
     def build_base(self) -> nn.Module:
         """Build a new base network, which is trained for all tasks at once."""
-        return self.build(num_classes=self.meaning.base_outputs(len(CLASSES[self.params.data])))
+        return self.build(num_classes=self.base_outputs)
+
+    @property
+    def base_outputs(self) -> int:
+        """The number of outputs of a base network."""
+        return self.meaning.base_outputs(len(CLASSES[self.params.data]))
 
     def skeleton(self, base: BaseConfig | None) -> StateDict:
         with torch.device("meta"):
@@ -404,8 +410,16 @@ class Classification(DifferentiableTask):
     def image_features_of(self, tensors: StateDict) -> ImageFeatures:
         return ImageFeatures.of_tensors(self, tensors)
 
-    def training_images(self) -> tuple[Tensor, Tensor]:
-        return self.data.train.images, self.data.train.labels
+    def labeled_images(self, split: str) -> tuple[Tensor, Tensor]:
+        images = self.data.split(split)
+        return images.images, images.labels
+
+    def prompted_codes(self, data: str) -> list[str]:
+        """Return the held-out codes; for hidden classes, each of them against the others."""
+        assert isinstance(self.params, TaskCodes)
+        if data == "hidden":
+            return [task_codes.of_classes([index]) for index in self.params.hidden_classes]
+        return self.params.held_out_codes()
 
     def image_features(self, base: StateDict) -> ImageFeatures:
         """Return the features of images for prompts, with the weights of a base network."""

@@ -7,18 +7,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 from safetensors.torch import load
 from streamlit.testing.v1 import AppTest
 
 from rpg.cli import main
 from rpg.config.loading import load_params
 from rpg.tasks.loading import load_task
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
 
 HELD_OUT = "0100111010"
 
@@ -105,14 +111,14 @@ def test_an_experiment_without_tasks_is_refused(finished: Path, monkeypatch, cap
     assert "the networks have no tasks to choose from" in capsys.readouterr().err
 
 
-@pytest.fixture
-def address(tasks: Path) -> Iterator[str]:
-    """Where `rpg demo` serves the miniature, in a process of its own."""
+@contextmanager
+def served(folder: Path, name: str) -> Iterator[str]:
+    """Where `rpg demo` serves an experiment, in a process of its own."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "rpg", "demo", "--experiment", "tasks", "--no-browser", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=tasks, start_new_session=True)
+    command = [sys.executable, "-m", "rpg", "demo", "--experiment", name, "--no-browser", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=folder, start_new_session=True)
     try:
         for _ in range(120):
             try:
@@ -128,10 +134,24 @@ def address(tasks: Path) -> Iterator[str]:
         server.wait(30)
 
 
-@pytest.mark.integration
-def test_in_a_browser(address: str, tasks: Path, tmp_path: Path) -> None:
-    """Ask in words, read the accuracy, draw a digit, download the weights: what a visitor does."""
-    from playwright.sync_api import expect, sync_playwright
+@pytest.fixture
+def address(tasks: Path) -> Iterator[str]:
+    """Where `rpg demo` serves the miniature with task codes."""
+    with served(tasks, "tasks") as address:
+        yield address
+
+
+@pytest.fixture
+def address_for_images(shown: Path) -> Iterator[str]:
+    """Where `rpg demo` serves the miniature that sees images."""
+    with served(shown, "shown") as address:
+        yield address
+
+
+@contextmanager
+def visited(address: str) -> "Iterator[Page]":
+    """The page in a real browser, without an error of its scripts."""
+    from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     assert chromium, "this test needs a browser: apt-get install chromium"
@@ -141,6 +161,61 @@ def test_in_a_browser(address: str, tasks: Path, tmp_path: Path) -> None:
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(address)
+        yield page
+        assert not errors
+        browser.close()
+
+
+def draw_on(page: "Page", pad: "Locator") -> None:
+    """Draw a line from top to bottom."""
+    pad.scroll_into_view_if_needed()
+    box = pad.bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 3 * box["height"] / 4, steps=10)
+    page.mouse.up()
+
+
+@pytest.mark.integration
+def test_images_in_a_browser(address_for_images: str, shown: Path, tmp_path: Path) -> None:
+    """Upload pictures of no, draw one of yes, generate, see the answers, download the weights."""
+    from playwright.sync_api import expect
+
+    for index in (0, 1):
+        Image.new("L", (30, 30), 40 * index).save(tmp_path / f"{index}.png")
+    (tmp_path / "note.txt").write_text("no picture")
+    with visited(address_for_images) as page:
+        generate = page.get_by_role("button", name="Generate")
+        expect(generate).to_be_disabled(timeout=60_000)
+        no = page.locator("input[type=file]").first
+        no.set_input_files([tmp_path / "0.png", tmp_path / "1.png"])
+        expect(page.get_by_text("2 images of no")).to_be_visible(timeout=30_000)
+        draw_on(page, page.get_by_label("drawing pad").nth(1))
+        page.get_by_role("button", name="Add the drawing to yes").click()
+        expect(page.get_by_text("1 images of yes")).to_be_visible(timeout=30_000)
+        expect(generate).to_be_enabled(timeout=30_000)
+        generate.click()
+        made = page.get_by_text(re.compile(r"A network from your images, made in [\d.]+ s"))
+        expect(made).to_be_visible(timeout=60_000)
+        expect(page.get_by_text(re.compile("^The network answers (yes|no)$"))).to_have_count(1)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download weights").click()
+        weights = tmp_path / "w.safetensors"
+        download.value.save_as(weights)
+        # A file that is no picture is a message on the page.
+        no.set_input_files([tmp_path / "note.txt"])
+        expect(page.get_by_text(re.compile("note.txt: not a picture"))).to_be_visible(timeout=30_000)
+    task = load_task(load_params(shown / "params.yaml").experiment("shown").task, None)
+    task.network.load_state_dict(load(weights.read_bytes()))
+
+
+@pytest.mark.integration
+def test_in_a_browser(address: str, tasks: Path, tmp_path: Path) -> None:
+    """Ask in words, read the accuracy, draw a digit, download the weights: what a visitor does."""
+    from playwright.sync_api import expect
+
+    with visited(address) as page:
         page.get_by_text("In words", exact=True).first.click()
         sentence = page.get_by_role("textbox", name="In words")
         sentence.fill("even numbers")
@@ -153,14 +228,7 @@ def test_in_a_browser(address: str, tasks: Path, tmp_path: Path) -> None:
 
         said = page.get_by_text(re.compile("^The network answers (yes|no)$"))
         expect(said).to_have_count(1)
-        pad = page.get_by_label("drawing pad")
-        pad.scroll_into_view_if_needed()
-        box = pad.bounding_box()
-        assert box
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4)
-        page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 3 * box["height"] / 4, steps=10)
-        page.mouse.up()
+        draw_on(page, page.get_by_label("drawing pad"))
         # A second answer: for what was drawn.
         expect(said).to_have_count(2)
 
@@ -169,8 +237,6 @@ def test_in_a_browser(address: str, tasks: Path, tmp_path: Path) -> None:
         weights = tmp_path / "w.safetensors"
         download.value.save_as(weights)
         assert download.value.suggested_filename == "1010101010.safetensors"
-        assert not errors
-        browser.close()
     task = load_task(load_params(tasks / "params.yaml").experiment("tasks").task, None)
     found = task.score(load(weights.read_bytes()), "test", "1010101010")
     assert accuracy.group(1) == f"{found:.1f}"

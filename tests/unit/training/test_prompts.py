@@ -8,7 +8,6 @@ from conftest import SHOWN
 from rpg.config.loading import load_params
 from rpg.model.image_set import ImageSet
 from rpg.paths import paths_of
-from rpg.tasks.loading import load_differentiable
 from rpg.tokenizer.store import TokenStore
 from rpg.training.model_file import fresh
 from rpg.training.prompts import MOST, draw_support, prompts_of, without_classes
@@ -68,8 +67,7 @@ def test_prompts_of_a_zoo(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shown)
     experiment = load_params().experiment("shown")
     paths = paths_of(load_params(), "shown")
-    task = load_differentiable(experiment.task, None)
-    prompts = prompts_of(experiment, task, paths.folder("base"))
+    prompts = prompts_of(experiment, paths.folder("base"), None)
     assert prompts
     assert prompts.features_nF.shape == (1097, 18)
     values = prompts.values(["0100111010", "1011000101"], 3, True, draw())
@@ -95,7 +93,6 @@ def test_another_number_of_features_is_refused(shown: Path, monkeypatch: pytest.
         one.model_copy(update={"features": 7}) if one.kind == "images" else one for one in experiment.model.conditions
     ]
     changed = experiment.model_copy(update={"model": experiment.model.model_copy(update={"conditions": conditions})})
-    task = load_differentiable(experiment.task, None)
     with pytest.raises(UserError, match="features of an image are 18"):
-        prompts_of(changed, task, paths.folder("base"))
+        prompts_of(changed, paths.folder("base"), None)
     assert SHOWN["model"]["conditions"][1]["features"] == 18

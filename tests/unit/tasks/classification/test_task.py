@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import MINIATURE, TASKS
 from pydantic import ValidationError
+from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from rpg.config.loading import load_params
@@ -11,7 +12,7 @@ from rpg.tasks.classification.config import ClassificationBase, ClassificationTa
 from rpg.tasks.classification.task import Classification, _batches, _shift
 from rpg.tasks.config import Run
 from rpg.tasks.loading import load_task
-from rpg.tasks.stack import StateDict, stack, unstack
+from rpg.tasks.stack import StateDict, logits, stack, unstack
 from rpg.tokenizer.store import TokenStore
 
 TASK = ClassificationTask.model_validate(MINIATURE["task"])
@@ -389,3 +390,42 @@ def test_early_saves_that_do_not_fit(changes: dict, fault: str) -> None:
     tree = {**ZOO.model_dump(), "seeds": [0, 1], **changes}
     with pytest.raises(ValidationError, match=fault):
         ClassificationZoo.model_validate(tree)
+
+
+def test_a_loss_leaves_out_classes_with_a_dash(tasks: Path) -> None:
+    task = load_task(load_params(tasks / "params.yaml").experiment("tasks").task, None)
+    weights = stack(random_networks(task, 2))
+    codes = ["01001--010", "0100111010"]
+    losses = task.losses(weights, codes, 64, torch.Generator().manual_seed(3))
+    batch = torch.randint(len(task.data.train.labels), (64,), generator=torch.Generator().manual_seed(3))
+    inputs, classes = task.inputs("train")[batch], task.data.train.labels[batch]
+    for index, code in enumerate(codes):
+        kept = torch.tensor([code[label] != "-" for label in classes.tolist()])
+        answers = torch.tensor([int(code[label]) for label in classes[kept].tolist()])
+        outputs = logits(task.network, {name: of[index : index + 1] for name, of in weights.items()}, inputs[kept])[0]
+        torch.testing.assert_close(losses[index], functional.cross_entropy(outputs, answers), atol=1e-5, rtol=1e-4)
+
+
+def test_hidden_classes_are_in_no_split(tasks: Path) -> None:
+    block = load_params(tasks / "params.yaml").experiment("tasks").task
+    hiding = load_task(block.model_copy(update={"hidden": [8, 9], "held_out": [32]}), None)
+    whole = load_task(block, None)
+    for split in ("train", "validation", "test"):
+        images, classes = hiding.labeled_images(split)
+        assert {*classes.tolist()} == {*range(8)}
+        every, of_every = whole.labeled_images(split)
+        assert torch.equal(images, every[of_every < 8])
+    other = hiding.on("hidden")
+    images, classes = other.labeled_images("test")
+    assert {*classes.tolist()} == {8, 9}
+    # Hidden classes are standardized by the visible ones' pixels, as the networks see images.
+    std, mean = hiding.data.train_std_mean
+    torch.testing.assert_close(other.inputs("test"), ((images - mean) / std).float())
+    assert hiding.prompted_codes("hidden") == ["0000000010", "0000000001"]
+    assert hiding.prompted_codes("own") == ["0000100000"]
+    # A network that always answers yes is right for one of the two classes.
+    network = random_networks(hiding, 1)[0]
+    network["fc.weight"].zero_()
+    network["fc.bias"].copy_(torch.tensor([0.0, 1.0]))
+    share = 100 * float((classes == 8).double().mean())
+    assert other.score(network, "test", "0000000010") == pytest.approx(share)

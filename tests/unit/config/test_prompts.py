@@ -1,0 +1,73 @@
+"""Images as a condition: what an experiment needs for them."""
+
+import copy
+from typing import Any
+
+import pytest
+from conftest import SETTINGS, SHOWN
+
+from rpg.config.loading import check_params
+from rpg.config.params import Params
+from rpg.utils.errors import UserError
+
+
+def checked(change: Any = lambda tree: None) -> Params:
+    tree = copy.deepcopy(SHOWN)
+    change(tree)
+    return check_params({**SETTINGS, "run": ["shown"], "experiments": {"shown": tree}})
+
+
+def test_what_is_measured() -> None:
+    experiment = checked().experiment("shown")
+    assert experiment.prompts
+    assert experiment.prompts.images == [1, 3]
+    assert experiment.images
+    assert experiment.images.features == 18
+    assert experiment.has("images")
+    assert "prompts" in experiment.stages()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda t: t.update(base=None), "images needs task.kind task_codes and a base block of one seed"),
+        (lambda t: t["zoo"].update(seeds=[0, 1]) or t["base"].update(seeds=[5, 6]), "a base block of one seed"),
+        (lambda t: t["model"]["conditions"].pop(0), "images needs another condition"),
+        (
+            lambda t: t["model"]["conditions"].append({"kind": "task_code", "hidden": 4, "reach": "all"}),
+            "images needs another condition, such as permutation_state, no task_code",
+        ),
+        (
+            lambda t: t["train"].update(steps=5),
+            "images are read in tune alone; add the block, and set train.steps to 0",
+        ),
+        (lambda t: t["sample"].pop("images"), "sample.images: missing; images needs it"),
+        (lambda t: t["model"]["conditions"].pop(1), "sample.images: needs the condition images"),
+        (
+            lambda t: t["model"]["conditions"].pop(1) and t["sample"].pop("images"),
+            "prompts: needs the condition images",
+        ),
+        (lambda t: t["task"].update(hidden=[8, 12]), "hidden: must be some of the classes, 0 to 9"),
+        (lambda t: t["task"].update(hidden=[1, 2]), "held_out: 314 needs 0 for the hidden classes"),
+        (lambda t: t["prompts"].update(data=["letters"]), "prompts.data"),
+    ],
+)
+def test_faults_are_one_line(change: Any, fault: str) -> None:
+    with pytest.raises(UserError) as error:
+        checked(change)
+    assert fault in str(error.value)
+
+
+def test_codes_of_visible_classes() -> None:
+    """No seen code has a bit for a hidden class, or is a held-out task with swapped answers."""
+    # 32 is 0000100000, and 828 is 1100111100.
+    changes = {"hidden": [8, 9], "held_out": [32, 828], "seen": 200}
+    task = checked(lambda t: t["task"].update(changes)).experiment("shown").task
+    seen = task.seen_codes()
+    assert len({*seen}) == 200
+    for code in seen:
+        assert code[8:] == "00"
+        assert {*code[:8]} == {"0", "1"}
+    assert not {"0000100000", "1111011100", "1100111100", "0011000000"} & {*seen}
+    assert task.hidden_classes == [8, 9]
+    assert task.visible_classes == [*range(8)]
