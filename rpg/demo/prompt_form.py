@@ -37,7 +37,7 @@ def _side(column: Any, answer: str, form: ImageForm) -> list[Tensor]:
         if drawings and st.button(f"Remove the drawings of {answer}"):
             drawings.clear()
         images += drawings
-        st.write(f"{len(images)} images of {answer}")
+        st.write(f"{len(images)} image{'' if len(images) == 1 else 's'} of {answer}")
         if images:
             st.image([image.permute(1, 2, 0).squeeze(-1).numpy() / form.white for image in images[:20]], width=48)
     return images

@@ -289,7 +289,9 @@ def measure(rivals: PromptRivals) -> PromptTable:
     table.add(PromptMethod("trained", 0), 0, True, [*trained], rivals.judged([*trained.values()], [*trained]))
     lookup = rivals.task.base_network(rivals.base)
     if rivals.data == "own":
-        looked_up = [{split: lookup.look_up(split, code).scores["top1"] for split in SPLITS} for code in rivals.codes]
+        looked_up = [
+            {split: lookup.look_up(split, code).scores[rivals.on.metric] for split in SPLITS} for code in rivals.codes
+        ]
         table.add(PromptMethod("lookup", 0), 0, True, rivals.codes, looked_up)
     known = list(generators(rivals.experiment, rivals.paths, rivals.store))
     draws = list(product(params.images, (True, False)))

@@ -193,7 +193,7 @@ def test_images_in_a_browser(address_for_images: str, shown: Path, tmp_path: Pat
         expect(page.get_by_text("2 images of no")).to_be_visible(timeout=30_000)
         draw_on(page, page.get_by_label("drawing pad").nth(1))
         page.get_by_role("button", name="Add the drawing to yes").click()
-        expect(page.get_by_text("1 images of yes")).to_be_visible(timeout=30_000)
+        expect(page.get_by_text("1 image of yes")).to_be_visible(timeout=30_000)
         expect(generate).to_be_enabled(timeout=30_000)
         generate.click()
         made = page.get_by_text(re.compile(r"A network from your images, made in [\d.]+ s"))
