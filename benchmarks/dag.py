@@ -41,7 +41,8 @@ def plan(experiment: str, experiments: int, shards: int) -> dict[str, Any]:
     block = params.experiment(experiment).model_dump(mode="json", exclude_unset=True)
     block["zoo"] |= {"seeds": list(range(shards)), "runs_per_shard": 1}
     names = [f"copy-{index}" for index in range(experiments)]
-    tree = {**params.model_dump(mode="json"), "run": names, "ablations": {}, "experiments": dict.fromkeys(names, block)}
+    tree = {**params.model_dump(mode="json"), "run": names, "ablations": {}, "joint": {}}
+    tree["experiments"] = dict.fromkeys(names, block)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         copy_workflow(folder)

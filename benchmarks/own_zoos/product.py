@@ -95,7 +95,7 @@ class Outcome:
 def write_request(folder: Path, arguments: Sequence[str], tokens: Mapping[str, Any]) -> None:
     """Write params.yaml without an experiment for the zoo, and the request for it."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree |= {"ablations": {}, "run": [EXAMPLE], "experiments": {EXAMPLE: tree["experiments"][EXAMPLE]}}
+    tree |= {"ablations": {}, "joint": {}, "run": [EXAMPLE], "experiments": {EXAMPLE: tree["experiments"][EXAMPLE]}}
     tree["presets"] = {name: tree["presets"][name] for name in PRESETS}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree))
     (folder / REQUEST).write_text(json.dumps({"arguments": list(arguments), "tokens": dict(tokens)}))

@@ -23,7 +23,7 @@ from rpg.utils.errors import UserError
 CHECKPOINT = "checkpoint"
 # A manifest's own keys of a checkpoint, and the names of conditions that are no vectors.
 RESERVED = frozenset(
-    {"file", "sha256", "seed", "step", "held_out", "code", "permutation_state", "task_code", "unconditional"}
+    {"file", "sha256", "seed", "step", "held_out", "code", "permutation_state", "task_code", "images", "unconditional"}
 )
 NAME = re.compile(r"\w[\w .-]*")
 # A column of more different texts is a name or a note, no class.

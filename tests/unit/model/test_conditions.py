@@ -67,7 +67,7 @@ def test_vectors_are_standardized_by_the_zoo() -> None:
 @pytest.mark.parametrize("hidden", [None, 5])
 def test_each_token_its_own_vector(hidden: int | None) -> None:
     """Per token is what as many conditions as there are tokens would give, one after another."""
-    params = TaskCodeCondition(kind="task_code", hidden=hidden, reach="each")
+    params = VectorCondition(kind="vector", field="x", hidden=hidden, reach="each")
     vector = Vector(params, values=2, length=3, width=6, normalized=True)
     values = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
     found = vector(values)

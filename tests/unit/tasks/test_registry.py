@@ -38,7 +38,7 @@ def test_every_folder_with_a_config_is_a_benchmark_or_shared_by_some() -> None:
 def test_what_every_benchmark_says(kind: str) -> None:
     block = task_blocks()[kind]
     assert issubclass(block, TaskConfig)
-    assert block.optional <= {"base", "tune", "hypernetwork"}
+    assert block.optional <= {"base", "tune", "hypernetwork", "prompts", "wanted"}
     assert ("base" in block.optional) == (block.base_block is not None)
     assert not block.needs_base or block.base_block
     for method in ("load", "card", "dataset"):

@@ -29,15 +29,17 @@ def test_training_lowers_the_task_loss(tasks: Path, tmp_path: Path) -> None:
     losses = []
     for steps in (1, 250):
         changed = experiment.model_copy(update={"hypernetwork": params.model_copy(update={"steps": steps})})
-        train_hypernetwork(changed, store.folder, tmp_path / f"{steps}", tmp_path / "seconds.json", None)
+        folder = tmp_path / f"{steps}"
+        train_hypernetwork(changed, store.folder, tmp_path, folder, tmp_path / "seconds.json", None)
         model = load_rpg(tmp_path / f"{steps}", store, device())
         with torch.no_grad():
             runs = []
             for seed in range(20):
                 draw = torch.Generator().manual_seed(seed)
-                picks, values = generated.draw(4, draw)
-                tokens_BLD = generated.from_noise(model, model.recurrent(values), model.starts(values), draw)
-                runs.append(generated.loss(tokens_BLD, picks, draw))
+                drawn = generated.draw(4, draw)
+                prototypes_BLW, starts_BLD = model.recurrent(drawn.values), model.starts(drawn.values)
+                tokens_BLD = generated.from_noise(model, prototypes_BLW, starts_BLD, draw)
+                runs.append(generated.loss(tokens_BLD, drawn.picks, drawn.codes, draw))
         losses.append(torch.stack(runs).mean().item())
     # Three seeds have 0.65 to 0.86.
     assert losses[1] < 0.97 * losses[0]
@@ -88,6 +90,7 @@ def test_samples_have_the_statistics_that_were_generated(tasks: Path) -> None:
 @pytest.mark.parametrize("statistics", [None, 0.5])
 def test_teachers_are_the_checkpoints_that_were_picked(generated: Generated, statistics: float | None) -> None:
     picks, store = [0, 3], generated.store
+    codes = [store.checkpoints[pick].code for pick in picks]
     params = generated.params.model_copy(update={"loss": "outputs", "statistics": statistics})
     beside = Generated(generated.task, store, CONDITIONS, params, device())
     own_BLD = torch.stack([store[pick] for pick in picks])
@@ -98,10 +101,10 @@ def test_teachers_are_the_checkpoints_that_were_picked(generated: Generated, sta
         states = torch.tensor([store.state(store.checkpoints[pick]) for pick in picks])
         return store.detokenize(tokens_BLD, states)
 
-    found = beside.loss(other_BLD, picks, torch.Generator().manual_seed(5))
+    found = beside.loss(other_BLD, picks, codes, torch.Generator().manual_seed(5))
     expected = generated.task.losses(
         teachers_and_students(other_BLD),
-        [store.checkpoints[pick].code for pick in picks],
+        codes,
         params.images,
         torch.Generator().manual_seed(5),
         statistics,
@@ -109,6 +112,6 @@ def test_teachers_are_the_checkpoints_that_were_picked(generated: Generated, sta
     )
     torch.testing.assert_close(found, expected.mean())
     if statistics is None:
-        itself = beside.loss(own_BLD.nan_to_num(0.0), picks, torch.Generator().manual_seed(5))
+        itself = beside.loss(own_BLD.nan_to_num(0.0), picks, codes, torch.Generator().manual_seed(5))
         assert itself.item() == pytest.approx(0, abs=1e-6)
     assert found > 1e-3

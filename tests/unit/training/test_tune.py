@@ -32,7 +32,7 @@ def test_loss_of_generated_tokens_is_that_of_their_networks(generated: Generated
     picks = [0, 3, 7]
     tokens_BLD = torch.stack([generated.store[pick].nan_to_num(0) for pick in picks])
     draw = torch.Generator().manual_seed(4)
-    found = generated.loss(tokens_BLD, picks, draw)
+    found = generated.loss(tokens_BLD, picks, [generated.codes[pick] for pick in picks], draw)
     task, store = generated.task, generated.store
     batch = torch.randint(len(task.data.train.labels), (16,), generator=torch.Generator().manual_seed(4))
     inputs = task.data.inputs(task.data.train.images[batch], 8)
@@ -48,7 +48,7 @@ def test_loss_of_generated_tokens_is_that_of_their_networks(generated: Generated
 
 def test_gradient_reaches_the_tokens_of_parameters_and_no_padding(generated: Generated) -> None:
     tokens_BLD = torch.stack([generated.store[pick].nan_to_num(0) for pick in (0, 1)]).requires_grad_()
-    generated.loss(tokens_BLD, [0, 1], torch.Generator().manual_seed(4)).backward()
+    generated.loss(tokens_BLD, [0, 1], generated.codes[:2], torch.Generator().manual_seed(4)).backward()
     layout = generated.store.layout
     moved = tokens_BLD.grad.abs().sum((0, 2)) > 0
     for tensor in layout.tokenized:
@@ -58,9 +58,9 @@ def test_gradient_reaches_the_tokens_of_parameters_and_no_padding(generated: Gen
 
 
 def one_step_loss(generated: Generated, model: RPG, draw: torch.Generator) -> torch.Tensor:
-    picks, values = generated.draw(generated.params.networks, draw)
-    tokens_BLD = generated.from_noise(model, model.recurrent(values), model.starts(values), draw)
-    return generated.loss(tokens_BLD, picks, draw)
+    drawn = generated.draw(generated.params.networks, draw)
+    tokens_BLD = generated.from_noise(model, model.recurrent(drawn.values), model.starts(drawn.values), draw)
+    return generated.loss(tokens_BLD, drawn.picks, drawn.codes, draw)
 
 
 def test_tuning_lowers_the_task_loss(generated: Generated, tasks: Path, tmp_path: Path) -> None:
@@ -69,7 +69,8 @@ def test_tuning_lowers_the_task_loss(generated: Generated, tasks: Path, tmp_path
     folder = tasks / "results/tasks"
     longer = experiment.tune.model_copy(update={"steps": 200, "learning_rate": 0.003, "images": 64, "diffusion": 0.0})
     changed = experiment.model_copy(update={"tune": longer})
-    tune_rpg(changed, folder / "tokens", folder / "rpg", tmp_path / "tune", tmp_path / "seconds.json", None)
+    tokens, rpg = folder / "tokens", folder / "rpg"
+    tune_rpg(changed, tokens, folder / "base", rpg, tmp_path / "tune", tmp_path / "seconds.json", None)
     losses = []
     for path in (folder / "rpg", tmp_path / "tune"):
         model = load_rpg(path, generated.store, device())
@@ -124,7 +125,13 @@ def test_tuning_on_scores_asks_for_own_or_exchanged_vectors(
     model = fresh(experiment.model.model_copy(update={"conditions": conditions}), experiment.diffusion, store)
     asked: list[tuple[list[int], torch.Tensor]] = []
 
-    def loss(tokens_BLD: torch.Tensor, picks: list[int], draw: torch.Generator, scores_B: torch.Tensor) -> torch.Tensor:
+    def loss(
+        tokens_BLD: torch.Tensor,
+        picks: list[int],
+        codes: list[str | None],
+        draw: torch.Generator,
+        scores_B: torch.Tensor,
+    ) -> torch.Tensor:
         asked.append((picks, scores_B))
         return tokens_BLD.square().mean()
 
