@@ -7,11 +7,11 @@ splits, but its import takes as long as torch's, in every stage. `python -m rpg.
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rpg.data import CLASSES
-from rpg.data.images import Images, Split, hold_out
+from rpg.data.images import Images, Split, load_splits, split_tensors
 
 TEST, VALIDATION = 500, 200
 FILE = Path(__file__).with_suffix(".safetensors")
@@ -19,11 +19,7 @@ FILE = Path(__file__).with_suffix(".safetensors")
 
 def load_digits_images() -> Images:
     """Load 1097 train, 200 validation and 500 test images [n, 1, 8, 8], gray levels 0 to 16, in a fixed split."""
-    tensors = load_file(FILE)
-    train, validation, test = (
-        Split(tensors[f"{name}.images"], tensors[f"{name}.labels"].long()) for name in ("train", "validation", "test")
-    )
-    return Images(train, validation, test, CLASSES["digits"])
+    return load_splits(FILE, CLASSES["digits"])
 
 
 def draw_digits() -> dict[str, Tensor]:
@@ -32,12 +28,7 @@ def draw_digits() -> dict[str, Tensor]:
 
     digits = load_digits()
     images = torch.from_numpy(digits.images).to(torch.uint8).unsqueeze(1)
-    rest, test = hold_out(Split(images, torch.from_numpy(digits.target).long()), TEST, seed=0)
-    train, validation = hold_out(rest, VALIDATION, seed=0)
-    tensors: dict[str, Tensor] = {}
-    for name, split in {"train": train, "validation": validation, "test": test}.items():
-        tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels.to(torch.uint8)}
-    return tensors
+    return split_tensors(Split(images, torch.from_numpy(digits.target).long()), TEST, VALIDATION)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -75,6 +77,25 @@ def standardized(images: Tensor, mean: Tensor, std: Tensor, resolution: int) -> 
     if normal.shape[2:] == (resolution, resolution):
         return normal
     return functional.interpolate(normal, (resolution, resolution), mode="bilinear", antialias=True)
+
+
+def load_splits(file: Path, classes: tuple[str, ...]) -> Images:
+    """Load a data set of the tensors that `split_tensors` returns."""
+    tensors = load_file(file)
+    train, validation, test = (
+        Split(tensors[f"{name}.images"], tensors[f"{name}.labels"].long()) for name in ("train", "validation", "test")
+    )
+    return Images(train, validation, test, classes)
+
+
+def split_tensors(every: Split, test: int, validation: int) -> dict[str, Tensor]:
+    """Return images and labels, uint8, of each split by its name: `test` and `validation` images, and the others."""
+    rest, held = hold_out(every, test, seed=0)
+    train, chosen = hold_out(rest, validation, seed=0)
+    tensors: dict[str, Tensor] = {}
+    for name, split in {"train": train, "validation": chosen, "test": held}.items():
+        tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels.to(torch.uint8)}
+    return tensors
 
 
 def hold_out(split: Split, count: int, seed: int) -> tuple[Split, Split]:

@@ -7,12 +7,12 @@ made the data set. `python -m rpg.data.mnist` rewrites the file.
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
 from rpg.data import CLASSES
-from rpg.data.images import Images, Split, hold_out
+from rpg.data.images import Images, Split, load_splits, split_tensors
 
 TEST, VALIDATION = 2500, 500
 # A digit of MNIST fills a square of 20 pixels amid a border of 4.
@@ -22,11 +22,7 @@ FILE = Path(__file__).with_suffix(".safetensors")
 
 def load_mnist_images() -> Images:
     """Load 2000 train, 500 validation and 2500 test images [n, 1, 8, 8], gray levels 0 to 16, in a fixed split."""
-    tensors = load_file(FILE)
-    train, validation, test = (
-        Split(tensors[f"{name}.images"], tensors[f"{name}.labels"].long()) for name in ("train", "validation", "test")
-    )
-    return Images(train, validation, test, CLASSES["digits"])
+    return load_splits(FILE, CLASSES["digits"])
 
 
 def reduced(images_nHW: Tensor) -> Tensor:
@@ -42,12 +38,7 @@ def draw_mnist() -> dict[str, Tensor]:
 
     images, labels = mnist_data()
     every = Split(reduced(torch.from_numpy(images).unflatten(1, (28, 28))), torch.from_numpy(labels).long())
-    rest, test = hold_out(every, TEST, seed=0)
-    train, validation = hold_out(rest, VALIDATION, seed=0)
-    tensors: dict[str, Tensor] = {}
-    for name, split in {"train": train, "validation": validation, "test": test}.items():
-        tensors |= {f"{name}.images": split.images, f"{name}.labels": split.labels.to(torch.uint8)}
-    return tensors
+    return split_tensors(every, TEST, VALIDATION)
 
 
 if __name__ == "__main__":

@@ -32,12 +32,11 @@ from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
-from rpg.training.prompts import draw_support
+from rpg.training.prompts import draw_support, prompts_base
 from rpg.utils.device import describe, device
 from rpg.utils.files import file_entry, read_tensors, write_sealed, write_text
 from rpg.utils.progress import progress
 from rpg.utils.rng import derive, generator
-from rpg.zoo.manifest import read_base
 
 SPLITS = ("validation", "test")
 # Support sets that a method's seconds are measured on, one by one.
@@ -64,9 +63,8 @@ class PromptRivals:
         self.task, self.data = task, data
         # The task as the data set's images ask it; its networks are those of `task`.
         self.on = task if data == "own" else task.on(data)
-        base = read_base(experiment, paths.folder("base"), experiment.zoo.seeds[0])
-        assert base
-        self.base, self.features = base, task.image_features(base)
+        self.base = prompts_base(experiment, paths.folder("base"))
+        self.features = task.image_features(self.base)
         self.store = TokenStore(paths.folder("tokens"))
 
     @cached_property

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rpg.generator.requests import zoo_membership
-from rpg.utils.condition_requests import States, Vectors, met, outside, requested
+from rpg.utils.condition_requests import NOT_ON_IMAGES, States, Vectors, met, outside, requested
 from rpg.utils.errors import UserError
 from rpg.utils.files import atomic, read_json, read_sealed, sha256, write_json
 from rpg.utils.rng import derive
@@ -170,7 +170,7 @@ class GraphGenerator:
     @property
     def image_form(self) -> Any:
         """An RPG that takes images has no graph."""
-        raise UserError("the model was not trained on images; leave them out")
+        raise UserError(NOT_ON_IMAGES)
 
     @cached_property
     def _table(self) -> dict[str, np.ndarray]:

@@ -31,11 +31,11 @@ from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
-from rpg.utils.condition_requests import States, Vectors
+from rpg.training.prompts import prompts_base
+from rpg.utils.condition_requests import NOT_ON_IMAGES, States, Vectors
 from rpg.utils.device import device
 from rpg.utils.errors import UserError, suggestion
 from rpg.utils.files import write_tensors
-from rpg.zoo.manifest import read_base
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class TrainedRPG:
     def image_features(self) -> ImageEncoder:
         """The features of a prompt's images; UserError if RPG takes no images."""
         if not self.encoder:
-            raise UserError("the model was not trained on images; leave them out")
+            raise UserError(NOT_ON_IMAGES)
         return self.encoder()
 
     @property
@@ -288,6 +288,4 @@ class TrainedRPG:
 
 def _encoder(experiment: Experiment, paths: Paths, data_root: str | None) -> ImageEncoder:
     """Return the features of an experiment's base network."""
-    base = read_base(experiment, paths.folder("base"), experiment.zoo.seeds[0])
-    assert base
-    return load_prompted(experiment.task, data_root).image_features(base)
+    return load_prompted(experiment.task, data_root).image_features(prompts_base(experiment, paths.folder("base")))

@@ -11,7 +11,7 @@ from rpg.config.model import Condition
 from rpg.model.conditions import condition_name
 from rpg.tokenizer.store import TokenStore
 from rpg.utils import task_codes
-from rpg.utils.condition_requests import Row, States, Vectors, outside, requested
+from rpg.utils.condition_requests import NOT_ON_IMAGES, Row, States, Vectors, outside, requested
 from rpg.utils.errors import UserError
 from rpg.zoo.manifest import Checkpoint, unknown_vector
 
@@ -115,8 +115,7 @@ class ConditionTable:
         """
         takes = any(condition.kind == "images" for condition in self.conditions)
         if takes != (prompts is not None):
-            fault = "the model was not trained on images; leave them out" if prompts is not None else NO_IMAGES
-            raise UserError(fault)
+            raise UserError(NO_IMAGES if takes else NOT_ON_IMAGES)
         rows = [self._requested(*request, draw, vectors) for request, draw in zip(requests, draws, strict=True)]
         values = {name: torch.tensor([row[name] for row in rows]) for name in self.values}
         return values if prompts is None else {**values, "images": prompts}

@@ -106,7 +106,12 @@ def prompts_of(experiment: Experiment, base: Path, data_root: str | None) -> Pro
     condition = experiment.images
     if condition is None:
         return None
-    weights = read_base(experiment, base, experiment.zoo.seeds[0])
+    return Prompts(load_prompted(experiment.task, data_root), prompts_base(experiment, base), condition)
+
+
+def prompts_base(experiment: Experiment, folder: Path) -> StateDict:
+    """Return the weights of the base network in `folder`, whose features of images RPG sees."""
+    weights = read_base(experiment, folder, experiment.zoo.seeds[0])
     # The validation of params.yaml has refused an experiment without a base network.
     assert weights
-    return Prompts(load_prompted(experiment.task, data_root), weights, condition)
+    return weights

@@ -13,6 +13,8 @@ Vectors = Mapping[str, Sequence[float]]
 States = tuple[int, ...]
 # Name of a condition → its values for one network.
 Row = dict[str, list[float]]
+# The fault of a request with images to a model that takes none.
+NOT_ON_IMAGES = "the model was not trained on images; leave them out"
 STATE, CODE = "permutation_state", "task_code"
 
 
