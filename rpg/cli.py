@@ -175,7 +175,7 @@ def train(
     ] = 1,
 ) -> None:
     """Train RPG on the tokens. A stopped training resumes, with any number of processes."""
-    _, experiment, paths = _open(name, threads if processes <= 1 else None)
+    params, experiment, paths = _open(name, threads if processes <= 1 else None)
     # More processes than checkpoints in a batch would have nothing to do.
     if (count := min(processes, experiment.train.batch)) > 1:
         from rpg.training.distributed import launch
@@ -187,7 +187,13 @@ def train(
     from rpg.utils.rng import fix_arithmetic
 
     fix_arithmetic(threads)
-    train_rpg(experiment, paths.folder("tokens"), paths.folder("train"), paths.file("train.seconds"))
+    places = paths.folder("tokens"), paths.folder("train"), paths.file("train.seconds")
+    if experiment.model.generator:
+        from rpg.peers.train import train_peer
+
+        train_peer(experiment, *places, params.data_root)
+    else:
+        train_rpg(experiment, *places)
     end_process()
 
 
@@ -477,6 +483,16 @@ def ablations() -> None:
     from rpg.utils.files import RESULTS
 
     write_tables(load_params(), RESULTS)
+
+
+@app.command(rich_help_panel=RESULTS)
+def peers() -> None:
+    """Write results/peers.md, RPG beside other generators on the same zoos."""
+    from rpg.config.loading import load_params
+    from rpg.reports.peers import write_peers
+    from rpg.utils.files import RESULTS
+
+    write_peers(load_params(), RESULTS)
 
 
 @app.command(rich_help_panel=RESULTS)

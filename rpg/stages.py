@@ -37,6 +37,8 @@ class Stage:
     module: str
     code: tuple[str, ...]
     task_code: bool = False
+    # Further code for experiments with a generator in RPG's place; the benchmark's own code belongs to it.
+    peer_code: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     reads_if: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # Seconds of a job in the default run on one core of an AMD EPYC (Zen 4): the mean of logs/*/<stage>.tsv.
@@ -180,6 +182,7 @@ STAGES = {
             seconds=9,
             module="rpg.training.train",
             code=_TRAINING,
+            peer_code=("rpg/peers", *_SCORING),
             memory_mb=3000,
             minutes=240,
             priority=50,
@@ -245,6 +248,7 @@ STAGES = {
             seconds=1,
             module="rpg.generator.sample",
             code=_SAMPLING,
+            peer_code=("rpg/peers",),
             task_code=True,
             priority=30,
             gpu=True,
@@ -362,6 +366,7 @@ SUMMARIES = {
             memory_mb=3000,
             minutes=240,
         ),
+        Summary("peers", "Write results/peers.md, RPG beside other generators on the same zoos.", code=_REPORTS),
         Summary("ablations", "Write results/ablations.md, the tables of all ablations.", code=_REPORTS),
         Summary("tables", "Write results/tables.md, metrics.json, scores.csv and seconds.json.", code=_REPORTS),
         Summary(

@@ -197,6 +197,8 @@ class Experiment(Block):
         elif self.sample.images or self.prompts:
             raise ValueError(f"{'sample.images' if self.sample.images else 'prompts'}: needs the condition images")
         self.task.check_experiment(self)
+        if self.model.generator:
+            self._check_peer(kinds)
         for name, start in (("model", self.model.start), ("hypernetwork", getattr(self.hypernetwork, "start", "zero"))):
             if start != "zero" and self.diffusion.target != "x0":
                 raise ValueError(f"{name}.start: {start} needs diffusion.target x0")
@@ -216,6 +218,13 @@ class Experiment(Block):
         if between and "permutation_state" not in kinds:
             raise ValueError(f"{between}.between: needs the condition permutation_state")
         return self
+
+    def _check_peer(self, kinds: Collection[str]) -> None:
+        for block in ("tune", "hypernetwork", "prompts", "wanted"):
+            if getattr(self, block):
+                raise ValueError(f"{block}: needs RPG, and model.generator is another one; remove one of them")
+        if strange := set(kinds) - {"permutation_state", "task_code", "unconditional"}:
+            raise ValueError(f"model.conditions: model.generator knows no {', '.join(sorted(strange))}")
 
     def _check_images(self, kinds: Collection[str]) -> None:
         if not self.task.has_codes or not self.base or len(self.base.seeds) > 1:

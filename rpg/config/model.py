@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from rpg.blocks import Block, Count, absent
+from rpg.config.peers import AnyPeer
 
 
 class LastTokens(Block):
@@ -194,6 +195,8 @@ class Model(Block):
 
     Use `start: mean` for a zoo whose networks are all fine-tuned from one network, and `start: state_mean` if each
     permutation state has a network of its own to start from. RPG then learns only the differences.
+
+    `generator` puts one of RPG's rivals in its place.
     """
 
     conditions: Conditions
@@ -206,6 +209,14 @@ class Model(Block):
             " state's checkpoints, with each tensor's standard deviation as the unit; a mean needs diffusion.target x0"
         ),
     ]
+    generator: Annotated[
+        AnyPeer | None,
+        Field(
+            exclude_if=absent,
+            description="another generator in RPG's place, to compare RPG with; backbone, denoiser, start and the block"
+            " diffusion are RPG's alone",
+        ),
+    ] = None
 
 
 class Diffusion(Block):

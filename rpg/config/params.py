@@ -37,6 +37,13 @@ class Ablation(Block):
     baselines: Annotated[
         bool, Field(description="whether a second table compares the best variant with every method without RPG")
     ] = False
+    peers: Annotated[
+        bool,
+        Field(
+            exclude_if=lambda value: value is False,
+            description="whether the variants are generators, which results/peers.md compares; the first one is RPG",
+        ),
+    ] = False
     variants: Annotated[
         dict[Name, dict[str, Any]],
         Field(
@@ -81,6 +88,8 @@ class Params(Block):
         for name, ablation in self.ablations.items():
             if name in self.experiments:
                 raise ValueError(f"ablations.{name}: an experiment has the same name; rename one of them")
+            if ablation.peers and not ablation.novelty:
+                raise ValueError(f"ablations.{name}.peers: needs novelty: true, because the page has distances")
             if ablation.experiment not in self.experiments:
                 known = suggestion(ablation.experiment, list(self.experiments))
                 raise ValueError(f"ablations.{name}.experiment: no experiment '{ablation.experiment}'{known}")
@@ -182,10 +191,12 @@ def _changed(experiment: Experiment, changes: dict[str, Any], where: str) -> Exp
     tree = experiment.model_dump()
     for key, value in changes.items():
         *blocks, last = key.split(".")
-        node = tree
+        node, own = tree, experiment
         for block in blocks:
             node = node.get(block) if isinstance(node, dict) else None  # type: ignore[assignment]
-        if not isinstance(node, dict) or last not in node:
+            own = getattr(own, block, None)  # type: ignore[assignment]
+        # A dump leaves out optional keys without a value.
+        if not isinstance(node, dict) or (last not in node and last not in getattr(type(own), "model_fields", ())):
             raise ValueError(f"{where}: the experiment has no key '{key}'")
         node[last] = value
     try:

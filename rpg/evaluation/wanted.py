@@ -8,8 +8,8 @@ states, the last saves of their runs. With `tune.exchanged`, its tuning has aske
 training images, and of the *unasked* states not even that. *Between* states, RPG has seen no checkpoint. A `step` is
 compared with the checkpoint that the state's run saved at this step.
 
-`rpg_corrected` corrects the request for a score: it scores RPG's networks on training images, and changes the number in
-the request until that score is the one that networks of learned states with the asked score have (`Correction`).
+`rpg_corrected` asks for another number in place of the wanted score: the one whose networks have the wanted score on the
+validation split (`Correction`).
 
 The baselines make networks of a wanted score for the held-out states without RPG. `nearest_checkpoint` copies the
 checkpoint of a learned state with the nearest score. `noise` adds noise to the run's last checkpoint, and
@@ -55,10 +55,10 @@ RPG, CORRECTED, NEAREST, NOISE, INTERPOLATION = "rpg", "rpg_corrected", "nearest
 LEARNED, HELD_OUT, UNASKED, BETWEEN = "learned", "held_out", "unasked", "between"
 # Bisections of the level of noise, and the largest level, in standard deviations of each tensor's weights.
 BISECTIONS, MOST_NOISE = 12, 4.0
-# A correction tries this many numbers, evenly over the zoo's range and this share of it to both sides, then bisects.
-GRID, ROOM, CORRECTIONS = 16, 0.25, 4
+# A correction tries this many numbers, evenly over the zoo's range and this share of it to both sides.
+GRID, ROOM = 24, 0.25
 # The noise of the networks that the correction is fitted to; the others have seeds from 0.
-FIT_SEED = 1_000_000
+FIT_SEEDS = (1_000_000, 1_000_001)
 HEADING = """# Asked and got
 
 Scores are {metric} in percent. The rank correlation is Spearman's, of asked numbers and scores. The error is the mean
@@ -107,10 +107,10 @@ def asked(params: Wanted, sets: Sequence[str]) -> list[Asked]:
 
 
 class Correction:
-    """Changes the number in a request until the generated network has the wanted score on training images.
+    """Finds the number in a request whose network has the wanted score on the validation split.
 
-    The fit alone reads validation images, and no step reads test images. The noise of a network stays the same, so a
-    small change of the number is a small change of the network.
+    RPG makes networks for GRID numbers, of noise that no other network has. Their validation scores, as an increasing
+    function of the number (isotonic regression), tell the number for each wanted score. No step reads test images.
     """
 
     def __init__(
@@ -128,23 +128,18 @@ class Correction:
         room = ROOM * float(numbers.max() - numbers.min())
         self.range = float(numbers.min()) - room, float(numbers.max()) + room
 
-    def fit(self, learned: Sequence[States]) -> None:
-        """Fit the validation scores of networks in the `learned` states to their training scores.
-
-        RPG learns from the training images, so its networks do better there than checkpoints of equal validation
-        scores. The other states play no part in the fit.
-        """
-        inputs: list[float] = []
-        outputs: list[float] = []
-        for states in learned:
-            networks, scores = self.networks(states, FIT_SEED, np.linspace(*self.range, GRID).tolist())
+    def numbers(self, states: States, wanted: Sequence[float]) -> list[float]:
+        """Return the number to ask for in `states`, for each wanted score."""
+        tried = np.linspace(*self.range, GRID)
+        scores = []
+        for seed in FIT_SEEDS:
+            networks = self.networks(states, seed, tried.tolist())
             judged = self.task.judge_all(networks, "validation", [None] * len(networks))
-            inputs += scores
-            outputs += [one.scores[self.task.metric] for one in judged]
-        self.points = inverse_increasing(inputs, outputs)
+            scores.append([one.scores[self.task.metric] for one in judged])
+        return inverted(tried, np.mean(scores, axis=0), wanted)
 
-    def networks(self, states: States, seed: int, numbers: Sequence[float]) -> tuple[list[StateDict], list[float]]:
-        """Return a network for each number in the request, all of the same noise, and their training scores."""
+    def networks(self, states: States, seed: int, numbers: Sequence[float]) -> list[StateDict]:
+        """Return a network for each number in the request, all of the same noise."""
         draws = [generator(seed, "wanted", state) for state in states[:1]]
         values = self.table.requested([(states, None)], draws, {self.vector: [0.0]})
         values = {name: of.repeat(len(numbers), 1) for name, of in values.items()}
@@ -157,38 +152,16 @@ class Correction:
             temperature=self.sample.temperature,
             precision=self.precision,
         )
-        found = unstack(self.store.detokenize(tokens_BLD, torch.tensor([states[0]] * len(numbers))))
-        judged = self.task.judge_all(found, "train", [None] * len(found))
-        return found, [one.scores[self.task.metric] for one in judged]
-
-    def corrected(self, states: States, seed: int, wanted: Sequence[float]) -> list[StateDict]:
-        """Return the network of the nearest training score for each wanted validation score."""
-        aims = np.interp(wanted, *self.points).tolist()
-        tried = np.linspace(*self.range, GRID)
-        networks, got = self.networks(states, seed, tried.tolist())
-        scores = np.array(got)
-        best = [int(np.abs(scores - aim).argmin()) for aim in aims]
-        chosen = [networks[place] for place in best]
-        nearest = [abs(scores[place] - aim) for place, aim in zip(best, aims, strict=True)]
-        brackets = [_bracket(tried, scores, aim) for aim in aims]
-        for _ in range(CORRECTIONS):
-            middles = [low + (high - low) / 2 for low, high in brackets]
-            networks, got = self.networks(states, seed, middles)
-            for place, (aim, middle, score) in enumerate(zip(aims, middles, got, strict=True)):
-                if abs(score - aim) < nearest[place]:
-                    chosen[place], nearest[place] = networks[place], abs(score - aim)
-                low, high = brackets[place]
-                brackets[place] = (middle, high) if score < aim else (low, middle)
-        return chosen
+        return unstack(self.store.detokenize(tokens_BLD, torch.tensor([states[0]] * len(numbers))))
 
 
-def _bracket(numbers: np.ndarray, scores: np.ndarray, aim: float) -> tuple[float, float]:
-    """Return two consecutive numbers whose scores rise from below `aim` to it; else both are the nearest number."""
-    for low, high, below, above in zip(numbers, numbers[1:], scores, scores[1:], strict=False):
-        if below < aim <= above:
-            return float(low), float(high)
-    nearest = float(numbers[np.abs(scores - aim).argmin()])
-    return nearest, nearest
+def inverted(numbers: np.ndarray, scores: np.ndarray, wanted: Sequence[float]) -> list[float]:
+    """Return the number for each wanted score, from the `scores` of networks for increasing `numbers`.
+
+    Far above the zoo's range RPG's networks may answer at random, so numbers beyond that of the best score do not count.
+    """
+    end = int(scores.argmax()) + 1
+    return np.interp(wanted, *inverse_increasing(numbers[:end].tolist(), scores[:end].tolist())).tolist()
 
 
 class WantedScores:
@@ -256,11 +229,11 @@ class WantedScores:
             if self.fields[name] != self.field:
                 continue
             correction = Correction(self.experiment, self.task, self.store, model, table, name)
-            correction.fit([(state,) for state, of in enumerate(self.sets) if of == LEARNED])
             places = dict.fromkeys((one.states, one.set) for one in asked(self.params, self.sets))
             for states, of in progress(places, "wanted corrected", total=len(places)):
+                found = correction.numbers(states, numbers)
                 for seed in range(self.params.networks):
-                    networks = correction.corrected(states, seed, numbers)
+                    networks = correction.networks(states, seed, found)
                     for number, scores in zip(numbers, self.scores(networks), strict=True):
                         yield self._row(CORRECTED, Asked(name, float(number), states, of), seed, scores)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,13 +25,16 @@ from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
 from rpg.training.conditions import ConditionTable
-from rpg.training.model_file import load_rpg, read_config
+from rpg.training.model_file import load_generator, read_config
 from rpg.training.prompts import Prompts, prompts_of
 from rpg.utils.condition_requests import States, Vectors, met
 from rpg.utils.device import device, worth_compiling
 from rpg.utils.files import clear, exclusive, file_entry, write_sealed
 from rpg.utils.progress import progress
 from rpg.utils.rng import generator
+
+if TYPE_CHECKING:
+    from rpg.peers.base import Peer
 
 # The number of networks in one batch; larger batches are not faster on a CPU.
 TOGETHER = 8
@@ -43,7 +47,7 @@ Network = tuple[StateDict, States, str | None]
 
 
 def sample_networks(
-    model: RPG,
+    model: "RPG | Peer",
     table: ConditionTable,
     tokenizer: Tokenizer,
     params: Sample,
@@ -60,7 +64,7 @@ def sample_networks(
     `prompts` [N, S, K, F + 1] are the values of the condition `images`. Raises UserError if the model cannot meet a
     request.
     """
-    if len(requests) * params.steps >= COMPILED and worth_compiling(device(), model.width):
+    if isinstance(model, RPG) and len(requests) * params.steps >= COMPILED and worth_compiling(device(), model.width):
         model.denoiser.compile()
     for start in range(0, len(requests), TOGETHER):
         part = requests[start : start + TOGETHER]
@@ -142,16 +146,22 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
         requests = sample_requests(store, params, has_states)
         prompts = prompts_of(experiment, paths.folder("base"), data_root)
         for name, source in sources.items():
-            model = load_rpg(source.folder, store, device())
+            model = load_generator(source.folder, store, device())
             table = ConditionTable.of(read_config(source.folder).model.conditions, store)
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = requests if name == "rpg" else list(dict.fromkeys(requests))
             shown = _prompts(prompts, own, params)
             # A prompt takes the place of the code.
             told = own if shown is None else [(states, None) for states, _ in own]
-            networks = sample_networks(
-                model, table, store, chosen, told, precision=experiment.train.precision, prompts=shown
-            )
+            if isinstance(model, RPG):
+                networks = sample_networks(
+                    model, table, store, chosen, told, precision=experiment.train.precision, prompts=shown
+                )
+            else:
+                # RPG does not depend on the other generators' code.
+                from rpg.peers.samples import peer_networks
+
+                networks = peer_networks(model, task, table, store, chosen, told)
             started = time.perf_counter()
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started

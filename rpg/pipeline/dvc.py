@@ -15,7 +15,7 @@ import yaml
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
 from rpg.paths import METRICS, RESULTS, TABLES, Paths, ablation_file
-from rpg.pipeline.workflow import code, conditional_reads, tables_reads, task_label
+from rpg.pipeline.workflow import code, conditional_reads, has_peer, tables_reads, task_label
 from rpg.stages import OPTIONAL, STAGES, SUMMARIES, TASK_CODES, Stage, covered_by
 
 HEADER = """\
@@ -124,7 +124,10 @@ def _stage(stages: list[Stage], experiment: Experiment) -> dict[str, Any]:
         "desc": stages[0].description,
         "cmd": " ".join(command),
         **({"params": [{str(ITEM.config): blocks}]} if (blocks := tracked_blocks(stages)) else {}),
-        "deps": [*_reads(stages, experiment), *_union(code(stage.name, experiment.task) for stage in stages)],
+        "deps": [
+            *_reads(stages, experiment),
+            *_union(code(stage.name, experiment.task, has_peer(experiment)) for stage in stages),
+        ],
         "outs": [{path: {"persist": True}} if persist else path for path in outs],
         # DVC keeps a stage out of the run-cache if an uncached out is not declared as a metric.
         **({"metrics": metrics} if metrics else {}),
@@ -141,6 +144,7 @@ def _ablation(params: Params, name: str) -> dict[str, Any]:
         for stage in experiment.stages()
         for path in (*STAGES[stage].recorded, *STAGES[stage].metrics)
     )
+    peer = any(map(has_peer, params.trials(name).values()))
     target, rules = ablation_file(name), [stage.name for stage in stages]
     blocks = [block for block in type(experiment).model_fields if block != "cluster"]
     return {
@@ -149,7 +153,7 @@ def _ablation(params: Params, name: str) -> dict[str, Any]:
         "params": [f"ablations.{name}", {str(home.config): blocks}],
         "deps": [
             *made,
-            *_union([*(code(stage.name, experiment.task) for stage in stages), SUMMARIES["ablation"].code]),
+            *_union([*(code(stage.name, experiment.task, peer) for stage in stages), SUMMARIES["ablation"].code]),
         ],
         "outs": [str(target.parent)],
     }

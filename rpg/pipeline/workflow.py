@@ -103,8 +103,13 @@ def experiments(config: Config) -> list[str]:
 
 
 def ablations() -> list[str]:
-    """Return all ablations of params.yaml."""
-    return list(_params().ablations)
+    """Return the ablations of params.yaml that vary RPG."""
+    return [name for name, one in _params().ablations.items() if not one.peers]
+
+
+def comparisons() -> list[str]:
+    """Return the ablations of params.yaml whose variants are generators."""
+    return [name for name, one in _params().ablations.items() if one.peers]
 
 
 def ablations_to_run(config: Config) -> list[str]:
@@ -123,6 +128,7 @@ def trials(wildcards: Wildcards) -> list[str]:
     names = ["train.config", "score.scores"]
     ablation = params.ablation(wildcards.ablation)
     names += ["novelty.rows"] if ablation.novelty else []
+    names += ["train.seconds", "sample.seconds"] if ablation.peers else []
     names += ["wanted.summary"] if params.experiment(ablation.experiment).wanted else []
     files: dict[Path, None] = {}
     for trial in params.trials(wildcards.ablation):
@@ -162,7 +168,7 @@ def inputs(stage: str) -> Callable[[Wildcards], list[str]]:
         if STAGES[stage].sharded:
             # A shard depends on its own runs only.
             artifacts += experiment.task.shard_reads(experiment.zoo, _shards(name).get(wildcards.shard, []))
-        return [*dict.fromkeys(map(str, artifacts)), *source_files(code(stage, experiment.task))]
+        return [*dict.fromkeys(map(str, artifacts)), *source_files(code(stage, experiment.task, has_peer(experiment)))]
 
     return files
 
@@ -255,10 +261,19 @@ def task_label(task: TaskConfig) -> str:
     return "-".join(dict.fromkeys([task.kind.replace("_", "-"), task.dataset]))
 
 
-def code(stage: str, task: TaskConfig) -> list[str]:
-    """Return the source files and folders of a stage for an experiment with this task."""
-    own = [*STAGES[stage].code, *ALWAYS]
-    if STAGES[stage].task_code:
+def has_peer(experiment: Experiment) -> bool:
+    """Return whether another generator is in RPG's place."""
+    return experiment.model.generator is not None
+
+
+def code(stage: str, task: TaskConfig, peer: bool = False) -> list[str]:
+    """Return the source files and folders of a stage for an experiment with this task.
+
+    `peer`: another generator is in RPG's place.
+    """
+    further = STAGES[stage].peer_code if peer else ()
+    own = [*STAGES[stage].code, *further, *ALWAYS]
+    if STAGES[stage].task_code or further:
         folder = type(task).__module__.split(".")[-2]
         files = (file.as_posix() for file in Path("rpg/tasks", folder).glob("*.py") if file.name not in NOT_COMPUTING)
         own += [*task.code(), *files]

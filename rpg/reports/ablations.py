@@ -20,7 +20,7 @@ each training are measured. Everything that is not named is as in the experiment
 
 def write_tables(params: Params, results: Path) -> None:
     """Write ablations.md and ablations.json; UserError if an ablation is missing."""
-    text, found = ablations(params, list(params.ablations), results)
+    text, found = ablations(params, [name for name, one in params.ablations.items() if not one.peers], results)
     other = any(result.metric_kind != PERCENT for result in found.values())
     heading = HEADING.format(unit="in percent, or as an ablation says," if other else "in percent")
     write_text(results / "ablations.md", heading + text)

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from rpg.blocks import Block
 from rpg.config.model import Diffusion, Model
@@ -35,6 +35,12 @@ class File(Block):
 
     file: Annotated[str, Field(description="path relative to the folder of the listing file")]
     sha256: str
+
+
+if TYPE_CHECKING:
+    from rpg.peers.base import Peer
+
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
 class ModelConfig(Block):
@@ -136,7 +142,18 @@ def maker(folder: Path) -> str:
 
 
 def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
-    """Load the trained RPG in `folder` for sampling; UserError if it is missing, damaged or trained on other tokens."""
+    """Load the trained RPG in `folder`, as `load_generator` does; UserError if another generator is in its place."""
+    model = load_generator(folder, store, on)
+    if not isinstance(model, RPG):
+        raise UserError(f"{folder}: holds another generator in RPG's place; this command needs RPG")
+    return model
+
+
+def load_generator(folder: Path, store: TokenStore, on: torch.device) -> "RPG | Peer":
+    """Load what is trained in `folder`, RPG or another generator, for sampling.
+
+    Raises UserError if it is missing, damaged or trained on other tokens.
+    """
     config = read_config(folder)
     if config.tokens != store.sha256:
         raise UserError(f"{folder}: trained on tokens of another zoo; run `{maker(folder)}` again")
@@ -144,6 +161,12 @@ def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     expected = {entry.file: entry.sha256 for entry in config.files}
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
     table = ConditionTable.of(config.model.conditions, store)
+    if config.model.generator:
+        # The stages of an RPG do not depend on the other generators' code.
+        from rpg.peers import build_peer
+
+        peer = build_peer(config.model.generator, store.layout, table.sizes)
+        return _filled(peer, path, maker(folder)).to(on)
     return stored(path, config.model, config.diffusion, store.layout, table.sizes, maker(folder)).to(on)
 
 
@@ -151,16 +174,23 @@ def stored(
     path: Path, model: Model, diffusion: Diffusion, layout: Layout, sizes: Mapping[str, int], command: str
 ) -> RPG:
     """Return `assemble` in evaluation mode with the weights in `path`; UserError names `command` if they do not fit."""
-    unfit = UserError(f"{path}: does not fit config.json in the same folder; run `{command}` again")
     # No valid width or number of blocks exceeds the weights' bytes. A model with larger numbers might never be built.
     if _largest(model.model_dump()) > path.stat().st_size:
-        raise unfit
-    rpg = assemble(model, diffusion, layout, sizes)
+        raise _unfit(path, command)
+    return _filled(assemble(model, diffusion, layout, sizes), path, command)
+
+
+def _filled(model: Trained, path: Path, command: str) -> Trained:
+    """Load the weights in `path` into a model in evaluation mode; UserError if they do not fit."""
     try:
-        rpg.load_state_dict(read_tensors(path))
+        model.load_state_dict(read_tensors(path))
     except RuntimeError as error:
-        raise unfit from error
-    return rpg.eval()
+        raise _unfit(path, command) from error
+    return model.eval()
+
+
+def _unfit(path: Path, command: str) -> UserError:
+    return UserError(f"{path}: does not fit config.json in the same folder; run `{command}` again")
 
 
 def _largest(tree: Any) -> float:

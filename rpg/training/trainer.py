@@ -103,6 +103,10 @@ class Training:
         self._drawing = ThreadPoolExecutor(AHEAD) if on.type == "cuda" else None
         self._ahead: dict[int, Future[Any]] = {}
 
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step (from 1)."""
+        return learning_rate(self.params, step)
+
     def _draw(self, step: int) -> Any:
         return self.loss.draw(generator(self.params.seed, self.stage, step))
 
@@ -118,7 +122,7 @@ class Training:
     def one_step(self) -> Tensor:
         """Take one optimizer step; return the loss, on the device. Random numbers depend on seed, stage and step."""
         self.step += 1
-        rate = learning_rate(self.params, self.step)
+        rate = self.rate(self.step)
         for group in self.optimizer.param_groups:
             # torchao's optimizer accepts the learning rate as a tensor only.
             group["lr"] = torch.tensor(rate) if isinstance(group["lr"], Tensor) else rate
@@ -201,6 +205,8 @@ class Training:
                 "exp_avg_sq": self._moments(parameter, tensors, f"optimizer.{index}.exp_avg_sq"),
             }
             for index, parameter in enumerate(self.model.parameters())
+            # A parameter that has not learned yet has no moments.
+            if f"optimizer.{index}.step" in tensors
         }
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
         self.step, self.seconds, self.log = facts["step"], facts["seconds"], facts["log"]
@@ -295,7 +301,7 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
             # Read the loss only here: reading it at every step would make the GPU wait.
             loss = group.sum(total).item() / group.processes / ((step - 1) % LOG_EVERY + 1)
             total.zero_()
-            training.log += f"{step},{loss:.6g},{learning_rate(training.params, step):.6g}\n"
+            training.log += f"{step},{loss:.6g},{training.rate(step):.6g}\n"
             training.seconds = before + time.perf_counter() - started
             first = float(training.log.split("\n", 2)[1].split(",")[1])
             # All processes stop at the same step, even if only one received the signal.

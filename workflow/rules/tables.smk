@@ -71,6 +71,30 @@ rule ablations:
         "python -m rpg ablations >{log:q} 2>&1"
 
 
+rule peers:
+    input:
+        expand(rules.ablation.output, ablation=pipeline.comparisons()),
+        pipeline.source_files(pipeline.SUMMARIES["peers"].code),
+    output:
+        page="results/peers.md",
+        data="results/peers.json",
+    log:
+        "logs/peers.log",
+    benchmark:
+        "logs/peers.tsv"
+    localrule: True
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=pipeline.SUMMARIES["peers"].memory_mb,
+        runtime=pipeline.SUMMARIES["peers"].minutes,
+    params:
+        comparisons=pipeline.comparisons(),
+    shell:
+        "python -m rpg peers >{log:q} 2>&1"
+
+
 rule tables:
     input:
         pipeline.tables_inputs(config),

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ from conftest import MINIATURE, run_layers, write_tree
 from rpg.config.experiment import Wanted
 from rpg.config.loading import load_params
 from rpg.evaluation.results import Agreement
-from rpg.evaluation.wanted import Correction, WantedScores, _bracket, asked, read_wanted, summaries, table
+from rpg.evaluation.wanted import Correction, WantedScores, asked, inverted, read_wanted, summaries, table
 from rpg.paths import Paths
 from rpg.utils.errors import UserError
 
@@ -141,22 +142,29 @@ def test_unknown_vector(wanted: Path, tmp_path: Path) -> None:
         WantedScores(experiment, Paths("mini", tmp_path / "results"), None)
 
 
-def test_bracket_by_hand() -> None:
-    numbers, scores = np.array([10.0, 20.0, 30.0, 40.0]), np.array([5.0, 30.0, 25.0, 60.0])
-    assert _bracket(numbers, scores, 50.0) == (30.0, 40.0)
-    assert _bracket(numbers, scores, 20.0) == (10.0, 20.0)
+def test_inverted_by_hand() -> None:
+    numbers, scores = np.array([10.0, 20.0, 30.0, 40.0, 50.0]), np.array([10.0, 30.0, 20.0, 60.0, 5.0])
+    # The fall from 30 to 20 becomes 25 at the middle of both. What lies beyond the best score, 60, does not count.
+    assert inverted(numbers, scores, [10.0, 25.0, 42.5, 60.0]) == [10.0, 25.0, 32.5, 40.0]
     # No score is so high or so low.
-    assert _bracket(numbers, scores, 90.0) == (40.0, 40.0)
-    assert _bracket(numbers, scores, 1.0) == (10.0, 10.0)
+    assert inverted(numbers, scores, [0.0, 99.0]) == [10.0, 40.0]
 
 
-def test_correction_finds_the_number_of_a_wanted_training_score(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With networks whose training score is 30 less than the number in the request, and aims that are the wishes."""
+def test_correction_finds_the_number_of_a_wanted_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With networks that score 30 less than the number in the request, and at random above 140."""
+
+    class Judge:
+        metric = "top1"
+
+        def judge_all(self, networks: list[float], split: str, codes: list[None]) -> list[SimpleNamespace]:
+            assert split == "validation"
+            scores = [number - 30 if number <= 140 else 10 for number in networks]
+            return [SimpleNamespace(scores={"top1": score}) for score in scores]
+
     correction = object.__new__(Correction)
-    # A validation score of 40 needs a training score of 40, and one of 83 needs 83.
-    correction.range, correction.points = (0.0, 150.0), (np.array([0.0, 500.0]), np.array([0.0, 500.0]))
-    monkeypatch.setattr(correction, "networks", lambda states, seed, numbers: (numbers, [n - 30 for n in numbers]))
-    found = correction.corrected((0,), 0, [40.0, 83.0, 500.0])
-    # The grid has steps of 10; four bisections leave 0.625.
-    assert found[:2] == pytest.approx([70.0, 113.0], abs=0.63)
-    assert found[2] == 150.0
+    correction.range, correction.task = (0.0, 150.0), Judge()  # type: ignore[assignment]
+    seeds: list[int] = []
+    monkeypatch.setattr(correction, "networks", lambda states, seed, numbers: seeds.append(seed) or numbers)
+    assert correction.numbers((0,), [40.0, 83.0]) == pytest.approx([70.0, 113.0])
+    # The noise of the measured networks has the seeds 0 and 1.
+    assert min(seeds) > 1000

@@ -1,0 +1,154 @@
+"""What all generators in RPG's place have in common, and their training.
+
+A peer learns points: the normalized weights [P] of the zoo's networks, without padding. N checkpoints, B networks, P
+weights, C numbers of all conditions together. To add one, write a module with a subclass of `Peer`, its block in
+`rpg.config.peers`, and its line in `rpg.peers.KINDS`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rpg.tokenizer.layout import Layout
+
+if TYPE_CHECKING:
+    from rpg.config.peers import PeerParams
+
+
+@dataclass(frozen=True)
+class ZooVectors:
+    """The checkpoints of a zoo: points [N, P], conditions [N, C], permutation states [N].
+
+    `views` [V, P] are indices that permute a network's units at random without a change of its function.
+    """
+
+    points_NP: Tensor
+    conditions_NC: Tensor
+    states_N: Tensor
+    views_VP: Tensor
+
+    def lasts(self) -> Tensor:
+        """Return the index of the last checkpoint of each permutation state."""
+        states = range(int(self.states_N.max()) + 1)
+        return torch.stack([(self.states_N == state).nonzero().flatten()[-1] for state in states])
+
+
+class Peer(nn.Module):
+    """A generator in RPG's place; `share` lists the share of the training's steps that each phase takes.
+
+    The parameters that `part` names for a phase learn in this phase alone.
+    """
+
+    def __init__(self, params: "PeerParams", layout: Layout, sizes: Mapping[str, int]) -> None:
+        super().__init__()
+        self.params, self.layout = params, layout
+        self.width, self.length, self.weights = layout.width, layout.length, layout.weights
+        self.sizes, self.conditions = dict(sizes), sum(sizes.values())
+        self.register_buffer("padding_LD", layout.padding(), persistent=False)
+        # A model without parameters has nothing that tells its device and number type.
+        self.anchor = nn.Parameter(torch.zeros(1))
+
+    padding_LD: Tensor
+
+    @property
+    def shares(self) -> Sequence[float]:
+        """The share of the steps of each phase of the training; empty if nothing is trained."""
+        return (1.0,)
+
+    def units(self) -> list[nn.Module]:
+        """Return the parts to compile: none, because peers are small."""
+        return []
+
+    def recompute(self) -> None:
+        """Ignore activation checkpointing."""
+
+    def fit(self, zoo: ZooVectors) -> None:
+        """Compute all that needs no gradient from the whole zoo, before the first step."""
+
+    def begin(self, phase: int, zoo: ZooVectors) -> None:
+        """Prepare a phase, before its first step."""
+
+    def loss(
+        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor, draw: torch.Generator
+    ) -> Tensor:
+        """Return the loss of B networks; `views_BP` holds an index of a permuted view for each, and a second one."""
+        raise NotImplementedError
+
+    def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:
+        """Return the points [B, P] of B new networks; each has its own generator of random numbers."""
+        raise NotImplementedError
+
+    def joined(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the conditions' values [B, C], one after the other."""
+        return torch.cat([values[name] for name in self.sizes], dim=1).to(self.anchor)
+
+    def tokens_of(self, points_BP: Tensor) -> Tensor:
+        """Return the tokens [B, L, D] of points; the padding is 0."""
+        tokens_BLD = points_BP.new_zeros(len(points_BP), self.length, self.width)
+        tokens_BLD[:, ~self.padding_LD] = points_BP
+        return tokens_BLD
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        values: Mapping[str, Tensor],
+        *,
+        generators: Sequence[torch.Generator],
+        temperature: float = 1.0,
+        **_: Any,
+    ) -> Tensor:
+        """Sample tokens [B, L, D], on the CPU, of B new networks.
+
+        `values` maps the name of a condition to [B, C]. The sampler and its steps are those of the peer's own block.
+        """
+        return self.tokens_of(self.points(values, generators, temperature)).cpu()
+
+
+def noise(draws: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
+    """Return standard normal noise [B, *shape], drawn on the CPU, each row by its own generator."""
+    return torch.stack([torch.randn(*shape, generator=draw) for draw in draws]).to(like)
+
+
+class ConditionEmbedding(nn.Module):
+    """Embed diffusion times [B] and conditions [B, C] together, as [B, width]."""
+
+    def __init__(self, conditions: int, width: int) -> None:
+        super().__init__()
+        self.time = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.condition = nn.Sequential(nn.Linear(conditions, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t_B: Tensor, conditions_BC: Tensor) -> Tensor:
+        """Return the sum of both embeddings [B, width]."""
+        from rpg.model.embeddings import time_embedding
+
+        return self.time(time_embedding(t_B, FREQUENCIES)) + self.condition(conditions_BC)
+
+
+FREQUENCIES = 128
+
+
+class ResidualMLP(nn.Module):
+    """A residual MLP on vectors [B, n]; the embedding [B, width] scales and shifts the input of each block."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, blocks: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(inputs, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(blocks))
+        self.scales = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(blocks)
+        )
+        self.out = nn.Linear(width, outputs)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x_Bn: Tensor, embedded_BW: Tensor) -> Tensor:
+        """Return [B, outputs]."""
+        h_BW = self.into(x_Bn)
+        for norm, scale, block in zip(self.norms, self.scales, self.blocks, strict=True):
+            factor_BW, shift_BW = scale(embedded_BW).chunk(2, dim=1)
+            h_BW = h_BW + block(norm(h_BW) * (1 + factor_BW) + shift_BW)
+        return self.out(h_BW)

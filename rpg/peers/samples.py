@@ -1,0 +1,55 @@
+"""What follows the sampling of some generators in RPG's place: BatchNorm's statistics, and selection.
+
+Both read training images, and selection their labels, too.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import torch
+
+from rpg.generator.sample import Network, Request, sample_networks
+from rpg.peers.base import Peer
+from rpg.peers.sane import SANE
+from rpg.tasks.base import Task
+from rpg.tasks.loading import differentiable
+from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import ConditionTable
+
+if TYPE_CHECKING:
+    from rpg.config.experiment import Sample
+
+
+def peer_networks(
+    model: Peer, task: Task, table: ConditionTable, store: TokenStore, params: "Sample", requests: Sequence[Request]
+) -> Iterator[Network]:
+    """Yield the network of each request, as the generator's block asks: recounted, and the best of several."""
+    candidates = getattr(model.params, "candidates", 1)
+    if candidates == 1:
+        yield from recounted(model, task, sample_networks(model, table, store, params, requests))
+        return
+    assert isinstance(model, SANE)
+    kept: list[Network] = []
+    for number in range(model.params.rounds):
+        drawn = list(requests) * candidates
+        networks = sample_networks(model, table, store, params, drawn, first=number * len(drawn))
+        scored = []
+        for network in recounted(model, task, networks):
+            scored.append((task.score(network[0], "train", network[2]), network))
+        scored.sort(key=lambda pair: pair[0], reverse=True)
+        kept = [network for _, network in scored[: len(requests)]]
+        tokens = [store.tokenize(state_dict, states[0]) for state_dict, states, _ in kept]
+        model.examples_SP = torch.stack([one[~store.layout.padding()] for one in tokens]).to(model.anchor)
+    yield from kept
+
+
+def recounted(model: Peer, task: Task, networks: Iterator[Network]) -> Iterator[Network]:
+    """Yield the networks, with BatchNorm's statistics counted again if the generator's block asks for it."""
+    known = differentiable(task)
+    if not (model.params.recount and known and known.has_statistics):
+        yield from networks
+        return
+    while part := list(islice(networks, task.judge_batch)):
+        state_dicts = known.recount([one for one, *_ in part], [code for *_, code in part])
+        yield from ((one, states, code) for one, (_, states, code) in zip(state_dicts, part, strict=True))

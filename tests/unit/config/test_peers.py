@@ -1,0 +1,55 @@
+"""The block model.generator: kinds, and what an experiment with another generator may not have."""
+
+import re
+
+import pytest
+from conftest import MINIATURE, TASKS
+from peers import PEERS
+
+from rpg.config.experiment import parse_experiment
+from rpg.config.peers import PDiffParams, SANEParams
+
+
+def tree(**changes: object) -> dict:
+    return {**MINIATURE, "model": {**MINIATURE["model"], "generator": PEERS["flow"]}, **changes}
+
+
+def test_default_is_rpg_and_dumps_as_before() -> None:
+    experiment = parse_experiment(MINIATURE)
+    assert experiment.model.generator is None
+    assert "generator" not in experiment.model_dump()["model"]
+
+
+@pytest.mark.parametrize("kind", PEERS)
+def test_each_kind_is_read_as_its_own_block(kind: str) -> None:
+    experiment = parse_experiment({**tree(), "model": {**MINIATURE["model"], "generator": PEERS[kind]}})
+    assert experiment.model.generator is not None
+    assert experiment.model.generator.model_dump() == PEERS[kind]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "fault"),
+    [
+        ({"tune": TASKS["tune"]}, "tune: needs RPG, and model.generator is another one"),
+        (
+            {
+                "model": {
+                    **tree()["model"],
+                    "conditions": [{"kind": "vector", "field": "step", "hidden": 8, "reach": "all"}],
+                }
+            },
+            "model.conditions: model.generator knows no vector",
+        ),
+        ({"model": {**tree()["model"], "generator": {**PEERS["flow"], "kind": "gan"}}}, "gan"),
+        ({"model": {**tree()["model"], "generator": {**PEERS["flow"], "speed": 1}}}, "speed"),
+    ],
+)
+def test_what_does_not_fit_is_refused(blocks: dict, fault: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(fault)):
+        parse_experiment(tree(**blocks))
+
+
+def test_every_key_has_its_range() -> None:
+    assert PDiffParams.model_validate(PEERS["p_diff"]).stride == 3
+    with pytest.raises(ValueError, match="multiple of 8"):
+        SANEParams.model_validate({**PEERS["sane"], "width": 12})

@@ -1,0 +1,134 @@
+"""Training of generators in RPG's place: phases, resume, alignment, views."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peers import PEERS, with_peer
+
+from rpg.evaluation.symmetries import find_space
+from rpg.peers import KINDS, build_peer
+from rpg.peers.train import PhasedTraining, first_steps, random_views, read_vectors, train_peer
+from rpg.tasks.loading import load_task
+from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import ConditionTable
+from rpg.training.model_file import load_generator, load_rpg
+from rpg.utils.errors import UserError
+
+
+def trained(finished: Path, folder: Path, kind: str, **keys: object) -> dict[str, bytes]:
+    experiment = with_peer(finished, kind, **keys)
+    train_peer(experiment, finished / "results/mini/tokens", folder, folder.parent / "seconds.json", None)
+    return {name: (folder / name).read_bytes() for name in ("model.safetensors", "config.json", "log.csv")}
+
+
+def test_all_kinds_are_tried() -> None:
+    assert PEERS.keys() == KINDS.keys()
+
+
+@pytest.mark.parametrize("kind", PEERS)
+def test_training_writes_what_rpg_writes_and_again_the_same_bytes(finished: Path, tmp_path: Path, kind: str) -> None:
+    assert trained(finished, tmp_path / "one", kind) == trained(finished, tmp_path / "other", kind)
+    store = TokenStore(finished / "results/mini/tokens")
+    model = load_generator(tmp_path / "one", store, torch.device("cpu"))
+    values = ConditionTable.of(with_peer(finished, kind).model.conditions, store).requested(
+        [((0,), None), ((1,), None)], [torch.Generator().manual_seed(k) for k in range(2)]
+    )
+
+    def sampled(*seeds: int) -> torch.Tensor:
+        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return model.sample({name: of[: len(seeds)] for name, of in values.items()}, generators=draws)
+
+    both = sampled(0, 1)
+    assert both.shape == (2, store.layout.length, store.layout.width)
+    assert both.isfinite().all()
+    # A network depends on its own seed alone, up to rounding of larger products.
+    assert torch.allclose(both[:1], sampled(0), atol=1e-4)
+    assert not torch.allclose(both[0], sampled(5)[0], atol=1e-4) or kind == "flow"
+    with pytest.raises(UserError, match="another generator in RPG's place"):
+        load_rpg(tmp_path / "one", store, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kind", ["p_diff", "d2nwg"])
+def test_a_stopped_training_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, kind: str) -> None:
+    experiment = with_peer(finished, kind, steps=20)
+    store, on = TokenStore(finished / "results/mini/tokens"), torch.device("cpu")
+    zoo = read_vectors(experiment, store, load_task(experiment.task, None))
+    sizes = ConditionTable.of(experiment.model.conditions, store).sizes
+
+    def new() -> PhasedTraining:
+        torch.manual_seed(0)
+        assert experiment.model.generator
+        model = build_peer(experiment.model.generator, store.layout, sizes)
+        model.fit(zoo)
+        return PhasedTraining(experiment.train, model, zoo, on)
+
+    # Once in the first phase, once in the second.
+    for stop in (7, 13):
+        whole, first, second = new(), new(), new()
+        for _ in range(20):
+            whole.one_step()
+        for _ in range(stop):
+            first.one_step()
+        first.save(tmp_path / "state.safetensors", "mine")
+        assert second.resume(tmp_path / "state.safetensors", "mine")
+        for _ in range(20 - stop):
+            second.one_step()
+        for name, tensor in whole.averaged().items():
+            assert torch.equal(tensor, second.averaged()[name]), name
+
+
+def test_phases_follow_each_other_and_decay_on_their_own(finished: Path) -> None:
+    assert first_steps((0.5, 0.5), 20) == [1, 11]
+    assert first_steps((0.3, 0.7), 10) == [1, 4]
+    assert first_steps((1.0,), 10) == [1]
+    experiment = with_peer(finished, "p_diff", steps=20)
+    store = TokenStore(finished / "results/mini/tokens")
+    zoo = read_vectors(experiment, store, load_task(experiment.task, None))
+    assert experiment.model.generator
+    model = build_peer(experiment.model.generator, store.layout, {"permutation_state": 3})
+    training = PhasedTraining(experiment.train, model, zoo, torch.device("cpu"))
+    assert [training.phase(step) for step in (1, 10, 11, 20)] == [0, 0, 1, 1]
+    assert training.rate(10) == pytest.approx(0.0, abs=1e-9)
+    assert training.rate(11) == experiment.train.learning_rate
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for _ in range(10):
+        training.one_step()
+    after = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    moved = {name.split(".")[0] for name in after if not torch.equal(before[name], after[name])}
+    assert moved == {"autoencoder"}
+    training.one_step()
+    moved = {name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, after[name])}
+    assert moved == {"center", "scale", "denoiser"}
+
+
+def test_alignment_brings_runs_nearer_and_views_keep_the_answers(finished: Path) -> None:
+    store = TokenStore(finished / "results/mini/tokens")
+    experiment = with_peer(finished, "sane", align=True)
+    task = load_task(experiment.task, None)
+    aligned = read_vectors(experiment, store, task)
+    plain = read_vectors(with_peer(finished, "sane"), store, task)
+    first, last = plain.lasts()[0], plain.lasts()[-1]
+
+    def apart(zoo: object) -> float:
+        points = zoo.points_NP  # type: ignore[attr-defined]
+        return float((points[first] - points[last]).square().mean().sqrt())
+
+    assert apart(aligned) < 0.97 * apart(plain)
+    assert torch.equal(aligned.points_NP[first], plain.points_NP[first])
+    space = find_space(task, store.layout, store.stats)
+    assert space.groups
+    views = random_views(space, 2, 0)
+    assert not torch.equal(views[0], views[1])
+    for point_P in (aligned.points_NP[last], plain.points_NP[last], plain.points_NP[last][views[0]]):
+        weights = store.detokenize(space.tokens(np.asarray(point_P)).unsqueeze(0), torch.tensor([2]))
+        score = task.judge({name: of[0] for name, of in weights.items()}, "validation").answers
+        assert (score == answers_of_last(finished, store)).float().mean() > 0.99
+
+
+def answers_of_last(finished: Path, store: TokenStore) -> torch.Tensor:
+    experiment = with_peer(finished, "sane")
+    task = load_task(experiment.task, None)
+    weights = store.detokenize(store[len(store) - 1].unsqueeze(0), torch.tensor([2]))
+    return task.judge({name: of[0] for name, of in weights.items()}, "validation").answers
