@@ -41,7 +41,7 @@ class Ablation(Block):
         bool,
         Field(
             exclude_if=lambda value: value is False,
-            description="whether the variants are generators, which results/peers.md compares; the first one is RPG",
+            description="whether the variants are generators, which results/peers.md compares",
         ),
     ] = False
     variants: Annotated[

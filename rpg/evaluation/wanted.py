@@ -8,8 +8,8 @@ states, the last saves of their runs. With `tune.exchanged`, its tuning has aske
 training images, and of the *unasked* states not even that. *Between* states, RPG has seen no checkpoint. A `step` is
 compared with the checkpoint that the state's run saved at this step.
 
-`rpg_corrected` asks for another number in place of the wanted score: the one whose networks have the wanted score on the
-validation split (`Correction`).
+`rpg_corrected` asks for another number in place of the wanted score: the one whose networks have the wanted score on
+the validation split (`Correction`).
 
 The baselines make networks of a wanted score for the held-out states without RPG. `nearest_checkpoint` copies the
 checkpoint of a learned state with the nearest score. `noise` adds noise to the run's last checkpoint, and
@@ -158,7 +158,7 @@ class Correction:
 def inverted(numbers: np.ndarray, scores: np.ndarray, wanted: Sequence[float]) -> list[float]:
     """Return the number for each wanted score, from the `scores` of networks for increasing `numbers`.
 
-    Far above the zoo's range RPG's networks may answer at random, so numbers beyond that of the best score do not count.
+    Far above the zoo's range RPG's networks may answer at random, so numbers beyond that of the best score don't count.
     """
     end = int(scores.argmax()) + 1
     return np.interp(wanted, *inverse_increasing(numbers[:end].tolist(), scores[:end].tolist())).tolist()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rpg.blocks import PARAMS_FILE
 from rpg.config.params import Params
 from rpg.evaluation.results import Method, NoveltyResult
 from rpg.paths import Paths, ablation_file, paths_of
@@ -15,6 +16,7 @@ from rpg.reports.artifacts import AblationResult, Variant
 from rpg.reports.formatting import mean, table
 from rpg.reports.tables import measured_methods
 from rpg.utils.artifacts import Seconds
+from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_sealed, write_json, write_text
 
 PAGE, DATA = "peers.md", "peers.json"
@@ -58,6 +60,14 @@ def _memory(paths: Paths, stage: str) -> float | None:
 def comparisons(params: Params) -> list[str]:
     """Return the ablations whose variants are generators."""
     return [name for name, ablation in params.ablations.items() if ablation.peers]
+
+
+def rpg_variant(params: Params, name: str) -> str:
+    """Return the first variant whose generator is RPG; UserError if there is none."""
+    for trial, experiment in params.trials(name).items():
+        if experiment.model.generator is None:
+            return trial.partition("/")[2].rpartition("-")[0]
+    raise UserError(f"{PARAMS_FILE}: ablations.{name}.variants: none is RPG; add `rpg: {{}}`")
 
 
 def write_peers(params: Params, results: Path) -> None:
@@ -153,7 +163,8 @@ def _conclusions(params: Params, name: str, result: AblationResult, results: Pat
     """Yield whether RPG has the best mean of the generators, and who has it, and how much faster RPG samples."""
     kind = result.metric_kind
     variants = {variant.variant: variant for variant in result.variants}
-    first, *others = variants
+    first = rpg_variant(params, name)
+    others = [variant for variant in variants if variant != first]
     own = variants[first].sets["all"].test.rpg
     limit = 1.5 * costs(params, _trials(params, name, first, results))[0]
     spent = {other: costs(params, _trials(params, name, other, results)) for other in others}

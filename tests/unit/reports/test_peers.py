@@ -1,0 +1,100 @@
+"""results/peers.md: a zoo with two generators, from training to the page."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import MINIATURE, SETTINGS, run_layers
+from peers import PEERS
+
+from rpg.config.loading import load_params
+from rpg.evaluation.results import NoveltyResult
+from rpg.paths import Paths, paths_of
+from rpg.reports.peers import comparisons, costs, rpg_variant, write_peers
+from rpg.utils.errors import UserError
+from rpg.utils.files import read_sealed, write_sealed
+
+DUEL = {
+    "question": "Which one?",
+    "experiment": "mini",
+    "seeds": [0, 1],
+    "novelty": True,
+    "peers": True,
+    "variants": {"rpg": {}, "gaussian": {"model.generator": PEERS["gaussian"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def duel(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("duel") / "copy"
+    shutil.copytree(finished, folder)
+    tree = {**SETTINGS, "run": ["mini"], "experiments": {"mini": MINIATURE}, "ablations": {"duel": DUEL}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree))
+    for trial in ("rpg-1", "gaussian-0", "gaussian-1"):
+        run_layers(folder, "train", "sample", "score", "novelty", experiment=f"duel/{trial}")
+    run_layers(folder, "ablation", experiment="duel")
+    return folder
+
+
+def test_page_has_each_generator_with_its_costs_and_says_who_wins(duel: Path) -> None:
+    params, results = load_params(duel / "params.yaml"), duel / "results"
+    assert comparisons(params) == ["duel"]
+    write_peers(params, results)
+    page = (results / "peers.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    header, by_name = rows[0], {row[0]: row for row in rows[2:]}
+    assert {name for name in by_name if name in DUEL["variants"]} == {"rpg", "gaussian"}
+    result = json.loads((results / "duel/ablation.json").read_text())
+    scores = {one["variant"]: one["sets"]["all"]["test"] for one in result["variants"]}
+    for name in ("rpg", "gaussian"):
+        row = dict(zip(header, by_name[name], strict=True))
+        assert row["mean"].startswith(f"{scores[name]['rpg']['mean']:.2f} ±")
+        assert float(row["share"]) == pytest.approx(
+            scores[name]["rpg"]["mean"] / scores[name]["original"]["mean"], abs=5e-4
+        )
+        assert row["memory MB"] == "-"
+    assert "noise 0.1" in by_name
+    best = max(scores, key=lambda name: scores[name]["rpg"]["mean"])
+    # A Gaussian trains in no time, so it has RPG's seconds at most.
+    assert f"at RPG's seconds, RPG {'wins' if best == 'rpg' else 'loses'}" in page
+    data = json.loads((results / "peers.json").read_text())["duel"]
+    assert {one["group"] for one in data} == {"originals", "generator", "zoo"}
+
+
+def test_costs_are_means_of_the_trainings_and_the_largest_memory(duel: Path, tmp_path: Path) -> None:
+    shutil.copytree(duel, tmp_path / "copy")
+    params, results = load_params(tmp_path / "copy/params.yaml"), tmp_path / "copy/results"
+    trials = [paths_of(params, f"duel/rpg-{seed}", results) for seed in (0, 1)]
+    for paths, seconds, memory in zip(trials, (10.0, 20.0), (900, 1100), strict=True):
+        write_sealed(paths.file("train.seconds"), {"seconds": seconds, "steps": 40, "device": "CPU"})
+        log = tmp_path / "copy/logs" / paths.makers["train"] / "train.tsv"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(f"s\tmax_rss\n1.0\t{memory}\n")
+    training, sampling, memory = costs(params, trials)
+    assert (training, memory) == (15.0, 1100.0)
+    assert sampling > 0
+
+
+def test_a_missing_ablation_is_one_line(duel: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ablation\.json: missing.*rpg ablation --experiment duel"):
+        write_peers(load_params(duel / "params.yaml"), tmp_path)
+
+
+def test_rpg_is_the_variant_without_another_generator(duel: Path, tmp_path: Path) -> None:
+    assert rpg_variant(load_params(duel / "params.yaml"), "duel") == "rpg"
+    alone = {**DUEL, "variants": {"gaussian": DUEL["variants"]["gaussian"]}}
+    tree = {**SETTINGS, "run": ["mini"], "experiments": {"mini": MINIATURE}, "ablations": {"duel": alone}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(UserError, match=r"ablations\.duel\.variants: none is RPG"):
+        rpg_variant(load_params(tmp_path / "params.yaml"), "duel")
+
+
+def test_distances_are_those_of_the_first_training(duel: Path) -> None:
+    params, results = load_params(duel / "params.yaml"), duel / "results"
+    write_peers(params, results)
+    data = json.loads((results / "peers.json").read_text())["duel"]
+    novelty = read_sealed(Paths("mini", results).file("novelty.summary"), "rpg novelty", NoveltyResult)
+    own = next(one for one in data if one["method"] == "rpg")
+    assert own["distance"] == novelty.rpg["all"].distance
