@@ -248,7 +248,7 @@ STAGES = {
             seconds=1,
             module="rpg.generator.sample",
             code=_SAMPLING,
-            peer_code=("rpg/peers",),
+            peer_code=("rpg/generator/peer_samples.py",),
             task_code=True,
             priority=30,
             gpu=True,
@@ -366,8 +366,8 @@ SUMMARIES = {
             memory_mb=3000,
             minutes=240,
         ),
-        Summary("peers", "Write results/peers.md, RPG beside other generators on the same zoos.", code=_REPORTS),
         Summary("ablations", "Write results/ablations.md, the tables of all ablations.", code=_REPORTS),
+        Summary("peers", "Write results/peers.md, RPG beside other generators on the same zoos.", code=_REPORTS),
         Summary("tables", "Write results/tables.md, metrics.json, scores.csv and seconds.json.", code=_REPORTS),
         Summary(
             "report",

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rpg.blocks import Precision
 from rpg.config.experiment import Experiment, Sample
+from rpg.model.peers.base import Peer
 from rpg.model.rpg import RPG
 from rpg.paths import Paths
 from rpg.tasks.loading import load_task
@@ -33,9 +33,6 @@ from rpg.utils.files import clear, exclusive, file_entry, write_sealed
 from rpg.utils.progress import progress
 from rpg.utils.rng import generator
 
-if TYPE_CHECKING:
-    from rpg.peers.base import Peer
-
 # The number of networks in one batch; larger batches are not faster on a CPU.
 TOGETHER = 8
 # From this number of denoiser calls on all tokens of a network, torch's compiler saves more time than it takes.
@@ -47,7 +44,7 @@ Network = tuple[StateDict, States, str | None]
 
 
 def sample_networks(
-    model: "RPG | Peer",
+    model: RPG | Peer,
     table: ConditionTable,
     tokenizer: Tokenizer,
     params: Sample,
@@ -159,7 +156,7 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
                 )
             else:
                 # RPG does not depend on the other generators' code.
-                from rpg.peers.samples import peer_networks
+                from rpg.generator.peer_samples import peer_networks
 
                 networks = peer_networks(model, task, table, store, chosen, told)
             started = time.perf_counter()

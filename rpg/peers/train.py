@@ -7,64 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rpg.config.experiment import Experiment
-from rpg.evaluation.alignment import permute, random_cycle
-from rpg.evaluation.geometry import Space
-from rpg.evaluation.symmetries import find_space
-from rpg.peers import build_peer
-from rpg.peers.base import Peer, ZooVectors
-from rpg.tasks.base import Task
+from rpg.model.peers import build_peer
+from rpg.model.peers.base import Peer, ZooVectors
+from rpg.peers.vectors import read_vectors
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
 from rpg.training.trainer import Loss, Training, learning_rate, run_training
 from rpg.utils.device import device
 from rpg.utils.rng import derive
-
-
-def read_vectors(experiment: Experiment, store: TokenStore, task: Task) -> ZooVectors:
-    """Return the checkpoints that the peer of `experiment` learns from.
-
-    With `align`, the units of each run's checkpoints are matched with those of the first run's last checkpoint. All
-    checkpoints of a run move in the same way.
-    """
-    params = experiment.model.generator
-    assert params
-    views = getattr(params, "views", 0) if getattr(params, "contrast", 0.0) else 0
-    space = find_space(task, store.layout, store.stats) if params.align or views else Space(store.layout, [])
-    points_NP = np.stack([space.point(store[index]) for index in range(len(store))])
-    states_N = np.array([store.state(checkpoint) for checkpoint in store.checkpoints])
-    if params.align:
-        lasts = [np.flatnonzero(states_N == state)[-1] for state in range(len(store.seeds))]
-        orders = [space.order(points_NP[last], points_NP[lasts[0]]) for last in lasts]
-        for index, state in enumerate(states_N):
-            points_NP[index] = points_NP[index][orders[state]]
-    table = ConditionTable.of(experiment.model.conditions, store)
-    return ZooVectors(
-        torch.from_numpy(points_NP),
-        torch.cat([values.float() for values in table.values.values()], dim=1),
-        torch.from_numpy(states_N),
-        random_views(space, max(views, 1), derive(experiment.train.seed, "views")),
-    )
-
-
-def random_views(space: Space, count: int, seed: int) -> Tensor:
-    """Return indices [V, P] of `count` random permutations of a network's units; the identity without groups."""
-    places_P = np.arange(space.layout.weights)
-    if not space.groups:
-        return torch.from_numpy(np.tile(places_P, (count, 1)))
-    draw = np.random.default_rng(seed)
-    rows = []
-    for _ in range(count):
-        moved = permute(
-            space.tensors(places_P), space.groups, [random_cycle(group.units, draw) for group in space.groups]
-        )
-        rows.append(np.concatenate([moved[tensor.name].ravel() for tensor in space.layout.tokenized]))
-    return torch.from_numpy(np.stack(rows))
 
 
 class PhasedTraining(Training):
@@ -125,7 +80,7 @@ def train_peer(experiment: Experiment, tokens: Path, folder: Path, seconds: Path
     torch.manual_seed(derive(params.seed, "train", "weights"))
     zoo = read_vectors(experiment, store, task)
     sizes = ConditionTable.of(experiment.model.conditions, store).sizes
-    model = build_peer(experiment.model.generator, store.layout, sizes)
+    model = build_peer(experiment.model.generator, store.layout.padding(), sizes)
     model.fit(zoo)
     trained = params if model.shares else params.model_copy(update={"steps": 0})
     training = PhasedTraining(trained, model, zoo, on)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
@@ -13,6 +13,8 @@ from rpg.blocks import Block
 from rpg.config.model import Diffusion, Model
 from rpg.model.backbones import TokenPositions
 from rpg.model.conditions import Vector
+from rpg.model.peers import build_peer
+from rpg.model.peers.base import Peer
 from rpg.model.rpg import RPG
 from rpg.tokenizer.descriptors import descriptors
 from rpg.tokenizer.layout import Layout
@@ -36,9 +38,6 @@ class File(Block):
     file: Annotated[str, Field(description="path relative to the folder of the listing file")]
     sha256: str
 
-
-if TYPE_CHECKING:
-    from rpg.peers.base import Peer
 
 Trained = TypeVar("Trained", bound=nn.Module)
 
@@ -149,7 +148,7 @@ def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
     return model
 
 
-def load_generator(folder: Path, store: TokenStore, on: torch.device) -> "RPG | Peer":
+def load_generator(folder: Path, store: TokenStore, on: torch.device) -> RPG | Peer:
     """Load what is trained in `folder`, RPG or another generator, for sampling.
 
     Raises UserError if it is missing, damaged or trained on other tokens.
@@ -162,10 +161,7 @@ def load_generator(folder: Path, store: TokenStore, on: torch.device) -> "RPG | 
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
     table = ConditionTable.of(config.model.conditions, store)
     if config.model.generator:
-        # The stages of an RPG do not depend on the other generators' code.
-        from rpg.peers import build_peer
-
-        peer = build_peer(config.model.generator, store.layout, table.sizes)
+        peer = build_peer(config.model.generator, store.layout.padding(), table.sizes)
         return _filled(peer, path, maker(folder)).to(on)
     return stored(path, config.model, config.diffusion, store.layout, table.sizes, maker(folder)).to(on)
 

@@ -41,7 +41,7 @@ def test_names_and_order() -> None:
     ]  # fmt: skip
     assert OPTIONAL == ("base", "tune", "hypernetwork", "prompts", "wanted")
     assert TIMED == ("train", "tune", "hypernetwork", "sample")
-    assert list(SUMMARIES) == ["ablation", "joint", "ablations", "tables", "report"]
+    assert list(SUMMARIES) == ["ablation", "joint", "ablations", "peers", "tables", "report"]
 
 
 def test_names_are_their_keys() -> None:

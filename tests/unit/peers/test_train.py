@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from peers import PEERS, with_peer
 
-from rpg.evaluation.symmetries import find_space
-from rpg.peers import KINDS, build_peer
-from rpg.peers.train import PhasedTraining, first_steps, random_views, read_vectors, train_peer
+from rpg.model.peers import KINDS, build_peer
+from rpg.peers.train import PhasedTraining, first_steps, train_peer
+from rpg.peers.vectors import read_vectors
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
@@ -60,7 +59,7 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(finished: Path, tmp_path: 
     def new() -> PhasedTraining:
         torch.manual_seed(0)
         assert experiment.model.generator
-        model = build_peer(experiment.model.generator, store.layout, sizes)
+        model = build_peer(experiment.model.generator, store.layout.padding(), sizes)
         model.fit(zoo)
         return PhasedTraining(experiment.train, model, zoo, on)
 
@@ -87,7 +86,7 @@ def test_phases_follow_each_other_and_decay_on_their_own(finished: Path) -> None
     store = TokenStore(finished / "results/mini/tokens")
     zoo = read_vectors(experiment, store, load_task(experiment.task, None))
     assert experiment.model.generator
-    model = build_peer(experiment.model.generator, store.layout, {"permutation_state": 3})
+    model = build_peer(experiment.model.generator, store.layout.padding(), {"permutation_state": 3})
     training = PhasedTraining(experiment.train, model, zoo, torch.device("cpu"))
     assert [training.phase(step) for step in (1, 10, 11, 20)] == [0, 0, 1, 1]
     assert training.rate(10) == pytest.approx(0.0, abs=1e-9)
@@ -101,34 +100,3 @@ def test_phases_follow_each_other_and_decay_on_their_own(finished: Path) -> None
     training.one_step()
     moved = {name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, after[name])}
     assert moved == {"center", "scale", "denoiser"}
-
-
-def test_alignment_brings_runs_nearer_and_views_keep_the_answers(finished: Path) -> None:
-    store = TokenStore(finished / "results/mini/tokens")
-    experiment = with_peer(finished, "sane", align=True)
-    task = load_task(experiment.task, None)
-    aligned = read_vectors(experiment, store, task)
-    plain = read_vectors(with_peer(finished, "sane"), store, task)
-    first, last = plain.lasts()[0], plain.lasts()[-1]
-
-    def apart(zoo: object) -> float:
-        points = zoo.points_NP  # type: ignore[attr-defined]
-        return float((points[first] - points[last]).square().mean().sqrt())
-
-    assert apart(aligned) < 0.97 * apart(plain)
-    assert torch.equal(aligned.points_NP[first], plain.points_NP[first])
-    space = find_space(task, store.layout, store.stats)
-    assert space.groups
-    views = random_views(space, 2, 0)
-    assert not torch.equal(views[0], views[1])
-    for point_P in (aligned.points_NP[last], plain.points_NP[last], plain.points_NP[last][views[0]]):
-        weights = store.detokenize(space.tokens(np.asarray(point_P)).unsqueeze(0), torch.tensor([2]))
-        score = task.judge({name: of[0] for name, of in weights.items()}, "validation").answers
-        assert (score == answers_of_last(finished, store)).float().mean() > 0.99
-
-
-def answers_of_last(finished: Path, store: TokenStore) -> torch.Tensor:
-    experiment = with_peer(finished, "sane")
-    task = load_task(experiment.task, None)
-    weights = store.detokenize(store[len(store) - 1].unsqueeze(0), torch.tensor([2]))
-    return task.judge({name: of[0] for name, of in weights.items()}, "validation").answers

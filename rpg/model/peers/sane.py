@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.peers.base import Peer, ZooVectors, noise
-from rpg.tokenizer.layout import Layout
+from rpg.model.peers.base import Peer, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import SANEParams
@@ -54,8 +53,8 @@ class SANE(Peer):
     examples_SLZ: Tensor
     params: "SANEParams"
 
-    def __init__(self, params: "SANEParams", layout: Layout, sizes: Mapping[str, int]) -> None:
-        super().__init__(params, layout, sizes)
+    def __init__(self, params: "SANEParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
+        super().__init__(params, padding_LD, sizes)
         self.encoder = Coder(self.width, params.latent, self.length, params)
         self.decoder = Coder(params.latent, self.width, self.length, params)
         self.projection = nn.Sequential(

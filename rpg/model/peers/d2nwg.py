@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rpg.model import diffusion
-from rpg.peers.base import ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise
-from rpg.tokenizer.layout import Layout
+from rpg.model.peers.base import ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import D2NWGParams
@@ -29,8 +28,8 @@ class D2NWG(Peer):
     scale: Tensor
     params: "D2NWGParams"
 
-    def __init__(self, params: "D2NWGParams", layout: Layout, sizes: Mapping[str, int]) -> None:
-        super().__init__(params, layout, sizes)
+    def __init__(self, params: "D2NWGParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
+        super().__init__(params, padding_LD, sizes)
         hidden = params.hidden
         self.place = nn.Embedding(self.length, hidden)
         self.into = nn.Linear(self.width, hidden)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rpg.model import diffusion
-from rpg.peers.base import ConditionEmbedding, Peer, ZooVectors, noise
-from rpg.tokenizer.layout import Layout
+from rpg.model.peers.base import ConditionEmbedding, Peer, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import PDiffParams
@@ -104,8 +103,8 @@ class PDiff(Peer):
     scale: Tensor
     params: "PDiffParams"
 
-    def __init__(self, params: "PDiffParams", layout: Layout, sizes: Mapping[str, int]) -> None:
-        super().__init__(params, layout, sizes)
+    def __init__(self, params: "PDiffParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
+        super().__init__(params, padding_LD, sizes)
         self.autoencoder = Autoencoder(params.channels, params.kernel, params.stride)
         self.denoiser = UNet(params.channels[-1], params.denoiser, self.conditions, params.kernel)
         self.places = -(-self.weights // params.stride ** len(params.channels))

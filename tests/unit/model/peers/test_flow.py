@@ -6,8 +6,8 @@ from peers import PEERS
 from torch import nn
 
 from rpg.config.peers import FlowParams
-from rpg.peers.base import ZooVectors
-from rpg.peers.flow import Flow
+from rpg.model.peers.base import ZooVectors
+from rpg.model.peers.flow import Flow
 from rpg.tokenizer.layout import Layout
 
 LAYOUT = Layout.of({"weight": torch.zeros(12)}, width=4)
@@ -19,7 +19,7 @@ def zoo(count: int = 4) -> ZooVectors:
 
 
 def model(count: int = 4, **keys: object) -> Flow:
-    return Flow(FlowParams.model_validate({**PEERS["flow"], **keys}), LAYOUT, {"permutation_state": count})
+    return Flow(FlowParams.model_validate({**PEERS["flow"], **keys}), LAYOUT.padding(), {"permutation_state": count})
 
 
 @pytest.mark.parametrize("components", [None, 3, 8])

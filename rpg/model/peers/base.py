@@ -2,7 +2,7 @@
 
 A peer learns points: the normalized weights [P] of the zoo's networks, without padding. N checkpoints, B networks, P
 weights, C numbers of all conditions together. To add one, write a module with a subclass of `Peer`, its block in
-`rpg.config.peers`, and its line in `rpg.peers.KINDS`.
+`rpg.config.peers`, and its line in `rpg.model.peers.KINDS`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-
-from rpg.tokenizer.layout import Layout
 
 if TYPE_CHECKING:
     from rpg.config.peers import PeerParams
@@ -42,12 +40,12 @@ class Peer(nn.Module):
     The parameters that `part` names for a phase learn in this phase alone.
     """
 
-    def __init__(self, params: "PeerParams", layout: Layout, sizes: Mapping[str, int]) -> None:
+    def __init__(self, params: "PeerParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
         super().__init__()
-        self.params, self.layout = params, layout
-        self.width, self.length, self.weights = layout.width, layout.length, layout.weights
+        self.params = params
+        (self.length, self.width), self.weights = padding_LD.shape, int((~padding_LD).sum())
         self.sizes, self.conditions = dict(sizes), sum(sizes.values())
-        self.register_buffer("padding_LD", layout.padding(), persistent=False)
+        self.register_buffer("padding_LD", padding_LD, persistent=False)
         # A model without parameters has nothing that tells its device and number type.
         self.anchor = nn.Parameter(torch.zeros(1))
 

@@ -6,15 +6,15 @@ from peers import PEERS
 from torch.nn import functional
 
 from rpg.config.peers import SANEParams
-from rpg.peers.base import ZooVectors
-from rpg.peers.sane import SANE
+from rpg.model.peers.base import ZooVectors
+from rpg.model.peers.sane import SANE
 from rpg.tokenizer.layout import Layout
 
 LAYOUT = Layout.of({"weight": torch.zeros(10)}, width=4)
 
 
 def model(**keys: object) -> SANE:
-    peer = SANE(SANEParams.model_validate({**PEERS["sane"], **keys}), LAYOUT, {"permutation_state": 3})
+    peer = SANE(SANEParams.model_validate({**PEERS["sane"], **keys}), LAYOUT.padding(), {"permutation_state": 3})
     points = torch.randn(6, 10, generator=torch.Generator().manual_seed(3))
     peer.fit(ZooVectors(points, torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2), torch.zeros(1, 10)))
     return peer.eval()
@@ -67,6 +67,6 @@ def test_tokens_are_drawn_on_their_own_from_the_examples_of_the_states() -> None
 def test_examples_of_any_number_are_stored() -> None:
     peer = model()
     peer.examples_SP = peer.examples_SP[:2]
-    other = SANE(peer.params, LAYOUT, {"permutation_state": 3})
+    other = SANE(peer.params, LAYOUT.padding(), {"permutation_state": 3})
     other.load_state_dict(peer.state_dict())
     assert torch.equal(other.examples_SP, peer.examples_SP)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from rpg.generator.sample import Network, Request, sample_networks
-from rpg.peers.base import Peer
-from rpg.peers.sane import SANE
+from rpg.model.peers.base import Peer
+from rpg.model.peers.sane import SANE
 from rpg.tasks.base import Task
 from rpg.tasks.loading import differentiable
 from rpg.tokenizer.store import TokenStore

@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rpg.model.diffusion import T
-from rpg.peers.base import ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise
-from rpg.tokenizer.layout import Layout
+from rpg.model.peers.base import ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import FlowParams
@@ -30,8 +29,8 @@ class Flow(Peer):
     scale: Tensor
     params: "FlowParams"
 
-    def __init__(self, params: "FlowParams", layout: Layout, sizes: Mapping[str, int]) -> None:
-        super().__init__(params, layout, sizes)
+    def __init__(self, params: "FlowParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
+        super().__init__(params, padding_LD, sizes)
         coordinates = min(params.components or self.weights, self.weights)
         self.register_buffer("mean_P", torch.zeros(self.weights))
         self.register_buffer(

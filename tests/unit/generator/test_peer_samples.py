@@ -7,7 +7,7 @@ import torch
 from peers import with_peer
 
 from rpg.config.experiment import Experiment
-from rpg.peers.samples import peer_networks
+from rpg.generator.peer_samples import peer_networks
 from rpg.peers.train import train_peer
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore

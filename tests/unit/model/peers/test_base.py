@@ -4,7 +4,7 @@ import torch
 from peers import PEERS
 
 from rpg.config.peers import GaussianParams
-from rpg.peers.base import FREQUENCIES, ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise
+from rpg.model.peers.base import FREQUENCIES, ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise
 from rpg.tokenizer.layout import Layout
 
 STATE = {"first.weight": torch.zeros(3, 2), "second.weight": torch.zeros(5)}
@@ -12,14 +12,16 @@ STATE = {"first.weight": torch.zeros(3, 2), "second.weight": torch.zeros(5)}
 
 def test_tokens_of_points_hold_each_weight_once_and_zeros_in_the_padding() -> None:
     layout = Layout.of(STATE, width=4)
-    peer = Peer(GaussianParams.model_validate(PEERS["gaussian"]), layout, {"permutation_state": 2})
+    peer = Peer(GaussianParams.model_validate(PEERS["gaussian"]), layout.padding(), {"permutation_state": 2})
     tokens = peer.tokens_of(torch.arange(1.0, 12.0).unsqueeze(0))
     assert tokens[0].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 9, 10], [11, 0, 0, 0]]
 
 
 def test_conditions_are_joined_in_the_order_of_the_model() -> None:
     peer = Peer(
-        GaussianParams.model_validate(PEERS["gaussian"]), Layout.of(STATE, 4), {"permutation_state": 2, "task_code": 1}
+        GaussianParams.model_validate(PEERS["gaussian"]),
+        Layout.of(STATE, 4).padding(),
+        {"permutation_state": 2, "task_code": 1},
     )
     values = {"task_code": torch.tensor([[7.0]]), "permutation_state": torch.tensor([[0.0, 1.0]])}
     assert peer.joined(values).tolist() == [[0.0, 1.0, 7.0]]

@@ -1,0 +1,56 @@
+"""A zoo's checkpoints as other generators learn them: points, conditions, and permuted views."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rpg.config.experiment import Experiment
+from rpg.evaluation.alignment import permute, random_cycle
+from rpg.evaluation.geometry import Space
+from rpg.evaluation.symmetries import find_space
+from rpg.model.peers.base import ZooVectors
+from rpg.tasks.base import Task
+from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import ConditionTable
+from rpg.utils.rng import derive
+
+
+def read_vectors(experiment: Experiment, store: TokenStore, task: Task) -> ZooVectors:
+    """Return the checkpoints that the peer of `experiment` learns from.
+
+    With `align`, the units of each run's checkpoints are matched with those of the first run's last checkpoint. All
+    checkpoints of a run move in the same way.
+    """
+    params = experiment.model.generator
+    assert params
+    views = getattr(params, "views", 0) if getattr(params, "contrast", 0.0) else 0
+    space = find_space(task, store.layout, store.stats) if params.align or views else Space(store.layout, [])
+    points_NP = np.stack([space.point(store[index]) for index in range(len(store))])
+    states_N = np.array([store.state(checkpoint) for checkpoint in store.checkpoints])
+    if params.align:
+        lasts = [np.flatnonzero(states_N == state)[-1] for state in range(len(store.seeds))]
+        orders = [space.order(points_NP[last], points_NP[lasts[0]]) for last in lasts]
+        for index, state in enumerate(states_N):
+            points_NP[index] = points_NP[index][orders[state]]
+    table = ConditionTable.of(experiment.model.conditions, store)
+    return ZooVectors(
+        torch.from_numpy(points_NP),
+        torch.cat([values.float() for values in table.values.values()], dim=1),
+        torch.from_numpy(states_N),
+        random_views(space, max(views, 1), derive(experiment.train.seed, "views")),
+    )
+
+
+def random_views(space: Space, count: int, seed: int) -> Tensor:
+    """Return indices [V, P] of `count` random permutations of a network's units; the identity without groups."""
+    places_P = np.arange(space.layout.weights)
+    if not space.groups:
+        return torch.from_numpy(np.tile(places_P, (count, 1)))
+    draw = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        moved = permute(
+            space.tensors(places_P), space.groups, [random_cycle(group.units, draw) for group in space.groups]
+        )
+        rows.append(np.concatenate([moved[tensor.name].ravel() for tensor in space.layout.tokenized]))
+    return torch.from_numpy(np.stack(rows))

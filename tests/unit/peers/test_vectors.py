@@ -1,0 +1,43 @@
+"""Alignment and permuted views keep a network's answers."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from peers import with_peer
+
+from rpg.evaluation.symmetries import find_space
+from rpg.peers.vectors import random_views, read_vectors
+from rpg.tasks.loading import load_task
+from rpg.tokenizer.store import TokenStore
+
+
+def test_alignment_brings_runs_nearer_and_views_keep_the_answers(finished: Path) -> None:
+    store = TokenStore(finished / "results/mini/tokens")
+    experiment = with_peer(finished, "sane", align=True)
+    task = load_task(experiment.task, None)
+    aligned = read_vectors(experiment, store, task)
+    plain = read_vectors(with_peer(finished, "sane"), store, task)
+    first, last = plain.lasts()[0], plain.lasts()[-1]
+
+    def apart(zoo: object) -> float:
+        points = zoo.points_NP  # type: ignore[attr-defined]
+        return float((points[first] - points[last]).square().mean().sqrt())
+
+    assert apart(aligned) < 0.97 * apart(plain)
+    assert torch.equal(aligned.points_NP[first], plain.points_NP[first])
+    space = find_space(task, store.layout.padding(), store.stats)
+    assert space.groups
+    views = random_views(space, 2, 0)
+    assert not torch.equal(views[0], views[1])
+    for point_P in (aligned.points_NP[last], plain.points_NP[last], plain.points_NP[last][views[0]]):
+        weights = store.detokenize(space.tokens(np.asarray(point_P)).unsqueeze(0), torch.tensor([2]))
+        score = task.judge({name: of[0] for name, of in weights.items()}, "validation").answers
+        assert (score == answers_of_last(finished, store)).float().mean() > 0.99
+
+
+def answers_of_last(finished: Path, store: TokenStore) -> torch.Tensor:
+    experiment = with_peer(finished, "sane")
+    task = load_task(experiment.task, None)
+    weights = store.detokenize(store[len(store) - 1].unsqueeze(0), torch.tensor([2]))
+    return task.judge({name: of[0] for name, of in weights.items()}, "validation").answers
