@@ -6,6 +6,7 @@ Each function takes the results of the stages in memory and reads no files.
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import networkx as nx
@@ -131,6 +132,35 @@ def asked_and_got(found: Sequence[Agreement], vector: str, title: str) -> Figure
     axes.plot([at.asked for at in aims], [at.aim for at in aims], color=BLACK, linewidth=1, linestyle="--", zorder=1)
     axes.set_xlabel(f"asked {vector}")
     axes.set_ylabel("score on the test split")
+    axes.set_title(title, loc="left")
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+# Group of a page of generators → color, marker.
+GENERATORS = {"originals": (BLACK, "o"), "RPG": (RED, "*"), "generator": (BLUE, "D"), "zoo": (GRAY, "v")}
+
+
+def generators(measured: Sequence[Mapping[str, Any]], title: str, unit: str = "in percent") -> Figure:
+    """Plot the mean score of each generator over its median distance from the zoo.
+
+    `measured` holds method, mean, distance and a group of GENERATORS. Generators have their names beside them.
+    """
+    figure = Figure(figsize=(7.4, 3.6))
+    axes = figure.subplots()
+    for name, (color, marker) in GENERATORS.items():
+        chosen = [one for one in measured if one["group"] == name]
+        # The logarithmic axis has no place for a copy of a checkpoint.
+        places = [max(one["distance"], 1e-2) for one in chosen]
+        size = 13 if marker == "*" else 7
+        axes.plot(
+            places, [one["mean"] for one in chosen], marker, color=color, markersize=size, linestyle="none", label=name
+        )
+        for one, place in zip(chosen, places, strict=True) if name in ("RPG", "generator") else ():
+            axes.annotate(one["method"], (place, one["mean"]), (5, 3), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("median distance from the zoo, in units of the zoo's own")
+    axes.set_ylabel(f"mean score {unit}")
     axes.set_title(title, loc="left")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure

@@ -22,6 +22,7 @@ from rpg.paths import Paths
 from rpg.reports import figures
 from rpg.reports.artifacts import ExperimentResults
 from rpg.reports.formatting import label_set
+from rpg.reports.peers import DATA, PAGE
 from rpg.reports.tables import measured_methods
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore, read_checkpoint
@@ -71,6 +72,7 @@ def write_report(params: Params, results: Path, rule_graph: Callable[[], str]) -
     sections = [
         Section("Tables", tables=[_html(results / "tables.md", "rpg tables")]),
         *_ablations(results),
+        *_peers(results),
         Section(
             "Accuracy and distance",
             "Points to the upper right are better: more accurate, and farther from every checkpoint of the zoo. Each "
@@ -146,6 +148,19 @@ def _plot(figure: Figure, caption: str) -> Plot:
 def _ablations(results: Path) -> Iterator[Section]:
     if (results / "ablations.md").is_file():
         yield Section("Ablations", tables=[_html(results / "ablations.md", "rpg ablations")])
+
+
+def _peers(results: Path) -> Iterator[Section]:
+    """Yield the section of other generators, if they have been compared."""
+    if (results / PAGE).is_file():
+        measured = read_json(results / DATA, "rpg peers")
+        yield Section(
+            "Other generators",
+            "All methods of one zoo. Points to the upper right are better: more accurate, and farther from every "
+            "checkpoint. Distances under 0.01 are drawn at 0.01.",
+            [_plot(figures.generators(of, name), name) for name, of in measured.items()],
+            [_html(results / PAGE, "rpg peers")],
+        )
 
 
 def _wanted(params: Params, results: Path) -> Iterator[Section]:

@@ -79,7 +79,7 @@ def write_peers(params: Params, results: Path) -> None:
         methods = dict(_methods(params, name, results))
         text.append(_section(params, name, result, methods, results))
         data[name] = [
-            {"method": method, "mean": of.mean, "distance": of.distance, "verdict": of.verdict, "group": group}
+            {"method": method, "group": group, "mean": of.mean, "distance": of.distance, "verdict": of.verdict}
             for (method, group), of in methods.items()
         ]
     write_text(results / PAGE, "\n".join(text))
@@ -89,14 +89,17 @@ def write_peers(params: Params, results: Path) -> None:
 def _methods(params: Params, name: str, results: Path) -> Iterator[tuple[tuple[str, str], Method]]:
     """Yield (name, group) and the measures of all generators of a zoo, and of the networks without a generator.
 
-    The groups are originals, generator and zoo. Each generator has those of its first training.
+    The groups are originals, RPG, generator and zoo. Each generator has those of its first training.
     """
     ablation = params.ablation(name)
     for variant in ablation.variants:
         trial = paths_of(params, f"{name}/{variant}-{ablation.seeds[0]}", results)
         command = f"rpg novelty --experiment {trial.experiment}"
         novelty = read_sealed(trial.file("novelty.summary"), command, NoveltyResult)
-        yield (variant, "generator"), novelty.rpg["all"]
+        yield (
+            (variant, "RPG" if params.experiment(trial.experiment).model.generator is None else "generator"),
+            novelty.rpg["all"],
+        )
         if variant == next(iter(ablation.variants)):
             for method, key, measures in measured_methods(novelty):
                 if key == "all" and not method.startswith("RPG"):

@@ -10,6 +10,7 @@ from rpg.reports.figures import (
     accuracy_and_distance,
     as_image,
     asked_and_got,
+    generators,
     group,
     heat_maps,
     losses,
@@ -138,3 +139,18 @@ def test_scores_stand_over_the_asked_numbers() -> None:
     assert points.tolist() == [[60.0, 61.5], [80.0, 78.0]]
     assert aims.tolist() == [[60.0, 61.0], [80.0, 81.0]]
     assert len(axes.containers) == 1
+
+
+def test_generators_have_their_names_beside_their_points() -> None:
+    measured = [
+        {"method": "originals", "group": "originals", "mean": 98.0, "distance": 1.0},
+        {"method": "rpg", "group": "RPG", "mean": 97.0, "distance": 0.5},
+        {"method": "flow", "group": "generator", "mean": 96.0, "distance": 0.0},
+        {"method": "noise 0.1", "group": "zoo", "mean": 95.0, "distance": 2.0},
+    ]
+    (axes,) = generators(measured, "title").axes
+    points = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert points == {
+        "originals": [[1.0, 98.0]], "RPG": [[0.5, 97.0]], "generator": [[0.01, 96.0]], "zoo": [[2.0, 95.0]]
+    }  # fmt: skip
+    assert [text.get_text() for text in axes.texts] == ["rpg", "flow"]

@@ -60,7 +60,7 @@ def test_page_has_each_generator_with_its_costs_and_says_who_wins(duel: Path) ->
     # A Gaussian trains in no time, so it has RPG's seconds at most.
     assert f"at RPG's seconds, RPG {'wins' if best == 'rpg' else 'loses'}" in page
     data = json.loads((results / "peers.json").read_text())["duel"]
-    assert {one["group"] for one in data} == {"originals", "generator", "zoo"}
+    assert {one["group"] for one in data} == {"originals", "RPG", "generator", "zoo"}
 
 
 def test_costs_are_means_of_the_trainings_and_the_largest_memory(duel: Path, tmp_path: Path) -> None:
