@@ -176,8 +176,8 @@ def train(
 ) -> None:
     """Train RPG on the tokens. A stopped training resumes, with any number of processes."""
     params, experiment, paths = _open(name, threads if processes <= 1 else None)
-    # More processes than checkpoints in a batch would have nothing to do.
-    if (count := min(processes, experiment.train.batch)) > 1:
+    # More processes than checkpoints in a batch would have nothing to do. Other generators train in a single one.
+    if (count := min(processes, experiment.train.batch)) > 1 and not experiment.model.generator:
         from rpg.training.distributed import launch
 
         launch(count, ["train", "--experiment", name, "--threads", str(threads), "--processes", "1"])

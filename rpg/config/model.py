@@ -213,8 +213,8 @@ class Model(Block):
         AnyPeer | None,
         Field(
             exclude_if=absent,
-            description="another generator in RPG's place, to compare RPG with; backbone, denoiser, start and the block"
-            " diffusion are RPG's alone",
+            description="another generator in RPG's place, for a variant of an ablation; backbone, denoiser, start and"
+            " the block diffusion are RPG's alone",
         ),
     ] = None
 

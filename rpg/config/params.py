@@ -77,6 +77,9 @@ class Params(Block):
     @model_validator(mode="after")
     def _experiments_fit(self) -> "Params":
         for name, experiment in self.experiments.items():
+            if experiment.model.generator:
+                # Tables, model cards and plans of an experiment say that RPG made the networks.
+                raise ValueError(f"experiments.{name}.model.generator: only a variant of an ablation has another one")
             try:
                 experiment.task.check_among(name, self.experiments)
             except ValueError as error:

@@ -41,14 +41,18 @@ class PhasedTraining(Training):
         own = self.params.model_copy(update={"steps": ends[self.phase(step)] - first})
         return learning_rate(own, step - first + 1)
 
+    def one_step(self) -> Tensor:
+        """Take one step, as `Training` does; the first of a phase prepares it."""
+        if self.step + 1 in self.firsts:
+            self.peer.begin(self.phase(self.step + 1), self.zoo)
+        return super().one_step()
+
     def _draw(self, step: int) -> Any:
-        if step in self.firsts:
-            self.peer.begin(self.phase(step), self.zoo)
         return self.phase(step), super()._draw(step)
 
 
 def first_steps(shares: Sequence[float], steps: int) -> list[int]:
-    """Return the first step (from 1) of each phase; a phase without a step is left out of none."""
+    """Return the first step (from 1) of each phase, from the shares of the steps that the phases take."""
     firsts, spent = [], 0.0
     for share in shares:
         firsts.append(1 + round(spent * steps))

@@ -35,9 +35,10 @@ class ZooVectors:
 
 
 class Peer(nn.Module):
-    """A generator in RPG's place; `share` lists the share of the training's steps that each phase takes.
+    """A generator in RPG's place.
 
-    The parameters that `part` names for a phase learn in this phase alone.
+    `padding_LD` is True for entries of the L tokens of width D that hold no weight; `sizes` maps each condition to its
+    number of values. The training has phases, each with its own loss; a parameter without a gradient stays.
     """
 
     def __init__(self, params: "PeerParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:

@@ -1,13 +1,16 @@
 """The block model.generator: kinds, and what an experiment with another generator may not have."""
 
 import re
+from pathlib import Path
 
 import pytest
-from conftest import MINIATURE, TASKS
+from conftest import MINIATURE, TASKS, write_tree
 from peers import PEERS
 
 from rpg.config.experiment import parse_experiment
+from rpg.config.loading import load_params
 from rpg.config.peers import PDiffParams, SANEParams
+from rpg.utils.errors import UserError
 
 
 def tree(**changes: object) -> dict:
@@ -53,3 +56,9 @@ def test_every_key_has_its_range() -> None:
     assert PDiffParams.model_validate(PEERS["p_diff"]).stride == 3
     with pytest.raises(ValueError, match="multiple of 8"):
         SANEParams.model_validate({**PEERS["sane"], "width": 12})
+
+
+def test_another_generator_is_for_variants_alone(tmp_path: Path) -> None:
+    write_tree(tmp_path, mini=tree())
+    with pytest.raises(UserError, match=r"experiments\.mini\.model\.generator: only a variant of an ablation"):
+        load_params(tmp_path / "params.yaml")
