@@ -26,7 +26,7 @@ def test_alignment_brings_runs_nearer_and_views_keep_the_answers(finished: Path)
 
     assert apart(aligned) < 0.97 * apart(plain)
     assert torch.equal(aligned.points_NP[first], plain.points_NP[first])
-    space = find_space(task, store.layout.padding(), store.stats)
+    space = find_space(task, store.layout, store.stats)
     assert space.groups
     views = random_views(space, 2, 0)
     assert not torch.equal(views[0], views[1])
