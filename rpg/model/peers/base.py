@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from rpg.model import diffusion
+from rpg.model.embeddings import time_embedding
 
 if TYPE_CHECKING:
-    from rpg.config.peers import PeerParams
+    from rpg.config.peers import D2NWGParams, PDiffParams, PeerParams
+
+
+# Frequencies of the time embedding; networks that are encoded at once.
+FREQUENCIES, ENCODED = 128, 8
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,89 @@ class Peer(nn.Module):
         return self.tokens_of(self.points(values, generators, temperature)).cpu()
 
 
+class LatentDiffusion(Peer):
+    """An autoencoder, and then a diffusion of its latents [B, *S], standardized by `center` [*S] and `scale`.
+
+    The diffusion predicts the noise (DDPM). The first phase trains the autoencoder, the second one the denoiser.
+    """
+
+    center: Tensor
+    scale: Tensor
+    params: "PDiffParams | D2NWGParams"
+
+    def __init__(
+        self, params: "PDiffParams | D2NWGParams", padding_LD: Tensor, sizes: Mapping[str, int], shape: Sequence[int]
+    ) -> None:
+        super().__init__(params, padding_LD, sizes)
+        self.register_buffer("center", torch.zeros(*shape))
+        self.register_buffer("scale", torch.ones(()))
+
+    def encode(self, points_BP: Tensor) -> Tensor:
+        """Return the latents [B, *S] of points."""
+        raise NotImplementedError
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the points [B, P] of latents [B, *S]."""
+        raise NotImplementedError
+
+    def predicted(self, noisy: Tensor, t_B: Tensor, conditions_BC: Tensor) -> Tensor:
+        """Return the predicted noise [B, *S]."""
+        raise NotImplementedError
+
+    def reconstruction(self, points_BP: Tensor, draw: torch.Generator) -> Tensor:
+        """Return the loss of the autoencoder."""
+        raise NotImplementedError
+
+    @property
+    def shares(self) -> Sequence[float]:
+        """The autoencoder's share, and the denoiser's."""
+        return (self.params.autoencoder, 1 - self.params.autoencoder)
+
+    def begin(self, phase: int, zoo: ZooVectors) -> None:
+        """Standardize the latents of the zoo before the denoiser learns."""
+        if phase:
+            with torch.no_grad():
+                latents = torch.cat([self.encode(part.to(self.anchor)) for part in zoo.points_NP.split(ENCODED)])
+                self.center.copy_(latents.mean(0))
+                self.scale.copy_((latents - self.center).std())
+
+    def loss(
+        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor, draw: torch.Generator
+    ) -> Tensor:
+        """Return the loss of the autoencoder, or the mean squared error of the predicted noise."""
+        if phase == 0:
+            return self.reconstruction(points_BP, draw)
+        with torch.no_grad():
+            x0 = (self.encode(points_BP) - self.center) / self.scale
+        t_B = torch.randint(diffusion.T, (len(x0),), generator=draw).to(x0.device)
+        epsilon = noise_like(x0, draw)
+        # `add_noise` reads one time for each vector.
+        t = t_B.view(-1, *[1] * (x0.ndim - 2))
+        return functional.mse_loss(self.predicted(diffusion.add_noise(x0, epsilon, t), t_B, conditions_BC), epsilon)
+
+    def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:
+        """Denoise latents, and decode them."""
+        conditions_BC = self.joined(values)
+
+        def drawn() -> Tensor:
+            return temperature * noise(draws, self.center.shape, self.center)
+
+        latents = diffusion.sample(
+            lambda x, t: self.predicted(x, t.flatten().expand(len(x)), conditions_BC),
+            drawn(),
+            target="epsilon",
+            solver=self.params.solver,
+            steps=self.params.steps,
+            noise=lambda _: drawn(),
+        )
+        return self.decode(latents * self.scale + self.center)
+
+
+def noise_like(like: Tensor, draw: torch.Generator) -> Tensor:
+    """Return standard normal noise of the same shape, drawn on the CPU."""
+    return torch.randn(like.shape, generator=draw).to(like)
+
+
 def noise(draws: Sequence[torch.Generator], shape: Sequence[int], like: Tensor) -> Tensor:
     """Return standard normal noise [B, *shape], drawn on the CPU, each row by its own generator."""
     return torch.stack([torch.randn(*shape, generator=draw) for draw in draws]).to(like)
@@ -121,12 +212,7 @@ class ConditionEmbedding(nn.Module):
 
     def forward(self, t_B: Tensor, conditions_BC: Tensor) -> Tensor:
         """Return the sum of both embeddings [B, width]."""
-        from rpg.model.embeddings import time_embedding
-
         return self.time(time_embedding(t_B, FREQUENCIES)) + self.condition(conditions_BC)
-
-
-FREQUENCIES = 128
 
 
 class ResidualMLP(nn.Module):

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model import diffusion
-from rpg.model.peers.base import ConditionEmbedding, Peer, ZooVectors, noise
+from rpg.model.peers.base import ConditionEmbedding, LatentDiffusion, noise_like
 
 if TYPE_CHECKING:
     from rpg.config.peers import PDiffParams
@@ -96,77 +95,33 @@ class ConvolutionBlock(nn.Module):
         return self.residual(x) + self.second(functional.silu(self.norm(h)))
 
 
-class PDiff(Peer):
-    """The autoencoder, and the denoiser of its latents, which are standardized by `center` and `scale`."""
+class PDiff(LatentDiffusion):
+    """The autoencoder, and the denoiser of its latents [B, c, n]."""
 
-    center: Tensor
-    scale: Tensor
     params: "PDiffParams"
 
     def __init__(self, params: "PDiffParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
-        super().__init__(params, padding_LD, sizes)
+        self.step = params.stride ** len(params.channels)
+        places = -(-int((~padding_LD).sum()) // self.step)
+        super().__init__(params, padding_LD, sizes, (params.channels[-1], places))
         self.autoencoder = Autoencoder(params.channels, params.kernel, params.stride)
         self.denoiser = UNet(params.channels[-1], params.denoiser, self.conditions, params.kernel)
-        self.places = -(-self.weights // params.stride ** len(params.channels))
-        self.register_buffer("center", torch.zeros(params.channels[-1], self.places))
-        self.register_buffer("scale", torch.ones(()))
-
-    @property
-    def shares(self) -> Sequence[float]:
-        """The autoencoder's share, and the denoiser's."""
-        return (self.params.autoencoder, 1 - self.params.autoencoder)
-
-    def begin(self, phase: int, zoo: ZooVectors) -> None:
-        """Standardize the latents of the zoo before the denoiser learns."""
-        if phase:
-            with torch.no_grad():
-                latents = torch.cat([self.encode(part.to(self.anchor)) for part in zoo.points_NP.split(8)])
-                self.center.copy_(latents.mean(0))
-                self.scale.copy_((latents - self.center).std())
 
     def encode(self, points_BP: Tensor) -> Tensor:
         """Return the latents [B, c, n]."""
-        step = self.params.stride ** len(self.params.channels)
-        return self.autoencoder.encoder(functional.pad(points_BP, (0, -points_BP.shape[1] % step)).unsqueeze(1))
+        padded_BP = functional.pad(points_BP, (0, -points_BP.shape[1] % self.step))
+        return self.autoencoder.encoder(padded_BP.unsqueeze(1))
 
-    def decode(self, latents_Bcn: Tensor) -> Tensor:
+    def decode(self, latents: Tensor) -> Tensor:
         """Return the points [B, P]."""
-        return self.autoencoder.decoder(latents_Bcn).squeeze(1)[:, : self.weights]
+        return self.autoencoder.decoder(latents).squeeze(1)[:, : self.weights]
 
-    def loss(
-        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor, draw: torch.Generator
-    ) -> Tensor:
-        """Return the mean squared error of the reconstruction, or of the predicted noise."""
+    def reconstruction(self, points_BP: Tensor, draw: torch.Generator) -> Tensor:
+        """Return the mean squared error of networks that are encoded and decoded with noise."""
+        latents = self.encode(points_BP + self.params.input_noise * noise_like(points_BP, draw))
+        decoded_BP = self.decode(latents + self.params.latent_noise * noise_like(latents, draw))
+        return functional.mse_loss(decoded_BP, points_BP)
 
-        def drawn(like: Tensor) -> Tensor:
-            return torch.randn(like.shape, generator=draw).to(like)
-
-        if phase == 0:
-            latents = self.encode(points_BP + self.params.input_noise * drawn(points_BP))
-            return functional.mse_loss(self.decode(latents + self.params.latent_noise * drawn(latents)), points_BP)
-        with torch.no_grad():
-            latents = (self.encode(points_BP) - self.center) / self.scale
-        t_B = torch.randint(diffusion.T, (len(latents),), generator=draw).to(latents.device)
-        epsilon = drawn(latents)
-        noisy = diffusion.add_noise(latents, epsilon, t_B.unsqueeze(1))
-        return functional.mse_loss(self.denoiser(noisy, t_B, conditions_BC), epsilon)
-
-    def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:
-        """Denoise latents, and decode them."""
-        conditions_BC = self.joined(values)
-
-        def predict(x: Tensor, t: Tensor) -> Tensor:
-            return self.denoiser(x, t.flatten().expand(len(x)), conditions_BC)
-
-        def drawn() -> Tensor:
-            return temperature * noise(draws, self.center.shape, self.center)
-
-        latents = diffusion.sample(
-            predict,
-            drawn(),
-            target="epsilon",
-            solver=self.params.solver,
-            steps=self.params.steps,
-            noise=lambda _: drawn(),
-        )
-        return self.decode(latents * self.scale + self.center)
+    def predicted(self, noisy: Tensor, t_B: Tensor, conditions_BC: Tensor) -> Tensor:
+        """Return the predicted noise [B, c, n]."""
+        return self.denoiser(noisy, t_B, conditions_BC)

@@ -23,7 +23,7 @@ def test_bound_is_the_error_plus_the_divergence() -> None:
         peer.params = D2NWGParams.model_validate({**PEERS["d2nwg"], "kl": kl})
         return peer.loss(0, points, torch.zeros(3, 2), torch.zeros(0), torch.Generator().manual_seed(0)).item()
 
-    mean, log_variance = peer.encode(points)
+    mean, log_variance = peer.posterior(points)
     by_hand = torch.distributions.kl_divergence(
         torch.distributions.Normal(mean, (0.5 * log_variance).exp()), torch.distributions.Normal(0.0, 1.0)
     ).mean()
@@ -33,11 +33,11 @@ def test_bound_is_the_error_plus_the_divergence() -> None:
 def test_latents_have_the_place_of_their_chunk() -> None:
     peer = model()
     same = torch.ones(1, 10)
-    mean, _ = peer.encode(same)
+    mean, _ = peer.posterior(same)
     assert mean.shape == (1, 3, 4)
     # Two chunks of equal weights have different latents.
     assert not torch.allclose(mean[0, 0], mean[0, 1])
-    assert peer.decode(mean).shape == (1, 10)
+    assert peer.decode(mean.flatten(1)).shape == (1, 10)
 
 
 def test_it_learns_the_networks_of_codes() -> None:
