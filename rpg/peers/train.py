@@ -66,7 +66,10 @@ def peer_loss(model: Peer, zoo: ZooVectors, batch: int) -> Loss:
 
     def draw(draw: torch.Generator) -> Any:
         picks = torch.randperm(count, generator=draw)[:batch]
-        return picks, torch.randint(views, (len(picks), 2), generator=draw), draw
+        shown = torch.randint(views, (len(picks), 2), generator=draw)
+        # The first view is the network as it is, because the sampler encodes networks as they are.
+        shown[:, 0] = 0
+        return picks, shown, draw
 
     def compute(network: Any, drawn: Any) -> Tensor:
         phase, (picks, shown, generator) = drawn

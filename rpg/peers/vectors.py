@@ -37,18 +37,16 @@ def read_vectors(experiment: Experiment, store: TokenStore, task: Task) -> ZooVe
         torch.from_numpy(points_NP),
         torch.cat([values.float() for values in table.values.values()], dim=1),
         torch.from_numpy(states_N),
-        random_views(space, max(views, 1), derive(experiment.train.seed, "views")),
+        random_views(space, views, derive(experiment.train.seed, "views")),
     )
 
 
 def random_views(space: Space, count: int, seed: int) -> Tensor:
-    """Return indices [V, P] of `count` random permutations of a network's units; the identity without groups."""
+    """Return indices [1 + V, P]: the identity, and `count` random permutations of a network's units."""
     places_P = np.arange(space.layout.weights)
-    if not space.groups:
-        return torch.from_numpy(np.tile(places_P, (count, 1)))
+    rows = [places_P]
     draw = np.random.default_rng(seed)
-    rows = []
-    for _ in range(count):
+    for _ in range(count if space.groups else 0):
         moved = permute(
             space.tensors(places_P), space.groups, [random_cycle(group.units, draw) for group in space.groups]
         )

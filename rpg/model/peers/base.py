@@ -28,7 +28,7 @@ FREQUENCIES, ENCODED = 128, 8
 class ZooVectors:
     """The checkpoints of a zoo: points [N, P], conditions [N, C], permutation states [N].
 
-    `views` [V, P] are indices that permute a network's units at random without a change of its function.
+    `views` [V, P] are indices that permute a network's units without a change of its function; first the identity.
     """
 
     points_NP: Tensor
@@ -81,7 +81,7 @@ class Peer(nn.Module):
     def loss(
         self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor, draw: torch.Generator
     ) -> Tensor:
-        """Return the loss of B networks; `views_BP` holds an index of a permuted view for each, and a second one."""
+        """Return the loss of B networks; `views_BP` [B, 2, P] holds the indices of two views of each."""
         raise NotImplementedError
 
     def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:

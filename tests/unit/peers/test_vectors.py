@@ -29,8 +29,10 @@ def test_alignment_brings_runs_nearer_and_views_keep_the_answers(finished: Path)
     space = find_space(task, store.layout, store.stats)
     assert space.groups
     views = random_views(space, 2, 0)
-    assert not torch.equal(views[0], views[1])
-    for point_P in (aligned.points_NP[last], plain.points_NP[last], plain.points_NP[last][views[0]]):
+    assert len(views) == 3
+    assert torch.equal(views[0], torch.arange(store.layout.weights))
+    assert not torch.equal(views[1], views[2])
+    for point_P in (aligned.points_NP[last], plain.points_NP[last], plain.points_NP[last][views[1]]):
         weights = store.detokenize(space.tokens(np.asarray(point_P)).unsqueeze(0), torch.tensor([2]))
         score = task.judge({name: of[0] for name, of in weights.items()}, "validation").answers
         assert (score == answers_of_last(finished, store)).float().mean() > 0.99
