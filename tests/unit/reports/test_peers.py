@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import MINIATURE, SETTINGS, run_layers
+from conftest import MINIATURE, ROOT, SETTINGS, run_layers
 from peers import PEERS
 
 from rpg.config.loading import load_params
 from rpg.evaluation.results import NoveltyResult
 from rpg.paths import Paths, paths_of
-from rpg.reports.peers import comparisons, costs, rpg_variant, write_peers
+from rpg.reports.peers import HEADING, comparisons, costs, rpg_variant, write_peers
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_sealed, write_sealed
 
@@ -98,3 +98,15 @@ def test_distances_are_those_of_the_first_training(duel: Path) -> None:
     novelty = read_sealed(Paths("mini", results).file("novelty.summary"), "rpg novelty", NoveltyResult)
     own = next(one for one in data if one["method"] == "rpg")
     assert own["distance"] == novelty.rpg["all"].distance
+
+
+def test_committed_page_is_that_of_params() -> None:
+    params, text = load_params(ROOT / "params.yaml"), (ROOT / "results/peers.md").read_text()
+    assert text.startswith(HEADING)
+    sections = text.split("\n## ")[1:]
+    assert [section.partition("\n")[0] for section in sections] == [
+        params.ablation(name).experiment for name in comparisons(params)
+    ]
+    for name, section in zip(comparisons(params), sections, strict=True):
+        names = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][1:]
+        assert names[: len(params.ablation(name).variants)] == list(params.ablation(name).variants)
