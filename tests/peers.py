@@ -18,7 +18,16 @@ PEERS: dict[str, dict[str, Any]] = {
         **{"kind": "sane", **COMMON, "width": 16, "blocks": 1, "heads": 2, "latent": 8, "contrast": 0.1},
         **{"temperature": 0.1, "views": 4, "bandwidth": 0.1, "candidates": 1, "rounds": 1},
     },
-    "flow": {"kind": "flow", **COMMON, "components": 4, "hidden": 16, "blocks": 1, "source": 0.01, "steps": 4},
+    "flow": {
+        "kind": "flow",
+        **COMMON,
+        "components": 4,
+        "hidden": 16,
+        "blocks": 1,
+        "source": 0.01,
+        "path": 0.001,
+        "steps": 4,
+    },
     "d2nwg": {
         **{"kind": "d2nwg", **COMMON, "hidden": 16, "latent": 4, "kl": 0.0001, "width": 16, "blocks": 1},
         **{"autoencoder": 0.5, "solver": "ddim", "steps": 3},

@@ -198,7 +198,7 @@ class Experiment(Block):
             raise ValueError(f"{'sample.images' if self.sample.images else 'prompts'}: needs the condition images")
         self.task.check_experiment(self)
         if self.model.generator:
-            self._check_peer(kinds)
+            self._check_peer(self.model.generator.kind, kinds)
         for name, start in (("model", self.model.start), ("hypernetwork", getattr(self.hypernetwork, "start", "zero"))):
             if start != "zero" and self.diffusion.target != "x0":
                 raise ValueError(f"{name}.start: {start} needs diffusion.target x0")
@@ -219,12 +219,14 @@ class Experiment(Block):
             raise ValueError(f"{between}.between: needs the condition permutation_state")
         return self
 
-    def _check_peer(self, kinds: Collection[str]) -> None:
+    def _check_peer(self, generator: str, kinds: Collection[str]) -> None:
         for block in ("tune", "hypernetwork", "prompts", "wanted"):
             if getattr(self, block):
                 raise ValueError(f"{block}: needs RPG, and model.generator is another one; remove one of them")
         if strange := set(kinds) - {"permutation_state", "task_code", "unconditional"}:
             raise ValueError(f"model.conditions: model.generator knows no {', '.join(sorted(strange))}")
+        if "task_code" in kinds and generator in ("gaussian", "sane"):
+            raise ValueError(f"model.conditions: the generator {generator} knows no task_code")
 
     def _check_images(self, kinds: Collection[str]) -> None:
         if not self.task.has_codes or not self.base or len(self.base.seeds) > 1:

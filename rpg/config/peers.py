@@ -15,7 +15,7 @@ Channels = Annotated[list[Count], Field(min_length=2)]
 class PeerParams(Block):
     """What all peers have in common.
 
-    The zoo's weights are normalized as RPG's tokens are. A peer is told the same conditions as RPG, `model.conditions`.
+    The zoo's weights are normalized as RPG's tokens are. A peer is told the conditions in `model.conditions`.
     """
 
     align: Annotated[
@@ -60,8 +60,9 @@ class PDiffParams(PeerParams):
 class SANEParams(PeerParams):
     """SANE (arXiv 2406.09997): a Transformer autoencoder of token sequences, sampled around example networks.
 
-    The loss is (1 - `contrast`) · reconstruction + `contrast` · NT-Xent between two permuted views of each network. A
-    kernel density over the latent tokens of the last checkpoint of each run draws each token on its own.
+    The loss is (1 - `contrast`) · reconstruction + `contrast` · NT-Xent between each network and a permuted view of it.
+    A kernel density over the latent tokens of the zoo's checkpoints, or of those of a permutation state, draws each
+    token on its own.
     """
 
     kind: Literal["sane"]
@@ -77,7 +78,11 @@ class SANEParams(PeerParams):
         int, Field(ge=1, description="networks drawn for each that is kept; training images decide. 1 keeps all")
     ]
     rounds: Annotated[
-        int, Field(ge=1, description="rounds of selection; the networks kept are the next round's examples")
+        int,
+        Field(
+            ge=1,
+            description="rounds of selection, if there are candidates; the networks kept are the next round's examples",
+        ),
     ]
 
 
@@ -91,6 +96,7 @@ class FlowParams(PeerParams):
     hidden: Annotated[int, Field(ge=8, description="width of the velocity's MLP")]
     blocks: Annotated[int, Field(ge=1, description="number of residual blocks of the MLP")]
     source: Annotated[Positive, Field(description="standard deviation of the source, in the zoo's own")]
+    path: Annotated[float, Field(ge=0, description="standard deviation of the noise on the path, in the zoo's own")]
     steps: Annotated[int, Field(ge=1, description="steps of the Runge-Kutta method of fourth order")]
 
 

@@ -16,6 +16,7 @@ from rpg.tasks.base import Task
 from rpg.tasks.loading import differentiable
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
+from rpg.utils.condition_requests import States
 
 if TYPE_CHECKING:
     from rpg.config.experiment import Sample
@@ -25,23 +26,25 @@ def peer_networks(
     model: Peer, task: Task, table: ConditionTable, store: TokenStore, params: "Sample", requests: Sequence[Request]
 ) -> Iterator[Network]:
     """Yield the network of each request, as the generator's block asks: recounted, and the best of several."""
-    candidates = getattr(model.params, "candidates", 1)
-    if candidates == 1:
+    if not isinstance(model, SANE) or model.params.candidates == 1:
         yield from recounted(model, task, sample_networks(model, table, store, params, requests))
         return
-    assert isinstance(model, SANE)
-    kept: list[Network] = []
+    padding_LD = store.layout.padding()
+    # The states of a request → its best networks so far, with their scores.
+    kept: dict[States | None, list[tuple[float, Network]]] = {}
     for number in range(model.params.rounds):
-        drawn = list(requests) * candidates
+        drawn = [request for request in requests for _ in range(model.params.candidates)]
         networks = sample_networks(model, table, store, params, drawn, first=number * len(drawn))
-        scored = []
-        for network in recounted(model, task, networks):
-            scored.append((task.score(network[0], "train", network[2]), network))
-        scored.sort(key=lambda pair: pair[0], reverse=True)
-        kept = [network for _, network in scored[: len(requests)]]
-        tokens = [store.tokenize(state_dict, states[0]) for state_dict, states, _ in kept]
-        model.examples_SP = torch.stack([one[~store.layout.padding()] for one in tokens]).to(model.anchor)
-    yield from kept
+        for (asked, _), network in zip(drawn, recounted(model, task, networks), strict=True):
+            kept.setdefault(asked, []).append((task.score(network[0], "train", network[2]), network))
+        for asked, scored in kept.items():
+            count = sum(other == asked for other, _ in requests)
+            kept[asked] = sorted(scored, key=lambda pair: pair[0], reverse=True)[:count]
+        best = [network for scored in kept.values() for _, network in scored]
+        points = [store.tokenize(state_dict, states[0])[~padding_LD] for state_dict, states, _ in best]
+        model.show(torch.stack(points), torch.tensor([states[0] for _, states, _ in best]))
+    for asked, _ in requests:
+        yield kept[asked].pop(0)[1]
 
 
 def recounted(model: Peer, task: Task, networks: Iterator[Network]) -> Iterator[Network]:

@@ -3,6 +3,7 @@
 Writes the same files as the training of RPG: rpg/model.safetensors (EMA weights), rpg/config.json and rpg/log.csv.
 """
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,19 +63,22 @@ def first_steps(shares: Sequence[float], steps: int) -> list[int]:
 
 def peer_loss(model: Peer, zoo: ZooVectors, batch: int) -> Loss:
     """Return the loss of a random batch of checkpoints."""
-    count, views = len(zoo.points_NP), len(zoo.views_VP)
+    count = len(zoo.points_NP)
 
     def draw(draw: torch.Generator) -> Any:
         picks = torch.randperm(count, generator=draw)[:batch]
-        shown = torch.randint(views, (len(picks), 2), generator=draw)
+        if zoo.views_VP is None:
+            return picks, None, draw
+        shown = torch.randint(len(zoo.views_VP), (len(picks), 2), generator=draw)
         # The first view is the network as it is, because the sampler encodes networks as they are.
         shown[:, 0] = 0
-        return picks, shown, draw
+        return picks, zoo.views_VP[shown], draw
 
     def compute(network: Any, drawn: Any) -> Tensor:
-        phase, (picks, shown, generator) = drawn
+        phase, (picks, views_BP, generator) = drawn
+        views_BP = None if views_BP is None else views_BP.to(model.anchor.device)
         points_BP, conditions_BC = zoo.points_NP[picks].to(model.anchor), zoo.conditions_NC[picks].to(model.anchor)
-        return model.loss(phase, points_BP, conditions_BC, zoo.views_VP[shown].to(model.anchor.device), generator)
+        return model.loss(phase, points_BP, conditions_BC, views_BP, generator)
 
     return Loss(draw, compute)
 
@@ -85,11 +89,16 @@ def train_peer(experiment: Experiment, tokens: Path, folder: Path, seconds: Path
     assert experiment.model.generator
     store, task = TokenStore(tokens), load_task(experiment.task, data_root)
     torch.manual_seed(derive(params.seed, "train", "weights"))
+    started = time.perf_counter()
     zoo = read_vectors(experiment, store, task)
     sizes = ConditionTable.of(experiment.model.conditions, store).sizes
     model = build_peer(experiment.model.generator, store.layout.padding(), sizes)
     model.fit(zoo)
     trained = params if model.shares else params.model_copy(update={"steps": 0})
     training = PhasedTraining(trained, model, zoo, on)
+    # Alignment, principal components and the like belong to the training's seconds. A saved state holds them already.
+    training.seconds = time.perf_counter() - started
+    # What is stored, such as principal components, counts; the anchor is no part of the model.
+    training.parameters = sum(tensor.numel() for name, tensor in model.state_dict().items() if name != "anchor")
     blocks = experiment.model_dump(include={"task", "model", "diffusion", "train"})
     run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])

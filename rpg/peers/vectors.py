@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from rpg.config.experiment import Experiment
+from rpg.config.peers import SANEParams
 from rpg.evaluation.alignment import permute, random_cycle
 from rpg.evaluation.geometry import Space
 from rpg.evaluation.symmetries import find_space
@@ -12,6 +13,7 @@ from rpg.model.peers.base import ZooVectors
 from rpg.tasks.base import Task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
+from rpg.utils.errors import UserError
 from rpg.utils.rng import derive
 
 
@@ -23,8 +25,18 @@ def read_vectors(experiment: Experiment, store: TokenStore, task: Task) -> ZooVe
     """
     params = experiment.model.generator
     assert params
-    views = getattr(params, "views", 0) if getattr(params, "contrast", 0.0) else 0
-    space = find_space(task, store.layout, store.stats) if params.align or views else Space(store.layout, [])
+    views = params.views if isinstance(params, SANEParams) and params.contrast else 0
+    space = Space(store.layout, [])
+    if params.align or views:
+        if experiment.tokens.only:
+            raise UserError(
+                "params.yaml: tokens.only: a permutation needs all tensors; set align to false, contrast to 0"
+            )
+        space = find_space(task, store.layout, store.stats)
+        if not space.groups:
+            raise UserError(
+                "params.yaml: model.generator: no units to permute were found; align and contrast need them"
+            )
     points_NP = np.stack([space.point(store[index]) for index in range(len(store))])
     states_N = np.array([store.state(checkpoint) for checkpoint in store.checkpoints])
     if params.align:
@@ -37,7 +49,7 @@ def read_vectors(experiment: Experiment, store: TokenStore, task: Task) -> ZooVe
         torch.from_numpy(points_NP),
         torch.cat([values.float() for values in table.values.values()], dim=1),
         torch.from_numpy(states_N),
-        random_views(space, views, derive(experiment.train.seed, "views")),
+        random_views(space, views, derive(experiment.train.seed, "views")) if views else None,
     )
 
 
@@ -46,7 +58,7 @@ def random_views(space: Space, count: int, seed: int) -> Tensor:
     places_P = np.arange(space.layout.weights)
     rows = [places_P]
     draw = np.random.default_rng(seed)
-    for _ in range(count if space.groups else 0):
+    for _ in range(count):
         moved = permute(
             space.tensors(places_P), space.groups, [random_cycle(group.units, draw) for group in space.groups]
         )

@@ -90,12 +90,12 @@ def _prompts(params: Params, name: str, results: Path) -> str | None:
 
 def _choice(scores: Sequence[Scores], kind: str) -> float:
     """Return the mean by which a variant is chosen: on the validation split, for held-out tasks if there are any."""
-    sets = [_networks(scores, kind, name) for name in ("held_out", "all")]
-    networks = next((networks for networks in sets if networks), _networks(scores, kind, None))
+    sets = [trained_networks(scores, kind, name) for name in ("held_out", "all")]
+    networks = next((networks for networks in sets if networks), trained_networks(scores, kind, None))
     return float(np.mean([network.validation for _, network in networks]))
 
 
-def _networks(scores: Sequence[Scores], kind: str, name: str | None) -> list[Trained]:
+def trained_networks(scores: Sequence[Scores], kind: str, name: str | None) -> list[Trained]:
     """Return the networks of a kind, in the set `name` if given, of all trainings.
 
     All trainings share what is not trained anew, so the first training's suffices.
@@ -109,7 +109,7 @@ def _networks(scores: Sequence[Scores], kind: str, name: str | None) -> list[Tra
     ]
 
 
-def _sample(networks: Sequence[Trained], split: str) -> ScoreSample:
+def sample_of_trained(networks: Sequence[Trained], split: str) -> ScoreSample:
     trials = [trial for trial, _ in networks]
     return ScoreSample(
         [getattr(network, split) for _, network in networks],
@@ -119,7 +119,7 @@ def _sample(networks: Sequence[Trained], split: str) -> ScoreSample:
 
 
 def _summary(networks: Sequence[Trained], split: str, metric_kind: MetricKind) -> dict[str, Any]:
-    sample = _sample(networks, split)
+    sample = sample_of_trained(networks, split)
     return summary(sample.scores, sample.groups, sample.trainings, metric_kind)
 
 
@@ -132,11 +132,11 @@ def _variant(scores: Sequence[Scores], metric_kind: MetricKind) -> dict[str, Any
     """Summarize the samples and originals of one variant, by set of tasks, over all trainings."""
     sets: dict[str, Any] = {}
     for name in SETS:
-        samples = _networks(scores, "rpg", name)
+        samples = trained_networks(scores, "rpg", name)
         if not samples:
             continue
         # Networks between training runs are compared with all originals.
-        originals = _networks(scores, "original", None if name == "between" else name)
+        originals = trained_networks(scores, "original", None if name == "between" else name)
         sets[name] = {
             "by_seed": _by_seed(samples, metric_kind),
             **{
@@ -147,7 +147,7 @@ def _variant(scores: Sequence[Scores], metric_kind: MetricKind) -> dict[str, Any
                 for split in SPLITS
             },
         }
-        if recounted := _networks(scores, f"rpg{RECOUNTED}", name):
+        if recounted := trained_networks(scores, f"rpg{RECOUNTED}", name):
             sets[name]["recounted"] = _summary(recounted, "validation", metric_kind)
     return {"sets": sets}
 
@@ -166,10 +166,10 @@ def _rivals(
         scores = next((some for some in by_variant if some[0].kinds().get(kind)), None)
         sets: dict[str, Any] = {}
         for name in SETS:
-            networks = _networks(scores, kind, name) if scores else []
-            own = _networks(best, best_kind, name)
+            networks = trained_networks(scores, kind, name) if scores else []
+            own = trained_networks(best, best_kind, name)
             if networks and own:
-                mean, interval = difference(_sample(own, "test"), _sample(networks, "test"))
+                mean, interval = difference(sample_of_trained(own, "test"), sample_of_trained(networks, "test"))
                 above: dict[str, Any] = {"mean": metric_kind.rounded(mean)}
                 if interval:
                     above["interval"] = [metric_kind.rounded(bound) for bound in interval]

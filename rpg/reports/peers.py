@@ -3,6 +3,7 @@
 Each zoo is an ablation with `peers: true`, whose variants are generators. The page has a table and a plot of each.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,11 +11,15 @@ import pandas as pd
 
 from rpg.blocks import PARAMS_FILE
 from rpg.config.params import Params
-from rpg.evaluation.results import Method, NoveltyResult
+from rpg.config.peers import PeerParams
+from rpg.evaluation.intervals import ScoreSample, difference
+from rpg.evaluation.results import Method, NoveltyResult, Scores
 from rpg.paths import Paths, ablation_file, paths_of
+from rpg.reports.ablation import sample_of_trained, trained_networks
 from rpg.reports.artifacts import AblationResult, Variant
 from rpg.reports.formatting import mean, table
 from rpg.reports.tables import measured_methods
+from rpg.tokenizer.store import TokenStore
 from rpg.utils.artifacts import Seconds
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_sealed, write_json, write_text
@@ -24,13 +29,18 @@ HEADING = """# RPG beside other generators on the same zoos
 
 Every generator learns the same checkpoints, and the same stages sample, score and judge its networks. Scores are means
 on the test split, in percent; brackets hold a 95 % interval over the zoo's training runs and the generator's trainings.
-*Share* is the mean divided by the originals'. *Distance* is the samples' median distance from the nearest checkpoint
-and, behind the slash, that of an original from the other training runs; *verdict* is as in tables.md. Seconds are means
-of the trainings; for RPG, training and tuning. Memory is the largest of the training's processes. The last rows are
-networks that are made from the zoo without a generator.
+*Share* is the mean divided by the originals'. *Reads* is what a generator reads at sampling: *images* of the training
+split count BatchNorm's statistics again, *labels* select networks. RPG reads nothing. *Distance* is the median distance
+from the nearest checkpoint, in units of the median distance of a checkpoint from the nearest other one; *verdict* is as
+in tables.md. *Generates* is the number of weights in a network that the generator makes; it copies the others from the
+zoo. *Training s* is the mean of the trainings, tuning included, *s per sample* has what sampling reads, and *memory* is
+that of the largest training process. *Stored* counts the numbers of the trained generator. The last rows are networks
+that are made from the zoo without a generator.
 """
 # Stages whose seconds and memory are those of the training.
 TRAINING = ("train", "tune")
+# Generators that take up to this many times RPG's seconds are compared at equal seconds.
+LONGER = 1.5
 
 
 def costs(params: Params, trials: Sequence[Paths]) -> tuple[float, float, float | None]:
@@ -87,20 +97,20 @@ def write_peers(params: Params, results: Path) -> None:
 
 
 def _methods(params: Params, name: str, results: Path) -> Iterator[tuple[tuple[str, str], Method]]:
-    """Yield (name, group) and the measures of all generators of a zoo, and of the networks without a generator.
+    """Yield (name, group) and the measures of all generators of whole networks, and of networks without a generator.
 
     The groups are originals, RPG, generator and zoo. Each generator has those of its first training.
     """
     ablation = params.ablation(name)
     for variant in ablation.variants:
         trial = paths_of(params, f"{name}/{variant}-{ablation.seeds[0]}", results)
-        command = f"rpg novelty --experiment {trial.experiment}"
-        novelty = read_sealed(trial.file("novelty.summary"), command, NoveltyResult)
-        yield (
-            (variant, "RPG" if params.experiment(trial.experiment).model.generator is None else "generator"),
-            novelty.rpg["all"],
-        )
-        if variant == next(iter(ablation.variants)):
+        novelty = _novelty(trial)
+        if params.experiment(trial.experiment).tokens == params.experiment(ablation.experiment).tokens:
+            yield (
+                (variant, "RPG" if params.experiment(trial.experiment).model.generator is None else "generator"),
+                novelty.rpg["all"],
+            )
+        if variant == rpg_variant(params, name):
             for method, key, measures in measured_methods(novelty):
                 if key == "all" and not method.startswith("RPG"):
                     yield (method, "originals" if method == "originals" else "zoo"), measures
@@ -111,6 +121,7 @@ def _section(
 ) -> str:
     ablation, kind = params.ablation(name), result.metric_kind
     rows = [_row(params, name, variant, result, results) for variant in result.variants]
+    original = result.variants[0].sets["all"].test.original
     for (method, group), measures in methods.items():
         if group == "zoo":
             rows.append(
@@ -118,20 +129,17 @@ def _section(
                     "generator": method,
                     "mean": mean(measures, kind),
                     "min": kind.text(measures.min),
-                    "share": f"{measures.mean / result.variants[0].sets['all'].test.original.mean:.3f}",
-                    "distance": f"{measures.distance:.2f} units",
+                    "share": f"{measures.mean / original.mean:.3f}",
+                    "distance": f"{measures.distance:.2f}",
                     "verdict": measures.verdict,
                 }
             )
-    original = result.variants[0].sets["all"].test.original
-    frame = pd.DataFrame(rows).fillna("-").to_dict("records")
     lines = [
         f"## {ablation.experiment}",
         "",
-        f"{ablation.question} The originals have {mean(original, kind)} on the test split. A *unit* is the zoo's own"
-        " median distance between checkpoints.",
+        f"{ablation.question} The originals have {mean(original, kind)} on the test split.",
         "",
-        table([{str(key): value for key, value in row.items()} for row in frame]),
+        table([{column: row.get(column, "-") for column in rows[0]} for row in rows]),
         *(f"- {line}" for line in _conclusions(params, name, result, results)),
         "",
     ]
@@ -139,50 +147,84 @@ def _section(
 
 
 def _row(params: Params, name: str, variant: Variant, result: AblationResult, results: Path) -> dict[str, str]:
-    scored, kind = variant.sets["all"], result.metric_kind
-    training, sampling, memory = costs(params, _trials(params, name, variant.variant, results))
-    distances = scored.novelty
-    other = "-" if not distances or distances.original is None else f"{distances.original:.3f}"
+    scored, kind, trials = variant.sets["all"], result.metric_kind, _trials(params, name, variant.variant, results)
+    training, sampling, memory = costs(params, trials)
+    generator = params.experiment(trials[0].experiment).model.generator
+    distances = [_novelty(paths).rpg["all"].distance for paths in trials]
     return {
         "generator": variant.variant,
         "mean": mean(scored.test.rpg, kind),
         "min": kind.text(scored.test.rpg.min),
         "share": f"{scored.test.rpg.mean / scored.test.original.mean:.3f}",
         "mean, validation": kind.text(scored.validation.rpg.mean),
-        "distance": f"{distances.rpg:.3f} / {other}" if distances else "-",
-        "verdict": distances.verdict if distances else "-",
+        "reads": _reads(generator),
+        "distance": f"{sum(distances) / len(distances):.2f}",
+        "verdict": scored.novelty.verdict if scored.novelty else "-",
+        "generates": f"{TokenStore(trials[0].folder('tokens')).layout.weights:,}",
         "training s": f"{training:.1f}",
         "s per sample": f"{sampling:.3f}",
         "memory MB": "-" if memory is None else f"{memory:.0f}",
-        "parameters": f"{variant.parameters:,}",
+        "stored": f"{variant.parameters:,}",
     }
+
+
+def _reads(generator: PeerParams | None) -> str:
+    if generator is None or not generator.recount:
+        return "-"
+    return "images, labels" if getattr(generator, "candidates", 1) > 1 else "images"
+
+
+def _novelty(paths: Paths) -> NoveltyResult:
+    return read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {paths.experiment}", NoveltyResult)
 
 
 def _trials(params: Params, name: str, variant: str, results: Path) -> list[Paths]:
     return [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in params.ablation(name).seeds]
 
 
+def _samples(trials: Sequence[Paths]) -> ScoreSample:
+    """Return the test scores of a generator's networks."""
+    scores = [
+        read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
+        for paths in trials
+    ]
+    return sample_of_trained(trained_networks(scores, "rpg", "all"), "test")
+
+
 def _conclusions(params: Params, name: str, result: AblationResult, results: Path) -> Iterator[str]:
-    """Yield whether RPG has the best mean of the generators, and who has it, and how much faster RPG samples."""
-    kind = result.metric_kind
+    """Yield RPG's mean beside that of the rival with the best validation score, and RPG's speed of sampling.
+
+    A generator of a part of the weights is no rival.
+    """
+    kind, first = result.metric_kind, rpg_variant(params, name)
     variants = {variant.variant: variant for variant in result.variants}
-    first = rpg_variant(params, name)
-    others = [variant for variant in variants if variant != first]
-    own = variants[first].sets["all"].test.rpg
-    limit = 1.5 * costs(params, _trials(params, name, first, results))[0]
-    spent = {other: costs(params, _trials(params, name, other, results)) for other in others}
+    trials = {variant: _trials(params, name, variant, results) for variant in variants}
+    tokens = params.experiment(trials[first][0].experiment).tokens
+    rivals = [
+        variant
+        for variant, paths in trials.items()
+        if variant != first and params.experiment(paths[0].experiment).tokens == tokens
+    ]
+    spent = {variant: costs(params, paths) for variant, paths in trials.items()}
+    longer = [variant for variant in rivals if spent[variant][0] > LONGER * spent[first][0]]
     for title, chosen in (
-        ("at RPG's seconds", [other for other in others if spent[other][0] <= limit]),
-        ("with more seconds", [other for other in others if spent[other][0] > limit]),
+        (f"in at most {LONGER:g} times RPG's seconds", [variant for variant in rivals if variant not in longer]),
+        (f"in more than {LONGER:g} times RPG's seconds", longer),
     ):
         if chosen:
-            best = max(chosen, key=lambda other: kind.rank(variants[other].sets["all"].test.rpg.mean))
-            score = variants[best].sets["all"].test.rpg.mean
-            level = kind.rank(own.mean) - kind.rank(score)
-            outcome = "wins" if level > 0 else "loses" if level < 0 else "is level"
-            scores = f"it has {kind.text(own.mean)}, and the best rival, {best}, has {kind.text(score)}"
-            yield f"Among generators {title}, RPG {outcome}: {scores}."
-    sampling = costs(params, _trials(params, name, first, results))[1]
-    for other in others:
-        if other in ("p-diff", "sane"):
-            yield f"RPG samples {spent[other][1] / sampling:.1f} times as fast as {other}."
+            best = max(chosen, key=lambda other: kind.rank(variants[other].sets["all"].validation.rpg.mean))
+            above, interval = difference(_samples(trials[first]), _samples(trials[best]))
+            low, high = sorted(map(kind.rank, interval or (-math.inf, math.inf)))
+            outcome = "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
+            brackets = f" [{kind.text(interval[0], '+')}, {kind.text(interval[1], '+')}]" if interval else ""
+            novelty = variants[best].sets["all"].novelty
+            yield (
+                f"Of generators {title}, *{best}* has the best validation score (verdict:"
+                f" {novelty.verdict if novelty else '-'}). RPG minus it, on the test split, is"
+                f" {kind.text(above, '+')}{brackets}: {outcome}."
+            )
+    for variant in rivals:
+        generator = params.experiment(trials[variant][0].experiment).model.generator
+        if generator and generator.kind in ("p_diff", "sane"):
+            faster = spent[variant][1] / spent[first][1]
+            yield f"RPG takes 1 / {faster:.1f} of the seconds per sample that *{variant}* takes."

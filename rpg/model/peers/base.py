@@ -28,18 +28,14 @@ FREQUENCIES, ENCODED = 128, 8
 class ZooVectors:
     """The checkpoints of a zoo: points [N, P], conditions [N, C], permutation states [N].
 
-    `views` [V, P] are indices that permute a network's units without a change of its function; first the identity.
+    `views` [V, P] are indices that permute a network's units without a change of its function; first the identity. They
+    are None for a generator that needs none.
     """
 
     points_NP: Tensor
     conditions_NC: Tensor
     states_N: Tensor
-    views_VP: Tensor
-
-    def lasts(self) -> Tensor:
-        """Return the index of the last checkpoint of each permutation state."""
-        states = range(int(self.states_N.max()) + 1)
-        return torch.stack([(self.states_N == state).nonzero().flatten()[-1] for state in states])
+    views_VP: Tensor | None = None
 
 
 class Peer(nn.Module):
@@ -79,9 +75,9 @@ class Peer(nn.Module):
         """Prepare a phase, before its first step."""
 
     def loss(
-        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor, draw: torch.Generator
+        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor | None, draw: torch.Generator
     ) -> Tensor:
-        """Return the loss of B networks; `views_BP` [B, 2, P] holds the indices of two views of each."""
+        """Return the loss of B networks; `views_BP` [B, 2, P] holds the indices of two views, if the zoo has views."""
         raise NotImplementedError
 
     def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:
@@ -161,7 +157,7 @@ class LatentDiffusion(Peer):
                 self.scale.copy_((latents - self.center).std())
 
     def loss(
-        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor, draw: torch.Generator
+        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor | None, draw: torch.Generator
     ) -> Tensor:
         """Return the loss of the autoencoder, or the mean squared error of the predicted noise."""
         if phase == 0:

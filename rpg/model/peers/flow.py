@@ -1,8 +1,9 @@
 """Flow matching of weights (DeepWeightFlow, arXiv 2601.05052): an MLP learns a velocity from noise to networks.
 
 The paths are straight: x_t = (1 - t) · noise + t · network, and the velocity is network - noise (Lipman et al. 2023).
-The noise is narrow: its standard deviation is a small share of the zoo's. With `components`, the flow has the zoo's
-principal components as coordinates. `align` matches the units of all networks first, as the paper does.
+The noise is narrow: its standard deviation is a small share of the zoo's. A little noise is on the path, too. With
+`components`, the flow has the zoo's principal components as coordinates. `align` matches the units of all networks
+first, as the paper does. The published MLP has dropout, this one has none.
 
 B networks, P weights, K coordinates.
 """
@@ -58,13 +59,14 @@ class Flow(Peer):
         return (centered_BP @ self.basis_KP.T if self.params.components else centered_BP) / self.scale
 
     def loss(
-        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor, draw: torch.Generator
+        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor | None, draw: torch.Generator
     ) -> Tensor:
         """Return the mean squared error of the velocity at random times."""
         x1_BK = self.flat(points_BP)
         x0_BK = self.params.source * torch.randn(x1_BK.shape, generator=draw).to(x1_BK)
         t_B = torch.rand(len(x1_BK), generator=draw).to(x1_BK)
         x_BK = torch.lerp(x0_BK, x1_BK, t_B.unsqueeze(1))
+        x_BK = x_BK + self.params.path * torch.randn(x_BK.shape, generator=draw).to(x_BK)
         return functional.mse_loss(self.at(x_BK, t_B, conditions_BC), x1_BK - x0_BK)
 
     def at(self, x_BK: Tensor, t_B: Tensor, conditions_BC: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """SANE (Schürholt et al. 2024, arXiv 2406.09997): an autoencoder of token sequences, sampled around example networks.
 
 A Transformer encodes a network's tokens into latent tokens, another one decodes them. The loss adds the contrastive
-NT-Xent between two views of each network, whose units are permuted at random, to the reconstruction. Sampling encodes
-example networks, the last checkpoint of each training run, estimates a density of each latent token by kernels, and
+NT-Xent between two views of each network, as it is and with its units permuted at random, to the reconstruction.
+Sampling encodes example networks, the checkpoints of the zoo, estimates a density of each latent token by kernels, and
 draws each token on its own. With the condition permutation_state, the examples of a network are those of its states.
 
-B networks, L tokens of D weights, Z the width of a latent token.
+B networks, L tokens of D weights, Z the width of a latent token, E examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model.peers.base import Peer, ZooVectors, noise
+from rpg.model.peers.base import ENCODED, Peer, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import SANEParams
@@ -48,9 +48,10 @@ class Coder(nn.Module):
 
 
 class SANE(Peer):
-    """The autoencoder, its projection for the contrastive loss, and the latents [S, L, Z] of the examples."""
+    """The autoencoder, its projection for the contrastive loss, and E example networks with their states [E]."""
 
-    examples_SLZ: Tensor
+    examples_EP: Tensor
+    states_E: Tensor
     params: "SANEParams"
 
     def __init__(self, params: "SANEParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
@@ -60,24 +61,31 @@ class SANE(Peer):
         self.projection = nn.Sequential(
             nn.Linear(self.length * params.latent, params.width), nn.SiLU(), nn.Linear(params.width, params.width)
         )
-        self.register_buffer("examples_SP", torch.zeros(0))
-
-    examples_SP: Tensor
+        self.register_buffer("examples_EP", torch.zeros(0))
+        self.register_buffer("states_E", torch.zeros(0, dtype=torch.int64))
 
     def fit(self, zoo: ZooVectors) -> None:
-        """Keep the last checkpoint of each run as an example."""
-        self.examples_SP = zoo.points_NP[zoo.lasts()].to(self.anchor)
+        """Keep all checkpoints as examples."""
+        self.show(zoo.points_NP, zoo.states_N)
+
+    def show(self, points_EP: Tensor, states_E: Tensor) -> None:
+        """Take other examples to sample around."""
+        self.examples_EP, self.states_E = points_EP.to(self.anchor), states_E.to(self.anchor.device)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: object) -> None:
-        # The number of examples is that of the zoo's runs, or of the networks that a selection keeps.
-        self.examples_SP = torch.zeros_like(state_dict[f"{prefix}examples_SP"])
+        # The number of examples is that of the zoo's checkpoints.
+        for name in ("examples_EP", "states_E"):
+            setattr(self, name, torch.zeros_like(state_dict[f"{prefix}{name}"]))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def loss(
-        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor, draw: torch.Generator
+        self, phase: int, points_BP: Tensor, conditions_BC: Tensor, views_BP: Tensor | None, draw: torch.Generator
     ) -> Tensor:
         """Return reconstruction and NT-Xent (Chen et al. 2020) of two views of each network."""
-        both_BP = torch.cat([points_BP.gather(1, view) for view in views_BP.unbind(1)])
+        both_BP = points_BP
+        if self.params.contrast:
+            assert views_BP is not None
+            both_BP = torch.cat([points_BP.gather(1, view) for view in views_BP.unbind(1)])
         latents_BLZ = self.encoder(self.tokens_of(both_BP))
         loss = functional.mse_loss(self.decoder(latents_BLZ)[:, ~self.padding_LD], both_BP)
         if not self.params.contrast:
@@ -91,18 +99,18 @@ class SANE(Peer):
 
     def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:
         """Draw latent tokens from the examples' kernel density, and decode them."""
-        latents_SLZ = self.encoder(self.tokens_of(self.examples_SP))
+        latents_ELZ = torch.cat([self.encoder(self.tokens_of(part)) for part in self.examples_EP.split(ENCODED)])
         # With a single example, its own spread over the tokens gives the width of the kernel.
-        spread = latents_SLZ.std(0) if len(latents_SLZ) > 1 else latents_SLZ[0].std(0).expand_as(latents_SLZ[0])
-        shares_BS = torch.full((len(draws), len(latents_SLZ)), 1 / len(latents_SLZ))
-        if "permutation_state" in values and values["permutation_state"].shape[1] == len(latents_SLZ):
-            shares_BS = values["permutation_state"].cpu()
+        spread = latents_ELZ.std(0) if len(latents_ELZ) > 1 else latents_ELZ[0].std(0).expand_as(latents_ELZ[0])
+        shares_BE = torch.ones(len(draws), len(latents_ELZ))
+        if "permutation_state" in values:
+            shares_BE = values["permutation_state"].cpu()[:, self.states_E.cpu()]
         chosen = [
             torch.multinomial(row, self.length, True, generator=draw)
-            for row, draw in zip(shares_BS, draws, strict=True)
+            for row, draw in zip(shares_BE, draws, strict=True)
         ]
         places = torch.arange(self.length)
-        centers_BLZ = torch.stack([latents_SLZ[row.to(latents_SLZ.device), places] for row in chosen])
+        centers_BLZ = torch.stack([latents_ELZ[row.to(latents_ELZ.device), places] for row in chosen])
         noise_BLZ = noise(draws, centers_BLZ.shape[1:], centers_BLZ)
         decoded = self.decoder(centers_BLZ + temperature * self.params.bandwidth * spread * noise_BLZ)
         return decoded[:, ~self.padding_LD]

@@ -8,13 +8,15 @@ from peers import with_peer
 
 from rpg.config.experiment import Experiment
 from rpg.generator.peer_samples import peer_networks
+from rpg.model.peers.sane import SANE
 from rpg.peers.train import train_peer
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_generator
 
-REQUESTS = [((0,), None), ((1,), None), ((2,), None)]
+# More networks of one state than of another.
+REQUESTS = [((0,), None), ((2,), None), ((0,), None), ((0,), None)]
 
 
 def sampled(finished: Path, folder: Path, experiment: Experiment) -> list[dict[str, torch.Tensor]]:
@@ -40,17 +42,33 @@ def test_recounting_changes_statistics_alone(finished: Path, tmp_path: Path) -> 
         }  # fmt: skip
 
 
-def test_selection_keeps_the_best_on_training_images(finished: Path, tmp_path: Path) -> None:
+def test_selection_keeps_the_best_of_each_state_on_training_images(finished: Path, tmp_path: Path) -> None:
     task = load_task(with_peer(finished, "sane").task, None)
     wide = {"bandwidth": 3.0, "recount": True}
     plain = sampled(finished, tmp_path, with_peer(finished, "sane", **wide))
-    kept = sampled(finished, tmp_path, with_peer(finished, "sane", candidates=4, rounds=2, **wide))
-    assert len(kept) == len(plain) == 3
+    once = sampled(finished, tmp_path, with_peer(finished, "sane", candidates=4, rounds=1, **wide))
+    twice = sampled(finished, tmp_path, with_peer(finished, "sane", candidates=4, rounds=2, **wide))
 
-    def mean(networks: list[dict[str, torch.Tensor]]) -> float:
-        return sum(task.score(one, "train") for one in networks) / len(networks)
+    def scores(networks: list[dict[str, torch.Tensor]], state: int) -> list[float]:
+        chosen = zip(networks, REQUESTS, strict=True)
+        return [task.score(one, "train") for one, (states, _) in chosen if states == (state,)]
 
-    scores = [task.score(one, "train") for one in kept]
-    assert scores == sorted(scores, reverse=True)
-    assert mean(kept) > mean(plain)
-    assert mean(kept) == pytest.approx(sum(scores) / 3)
+    for state, count in ((0, 3), (2, 1)):
+        first, second = scores(once, state), scores(twice, state)
+        assert len(first) == len(second) == count
+        assert first == sorted(first, reverse=True)
+        assert sum(first) > sum(scores(plain, state))
+        # What the first round has found stays.
+        assert all(later >= earlier for earlier, later in zip(first, second, strict=True))
+
+
+def test_networks_of_the_next_round_are_of_their_own_state(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[torch.Tensor] = []
+    show = SANE.show
+    monkeypatch.setattr(
+        SANE, "show", lambda self, points, states: (shown.append(states), show(self, points, states))[1]
+    )
+    sampled(finished, tmp_path, with_peer(finished, "sane", candidates=2, rounds=2, recount=True))
+    assert [states.tolist() for states in shown[-2:]] == [[0, 0, 0, 2], [0, 0, 0, 2]]

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from peers import with_peer
 
+from rpg.evaluation.geometry import Space
 from rpg.evaluation.symmetries import find_space
+from rpg.peers import vectors
 from rpg.peers.vectors import random_views, read_vectors
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
+from rpg.utils.errors import UserError
 
 
 def test_alignment_brings_runs_nearer_and_views_keep_the_answers(finished: Path) -> None:
@@ -18,7 +22,7 @@ def test_alignment_brings_runs_nearer_and_views_keep_the_answers(finished: Path)
     task = load_task(experiment.task, None)
     aligned = read_vectors(experiment, store, task)
     plain = read_vectors(with_peer(finished, "sane"), store, task)
-    first, last = plain.lasts()[0], plain.lasts()[-1]
+    first, last = 1, len(store) - 1
 
     def apart(zoo: object) -> float:
         points = zoo.points_NP  # type: ignore[attr-defined]
@@ -43,3 +47,16 @@ def answers_of_last(finished: Path, store: TokenStore) -> torch.Tensor:
     task = load_task(experiment.task, None)
     weights = store.detokenize(store[len(store) - 1].unsqueeze(0), torch.tensor([2]))
     return task.judge({name: of[0] for name, of in weights.items()}, "validation").answers
+
+
+def test_permutations_need_all_tensors_and_known_units(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TokenStore(finished / "results/mini/tokens")
+    experiment = with_peer(finished, "sane", align=True)
+    task = load_task(experiment.task, None)
+    part = experiment.model_copy(update={"tokens": experiment.tokens.model_copy(update={"only": ["conv1*"]})})
+    with pytest.raises(UserError, match=r"tokens\.only: a permutation needs all tensors"):
+        read_vectors(part, store, task)
+    assert read_vectors(with_peer(finished, "flow"), store, task).views_VP is None
+    monkeypatch.setattr(vectors, "find_space", lambda task, layout, stats: Space(layout, []))
+    with pytest.raises(UserError, match=r"model\.generator: no units to permute were found"):
+        read_vectors(experiment, store, task)

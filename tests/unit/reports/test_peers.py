@@ -56,11 +56,25 @@ def test_page_has_each_generator_with_its_costs_and_says_who_wins(duel: Path) ->
         )
         assert row["memory MB"] == "-"
     assert "noise 0.1" in by_name
-    best = max(scores, key=lambda name: scores[name]["rpg"]["mean"])
+    assert by_name["gaussian"][header.index("reads")] == "-"
+    assert int(by_name["gaussian"][header.index("stored")].replace(",", "")) == 2 * 3 * int(
+        by_name["gaussian"][header.index("generates")].replace(",", "")
+    )
     # A Gaussian trains in no time, so it has RPG's seconds at most.
-    assert f"at RPG's seconds, RPG {'wins' if best == 'rpg' else 'loses'}" in page
+    assert "Of generators in at most 1.5 times RPG's seconds, *gaussian* has the best validation score" in page
+    own, rival = (
+        [one["test"] for seed in (0, 1) for one in scores_of(duel, name, seed)] for name in ("rpg", "gaussian")
+    )
+    above = sum(own) / len(own) - sum(rival) / len(rival)
+    assert f"RPG minus it, on the test split, is {above:+.2f}" in page
     data = json.loads((results / "peers.json").read_text())["duel"]
     assert {one["group"] for one in data} == {"originals", "RPG", "generator", "zoo"}
+
+
+def scores_of(duel: Path, variant: str, seed: int) -> list[dict]:
+    params, results = load_params(duel / "params.yaml"), duel / "results"
+    paths = paths_of(params, f"duel/{variant}-{seed}", results)
+    return json.loads(paths.file("score.scores").read_text())["rpg"]
 
 
 def test_costs_are_means_of_the_trainings_and_the_largest_memory(duel: Path, tmp_path: Path) -> None:
@@ -110,3 +124,20 @@ def test_committed_page_is_that_of_params() -> None:
     for name, section in zip(comparisons(params), sections, strict=True):
         names = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][1:]
         assert names[: len(params.ablation(name).variants)] == list(params.ablation(name).variants)
+
+
+def test_a_generator_of_a_part_of_the_weights_is_no_rival(duel: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(duel, folder)
+    part = {**DUEL["variants"]["gaussian"], "tokens.only": ["*bn1*"]}
+    tree = {**SETTINGS, "run": ["mini"], "experiments": {"mini": MINIATURE}}
+    tree["ablations"] = {"duel": {**DUEL, "seeds": [0], "variants": {**DUEL["variants"], "part": part}}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    run_layers(folder, "tokens", "train", "sample", "score", "novelty", experiment="duel/part-0")
+    run_layers(folder, "ablation", experiment="duel")
+    write_peers(load_params(folder / "params.yaml"), folder / "results")
+    page = (folder / "results/peers.md").read_text()
+    assert "| part " in page
+    assert "*part*" not in page
+    data = json.loads((folder / "results/peers.json").read_text())["duel"]
+    assert "part" not in {one["method"] for one in data}

@@ -4,7 +4,7 @@ import torch
 from peers import PEERS
 
 from rpg.config.peers import GaussianParams
-from rpg.model.peers.base import FREQUENCIES, ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise
+from rpg.model.peers.base import FREQUENCIES, ConditionEmbedding, Peer, ResidualMLP, noise
 from rpg.tokenizer.layout import Layout
 
 STATE = {"first.weight": torch.zeros(3, 2), "second.weight": torch.zeros(5)}
@@ -51,9 +51,3 @@ def test_embeddings_depend_on_time_and_condition_and_scale_the_mlp() -> None:
     x = torch.randn(1, 3).expand(3, 3)
     outputs = mlp(x, embedded)
     assert not torch.allclose(outputs[0], outputs[1])
-
-
-def test_last_checkpoint_of_each_state() -> None:
-    states = torch.tensor([0, 0, 1, 2, 1])
-    zoo = ZooVectors(torch.zeros(5, 1), torch.zeros(5, 1), states, torch.zeros(1, 1))
-    assert zoo.lasts().tolist() == [1, 4, 3]

@@ -37,36 +37,48 @@ def test_loss_is_reconstruction_and_nt_xent_of_the_views() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_examples_are_the_last_checkpoints_and_a_narrow_kernel_returns_them() -> None:
+def test_loss_without_contrast_is_the_reconstruction_of_the_networks() -> None:
+    peer, points = model(contrast=0.0), torch.randn(2, 10)
+    decoded = peer.decoder(peer.encoder(peer.tokens_of(points)))[:, ~peer.padding_LD]
+    loss = peer.loss(0, points, torch.zeros(2, 3), None, torch.Generator())
+    assert loss.item() == pytest.approx((decoded - points).square().mean().item(), rel=1e-5)
+
+
+def test_examples_are_all_checkpoints_and_a_narrow_kernel_returns_one() -> None:
     peer = model(bandwidth=1e-9)
-    assert peer.examples_SP.shape == (3, 10)
+    assert peer.examples_EP.shape == (6, 10)
+    assert peer.states_E.tolist() == [0, 1, 2, 0, 1, 2]
+    peer.show(peer.examples_EP[:3], torch.arange(3))
     with torch.inference_mode():
-        decoded = peer.decoder(peer.encoder(peer.tokens_of(peer.examples_SP)))[:, ~peer.padding_LD]
+        decoded = peer.decoder(peer.encoder(peer.tokens_of(peer.examples_EP)))[:, ~peer.padding_LD]
         values = {"permutation_state": torch.eye(3)}
         drawn = peer.points(values, [torch.Generator().manual_seed(k) for k in range(3)], 1.0)
     assert torch.allclose(drawn, decoded, atol=1e-5)
 
 
-def test_tokens_are_drawn_on_their_own_from_the_examples_of_the_states() -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_tokens_are_drawn_on_their_own_from_the_examples_of_the_states(told: bool) -> None:
     peer = model(bandwidth=1e-9)
-    latents = torch.arange(3.0).view(3, 1, 1).expand(3, peer.length, 8)
+    # The latents of each example are its number; states are 0, 1, 2, 0, 1, 2.
     peer.encoder = torch.nn.Module()
-    peer.encoder.forward = lambda _: latents  # type: ignore[method-assign]
+    peer.encoder.forward = lambda tokens: torch.arange(6.0).view(6, 1, 1).expand(6, peer.length, 8)  # type: ignore[method-assign]
     seen: list[torch.Tensor] = []
     peer.decoder = torch.nn.Module()
     peer.decoder.forward = lambda z: seen.append(z) or torch.zeros(len(z), peer.length, 4)  # type: ignore[method-assign]
     draws = [torch.Generator().manual_seed(k) for k in range(300)]
-    peer.points({"permutation_state": torch.tensor([[0.5, 0.5, 0.0]]).expand(300, 3)}, draws, 1.0)
+    states = torch.tensor([[0.75, 0.25, 0.0]]).expand(300, 3)
+    peer.points({"permutation_state": states} if told else {}, draws, 1.0)
     centers = seen[0][..., 0].round()
-    # Half of the tokens come from each of two states, none from the third, and tokens of a network differ.
-    assert (centers == 1).float().mean().item() == pytest.approx(0.5, abs=0.06)
-    assert (centers == 2).sum() == 0
+    shares = [(centers == example).float().mean().item() for example in range(6)]
+    expected = [0.375, 0.125, 0.0, 0.375, 0.125, 0.0] if told else [1 / 6] * 6
+    assert shares == pytest.approx(expected, abs=0.04)
     assert (centers.std(1) > 0).float().mean() > 0.5
 
 
 def test_examples_of_any_number_are_stored() -> None:
     peer = model()
-    peer.examples_SP = peer.examples_SP[:2]
+    peer.show(peer.examples_EP[:2], peer.states_E[:2])
     other = SANE(peer.params, LAYOUT.padding(), {"permutation_state": 3})
     other.load_state_dict(peer.state_dict())
-    assert torch.equal(other.examples_SP, peer.examples_SP)
+    assert torch.equal(other.examples_EP, peer.examples_EP)
+    assert torch.equal(other.states_E, peer.states_E)
