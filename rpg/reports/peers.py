@@ -227,4 +227,4 @@ def _conclusions(params: Params, name: str, result: AblationResult, results: Pat
         generator = params.experiment(trials[variant][0].experiment).model.generator
         if generator and generator.kind in ("p_diff", "sane"):
             faster = spent[variant][1] / spent[first][1]
-            yield f"RPG takes 1 / {faster:.1f} of the seconds per sample that *{variant}* takes."
+            yield f"RPG samples {faster:.1f} times as fast as *{variant}*."
