@@ -40,7 +40,7 @@ OPTIONS = {
     "export": ("--experiment", "--generator", "--out", "--format", "--weights", "--like"),
     "demo": ("--experiment", "--generator", "--port", "--browser", "--no-browser"),
     "plan": ("--experiment", "--all", "--device", "--processes"),
-    "config": (), "ablations": (), "tables": (), "show": (), "report": (), "schema": (),
+    "config": (), "ablations": (), "peers": (), "tables": (), "show": (), "report": (), "schema": (),
     "ledger": ("write", "status", "pull", "adopt", "push"),
 }  # fmt: skip
 
