@@ -321,7 +321,15 @@ def test_rules_call_one_command_and_say_what_they_need() -> None:
     rules = [rule for text in texts for rule in re.split(r"^(?:    )?rule\b", text, flags=re.M)[1:]]
     verbs = [re.findall(r"python -m rpg (\{?[\w.]+\}?)", rule) for rule in rules]
     # One rule for all stages of an experiment, whose verb has the rule's name.
-    assert sorted(verbs) == [["ablation"], ["ablations"], ["joint"], ["report"], ["tables"], ["{params.verb}"]]
+    assert sorted(verbs) == [
+        ["ablation"],
+        ["ablations"],
+        ["joint"],
+        ["peers"],
+        ["report"],
+        ["tables"],
+        ["{params.verb}"],
+    ]
     for rule in rules:
         # Jobs of the fork server measure themselves.
         measured = "RPG_USAGE=" if "{params.verb}" in rule else "benchmark:"
