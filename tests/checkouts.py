@@ -18,7 +18,7 @@ from rpg.stages import OPTIONAL, STAGES, covered_by
 # The rules of an experiment without optional stages, as the miniature is.
 RULES = (*(stage for stage in STAGES if stage not in OPTIONAL), "tables")
 # The rules that no table needs, unless `run` names an ablation.
-OTHER_RULES = ("ablation", "ablations", "joint", "report")
+OTHER_RULES = ("ablation", "ablations", "joint", "peers", "report")
 # One key of each block → the rules below it. Read top down, this is the order of the stages.
 REACHED = {
     ("task", "resolution", 9): RULES,
