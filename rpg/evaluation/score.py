@@ -25,8 +25,8 @@ from rpg.evaluation.methods import RECOUNTED
 from rpg.evaluation.results import NetworkFacts, ScoredNetwork, Scores
 from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
-from rpg.tasks.base import DifferentiableTask, Judgement, Task
-from rpg.tasks.loading import differentiable, load_task
+from rpg.tasks.base import Judgement, Task
+from rpg.tasks.loading import differentiable, load_task, recounted
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.utils.artifacts import Set
@@ -172,7 +172,8 @@ class CodeBaselines:
                 **{name: self._from_formula(formula) for name, formula in formulas_by_name.items()},
             }
             for kind, networks in sources.items():
-                kinds[f"{kind}{RECOUNTED}"] = self._score(recounted(task, networks), kind)
+                with_codes = ((facts, state_dict, facts.code) for facts, state_dict in networks)
+                kinds[f"{kind}{RECOUNTED}"] = self._score(recounted(task, with_codes), kind)
         if self.experiment.base:
             kinds |= self._scores_of_base()
         return kinds
@@ -235,13 +236,6 @@ class CodeBaselines:
         ]
         probes = ((NetworkFacts(state=state, code=code), bases[state].probe(code)) for state, code in self.runs)
         return {"base_lookup": lookup, "base_probe": self._score(probes, "base_probe")}
-
-
-def recounted(task: DifferentiableTask, networks: Iterator[Network]) -> Iterator[Network]:
-    """Yield the networks with BatchNorm's statistics counted again on training images."""
-    while part := list(islice(networks, task.judge_batch)):
-        facts, state_dicts = zip(*part, strict=True)
-        yield from zip(facts, task.recount(state_dicts, [fact.code for fact in facts]), strict=True)
 
 
 def _networks(listed: Sequence[Checkpoint | Sampled], folder: Path) -> Iterator[Network]:

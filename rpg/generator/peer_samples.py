@@ -4,7 +4,6 @@ Both read training images, and selection their labels, too.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,7 @@ from rpg.generator.sample import Network, Request, sample_networks
 from rpg.model.peers.base import Peer
 from rpg.model.peers.sane import SANE
 from rpg.tasks.base import Task
-from rpg.tasks.loading import differentiable
+from rpg.tasks.loading import differentiable, recounted
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
 from rpg.utils.condition_requests import States
@@ -27,7 +26,7 @@ def peer_networks(
 ) -> Iterator[Network]:
     """Yield the network of each request, as the generator's block asks: recounted, and the best of several."""
     if not isinstance(model, SANE) or model.params.candidates == 1:
-        yield from recounted(model, task, sample_networks(model, table, store, params, requests))
+        yield from _recounted(model, task, sample_networks(model, table, store, params, requests))
         return
     padding_LD = store.layout.padding()
     # The states of a request → its best networks so far, with their scores.
@@ -35,7 +34,7 @@ def peer_networks(
     for number in range(model.params.rounds):
         drawn = [request for request in requests for _ in range(model.params.candidates)]
         networks = sample_networks(model, table, store, params, drawn, first=number * len(drawn))
-        for (asked, _), network in zip(drawn, recounted(model, task, networks), strict=True):
+        for (asked, _), network in zip(drawn, _recounted(model, task, networks), strict=True):
             kept.setdefault(asked, []).append((task.score(network[0], "train", network[2]), network))
         for asked, scored in kept.items():
             count = sum(other == asked for other, _ in requests)
@@ -47,12 +46,11 @@ def peer_networks(
         yield kept[asked].pop(0)[1]
 
 
-def recounted(model: Peer, task: Task, networks: Iterator[Network]) -> Iterator[Network]:
+def _recounted(model: Peer, task: Task, networks: Iterator[Network]) -> Iterator[Network]:
     """Yield the networks, with BatchNorm's statistics counted again if the generator's block asks for it."""
     known = differentiable(task)
     if not (model.params.recount and known and known.has_statistics):
         yield from networks
         return
-    while part := list(islice(networks, task.judge_batch)):
-        state_dicts = known.recount([one for one, *_ in part], [code for *_, code in part])
-        yield from ((one, states, code) for one, (_, states, code) in zip(state_dicts, part, strict=True))
+    listed = (((states, code), one, code) for one, states, code in networks)
+    yield from ((one, states, code) for (states, code), one in recounted(known, listed))

@@ -1,6 +1,5 @@
 """Format the tables of ablations: the variants of RPG, and the rivals without RPG."""
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from rpg.evaluation.methods import METHODS, RECOUNTED, label
 from rpg.evaluation.score import SETS
 from rpg.paths import ablation_file
 from rpg.reports.artifacts import AblationResult, RivalSet
-from rpg.reports.formatting import label_set, mean, points, table
+from rpg.reports.formatting import label_set, mean, outcome, points, table
 from rpg.utils.files import read_sealed
 from rpg.utils.metric import PERCENT, MetricKind
 
@@ -119,11 +118,9 @@ def conclusions(result: AblationResult) -> Iterator[str]:
 def _outcome(result: AblationResult, rivals: Sequence[tuple[str, RivalSet]]) -> str:
     metric_kind = result.metric_kind
     kind, scored = max(rivals, key=lambda rival: metric_kind.rank(rival[1].test.mean))
-    low, high = sorted(map(metric_kind.rank, scored.above.interval or (-math.inf, math.inf)))
-    outcome = "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
     unit = "points" if metric_kind.is_percent else metric_kind.in_unit
-    above = f"{points(scored.above, metric_kind)} {unit}"
-    return f"{outcome}. The best rival is *{label(kind)}*; RPG ({result.best}) minus it is {above}."
+    wins, above = outcome(scored.above, metric_kind), f"{points(scored.above, metric_kind)} {unit}"
+    return f"{wins}. The best rival is *{label(kind)}*; RPG ({result.best}) minus it is {above}."
 
 
 def ablations(params: Params, names: list[str], results: Path) -> tuple[str, dict[str, AblationResult]]:

@@ -1,5 +1,6 @@
 """Format numbers and rows for the Markdown tables."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ def points(difference: Difference | None, kind: MetricKind = PERCENT) -> str:
     if difference is None:
         return "-"
     return f"{kind.text(difference.mean, '+')}{_brackets(difference.interval, kind, '+')}"
+
+
+def outcome(above: Difference, kind: MetricKind = PERCENT) -> str:
+    """Return who wins, if RPG's scores minus a rival's are `above`; without an interval, nobody does."""
+    low, high = sorted(map(kind.rank, above.interval or (-math.inf, math.inf)))
+    return "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
 
 
 def _brackets(interval: Sequence[float] | None, kind: MetricKind, sign: str = "") -> str:

@@ -3,24 +3,26 @@
 Each zoo is an ablation with `peers: true`, whose variants are generators. The page has a table and a plot of each.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
 
 from rpg.blocks import PARAMS_FILE
+from rpg.config.experiment import Experiment
 from rpg.config.params import Params
-from rpg.config.peers import PeerParams
+from rpg.config.peers import AnyPeer
 from rpg.evaluation.intervals import ScoreSample, difference
 from rpg.evaluation.results import Method, NoveltyResult, Scores
 from rpg.paths import Paths, ablation_file, paths_of
 from rpg.reports.ablation import sample_of_trained, trained_networks
 from rpg.reports.artifacts import AblationResult, Variant
-from rpg.reports.formatting import mean, table
+from rpg.reports.formatting import mean, outcome, points, table
 from rpg.reports.tables import measured_methods
 from rpg.tokenizer.store import TokenStore
-from rpg.utils.artifacts import Seconds
+from rpg.utils.artifacts import Difference, Seconds
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_sealed, write_json, write_text
 
@@ -43,18 +45,56 @@ TRAINING = ("train", "tune")
 LONGER = 1.5
 
 
-def costs(params: Params, trials: Sequence[Paths]) -> tuple[float, float, float | None]:
-    """Return the mean training seconds, seconds per sample, and megabytes of the trials, if these were measured."""
-    training, sampling, memory = [], [], []
-    for paths in trials:
-        stages = [stage for stage in TRAINING if stage in params.experiment(paths.experiment).stages()]
-        if not params.experiment(paths.experiment).train.steps:
+@dataclass(frozen=True)
+class Contender:
+    """A generator of a comparison: its row of the ablation, and the files of its trainings."""
+
+    scored: Variant
+    experiment: Experiment
+    trials: Sequence[Paths]
+
+    @property
+    def generator(self) -> AnyPeer | None:
+        """The block of a generator in RPG's place, None for RPG."""
+        return self.experiment.model.generator
+
+    @cached_property
+    def costs(self) -> tuple[float, float, float | None]:
+        """Mean training seconds, seconds per sample, and the trainings' megabytes, if these were measured."""
+        stages = [stage for stage in TRAINING if stage in self.experiment.stages()]
+        if not self.experiment.train.steps:
             stages.remove("train")
-        training.append(sum(_seconds(paths, stage) for stage in stages))
-        sampling.append(_seconds(paths, "sample"))
-        memory += [used for stage in stages if (used := _memory(paths, stage))]
-    count = len(trials)
-    return sum(training) / count, sum(sampling) / count, max(memory) if memory else None
+        training = sum(_seconds(paths, stage) for paths in self.trials for stage in stages)
+        sampling = sum(_seconds(paths, "sample") for paths in self.trials)
+        memory = [used for paths in self.trials for stage in stages if (used := _memory(paths, stage))]
+        return training / len(self.trials), sampling / len(self.trials), max(memory) if memory else None
+
+    @cached_property
+    def novelty(self) -> list[NoveltyResult]:
+        """What each training's networks are, copies or new."""
+        return [
+            read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {paths.experiment}", NoveltyResult)
+            for paths in self.trials
+        ]
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the networks of all trainings."""
+        novelty = self.scored.sets["all"].novelty
+        return novelty.verdict if novelty else "-"
+
+    def above(self, rival: "Contender") -> Difference:
+        """Return the mean of this generator's test scores minus the rival's, with its interval."""
+        above, interval = difference(self._test_scores, rival._test_scores)
+        return Difference(mean=above, interval=list(interval)) if interval else Difference(mean=above)
+
+    @cached_property
+    def _test_scores(self) -> ScoreSample:
+        scores = [
+            read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
+            for paths in self.trials
+        ]
+        return sample_of_trained(trained_networks(scores, "rpg", "all"), "test")
 
 
 def _seconds(paths: Paths, stage: str) -> float:
@@ -67,164 +107,137 @@ def _memory(paths: Paths, stage: str) -> float | None:
     return float(pd.read_csv(file, sep="\t")["max_rss"].iloc[0]) if file.is_file() else None
 
 
+class Comparison:
+    """The generators of an ablation with `peers: true`."""
+
+    def __init__(self, params: Params, name: str, results: Path) -> None:
+        """Read the ablation's result; UserError if it is missing, or if no variant is RPG."""
+        self.ablation = params.ablation(name)
+        command = f"rpg ablation --experiment {name}"
+        self.result = read_sealed(ablation_file(name, results), command, AblationResult)
+        self.kind = self.result.metric_kind
+        self.contenders: dict[str, Contender] = {}
+        for scored in self.result.variants:
+            names = [f"{name}/{scored.variant}-{seed}" for seed in self.ablation.seeds]
+            trials = [paths_of(params, trial, results) for trial in names]
+            self.contenders[scored.variant] = Contender(scored, params.experiment(trials[0].experiment), trials)
+        # The first variant whose generator is RPG.
+        self.first = next((one for one, of in self.contenders.items() if of.generator is None), "")
+        if not self.first:
+            raise UserError(f"{PARAMS_FILE}: ablations.{name}.variants: none is RPG; add `rpg: {{}}`")
+        self.rpg = self.contenders[self.first]
+
+    @property
+    def rivals(self) -> dict[str, Contender]:
+        """The generators of whole networks beside the first RPG."""
+        tokens = self.rpg.experiment.tokens
+        return {
+            name: one for name, one in self.contenders.items() if one.experiment.tokens == tokens and name != self.first
+        }
+
+    def methods(self) -> Iterator[tuple[tuple[str, str], Method]]:
+        """Yield (name, group) and the measures of generators of whole networks, and of networks without a generator.
+
+        The groups are originals, RPG, generator and zoo. Each generator has those of its first training.
+        """
+        for name, contender in {self.first: self.rpg, **self.rivals}.items():
+            yield (name, "generator" if contender.generator else "RPG"), contender.novelty[0].rpg["all"]
+        for method, key, measures in measured_methods(self.rpg.novelty[0]):
+            if key == "all" and not method.startswith("RPG"):
+                yield (method, "originals" if method == "originals" else "zoo"), measures
+
+    def section(self, methods: Mapping[tuple[str, str], Method]) -> str:
+        """Return the section of peers.md."""
+        original = self.rpg.scored.sets["all"].test.original
+        rows = [self._row(name, contender) for name, contender in self.contenders.items()]
+        rows += [
+            {
+                "generator": method,
+                "mean": mean(measures, self.kind),
+                "min": self.kind.text(measures.min),
+                "share": f"{measures.mean / original.mean:.3f}",
+                "distance": f"{measures.distance:.2f}",
+                "verdict": measures.verdict,
+            }
+            for (method, group), measures in methods.items()
+            if group == "zoo"
+        ]
+        asked = f"{self.ablation.question} The originals have {mean(original, self.kind)} on the test split."
+        lines = [
+            f"## {self.ablation.experiment}",
+            "",
+            asked,
+            "",
+            table([{column: row.get(column, "-") for column in rows[0]} for row in rows]),
+            *(f"- {line}" for line in self._conclusions()),
+            "",
+        ]
+        return "\n".join(lines)
+
+    def _row(self, name: str, contender: Contender) -> dict[str, str]:
+        of, kind = contender.scored.sets["all"], self.kind
+        training, sampling, memory = contender.costs
+        distances = [novelty.rpg["all"].distance for novelty in contender.novelty]
+        return {
+            "generator": name,
+            "mean": mean(of.test.rpg, kind),
+            "min": kind.text(of.test.rpg.min),
+            "share": f"{of.test.rpg.mean / of.test.original.mean:.3f}",
+            "mean, validation": kind.text(of.validation.rpg.mean),
+            "reads": _reads(contender.generator),
+            "distance": f"{sum(distances) / len(distances):.2f}",
+            "verdict": contender.verdict,
+            "generates": f"{TokenStore(contender.trials[0].folder('tokens')).layout.weights:,}",
+            "training s": f"{training:.1f}",
+            "s per sample": f"{sampling:.3f}",
+            "memory MB": "-" if memory is None else f"{memory:.0f}",
+            "stored": f"{contender.scored.parameters:,}",
+        }
+
+    def _conclusions(self) -> Iterator[str]:
+        """Yield RPG's mean beside that of the rival with the best validation score, and RPG's speed of sampling."""
+        rivals, (seconds, sampling, _) = self.rivals, self.rpg.costs
+        longer = {name: one for name, one in rivals.items() if one.costs[0] > LONGER * seconds}
+        for title, chosen in (
+            (f"in at most {LONGER:g} times RPG's seconds", [name for name in rivals if name not in longer]),
+            (f"in more than {LONGER:g} times RPG's seconds", [*longer]),
+        ):
+            if chosen:
+                best = max(chosen, key=lambda name: self._rank(rivals[name]))
+                above = self.rpg.above(rivals[best])
+                yield (
+                    f"Of generators {title}, *{best}* has the best validation score (verdict: {rivals[best].verdict})."
+                    f" RPG minus it, on the test split, is {points(above, self.kind)}: {outcome(above, self.kind)}."
+                )
+        for name, rival in rivals.items():
+            if rival.generator and rival.generator.kind in ("p_diff", "sane"):
+                yield f"RPG samples {rival.costs[1] / sampling:.1f} times as fast as *{name}*."
+
+    def _rank(self, contender: Contender) -> float:
+        return self.kind.rank(contender.scored.sets["all"].validation.rpg.mean)
+
+
+def _reads(generator: AnyPeer | None) -> str:
+    if generator is None or not generator.recount:
+        return "-"
+    return "images, labels" if getattr(generator, "candidates", 1) > 1 else "images"
+
+
 def comparisons(params: Params) -> list[str]:
     """Return the ablations whose variants are generators."""
     return [name for name, ablation in params.ablations.items() if ablation.peers]
-
-
-def rpg_variant(params: Params, name: str) -> str:
-    """Return the first variant whose generator is RPG; UserError if there is none."""
-    for trial, experiment in params.trials(name).items():
-        if experiment.model.generator is None:
-            return trial.partition("/")[2].rpartition("-")[0]
-    raise UserError(f"{PARAMS_FILE}: ablations.{name}.variants: none is RPG; add `rpg: {{}}`")
 
 
 def write_peers(params: Params, results: Path) -> None:
     """Write peers.md and peers.json; UserError if an ablation is missing."""
     text, data = [HEADING], {}
     for name in comparisons(params):
-        command = f"rpg ablation --experiment {name}"
-        result = read_sealed(ablation_file(name, results), command, AblationResult)
-        methods = dict(_methods(params, name, results))
-        text.append(_section(params, name, result, methods, results))
+        comparison = Comparison(params, name, results)
+        methods = dict(comparison.methods())
+        text.append(comparison.section(methods))
         data[name] = [
             {"method": method, "group": group, "mean": of.mean, "distance": of.distance, "verdict": of.verdict}
             for (method, group), of in methods.items()
         ]
     write_text(results / PAGE, "\n".join(text))
     write_json(results / DATA, data)
-
-
-def _methods(params: Params, name: str, results: Path) -> Iterator[tuple[tuple[str, str], Method]]:
-    """Yield (name, group) and the measures of all generators of whole networks, and of networks without a generator.
-
-    The groups are originals, RPG, generator and zoo. Each generator has those of its first training.
-    """
-    ablation = params.ablation(name)
-    for variant in ablation.variants:
-        trial = paths_of(params, f"{name}/{variant}-{ablation.seeds[0]}", results)
-        novelty = _novelty(trial)
-        if params.experiment(trial.experiment).tokens == params.experiment(ablation.experiment).tokens:
-            yield (
-                (variant, "RPG" if params.experiment(trial.experiment).model.generator is None else "generator"),
-                novelty.rpg["all"],
-            )
-        if variant == rpg_variant(params, name):
-            for method, key, measures in measured_methods(novelty):
-                if key == "all" and not method.startswith("RPG"):
-                    yield (method, "originals" if method == "originals" else "zoo"), measures
-
-
-def _section(
-    params: Params, name: str, result: AblationResult, methods: dict[tuple[str, str], Method], results: Path
-) -> str:
-    ablation, kind = params.ablation(name), result.metric_kind
-    rows = [_row(params, name, variant, result, results) for variant in result.variants]
-    original = result.variants[0].sets["all"].test.original
-    for (method, group), measures in methods.items():
-        if group == "zoo":
-            rows.append(
-                {
-                    "generator": method,
-                    "mean": mean(measures, kind),
-                    "min": kind.text(measures.min),
-                    "share": f"{measures.mean / original.mean:.3f}",
-                    "distance": f"{measures.distance:.2f}",
-                    "verdict": measures.verdict,
-                }
-            )
-    lines = [
-        f"## {ablation.experiment}",
-        "",
-        f"{ablation.question} The originals have {mean(original, kind)} on the test split.",
-        "",
-        table([{column: row.get(column, "-") for column in rows[0]} for row in rows]),
-        *(f"- {line}" for line in _conclusions(params, name, result, results)),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _row(params: Params, name: str, variant: Variant, result: AblationResult, results: Path) -> dict[str, str]:
-    scored, kind, trials = variant.sets["all"], result.metric_kind, _trials(params, name, variant.variant, results)
-    training, sampling, memory = costs(params, trials)
-    generator = params.experiment(trials[0].experiment).model.generator
-    distances = [_novelty(paths).rpg["all"].distance for paths in trials]
-    return {
-        "generator": variant.variant,
-        "mean": mean(scored.test.rpg, kind),
-        "min": kind.text(scored.test.rpg.min),
-        "share": f"{scored.test.rpg.mean / scored.test.original.mean:.3f}",
-        "mean, validation": kind.text(scored.validation.rpg.mean),
-        "reads": _reads(generator),
-        "distance": f"{sum(distances) / len(distances):.2f}",
-        "verdict": scored.novelty.verdict if scored.novelty else "-",
-        "generates": f"{TokenStore(trials[0].folder('tokens')).layout.weights:,}",
-        "training s": f"{training:.1f}",
-        "s per sample": f"{sampling:.3f}",
-        "memory MB": "-" if memory is None else f"{memory:.0f}",
-        "stored": f"{variant.parameters:,}",
-    }
-
-
-def _reads(generator: PeerParams | None) -> str:
-    if generator is None or not generator.recount:
-        return "-"
-    return "images, labels" if getattr(generator, "candidates", 1) > 1 else "images"
-
-
-def _novelty(paths: Paths) -> NoveltyResult:
-    return read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {paths.experiment}", NoveltyResult)
-
-
-def _trials(params: Params, name: str, variant: str, results: Path) -> list[Paths]:
-    return [paths_of(params, f"{name}/{variant}-{seed}", results) for seed in params.ablation(name).seeds]
-
-
-def _samples(trials: Sequence[Paths]) -> ScoreSample:
-    """Return the test scores of a generator's networks."""
-    scores = [
-        read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
-        for paths in trials
-    ]
-    return sample_of_trained(trained_networks(scores, "rpg", "all"), "test")
-
-
-def _conclusions(params: Params, name: str, result: AblationResult, results: Path) -> Iterator[str]:
-    """Yield RPG's mean beside that of the rival with the best validation score, and RPG's speed of sampling.
-
-    A generator of a part of the weights is no rival.
-    """
-    kind, first = result.metric_kind, rpg_variant(params, name)
-    variants = {variant.variant: variant for variant in result.variants}
-    trials = {variant: _trials(params, name, variant, results) for variant in variants}
-    tokens = params.experiment(trials[first][0].experiment).tokens
-    rivals = [
-        variant
-        for variant, paths in trials.items()
-        if variant != first and params.experiment(paths[0].experiment).tokens == tokens
-    ]
-    spent = {variant: costs(params, paths) for variant, paths in trials.items()}
-    longer = [variant for variant in rivals if spent[variant][0] > LONGER * spent[first][0]]
-    for title, chosen in (
-        (f"in at most {LONGER:g} times RPG's seconds", [variant for variant in rivals if variant not in longer]),
-        (f"in more than {LONGER:g} times RPG's seconds", longer),
-    ):
-        if chosen:
-            best = max(chosen, key=lambda other: kind.rank(variants[other].sets["all"].validation.rpg.mean))
-            above, interval = difference(_samples(trials[first]), _samples(trials[best]))
-            low, high = sorted(map(kind.rank, interval or (-math.inf, math.inf)))
-            outcome = "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
-            brackets = f" [{kind.text(interval[0], '+')}, {kind.text(interval[1], '+')}]" if interval else ""
-            novelty = variants[best].sets["all"].novelty
-            yield (
-                f"Of generators {title}, *{best}* has the best validation score (verdict:"
-                f" {novelty.verdict if novelty else '-'}). RPG minus it, on the test split, is"
-                f" {kind.text(above, '+')}{brackets}: {outcome}."
-            )
-    for variant in rivals:
-        generator = params.experiment(trials[variant][0].experiment).model.generator
-        if generator and generator.kind in ("p_diff", "sane"):
-            faster = spent[variant][1] / spent[first][1]
-            yield f"RPG samples {faster:.1f} times as fast as *{variant}*."

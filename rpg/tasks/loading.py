@@ -1,8 +1,15 @@
-"""Load benchmarks: `load_task`."""
+"""Load benchmarks: `load_task`; and count BatchNorm's statistics of any number of networks: `recounted`."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeVar
 
 from rpg.tasks.base import DifferentiableTask, PromptedTask, Task
 from rpg.tasks.config import TaskConfig
+from rpg.tasks.stack import StateDict
 from rpg.utils.device import device
+
+Facts = TypeVar("Facts")
 
 
 def load_task(config: TaskConfig, data_root: str | None) -> Task:
@@ -32,3 +39,13 @@ def load_prompted(config: TaskConfig, data_root: str | None) -> PromptedTask:
     task = load_task(config, data_root)
     assert isinstance(task, PromptedTask)
     return task
+
+
+def recounted(
+    task: DifferentiableTask, networks: Iterable[tuple[Facts, StateDict, str | None]]
+) -> Iterator[tuple[Facts, StateDict]]:
+    """Yield the networks (facts, weights and code), with BatchNorm's statistics counted on training images."""
+    remaining = iter(networks)
+    while part := list(islice(remaining, task.judge_batch)):
+        facts, state_dicts, codes = zip(*part, strict=True)
+        yield from zip(facts, task.recount(state_dicts, codes), strict=True)

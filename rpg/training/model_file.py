@@ -161,6 +161,7 @@ def load_generator(folder: Path, store: TokenStore, on: torch.device) -> RPG | P
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
     table = ConditionTable.of(config.model.conditions, store)
     if config.model.generator:
+        _check_sizes(path, config.model, maker(folder))
         peer = build_peer(config.model.generator, store.layout.padding(), table.sizes)
         return _filled(peer, path, maker(folder)).to(on)
     return stored(path, config.model, config.diffusion, store.layout, table.sizes, maker(folder)).to(on)
@@ -170,10 +171,14 @@ def stored(
     path: Path, model: Model, diffusion: Diffusion, layout: Layout, sizes: Mapping[str, int], command: str
 ) -> RPG:
     """Return `assemble` in evaluation mode with the weights in `path`; UserError names `command` if they do not fit."""
+    _check_sizes(path, model, command)
+    return _filled(assemble(model, diffusion, layout, sizes), path, command)
+
+
+def _check_sizes(path: Path, model: Model, command: str) -> None:
     # No valid width or number of blocks exceeds the weights' bytes. A model with larger numbers might never be built.
     if _largest(model.model_dump()) > path.stat().st_size:
         raise _unfit(path, command)
-    return _filled(assemble(model, diffusion, layout, sizes), path, command)
 
 
 def _filled(model: Trained, path: Path, command: str) -> Trained:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rpg.model.diffusion import T
-from rpg.model.peers.base import ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise
+from rpg.model.peers.base import ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise, noise_like
 
 if TYPE_CHECKING:
     from rpg.config.peers import FlowParams
@@ -63,10 +63,10 @@ class Flow(Peer):
     ) -> Tensor:
         """Return the mean squared error of the velocity at random times."""
         x1_BK = self.flat(points_BP)
-        x0_BK = self.params.source * torch.randn(x1_BK.shape, generator=draw).to(x1_BK)
+        x0_BK = self.params.source * noise_like(x1_BK, draw)
         t_B = torch.rand(len(x1_BK), generator=draw).to(x1_BK)
         x_BK = torch.lerp(x0_BK, x1_BK, t_B.unsqueeze(1))
-        x_BK = x_BK + self.params.path * torch.randn(x_BK.shape, generator=draw).to(x_BK)
+        x_BK = x_BK + self.params.path * noise_like(x_BK, draw)
         return functional.mse_loss(self.at(x_BK, t_B, conditions_BC), x1_BK - x0_BK)
 
     def at(self, x_BK: Tensor, t_B: Tensor, conditions_BC: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from peers import PEERS
 from rpg.config.loading import load_params
 from rpg.evaluation.results import NoveltyResult
 from rpg.paths import Paths, paths_of
-from rpg.reports.peers import HEADING, comparisons, costs, rpg_variant, write_peers
+from rpg.reports.peers import HEADING, Comparison, Contender, comparisons, write_peers
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_sealed, write_sealed
 
@@ -85,7 +85,8 @@ def test_costs_are_means_of_the_trainings_and_the_largest_memory(duel: Path, tmp
         log = tmp_path / "copy/logs" / paths.makers["train"] / "train.tsv"
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(f"s\tmax_rss\n1.0\t{memory}\n")
-    training, sampling, memory = costs(params, trials)
+    first = Comparison(params, "duel", results).rpg
+    training, sampling, memory = Contender(first.scored, first.experiment, trials).costs
     assert (training, memory) == (15.0, 1100.0)
     assert sampling > 0
 
@@ -96,12 +97,19 @@ def test_a_missing_ablation_is_one_line(duel: Path, tmp_path: Path) -> None:
 
 
 def test_rpg_is_the_variant_without_another_generator(duel: Path, tmp_path: Path) -> None:
-    assert rpg_variant(load_params(duel / "params.yaml"), "duel") == "rpg"
+    comparison = Comparison(load_params(duel / "params.yaml"), "duel", duel / "results")
+    assert comparison.first == "rpg"
+    assert [*comparison.rivals] == ["gaussian"]
+    shutil.copytree(duel, tmp_path / "copy")
+    file = tmp_path / "copy/results/duel/ablation.json"
+    result = json.loads(file.read_text())
+    result["variants"] = [one for one in result["variants"] if one["variant"] != "rpg"]
+    write_sealed(file, result)
     alone = {**DUEL, "variants": {"gaussian": DUEL["variants"]["gaussian"]}}
     tree = {**SETTINGS, "run": ["mini"], "experiments": {"mini": MINIATURE}, "ablations": {"duel": alone}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree))
     with pytest.raises(UserError, match=r"ablations\.duel\.variants: none is RPG"):
-        rpg_variant(load_params(tmp_path / "params.yaml"), "duel")
+        Comparison(load_params(tmp_path / "params.yaml"), "duel", tmp_path / "copy/results")
 
 
 def test_distances_are_those_of_the_first_training(duel: Path) -> None:
