@@ -1,5 +1,7 @@
 """Presets of params.yaml: `extends` names the presets and experiments that an experiment inherits from.
 
+A variant of an ablation may extend presets, too; their keys become its changes.
+
 This module works on the plain dicts that YAML gives. It knows only the key `extends` and the blocks in KEYS_OF_KINDS,
 whose keys depend on the block's `kind`. rpg.config validates the merged experiments.
 """
@@ -20,7 +22,7 @@ def resolve(tree: dict[str, Any], path: Path | str) -> dict[str, Any]:
 
 
 def merged(tree: dict[str, Any], path: Path | str) -> dict[str, Any]:
-    """Return `tree` without `presets` and `extends`, each experiment with its inherited keys.
+    """Return `tree` without `presets` and `extends`, each experiment and variant with its inherited keys.
 
     Raises UserError, whose line begins with `path`, if a preset is no mapping, if a preset and an experiment have the
     same name, or if `extends` names an unknown parent, names a parent twice, makes a cycle or is no name or list of
@@ -41,7 +43,18 @@ def merged(tree: dict[str, Any], path: Path | str) -> dict[str, Any]:
     merged_experiments = {
         name: family.merge(name) if isinstance(own, dict) else own for name, own in experiments.items()
     }
+    if isinstance(ablations := tree.get("ablations"), dict):
+        rest["ablations"] = {name: _with_variants(family, name, ablation) for name, ablation in ablations.items()}
     return {**rest, "experiments": merged_experiments}
+
+
+def _with_variants(family: "_Family", name: str, ablation: Any) -> Any:
+    if not isinstance(ablation, dict) or not isinstance(variants := ablation.get("variants"), dict):
+        return ablation
+    changed = {
+        variant: family.changes(f"ablations.{name}.variants.{variant}", own) for variant, own in variants.items()
+    }
+    return {**ablation, "variants": changed}
 
 
 def origin(tree: dict[str, Any], name: str, keys: Sequence[str]) -> str | None:
@@ -97,18 +110,32 @@ class _Family:
             raise UserError(f"{self._where(name)}: must be a mapping of blocks, not {_short(node)}; write {name}: {{}}")
         return node
 
+    def changes(self, where: str, own: Any) -> Any:
+        """Return the changes of a variant by dotted key: those of its presets, then its own."""
+        if not isinstance(own, dict) or "extends" not in own:
+            return own
+        inherited: dict[str, Any] = {}
+        for parent in self._checked(f"{self.path}: {where}.extends", _names(own), "preset", self.presets):
+            for block, keys in self.merge(parent).items():
+                inherited |= {f"{block}.{key}": keys[key] for key in keys} if isinstance(keys, dict) else {block: keys}
+        return {**inherited, **{key: value for key, value in own.items() if key != "extends"}}
+
     def _parents(self, name: str) -> list[str]:
-        where, names = f"{self._where(name)}.extends", _names(self._own(name))
-        if not isinstance(names, list) or not all(isinstance(parent, str) for parent in names):
-            raise UserError(f"{where}: must be a name or a list of names, not {_short(names)}; write `extends: [a, b]`")
         kind, known = "preset", self.presets
         if name in self.experiments:
             kind, known = "preset or experiment", {**self.presets, **self.experiments}
+        return self._checked(f"{self._where(name)}.extends", _names(self._own(name)), kind, known)
+
+    def _checked(self, where: str, names: Any, kind: str, known: dict[str, Any]) -> list[str]:
+        if not isinstance(names, list) or not all(isinstance(parent, str) for parent in names):
+            raise UserError(f"{where}: must be a name or a list of names, not {_short(names)}; write `extends: [a, b]`")
         for parent in names:
             if names.count(parent) > 1:
                 raise UserError(f"{where}: '{parent}' is listed twice; remove one")
             if parent not in known and parent in self.experiments:
-                raise UserError(f"{where}: '{parent}' is an experiment, but a preset can extend presets only")
+                raise UserError(
+                    f"{where}: '{parent}' is an experiment, but only an experiment can extend one; name a preset"
+                )
             if parent not in known:
                 raise UserError(f"{where}: no {kind} '{parent}'{suggestion(parent, known)}")
         return names

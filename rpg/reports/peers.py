@@ -21,6 +21,7 @@ from rpg.reports.ablation import sample_of_trained, trained_networks
 from rpg.reports.artifacts import AblationResult, Variant
 from rpg.reports.formatting import mean, outcome, points, table
 from rpg.reports.tables import measured_methods
+from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.store import TokenStore
 from rpg.utils.artifacts import Difference, Seconds
 from rpg.utils.errors import UserError
@@ -177,6 +178,7 @@ class Comparison:
     def _row(self, name: str, contender: Contender) -> dict[str, str]:
         of, kind = contender.scored.sets["all"], self.kind
         training, sampling, memory = contender.costs
+        layout = TokenStore(contender.trials[0].folder("tokens")).layout
         distances = [novelty.rpg["all"].distance for novelty in contender.novelty]
         return {
             "generator": name,
@@ -184,10 +186,10 @@ class Comparison:
             "min": kind.text(of.test.rpg.min),
             "share": f"{of.test.rpg.mean / of.test.original.mean:.3f}",
             "mean, validation": kind.text(of.validation.rpg.mean),
-            "reads": _reads(contender.generator),
+            "reads": _reads(contender.generator, layout),
             "distance": f"{sum(distances) / len(distances):.2f}",
             "verdict": contender.verdict,
-            "generates": f"{TokenStore(contender.trials[0].folder('tokens')).layout.weights:,}",
+            "generates": f"{layout.weights:,}",
             "training s": f"{training:.1f}",
             "s per sample": f"{sampling:.3f}",
             "memory MB": "-" if memory is None else f"{memory:.0f}",
@@ -217,10 +219,12 @@ class Comparison:
         return self.kind.rank(contender.scored.sets["all"].validation.rpg.mean)
 
 
-def _reads(generator: AnyPeer | None) -> str:
-    if generator is None or not generator.recount:
-        return "-"
-    return "images, labels" if getattr(generator, "candidates", 1) > 1 else "images"
+def _reads(generator: AnyPeer | None, layout: Layout) -> str:
+    """Return what a generator reads at sampling; without BatchNorm there is nothing to count."""
+    if generator and getattr(generator, "candidates", 1) > 1:
+        return "images, labels"
+    counted = generator and generator.recount and any(of.name.endswith("running_mean") for of in layout.tensors)
+    return "images" if counted else "-"
 
 
 def comparisons(params: Params) -> list[str]:

@@ -71,10 +71,11 @@ def test_frozen_file_has_an_experiment_on_each_line() -> None:
 
 def test_shipped_file_is_short_uses_each_preset_and_extends_presets_only() -> None:
     lines = (ROOT / "params.yaml").read_text().splitlines()
-    assert len(lines) <= 1100
+    assert len(lines) <= 1200
     assert max(map(len, lines)) <= 120
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    blocks = [*tree["presets"].values(), *tree["experiments"].values()]
+    variants = [variant for ablation in tree["ablations"].values() for variant in ablation["variants"].values()]
+    blocks = [*tree["presets"].values(), *tree["experiments"].values(), *variants]
     parents = [block.get("extends", []) for block in blocks]
     used = {name for names in parents for name in ([names] if isinstance(names, str) else names)}
     assert tree["presets"].keys() == used
@@ -204,6 +205,55 @@ def test_a_preset_with_keys_that_no_experiment_has_is_fine_until_it_is_used() ->
         check_params(tree)
 
 
+def variants(presets: dict, **own: object) -> dict:
+    """The variants of an ablation, with what they inherit."""
+    tree = {"presets": presets, "experiments": {"e": {}}, "ablations": {"why": {"seeds": [0], "variants": own}}}
+    found = resolve(tree, "params.yaml")["ablations"]["why"]
+    assert found["seeds"] == [0]
+    return found["variants"]
+
+
+def test_a_variant_changes_what_its_presets_hold_and_then_its_own_keys() -> None:
+    """Blocks of a block, such as `generator`, are replaced as a whole."""
+    presets = {
+        "p": {"a": {"x": {"y": 1}, "z": 2}, "b": None},
+        "q": {"extends": "p", "a": {"z": 3}},
+        "r": {"a": {"w": 4}},
+    }
+    found = variants(presets, one={"extends": "q"}, two={"extends": ["p", "r"], "a.x.y": 5, "b": 6}, none={})
+    assert found["one"] == {"a.x": {"y": 1}, "a.z": 3, "b": None}
+    assert found["two"] == {"a.x": {"y": 1}, "a.z": 2, "b": 6, "a.w": 4, "a.x.y": 5}
+    # The changes are made in this order.
+    assert list(found["two"]).index("a.x") < list(found["two"]).index("a.x.y")
+    assert found["none"] == {}
+
+
+@pytest.mark.parametrize(
+    ("extends", "line"),
+    [
+        ("zzz", "no preset 'zzz'; known: p"),
+        ("e", "'e' is an experiment, but only an experiment can extend one; name a preset"),
+        (["p", "p"], "'p' is listed twice; remove one"),
+        (3, "must be a name or a list of names, not 3; write `extends: [a, b]`"),
+    ],
+)
+def test_a_bad_parent_of_a_variant_is_named(extends: object, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        variants({"p": {}}, one={"extends": extends})
+    assert str(error.value) == f"params.yaml: ablations.why.variants.one.extends: {line}"
+
+
+def test_a_variant_of_presets_is_a_trial() -> None:
+    tree = extended({})
+    preset = {"train": {"steps": 7}, "model": {"conditions": [{"kind": "unconditional"}]}}
+    ablation = {"question": "?", "experiment": "mini", "seeds": [3], "novelty": False}
+    ablation["variants"] = {"any": {"extends": "other", "train.batch": 2}}
+    params = check_params({**tree, "presets": {**tree["presets"], "other": preset}, "ablations": {"why": ablation}})
+    trial = params.experiment("why/any-3")
+    assert (trial.train.steps, trial.train.batch, trial.train.seed) == (7, 2, 3)
+    assert [condition.kind for condition in trial.model.conditions] == ["unconditional"]
+
+
 @pytest.mark.parametrize(
     ("presets", "experiments", "line"),
     [
@@ -221,7 +271,7 @@ def test_a_preset_with_keys_that_no_experiment_has_is_fine_until_it_is_used() ->
         (
             {"p": {"extends": "e"}},
             {"e": {}},
-            "presets.p.extends: 'e' is an experiment, but a preset can extend presets only",
+            "presets.p.extends: 'e' is an experiment, but only an experiment can extend one; name a preset",
         ),
         (
             {"p": {"extends": "q"}, "q": {"extends": ["r"]}, "r": {"extends": "q"}},
