@@ -191,7 +191,7 @@ def train(
     if experiment.model.generator:
         from rpg.peers.train import train_peer
 
-        train_peer(experiment, *places, params.data_root)
+        train_peer(experiment, *places, paths.folder("base"), params.data_root)
     else:
         train_rpg(experiment, *places)
     end_process()

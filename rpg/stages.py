@@ -179,6 +179,7 @@ STAGES = {
             writes=_trained("rpg", "train"),
             lists=("config", "files"),
             reads=_TOKENS,
+            reads_if={IMAGES: ("base.manifest",)},
             seconds=9,
             module="rpg.training.train",
             code=_TRAINING,

@@ -223,10 +223,11 @@ class Experiment(Block):
         for block in ("tune", "hypernetwork", "prompts", "wanted"):
             if getattr(self, block):
                 raise ValueError(f"{block}: needs RPG, and model.generator is another one; remove one of them")
-        if strange := set(kinds) - {"permutation_state", "task_code", "unconditional"}:
-            raise ValueError(f"model.conditions: model.generator knows no {', '.join(sorted(strange))}")
-        if "task_code" in kinds and generator in ("gaussian", "sane"):
-            raise ValueError(f"model.conditions: the generator {generator} knows no task_code")
+        if "vector" in kinds:
+            raise ValueError("model.conditions: model.generator knows no vector")
+        for kind in ("task_code", "images"):
+            if kind in kinds and generator in ("gaussian", "sane"):
+                raise ValueError(f"model.conditions: the generator {generator} knows no {kind}")
 
     def _check_images(self, kinds: Collection[str]) -> None:
         if not self.task.has_codes or not self.base or len(self.base.seeds) > 1:
@@ -235,7 +236,7 @@ class Experiment(Block):
             raise ValueError(
                 "model.conditions: images needs another condition, such as permutation_state, no task_code"
             )
-        if self.train.steps or not self.tune:
+        if not self.model.generator and (self.train.steps or not self.tune):
             raise ValueError("model.conditions: images are read in tune alone; add the block, and set train.steps to 0")
         if not self.sample.images:
             raise ValueError("sample.images: missing; images needs it")

@@ -97,8 +97,6 @@ class Params(Block):
                 known = suggestion(ablation.experiment, list(self.experiments))
                 raise ValueError(f"ablations.{name}.experiment: no experiment '{ablation.experiment}'{known}")
             base = self.experiments[ablation.experiment]
-            if ablation.peers and base.task.has_codes:
-                raise ValueError(f"ablations.{name}.peers: is for experiments without task codes")
             self._trials[name] = {
                 f"{name}/{variant}-{seed}": _seeded(
                     _changed(base, changes, f"ablations.{name}.variants.{variant}"), seed

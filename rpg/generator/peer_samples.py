@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from rpg.generator.sample import Network, Request, sample_networks
 from rpg.model.peers.base import Peer
@@ -22,11 +23,20 @@ if TYPE_CHECKING:
 
 
 def peer_networks(
-    model: Peer, task: Task, table: ConditionTable, store: TokenStore, params: "Sample", requests: Sequence[Request]
+    model: Peer,
+    task: Task,
+    table: ConditionTable,
+    store: TokenStore,
+    params: "Sample",
+    requests: Sequence[Request],
+    prompts: Tensor | None = None,
 ) -> Iterator[Network]:
-    """Yield the network of each request, as the generator's block asks: recounted, and the best of several."""
+    """Yield the network of each request, as the generator's block asks: recounted, and the best of several.
+
+    `prompts` [N, S, K, F + 1] are the values of the condition `images`.
+    """
     if not isinstance(model, SANE) or model.params.candidates == 1:
-        yield from _recounted(model, task, sample_networks(model, table, store, params, requests))
+        yield from _recounted(model, task, sample_networks(model, table, store, params, requests, prompts=prompts))
         return
     padding_LD = store.layout.padding()
     # The states of a request → its best networks so far, with their scores.

@@ -158,7 +158,7 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
                 # RPG does not depend on the other generators' code.
                 from rpg.generator.peer_samples import peer_networks
 
-                networks = peer_networks(model, task, table, store, chosen, told)
+                networks = peer_networks(model, task, table, store, chosen, told, shown)
             started = time.perf_counter()
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started

@@ -18,6 +18,7 @@ from rpg.peers.vectors import read_vectors
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
+from rpg.training.prompts import prompts_of
 from rpg.training.trainer import Loss, Training, learning_rate, run_training
 from rpg.utils.device import device
 from rpg.utils.rng import derive
@@ -67,32 +68,42 @@ def peer_loss(model: Peer, zoo: ZooVectors, batch: int) -> Loss:
 
     def draw(draw: torch.Generator) -> Any:
         picks = torch.randperm(count, generator=draw)[:batch]
+        images = zoo.shown(picks.tolist(), draw) if zoo.shown else None
         if zoo.views_VP is None:
-            return picks, None, draw
+            return picks, images, None, draw
         shown = torch.randint(len(zoo.views_VP), (len(picks), 2), generator=draw)
         # The first view is the network as it is, because the sampler encodes networks as they are.
         shown[:, 0] = 0
-        return picks, zoo.views_VP[shown], draw
+        return picks, images, zoo.views_VP[shown], draw
 
     def compute(network: Any, drawn: Any) -> Tensor:
-        phase, (picks, views_BP, generator) = drawn
+        phase, (picks, images, views_BP, generator) = drawn
         views_BP = None if views_BP is None else views_BP.to(model.anchor.device)
-        points_BP, conditions_BC = zoo.points_NP[picks].to(model.anchor), zoo.conditions_NC[picks].to(model.anchor)
+        points_BP = zoo.points_NP[picks].to(model.anchor)
+        conditions_BC = model.conditions(zoo.conditions_NC[picks].to(model.anchor), images)
         return model.loss(phase, points_BP, conditions_BC, views_BP, generator)
 
     return Loss(draw, compute)
 
 
-def train_peer(experiment: Experiment, tokens: Path, folder: Path, seconds: Path, data_root: str | None) -> None:
-    """Train the peer of `experiment` on the token store `tokens`, as `train_rpg` trains RPG; raises the same errors."""
+def train_peer(
+    experiment: Experiment, tokens: Path, folder: Path, seconds: Path, base: Path, data_root: str | None
+) -> None:
+    """Train the peer of `experiment` on the token store `tokens`, as `train_rpg` trains RPG; raises the same errors.
+
+    `base` is the folder of the base network, from whose features a peer with the condition `images` learns.
+    """
     params, on = experiment.train, device()
     assert experiment.model.generator
     store, task = TokenStore(tokens), load_task(experiment.task, data_root)
     torch.manual_seed(derive(params.seed, "train", "weights"))
     started = time.perf_counter()
-    zoo = read_vectors(experiment, store, task)
+    prompts = prompts_of(experiment, base, data_root)
+    zoo = read_vectors(experiment, store, task, prompts)
     sizes = ConditionTable.of(experiment.model.conditions, store).sizes
-    model = build_peer(experiment.model.generator, store.layout.padding(), sizes)
+    model = build_peer(experiment.model.generator, store.layout.padding(), sizes, experiment.images)
+    if prompts and model.conditions.images:
+        model.conditions.images.standardize(prompts.features_nF)
     model.fit(zoo)
     trained = params if model.shares else params.model_copy(update={"steps": 0})
     training = PhasedTraining(trained, model, zoo, on)

@@ -1,5 +1,7 @@
 """A zoo's checkpoints as other generators learn them: points, conditions, and permuted views."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,12 +15,13 @@ from rpg.model.peers.base import ZooVectors
 from rpg.tasks.base import Task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
+from rpg.training.prompts import Prompts
 from rpg.utils.errors import UserError
 from rpg.utils.rng import derive
 
 
-def read_vectors(experiment: Experiment, store: TokenStore, task: Task) -> ZooVectors:
-    """Return the checkpoints that the peer of `experiment` learns from.
+def read_vectors(experiment: Experiment, store: TokenStore, task: Task, prompts: Prompts | None = None) -> ZooVectors:
+    """Return the checkpoints that the peer of `experiment` learns from; `prompts` draw their support sets.
 
     With `align`, the units of each run's checkpoints are matched with those of the first run's last checkpoint. All
     checkpoints of a run move in the same way.
@@ -45,11 +48,17 @@ def read_vectors(experiment: Experiment, store: TokenStore, task: Task) -> ZooVe
         for index, state in enumerate(states_N):
             points_NP[index] = points_NP[index][orders[state]]
     table = ConditionTable.of(experiment.model.conditions, store)
+
+    def shown(picks: Sequence[int], draw: torch.Generator) -> Tensor:
+        assert prompts
+        return prompts.draw([store.checkpoints[pick].code or "" for pick in picks], draw)
+
     return ZooVectors(
         torch.from_numpy(points_NP),
         torch.cat([values.float() for values in table.values.values()], dim=1),
         torch.from_numpy(states_N),
         random_views(space, views, derive(experiment.train.seed, "views")) if views else None,
+        shown if prompts else None,
     )
 
 

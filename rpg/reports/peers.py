@@ -16,14 +16,15 @@ from rpg.config.params import Params
 from rpg.config.peers import AnyPeer
 from rpg.evaluation.intervals import ScoreSample, difference
 from rpg.evaluation.results import Method, NoveltyResult, Scores
+from rpg.evaluation.score import SETS
 from rpg.paths import Paths, ablation_file, paths_of
 from rpg.reports.ablation import sample_of_trained, trained_networks
 from rpg.reports.artifacts import AblationResult, Variant
-from rpg.reports.formatting import mean, outcome, points, table
+from rpg.reports.formatting import label_set, mean, outcome, points, table
 from rpg.reports.tables import measured_methods
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.store import TokenStore
-from rpg.utils.artifacts import Difference, Seconds
+from rpg.utils.artifacts import Difference, Seconds, Set
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json, read_sealed, write_json, write_text
 
@@ -78,24 +79,25 @@ class Contender:
             for paths in self.trials
         ]
 
-    @property
-    def verdict(self) -> str:
-        """The verdict on the networks of all trainings."""
-        novelty = self.scored.sets["all"].novelty
+    def verdict(self, key: Set) -> str:
+        """Return the verdict on a set of networks of all trainings."""
+        novelty = self.scored.sets[key].novelty
         return novelty.verdict if novelty else "-"
 
-    def above(self, rival: "Contender") -> Difference:
+    def above(self, rival: "Contender", key: Set) -> Difference:
         """Return the mean of this generator's test scores minus the rival's, with its interval."""
-        above, interval = difference(self._test_scores, rival._test_scores)
+        above, interval = difference(self._test_scores(key), rival._test_scores(key))
         return Difference(mean=above, interval=list(interval)) if interval else Difference(mean=above)
 
     @cached_property
-    def _test_scores(self) -> ScoreSample:
-        scores = [
+    def _scores(self) -> list[Scores]:
+        return [
             read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
             for paths in self.trials
         ]
-        return sample_of_trained(trained_networks(scores, "rpg", "all"), "test")
+
+    def _test_scores(self, key: Set) -> ScoreSample:
+        return sample_of_trained(trained_networks(self._scores, "rpg", key), "test")
 
 
 def _seconds(paths: Paths, stage: str) -> float:
@@ -127,6 +129,9 @@ class Comparison:
         if not self.first:
             raise UserError(f"{PARAMS_FILE}: ablations.{name}.variants: none is RPG; add `rpg: {{}}`")
         self.rpg = self.contenders[self.first]
+        self.keys: list[Set] = [key for key in SETS if key in self.rpg.scored.sets]
+        # The set that the plot shows: all networks of single states, or those of held-out tasks.
+        self.main: Set = "all" if "all" in self.keys else self.keys[-1]
 
     @property
     def rivals(self) -> dict[str, Contender]:
@@ -142,15 +147,20 @@ class Comparison:
         The groups are originals, RPG, generator and zoo. Each generator has those of its first training.
         """
         for name, contender in {self.first: self.rpg, **self.rivals}.items():
-            yield (name, "generator" if contender.generator else "RPG"), contender.novelty[0].rpg["all"]
+            yield (name, "generator" if contender.generator else "RPG"), contender.novelty[0].rpg[self.main]
         for method, key, measures in measured_methods(self.rpg.novelty[0]):
-            if key == "all" and not method.startswith("RPG"):
+            if method == "originals" or (key == self.main and not method.startswith("RPG")):
                 yield (method, "originals" if method == "originals" else "zoo"), measures
 
     def section(self, methods: Mapping[tuple[str, str], Method]) -> str:
         """Return the section of peers.md."""
-        original = self.rpg.scored.sets["all"].test.original
-        rows = [self._row(name, contender) for name, contender in self.contenders.items()]
+        original = self.rpg.scored.sets[self.main].test.original
+        rows = [
+            self._row(name, contender, key)
+            for name, contender in self.contenders.items()
+            for key in self.keys
+            if key in contender.scored.sets
+        ]
         rows += [
             {
                 "generator": method,
@@ -175,20 +185,20 @@ class Comparison:
         ]
         return "\n".join(lines)
 
-    def _row(self, name: str, contender: Contender) -> dict[str, str]:
-        of, kind = contender.scored.sets["all"], self.kind
+    def _row(self, name: str, contender: Contender, key: Set) -> dict[str, str]:
+        of, kind = contender.scored.sets[key], self.kind
         training, sampling, memory = contender.costs
         layout = TokenStore(contender.trials[0].folder("tokens")).layout
-        distances = [novelty.rpg["all"].distance for novelty in contender.novelty]
+        distances = [novelty.rpg[key].distance for novelty in contender.novelty]
         return {
-            "generator": name,
+            "generator": label_set(name, key),
             "mean": mean(of.test.rpg, kind),
             "min": kind.text(of.test.rpg.min),
             "share": f"{of.test.rpg.mean / of.test.original.mean:.3f}",
             "mean, validation": kind.text(of.validation.rpg.mean),
             "reads": _reads(contender.generator, layout),
             "distance": f"{sum(distances) / len(distances):.2f}",
-            "verdict": contender.verdict,
+            "verdict": contender.verdict(key),
             "generates": f"{layout.weights:,}",
             "training s": f"{training:.1f}",
             "s per sample": f"{sampling:.3f}",
@@ -204,19 +214,23 @@ class Comparison:
             (f"in at most {LONGER:g} times RPG's seconds", [name for name in rivals if name not in longer]),
             (f"in more than {LONGER:g} times RPG's seconds", [*longer]),
         ):
-            if chosen:
-                best = max(chosen, key=lambda name: self._rank(rivals[name]))
-                above = self.rpg.above(rivals[best])
+            for key in self.keys:
+                known = [name for name in chosen if key in rivals[name].scored.sets]
+                if not known:
+                    continue
+                best = max(known, key=lambda name: self._rank(rivals[name], key))
+                above = self.rpg.above(rivals[best], key)
                 yield (
-                    f"Of generators {title}, *{best}* has the best validation score (verdict: {rivals[best].verdict})."
-                    f" RPG minus it, on the test split, is {points(above, self.kind)}: {outcome(above, self.kind)}."
+                    f"{SETS[key]}: of generators {title}, *{best}* has the best validation score (verdict:"
+                    f" {rivals[best].verdict(key)}). RPG minus it, on the test split, is {points(above, self.kind)}:"
+                    f" {outcome(above, self.kind)}."
                 )
         for name, rival in rivals.items():
             if rival.generator and rival.generator.kind in ("p_diff", "sane"):
                 yield f"RPG samples {rival.costs[1] / sampling:.1f} times as fast as *{name}*."
 
-    def _rank(self, contender: Contender) -> float:
-        return self.kind.rank(contender.scored.sets["all"].validation.rpg.mean)
+    def _rank(self, contender: Contender, key: Set) -> float:
+        return self.kind.rank(contender.scored.sets[key].validation.rpg.mean)
 
 
 def _reads(generator: AnyPeer | None, layout: Layout) -> str:

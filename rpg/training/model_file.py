@@ -162,7 +162,8 @@ def load_generator(folder: Path, store: TokenStore, on: torch.device) -> RPG | P
     table = ConditionTable.of(config.model.conditions, store)
     if config.model.generator:
         _check_sizes(path, config.model, maker(folder))
-        peer = build_peer(config.model.generator, store.layout.padding(), table.sizes)
+        images = next((one for one in config.model.conditions if one.kind == "images"), None)
+        peer = build_peer(config.model.generator, store.layout.padding(), table.sizes, images)
         return _filled(peer, path, maker(folder)).to(on)
     return stored(path, config.model, config.diffusion, store.layout, table.sizes, maker(folder)).to(on)
 

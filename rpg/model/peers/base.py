@@ -5,7 +5,7 @@ weights, C numbers of all conditions together. To add one, write a module with a
 `rpg.config.peers`, and its line in `rpg.model.peers.KINDS`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,41 +15,69 @@ from torch.nn import functional
 
 from rpg.model import diffusion
 from rpg.model.embeddings import time_embedding
+from rpg.model.image_set import ImageSet
 
 if TYPE_CHECKING:
+    from rpg.config.model import ImagesCondition
     from rpg.config.peers import D2NWGParams, PDiffParams, PeerParams
 
-
-# Frequencies of the time embedding; networks that are encoded at once.
-FREQUENCIES, ENCODED = 128, 8
+# Frequencies of the time embedding; networks that are encoded at once; width of the embedding of a support set.
+FREQUENCIES, ENCODED, IMAGES = 128, 8, 64
 
 
 @dataclass(frozen=True)
 class ZooVectors:
-    """The checkpoints of a zoo: points [N, P], conditions [N, C], permutation states [N].
+    """The checkpoints of a zoo: points [N, P], the conditions' numbers [N, C], permutation states [N].
 
     `views` [V, P] are indices that permute a network's units without a change of its function; first the identity. They
-    are None for a generator that needs none.
+    are None for a generator that needs none. `shown` draws a support set for each of some checkpoints: it returns the
+    values [B, S, K, F + 1] of the condition `images`.
     """
 
     points_NP: Tensor
     conditions_NC: Tensor
     states_N: Tensor
     views_VP: Tensor | None = None
+    shown: Callable[[Sequence[int], torch.Generator], Tensor] | None = None
+
+
+class PeerConditions(nn.Module):
+    """What a peer is told: the numbers of its conditions, one after the other, and an embedding of the images.
+
+    `sizes` maps each condition except `images` to its number of values; `width` is C, the sum with the embedding.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], images: "ImagesCondition | None" = None) -> None:
+        super().__init__()
+        self.sizes = dict(sizes)
+        self.images = ImageSet(images, 0, 1, IMAGES) if images else None
+        self.width = sum(sizes.values()) + (IMAGES if images else 0)
+
+    def forward(self, numbers_BC: Tensor, images_BSKF: Tensor | None = None) -> Tensor:
+        """Return the conditions [B, C] of joined numbers and of the values of `images`."""
+        if self.images is None:
+            return numbers_BC
+        assert images_BSKF is not None
+        return torch.cat([numbers_BC, self.images(images_BSKF.to(numbers_BC.device))[:, 0]], dim=1)
+
+    def joined(self, values: Mapping[str, Tensor], like: Tensor) -> Tensor:
+        """Return the conditions [B, C] of the values by name, with device and number type of `like`."""
+        numbers_BC = torch.cat([values[name] for name in self.sizes], dim=1).to(like)
+        return self(numbers_BC, values.get("images"))
 
 
 class Peer(nn.Module):
     """A generator in RPG's place.
 
-    `padding_LD` is True for entries of the L tokens of width D that hold no weight; `sizes` maps each condition to its
-    number of values. The training has phases, each with its own loss; a parameter without a gradient stays.
+    `padding_LD` is True for entries of the L tokens of width D that hold no weight. The training has phases, each with
+    its own loss; a parameter without a gradient stays.
     """
 
-    def __init__(self, params: "PeerParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
+    def __init__(self, params: "PeerParams", padding_LD: Tensor, conditions: PeerConditions) -> None:
         super().__init__()
         self.params = params
         (self.length, self.width), self.weights = padding_LD.shape, int((~padding_LD).sum())
-        self.sizes, self.conditions = dict(sizes), sum(sizes.values())
+        self.conditions = conditions
         self.register_buffer("padding_LD", padding_LD, persistent=False)
         # A model without parameters has nothing that tells its device and number type.
         self.anchor = nn.Parameter(torch.zeros(1))
@@ -84,10 +112,6 @@ class Peer(nn.Module):
         """Return the points [B, P] of B new networks; each has its own generator of random numbers."""
         raise NotImplementedError
 
-    def joined(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the conditions' values [B, C], one after the other."""
-        return torch.cat([values[name] for name in self.sizes], dim=1).to(self.anchor)
-
     def tokens_of(self, points_BP: Tensor) -> Tensor:
         """Return the tokens [B, L, D] of points; the padding is 0."""
         tokens_BLD = points_BP.new_zeros(len(points_BP), self.length, self.width)
@@ -121,9 +145,13 @@ class LatentDiffusion(Peer):
     params: "PDiffParams | D2NWGParams"
 
     def __init__(
-        self, params: "PDiffParams | D2NWGParams", padding_LD: Tensor, sizes: Mapping[str, int], shape: Sequence[int]
+        self,
+        params: "PDiffParams | D2NWGParams",
+        padding_LD: Tensor,
+        conditions: PeerConditions,
+        shape: Sequence[int],
     ) -> None:
-        super().__init__(params, padding_LD, sizes)
+        super().__init__(params, padding_LD, conditions)
         self.register_buffer("center", torch.zeros(*shape))
         self.register_buffer("scale", torch.ones(()))
 
@@ -172,7 +200,7 @@ class LatentDiffusion(Peer):
 
     def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:
         """Denoise latents, and decode them."""
-        conditions_BC = self.joined(values)
+        conditions_BC = self.conditions.joined(values, self.anchor)
 
         def drawn() -> Tensor:
             return temperature * noise(draws, self.center.shape, self.center)

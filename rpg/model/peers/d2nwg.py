@@ -1,20 +1,19 @@
 """D2NWG (arXiv 2402.18153): a VAE of chunks of weights, then a diffusion of a network's latents, given its data set.
 
 The chunks are RPG's tokens. One VAE encodes all of them; an embedding of a token's place tells it which token it has.
-The condition of the diffusion is the experiment's: the task code or the permutation state in place of the published
-embedding of a data set.
+The conditions of the diffusion are the experiment's. With `images`, a set encoder embeds a support set of the task, in
+place of the published encoder of a data set; else the task code or the permutation state tells the task.
 
 B networks, L chunks of D weights, Z the width of a chunk's latent.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model.peers.base import ConditionEmbedding, LatentDiffusion, ResidualMLP, noise_like
+from rpg.model.peers.base import ConditionEmbedding, LatentDiffusion, PeerConditions, ResidualMLP, noise_like
 
 if TYPE_CHECKING:
     from rpg.config.peers import D2NWGParams
@@ -25,10 +24,10 @@ class D2NWG(LatentDiffusion):
 
     params: "D2NWGParams"
 
-    def __init__(self, params: "D2NWGParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
+    def __init__(self, params: "D2NWGParams", padding_LD: Tensor, conditions: PeerConditions) -> None:
         length, width = padding_LD.shape
         numbers, hidden = length * params.latent, params.hidden
-        super().__init__(params, padding_LD, sizes, (numbers,))
+        super().__init__(params, padding_LD, conditions, (numbers,))
         self.place = nn.Embedding(length, hidden)
         self.into = nn.Linear(width, hidden)
         self.encoder = nn.Sequential(
@@ -36,7 +35,7 @@ class D2NWG(LatentDiffusion):
         )
         self.latent = nn.Linear(params.latent, hidden)
         self.decoder = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width))
-        self.embedding = ConditionEmbedding(self.conditions, params.width)
+        self.embedding = ConditionEmbedding(conditions.width, params.width)
         self.denoiser = ResidualMLP(numbers, numbers, params.width, params.blocks)
         # Most of noisy latents is the noise itself, which an MLP narrower than them can't pass through.
         self.skip = nn.Linear(params.width, 1)

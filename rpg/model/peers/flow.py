@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rpg.model.diffusion import T
-from rpg.model.peers.base import ConditionEmbedding, Peer, ResidualMLP, ZooVectors, noise, noise_like
+from rpg.model.peers.base import ConditionEmbedding, Peer, PeerConditions, ResidualMLP, ZooVectors, noise, noise_like
 
 if TYPE_CHECKING:
     from rpg.config.peers import FlowParams
@@ -30,15 +30,15 @@ class Flow(Peer):
     scale: Tensor
     params: "FlowParams"
 
-    def __init__(self, params: "FlowParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
-        super().__init__(params, padding_LD, sizes)
+    def __init__(self, params: "FlowParams", padding_LD: Tensor, conditions: PeerConditions) -> None:
+        super().__init__(params, padding_LD, conditions)
         coordinates = min(params.components or self.weights, self.weights)
         self.register_buffer("mean_P", torch.zeros(self.weights))
         self.register_buffer(
             "basis_KP", torch.zeros(coordinates, self.weights) if params.components else torch.zeros(0)
         )
         self.register_buffer("scale", torch.ones(()))
-        self.embedding = ConditionEmbedding(self.conditions, params.hidden)
+        self.embedding = ConditionEmbedding(conditions.width, params.hidden)
         self.velocity = ResidualMLP(coordinates, coordinates, params.hidden, params.blocks)
         self.coordinates = coordinates
 
@@ -75,7 +75,7 @@ class Flow(Peer):
 
     def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:
         """Integrate the velocity from noise, by the Runge-Kutta method of fourth order."""
-        conditions_BC = self.joined(values)
+        conditions_BC = self.conditions.joined(values, self.anchor)
         x_BK = temperature * self.params.source * noise(draws, (self.coordinates,), self.anchor)
         h = 1 / self.params.steps
         for step in range(self.params.steps):

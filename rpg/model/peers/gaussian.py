@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rpg.model.peers.base import Peer, ZooVectors, noise
+from rpg.model.peers.base import Peer, PeerConditions, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import GaussianParams
@@ -22,9 +22,9 @@ class Gaussian(Peer):
     mean_SP: Tensor
     std_SP: Tensor
 
-    def __init__(self, params: "GaussianParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
-        super().__init__(params, padding_LD, sizes)
-        states = sizes.get("permutation_state", 1)
+    def __init__(self, params: "GaussianParams", padding_LD: Tensor, conditions: PeerConditions) -> None:
+        super().__init__(params, padding_LD, conditions)
+        states = conditions.sizes.get("permutation_state", 1)
         self.register_buffer("mean_SP", torch.zeros(states, self.weights))
         self.register_buffer("std_SP", torch.zeros(states, self.weights))
 

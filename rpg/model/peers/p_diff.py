@@ -8,14 +8,14 @@ B networks, P weights, c channels and n places of the latent.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model.peers.base import ConditionEmbedding, LatentDiffusion, noise_like
+from rpg.model.peers.base import ConditionEmbedding, LatentDiffusion, PeerConditions, noise_like
 
 if TYPE_CHECKING:
     from rpg.config.peers import PDiffParams
@@ -100,12 +100,12 @@ class PDiff(LatentDiffusion):
 
     params: "PDiffParams"
 
-    def __init__(self, params: "PDiffParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
+    def __init__(self, params: "PDiffParams", padding_LD: Tensor, conditions: PeerConditions) -> None:
         self.step = params.stride ** len(params.channels)
         places = -(-int((~padding_LD).sum()) // self.step)
-        super().__init__(params, padding_LD, sizes, (params.channels[-1], places))
+        super().__init__(params, padding_LD, conditions, (params.channels[-1], places))
         self.autoencoder = Autoencoder(params.channels, params.kernel, params.stride)
-        self.denoiser = UNet(params.channels[-1], params.denoiser, self.conditions, params.kernel)
+        self.denoiser = UNet(params.channels[-1], params.denoiser, conditions.width, params.kernel)
 
     def encode(self, points_BP: Tensor) -> Tensor:
         """Return the latents [B, c, n]."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model.peers.base import ENCODED, Peer, ZooVectors, noise
+from rpg.model.peers.base import ENCODED, Peer, PeerConditions, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import SANEParams
@@ -54,8 +54,8 @@ class SANE(Peer):
     states_E: Tensor
     params: "SANEParams"
 
-    def __init__(self, params: "SANEParams", padding_LD: Tensor, sizes: Mapping[str, int]) -> None:
-        super().__init__(params, padding_LD, sizes)
+    def __init__(self, params: "SANEParams", padding_LD: Tensor, conditions: PeerConditions) -> None:
+        super().__init__(params, padding_LD, conditions)
         self.encoder = Coder(self.width, params.latent, self.length, params)
         self.decoder = Coder(params.latent, self.width, self.length, params)
         self.projection = nn.Sequential(

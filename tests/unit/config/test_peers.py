@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import MINIATURE, TASKS, write_tree
+from conftest import MINIATURE, SHOWN, TASKS, write_tree
 from peers import PEERS
 
-from rpg.config.experiment import parse_experiment
+from rpg.config.experiment import Experiment, parse_experiment
 from rpg.config.loading import load_params
 from rpg.config.peers import PDiffParams, SANEParams
 from rpg.utils.errors import UserError
@@ -50,6 +50,21 @@ def test_each_kind_is_read_as_its_own_block(kind: str) -> None:
 def test_what_does_not_fit_is_refused(blocks: dict, fault: str) -> None:
     with pytest.raises(ValueError, match=re.escape(fault)):
         parse_experiment(tree(**blocks))
+
+
+def test_images_are_for_generators_with_a_set_encoder() -> None:
+    """Those generators learn from images in train, as RPG does in tune alone."""
+    others = {"tune": None, "hypernetwork": None, "prompts": None, "train": {**SHOWN["train"], "steps": 5}}
+
+    def shown(kind: str) -> Experiment:
+        return parse_experiment({**SHOWN, **others, "model": {**SHOWN["model"], "generator": PEERS[kind]}})
+
+    assert shown("d2nwg").images is not None
+    for kind in ("gaussian", "sane"):
+        with pytest.raises(ValueError, match=f"the generator {kind} knows no images"):
+            shown(kind)
+    with pytest.raises(ValueError, match="images are read in tune alone"):
+        parse_experiment({**SHOWN, **others})
 
 
 def test_every_key_has_its_range() -> None:

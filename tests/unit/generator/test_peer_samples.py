@@ -22,7 +22,7 @@ REQUESTS = [((0,), None), ((2,), None), ((0,), None), ((0,), None)]
 def sampled(finished: Path, folder: Path, experiment: Experiment) -> list[dict[str, torch.Tensor]]:
     tokens = finished / "results/mini/tokens"
     if not (folder / "rpg").exists():
-        train_peer(experiment, tokens, folder / "rpg", folder / "seconds.json", None)
+        train_peer(experiment, tokens, folder / "rpg", folder / "seconds.json", folder, None)
     store, task = TokenStore(tokens), load_task(experiment.task, None)
     model = load_generator(folder / "rpg", store, torch.device("cpu"))
     assert experiment.model.generator

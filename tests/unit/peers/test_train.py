@@ -6,19 +6,23 @@ import pytest
 import torch
 from peers import PEERS, with_peer
 
+from rpg.config.loading import load_params
+from rpg.config.params import _changed
 from rpg.model.peers import KINDS, build_peer
+from rpg.model.peers.base import Peer
 from rpg.peers.train import PhasedTraining, first_steps, train_peer
 from rpg.peers.vectors import read_vectors
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_generator, load_rpg
+from rpg.training.prompts import prompts_of
 from rpg.utils.errors import UserError
 
 
 def trained(finished: Path, folder: Path, kind: str, **keys: object) -> dict[str, bytes]:
     experiment = with_peer(finished, kind, **keys)
-    train_peer(experiment, finished / "results/mini/tokens", folder, folder.parent / "seconds.json", None)
+    train_peer(experiment, finished / "results/mini/tokens", folder, folder.parent / "seconds.json", folder, None)
     return {name: (folder / name).read_bytes() for name in ("model.safetensors", "config.json", "log.csv")}
 
 
@@ -100,3 +104,36 @@ def test_phases_follow_each_other_and_decay_on_their_own(finished: Path) -> None
     training.one_step()
     moved = {name.split(".")[0] for name, tensor in model.state_dict().items() if not torch.equal(tensor, after[name])}
     assert moved == {"center", "scale", "denoiser"}
+
+
+@pytest.mark.parametrize("kind", ["d2nwg", "flow"])
+def test_a_peer_learns_from_images_of_the_task(shown: Path, tmp_path: Path, kind: str) -> None:
+    """Networks for two support sets differ; so the images are read in training, on disk, and at sampling."""
+    generator = PEERS[kind] if kind == "flow" else {**PEERS[kind], "hidden": 64, "latent": 8, "width": 64}
+    changes = {"model.generator": generator, "train.steps": 300, "train.learning_rate": 0.005}
+    removed = dict.fromkeys(("tune", "hypernetwork", "prompts"))
+    experiment = _changed(load_params(shown / "params.yaml").experiment("shown"), {**changes, **removed}, "peers")
+    results = shown / "results/shown"
+    train_peer(experiment, results / "tokens", tmp_path / "rpg", tmp_path / "seconds.json", results / "base", None)
+    store = TokenStore(results / "tokens")
+    model = load_generator(tmp_path / "rpg", store, torch.device("cpu"))
+    prompts = prompts_of(experiment, results / "base", None)
+    assert prompts
+    assert isinstance(model, Peer)
+    assert model.conditions.images is not None
+    mean_F = prompts.features_nF.mean(0)
+    assert torch.allclose(model.conditions.images.mean, mean_F, atol=1e-5)
+    table = ConditionTable.of(experiment.model.conditions, store)
+    codes = [checkpoint.code or "" for checkpoint in store.checkpoints[:2]]
+    values = prompts.values(codes, 5, True, torch.Generator().manual_seed(0))
+
+    def sampled(seed: int) -> torch.Tensor:
+        draws = [torch.Generator().manual_seed(seed) for _ in codes]
+        told = table.requested([((0,), None)] * 2, draws, None, values)
+        return model.sample(told, generators=draws)
+
+    # The same noise for both, so the difference is that of the images.
+    one, other = sampled(0)
+    assert not torch.allclose(one, other, atol=1e-3)
+    with pytest.raises(UserError, match="needs images"):
+        table.requested([((0,), None)], [torch.Generator()])

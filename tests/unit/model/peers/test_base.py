@@ -3,8 +3,10 @@
 import torch
 from peers import PEERS
 
+from rpg.config.model import ImagesCondition
 from rpg.config.peers import GaussianParams
-from rpg.model.peers.base import FREQUENCIES, ConditionEmbedding, Peer, ResidualMLP, noise
+from rpg.model.image_set import support_values
+from rpg.model.peers.base import FREQUENCIES, IMAGES, ConditionEmbedding, Peer, PeerConditions, ResidualMLP, noise
 from rpg.tokenizer.layout import Layout
 
 STATE = {"first.weight": torch.zeros(3, 2), "second.weight": torch.zeros(5)}
@@ -12,20 +14,35 @@ STATE = {"first.weight": torch.zeros(3, 2), "second.weight": torch.zeros(5)}
 
 def test_tokens_of_points_hold_each_weight_once_and_zeros_in_the_padding() -> None:
     layout = Layout.of(STATE, width=4)
-    peer = Peer(GaussianParams.model_validate(PEERS["gaussian"]), layout.padding(), {"permutation_state": 2})
+    peer = Peer(
+        GaussianParams.model_validate(PEERS["gaussian"]), layout.padding(), PeerConditions({"permutation_state": 2})
+    )
     tokens = peer.tokens_of(torch.arange(1.0, 12.0).unsqueeze(0))
     assert tokens[0].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0], [7, 8, 9, 10], [11, 0, 0, 0]]
 
 
 def test_conditions_are_joined_in_the_order_of_the_model() -> None:
-    peer = Peer(
-        GaussianParams.model_validate(PEERS["gaussian"]),
-        Layout.of(STATE, 4).padding(),
-        {"permutation_state": 2, "task_code": 1},
-    )
+    conditions = PeerConditions({"permutation_state": 2, "task_code": 1})
     values = {"task_code": torch.tensor([[7.0]]), "permutation_state": torch.tensor([[0.0, 1.0]])}
-    assert peer.joined(values).tolist() == [[0.0, 1.0, 7.0]]
-    assert peer.conditions == 3
+    assert conditions.joined(values, torch.zeros(1)).tolist() == [[0.0, 1.0, 7.0]]
+    assert conditions.width == 3
+    # A peer that sees no images has no weights of an encoder.
+    assert not conditions.state_dict()
+
+
+def test_images_follow_the_numbers_and_their_order_does_not_matter() -> None:
+    images = ImagesCondition(kind="images", features=3, hidden=8, reach="all")
+    conditions = PeerConditions({"permutation_state": 2}, images)
+    draw = torch.Generator().manual_seed(0)
+    sides = [torch.randn(4, 3, generator=draw) for _ in range(2)]
+    values = {"permutation_state": torch.tensor([[0.0, 1.0]]), "images": support_values([sides])}
+    joined = conditions.joined(values, torch.zeros(1))
+    assert joined.shape == (1, conditions.width) == (1, 2 + IMAGES)
+    assert joined[0, :2].tolist() == [0.0, 1.0]
+    turned = support_values([[side.flip(0) for side in sides]])
+    assert torch.allclose(conditions.joined({**values, "images": turned}, torch.zeros(1)), joined, atol=1e-6)
+    swapped = support_values([[*reversed(sides)]])
+    assert not torch.allclose(conditions.joined({**values, "images": swapped}, torch.zeros(1)), joined, atol=1e-3)
 
 
 def test_noise_of_a_network_is_its_own() -> None:

@@ -5,7 +5,7 @@ import torch
 from peers import PEERS
 
 from rpg.config.peers import D2NWGParams
-from rpg.model.peers.base import ZooVectors
+from rpg.model.peers.base import PeerConditions, ZooVectors
 from rpg.model.peers.d2nwg import D2NWG
 from rpg.tokenizer.layout import Layout
 
@@ -13,7 +13,9 @@ LAYOUT = Layout.of({"weight": torch.zeros(10)}, width=4)
 
 
 def model(**keys: object) -> D2NWG:
-    return D2NWG(D2NWGParams.model_validate({**PEERS["d2nwg"], **keys}), LAYOUT.padding(), {"task_code": 2})
+    return D2NWG(
+        D2NWGParams.model_validate({**PEERS["d2nwg"], **keys}), LAYOUT.padding(), PeerConditions({"task_code": 2})
+    )
 
 
 def test_bound_is_the_error_plus_the_divergence() -> None:

@@ -6,7 +6,7 @@ from peers import PEERS
 from torch import nn
 
 from rpg.config.peers import FlowParams
-from rpg.model.peers.base import ZooVectors
+from rpg.model.peers.base import PeerConditions, ZooVectors
 from rpg.model.peers.flow import Flow
 from rpg.tokenizer.layout import Layout
 
@@ -19,7 +19,11 @@ def zoo(count: int = 4) -> ZooVectors:
 
 
 def model(count: int = 4, **keys: object) -> Flow:
-    return Flow(FlowParams.model_validate({**PEERS["flow"], **keys}), LAYOUT.padding(), {"permutation_state": count})
+    return Flow(
+        FlowParams.model_validate({**PEERS["flow"], **keys}),
+        LAYOUT.padding(),
+        PeerConditions({"permutation_state": count}),
+    )
 
 
 @pytest.mark.parametrize("components", [None, 3, 8])

@@ -5,7 +5,7 @@ import torch
 from peers import PEERS
 
 from rpg.config.peers import GaussianParams
-from rpg.model.peers.base import ZooVectors
+from rpg.model.peers.base import PeerConditions, ZooVectors
 from rpg.model.peers.gaussian import Gaussian
 from rpg.tokenizer.layout import Layout
 
@@ -15,7 +15,7 @@ ZOO = ZooVectors(POINTS, torch.eye(2)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]),
 
 
 def fitted(sizes: dict[str, int]) -> Gaussian:
-    model = Gaussian(GaussianParams.model_validate(PEERS["gaussian"]), LAYOUT.padding(), sizes)
+    model = Gaussian(GaussianParams.model_validate(PEERS["gaussian"]), LAYOUT.padding(), PeerConditions(sizes))
     model.fit(ZOO)
     return model
 

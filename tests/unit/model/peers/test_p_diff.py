@@ -5,14 +5,16 @@ import torch
 from peers import PEERS
 
 from rpg.config.peers import PDiffParams
-from rpg.model.peers.base import ZooVectors
+from rpg.model.peers.base import PeerConditions, ZooVectors
 from rpg.model.peers.p_diff import PDiff, UNet
 from rpg.tokenizer.layout import Layout
 
 
 def model(weights: int, **keys: object) -> PDiff:
     params = PDiffParams.model_validate({**PEERS["p_diff"], **keys})
-    return PDiff(params, Layout.of({"weight": torch.zeros(weights)}, width=4).padding(), {"permutation_state": 2})
+    return PDiff(
+        params, Layout.of({"weight": torch.zeros(weights)}, width=4).padding(), PeerConditions({"permutation_state": 2})
+    )
 
 
 @pytest.mark.parametrize("weights", [9, 10, 53])

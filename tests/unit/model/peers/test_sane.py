@@ -6,7 +6,7 @@ from peers import PEERS
 from torch.nn import functional
 
 from rpg.config.peers import SANEParams
-from rpg.model.peers.base import ZooVectors
+from rpg.model.peers.base import PeerConditions, ZooVectors
 from rpg.model.peers.sane import SANE
 from rpg.tokenizer.layout import Layout
 
@@ -14,7 +14,9 @@ LAYOUT = Layout.of({"weight": torch.zeros(10)}, width=4)
 
 
 def model(**keys: object) -> SANE:
-    peer = SANE(SANEParams.model_validate({**PEERS["sane"], **keys}), LAYOUT.padding(), {"permutation_state": 3})
+    peer = SANE(
+        SANEParams.model_validate({**PEERS["sane"], **keys}), LAYOUT.padding(), PeerConditions({"permutation_state": 3})
+    )
     points = torch.randn(6, 10, generator=torch.Generator().manual_seed(3))
     peer.fit(ZooVectors(points, torch.eye(3).repeat(2, 1), torch.arange(3).repeat(2), torch.zeros(1, 10)))
     return peer.eval()
@@ -78,7 +80,7 @@ def test_tokens_are_drawn_on_their_own_from_the_examples_of_the_states(told: boo
 def test_examples_of_any_number_are_stored() -> None:
     peer = model()
     peer.show(peer.examples_EP[:2], peer.states_E[:2])
-    other = SANE(peer.params, LAYOUT.padding(), {"permutation_state": 3})
+    other = SANE(peer.params, LAYOUT.padding(), PeerConditions({"permutation_state": 3}))
     other.load_state_dict(peer.state_dict())
     assert torch.equal(other.examples_EP, peer.examples_EP)
     assert torch.equal(other.states_E, peer.states_E)
