@@ -189,7 +189,7 @@ def train(
     fix_arithmetic(threads)
     places = paths.folder("tokens"), paths.folder("train"), paths.file("train.seconds")
     if experiment.model.generator:
-        from rpg.peers.train import train_peer
+        from rpg.peer_training.train import train_peer
 
         train_peer(experiment, *places, paths.folder("base"), params.data_root)
     else:

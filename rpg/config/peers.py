@@ -1,6 +1,6 @@
 """The block `model.generator`: another generator in RPG's place, to compare RPG with.
 
-Each kind is a module of `rpg/model/peers/`, written from its paper.
+Each kind is a module of `rpg/peers/`, written from its paper.
 """
 
 from typing import Annotated, Literal

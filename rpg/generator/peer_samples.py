@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rpg.generator.sample import Network, Request, sample_networks
-from rpg.model.peers.base import Peer
-from rpg.model.peers.sane import SANE
+from rpg.peers.base import Peer
+from rpg.peers.sane import SANE
 from rpg.tasks.base import Task
 from rpg.tasks.loading import differentiable, recounted
 from rpg.tokenizer.store import TokenStore

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rpg.blocks import Precision
 from rpg.config.experiment import Experiment, Sample
-from rpg.model.peers.base import Peer
 from rpg.model.rpg import RPG
 from rpg.paths import Paths
 from rpg.tasks.loading import load_task
@@ -25,13 +25,16 @@ from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
 from rpg.training.conditions import ConditionTable
-from rpg.training.model_file import load_generator, read_config
+from rpg.training.model_file import load_rpg, read_config
 from rpg.training.prompts import Prompts, prompts_of
 from rpg.utils.condition_requests import States, Vectors, met
 from rpg.utils.device import device, worth_compiling
 from rpg.utils.files import clear, exclusive, file_entry, write_sealed
 from rpg.utils.progress import progress
 from rpg.utils.rng import generator
+
+if TYPE_CHECKING:
+    from rpg.peers.base import Peer
 
 # The number of networks in one batch; larger batches are not faster on a CPU.
 TOGETHER = 8
@@ -44,7 +47,7 @@ Network = tuple[StateDict, States, str | None]
 
 
 def sample_networks(
-    model: RPG | Peer,
+    model: "RPG | Peer",
     table: ConditionTable,
     tokenizer: Tokenizer,
     params: Sample,
@@ -143,22 +146,25 @@ def sample_all(experiment: Experiment, paths: Paths, data_root: str | None) -> N
         requests = sample_requests(store, params, has_states)
         prompts = prompts_of(experiment, paths.folder("base"), data_root)
         for name, source in sources.items():
-            model = load_generator(source.folder, store, device())
-            table = ConditionTable.of(read_config(source.folder).model.conditions, store)
+            config = read_config(source.folder)
+            table = ConditionTable.of(config.model.conditions, store)
             chosen = params.model_copy(update={"steps": source.steps or params.steps})
             own = requests if name == "rpg" else list(dict.fromkeys(requests))
             shown = _prompts(prompts, own, params)
             # A prompt takes the place of the code.
             told = own if shown is None else [(states, None) for states, _ in own]
-            if isinstance(model, RPG):
+            if config.model.generator is None:
+                model = load_rpg(source.folder, store, device())
                 networks = sample_networks(
                     model, table, store, chosen, told, precision=experiment.train.precision, prompts=shown
                 )
             else:
                 # RPG does not depend on the other generators' code.
                 from rpg.generator.peer_samples import peer_networks
+                from rpg.peers.loading import load_peer
 
-                networks = peer_networks(model, task, table, store, chosen, told, shown)
+                peer = load_peer(source.folder, store, device())
+                networks = peer_networks(peer, task, table, store, chosen, told, shown)
             started = time.perf_counter()
             for index, (state_dict, states, code) in enumerate(progress(networks, f"sample {name}", total=len(own))):
                 spent[name] += time.perf_counter() - started

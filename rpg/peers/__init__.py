@@ -1,1 +1,1 @@
-"""Train generators in RPG's place; their networks are in rpg.model.peers."""
+"""Other generators in RPG's place, written from their papers: their networks, which sample."""

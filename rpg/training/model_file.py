@@ -13,8 +13,6 @@ from rpg.blocks import Block
 from rpg.config.model import Diffusion, Model
 from rpg.model.backbones import TokenPositions
 from rpg.model.conditions import Vector
-from rpg.model.peers import build_peer
-from rpg.model.peers.base import Peer
 from rpg.model.rpg import RPG
 from rpg.tokenizer.descriptors import descriptors
 from rpg.tokenizer.layout import Layout
@@ -141,15 +139,18 @@ def maker(folder: Path) -> str:
 
 
 def load_rpg(folder: Path, store: TokenStore, on: torch.device) -> RPG:
-    """Load the trained RPG in `folder`, as `load_generator` does; UserError if another generator is in its place."""
-    model = load_generator(folder, store, on)
-    if not isinstance(model, RPG):
+    """Load the trained RPG in `folder`, for sampling.
+
+    Raises UserError if it is missing, damaged or trained on other tokens, or if another generator is in its place.
+    """
+    config, path, table = verified(folder, store)
+    if config.model.generator:
         raise UserError(f"{folder}: holds another generator in RPG's place; this command needs RPG")
-    return model
+    return stored(path, config.model, config.diffusion, store.layout, table.sizes, maker(folder)).to(on)
 
 
-def load_generator(folder: Path, store: TokenStore, on: torch.device) -> RPG | Peer:
-    """Load what is trained in `folder`, RPG or another generator, for sampling.
+def verified(folder: Path, store: TokenStore) -> tuple[ModelConfig, Path, ConditionTable]:
+    """Return config.json of what is trained in `folder`, the path of its weights, and its conditions.
 
     Raises UserError if it is missing, damaged or trained on other tokens.
     """
@@ -159,30 +160,25 @@ def load_generator(folder: Path, store: TokenStore, on: torch.device) -> RPG | P
     path = folder / "model.safetensors"
     expected = {entry.file: entry.sha256 for entry in config.files}
     check_unchanged(folder, path.name, expected.get(path.name, ""), "trained", f"`{maker(folder)}`")
-    table = ConditionTable.of(config.model.conditions, store)
-    if config.model.generator:
-        _check_sizes(path, config.model, maker(folder))
-        images = next((one for one in config.model.conditions if one.kind == "images"), None)
-        peer = build_peer(config.model.generator, store.layout.padding(), table.sizes, images)
-        return _filled(peer, path, maker(folder)).to(on)
-    return stored(path, config.model, config.diffusion, store.layout, table.sizes, maker(folder)).to(on)
+    return config, path, ConditionTable.of(config.model.conditions, store)
 
 
 def stored(
     path: Path, model: Model, diffusion: Diffusion, layout: Layout, sizes: Mapping[str, int], command: str
 ) -> RPG:
     """Return `assemble` in evaluation mode with the weights in `path`; UserError names `command` if they do not fit."""
-    _check_sizes(path, model, command)
-    return _filled(assemble(model, diffusion, layout, sizes), path, command)
+    check_sizes(path, model, command)
+    return filled(assemble(model, diffusion, layout, sizes), path, command)
 
 
-def _check_sizes(path: Path, model: Model, command: str) -> None:
+def check_sizes(path: Path, model: Model, command: str) -> None:
+    """Raise UserError, which names `command`, if the weights in `path` are too few for a model with such widths."""
     # No valid width or number of blocks exceeds the weights' bytes. A model with larger numbers might never be built.
     if _largest(model.model_dump()) > path.stat().st_size:
         raise _unfit(path, command)
 
 
-def _filled(model: Trained, path: Path, command: str) -> Trained:
+def filled(model: Trained, path: Path, command: str) -> Trained:
     """Load the weights in `path` into a model in evaluation mode; UserError if they do not fit."""
     try:
         model.load_state_dict(read_tensors(path))

@@ -39,6 +39,8 @@ COVERED_BY = {
     "model/denoisers/mlp.py": "unit/model/denoisers/test_denoisers.py",
     "model/denoisers/none.py": "unit/model/denoisers/test_denoisers.py",
     "model/published_names.py": "unit/training/test_published.py",
+    "peers/build.py": "unit/peer_training/test_train.py",
+    "peers/loading.py": "unit/peer_training/test_train.py",
     "init/request.py": "unit/init/test_command.py",
     "model/recomputing.py": "unit/training/test_trainer.py",
     "pipeline/commands.py": "integration/test_ledger.py",

@@ -8,12 +8,12 @@ from peers import with_peer
 
 from rpg.config.experiment import Experiment
 from rpg.generator.peer_samples import peer_networks
-from rpg.model.peers.sane import SANE
-from rpg.peers.train import train_peer
+from rpg.peer_training.train import train_peer
+from rpg.peers.loading import load_peer
+from rpg.peers.sane import SANE
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
-from rpg.training.model_file import load_generator
 
 # More networks of one state than of another.
 REQUESTS = [((0,), None), ((2,), None), ((0,), None), ((0,), None)]
@@ -24,7 +24,7 @@ def sampled(finished: Path, folder: Path, experiment: Experiment) -> list[dict[s
     if not (folder / "rpg").exists():
         train_peer(experiment, tokens, folder / "rpg", folder / "seconds.json", folder, None)
     store, task = TokenStore(tokens), load_task(experiment.task, None)
-    model = load_generator(folder / "rpg", store, torch.device("cpu"))
+    model = load_peer(folder / "rpg", store, torch.device("cpu"))
     assert experiment.model.generator
     model.params = experiment.model.generator  # type: ignore[union-attr, assignment]
     table = ConditionTable.of(experiment.model.conditions, store)

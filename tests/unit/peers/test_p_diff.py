@@ -5,8 +5,8 @@ import torch
 from peers import PEERS
 
 from rpg.config.peers import PDiffParams
-from rpg.model.peers.base import PeerConditions, ZooVectors
-from rpg.model.peers.p_diff import PDiff, UNet
+from rpg.peers.base import PeerConditions, ZooVectors
+from rpg.peers.p_diff import PDiff, UNet
 from rpg.tokenizer.layout import Layout
 
 

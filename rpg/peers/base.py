@@ -2,7 +2,7 @@
 
 A peer learns points: the normalized weights [P] of the zoo's networks, without padding. N checkpoints, B networks, P
 weights, C numbers of all conditions together. To add one, write a module with a subclass of `Peer`, its block in
-`rpg.config.peers`, and its line in `rpg.model.peers.KINDS`.
+`rpg.config.peers`, and its line in `rpg.peers.build.KINDS`.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from rpg.config.experiment import Experiment
-from rpg.model.peers import build_peer
-from rpg.model.peers.base import Peer, ZooVectors
-from rpg.peers.vectors import read_vectors
+from rpg.peer_training.vectors import read_vectors
+from rpg.peers.base import Peer, ZooVectors
+from rpg.peers.build import build_peer
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable

@@ -6,7 +6,7 @@ from peers import PEERS
 from rpg.config.model import ImagesCondition
 from rpg.config.peers import GaussianParams
 from rpg.model.image_set import support_values
-from rpg.model.peers.base import FREQUENCIES, IMAGES, ConditionEmbedding, Peer, PeerConditions, ResidualMLP, noise
+from rpg.peers.base import FREQUENCIES, IMAGES, ConditionEmbedding, Peer, PeerConditions, ResidualMLP, noise
 from rpg.tokenizer.layout import Layout
 
 STATE = {"first.weight": torch.zeros(3, 2), "second.weight": torch.zeros(5)}

@@ -8,14 +8,15 @@ from peers import PEERS, with_peer
 
 from rpg.config.loading import load_params
 from rpg.config.params import _changed
-from rpg.model.peers import KINDS, build_peer
-from rpg.model.peers.base import Peer
-from rpg.peers.train import PhasedTraining, first_steps, train_peer
-from rpg.peers.vectors import read_vectors
+from rpg.peer_training.train import PhasedTraining, first_steps, train_peer
+from rpg.peer_training.vectors import read_vectors
+from rpg.peers.base import Peer
+from rpg.peers.build import KINDS, build_peer
+from rpg.peers.loading import load_peer
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
-from rpg.training.model_file import load_generator, load_rpg
+from rpg.training.model_file import load_rpg
 from rpg.training.prompts import prompts_of
 from rpg.utils.errors import UserError
 
@@ -34,7 +35,7 @@ def test_all_kinds_are_tried() -> None:
 def test_training_writes_what_rpg_writes_and_again_the_same_bytes(finished: Path, tmp_path: Path, kind: str) -> None:
     assert trained(finished, tmp_path / "one", kind) == trained(finished, tmp_path / "other", kind)
     store = TokenStore(finished / "results/mini/tokens")
-    model = load_generator(tmp_path / "one", store, torch.device("cpu"))
+    model = load_peer(tmp_path / "one", store, torch.device("cpu"))
     values = ConditionTable.of(with_peer(finished, kind).model.conditions, store).requested(
         [((0,), None), ((1,), None)], [torch.Generator().manual_seed(k) for k in range(2)]
     )
@@ -116,7 +117,7 @@ def test_a_peer_learns_from_images_of_the_task(shown: Path, tmp_path: Path, kind
     results = shown / "results/shown"
     train_peer(experiment, results / "tokens", tmp_path / "rpg", tmp_path / "seconds.json", results / "base", None)
     store = TokenStore(results / "tokens")
-    model = load_generator(tmp_path / "rpg", store, torch.device("cpu"))
+    model = load_peer(tmp_path / "rpg", store, torch.device("cpu"))
     prompts = prompts_of(experiment, results / "base", None)
     assert prompts
     assert isinstance(model, Peer)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rpg.model.peers.base import Peer, PeerConditions, ZooVectors, noise
+from rpg.peers.base import Peer, PeerConditions, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import GaussianParams

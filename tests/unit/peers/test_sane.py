@@ -6,8 +6,8 @@ from peers import PEERS
 from torch.nn import functional
 
 from rpg.config.peers import SANEParams
-from rpg.model.peers.base import PeerConditions, ZooVectors
-from rpg.model.peers.sane import SANE
+from rpg.peers.base import PeerConditions, ZooVectors
+from rpg.peers.sane import SANE
 from rpg.tokenizer.layout import Layout
 
 LAYOUT = Layout.of({"weight": torch.zeros(10)}, width=4)

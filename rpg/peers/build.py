@@ -1,16 +1,16 @@
-"""Generators in RPG's place, written from their papers, to compare RPG with on the same zoo: `model.generator`."""
+"""The generators that `model.generator` may put in RPG's place: `build_peer`."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from rpg.model.peers.base import Peer, PeerConditions
-from rpg.model.peers.d2nwg import D2NWG
-from rpg.model.peers.flow import Flow
-from rpg.model.peers.gaussian import Gaussian
-from rpg.model.peers.p_diff import PDiff
-from rpg.model.peers.sane import SANE
+from rpg.peers.base import Peer, PeerConditions
+from rpg.peers.d2nwg import D2NWG
+from rpg.peers.flow import Flow
+from rpg.peers.gaussian import Gaussian
+from rpg.peers.p_diff import PDiff
+from rpg.peers.sane import SANE
 
 if TYPE_CHECKING:
     from rpg.config.model import ImagesCondition

@@ -11,7 +11,7 @@ from rpg.config.peers import SANEParams
 from rpg.evaluation.alignment import permute, random_cycle
 from rpg.evaluation.geometry import Space
 from rpg.evaluation.symmetries import find_space
-from rpg.model.peers.base import ZooVectors
+from rpg.peers.base import ZooVectors
 from rpg.tasks.base import Task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model.peers.base import ConditionEmbedding, LatentDiffusion, PeerConditions, ResidualMLP, noise_like
+from rpg.peers.base import ConditionEmbedding, LatentDiffusion, PeerConditions, ResidualMLP, noise_like
 
 if TYPE_CHECKING:
     from rpg.config.peers import D2NWGParams

@@ -5,8 +5,8 @@ import torch
 from peers import PEERS
 
 from rpg.config.peers import D2NWGParams
-from rpg.model.peers.base import PeerConditions, ZooVectors
-from rpg.model.peers.d2nwg import D2NWG
+from rpg.peers.base import PeerConditions, ZooVectors
+from rpg.peers.d2nwg import D2NWG
 from rpg.tokenizer.layout import Layout
 
 LAYOUT = Layout.of({"weight": torch.zeros(10)}, width=4)

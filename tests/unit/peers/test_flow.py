@@ -6,8 +6,8 @@ from peers import PEERS
 from torch import nn
 
 from rpg.config.peers import FlowParams
-from rpg.model.peers.base import PeerConditions, ZooVectors
-from rpg.model.peers.flow import Flow
+from rpg.peers.base import PeerConditions, ZooVectors
+from rpg.peers.flow import Flow
 from rpg.tokenizer.layout import Layout
 
 LAYOUT = Layout.of({"weight": torch.zeros(12)}, width=4)

@@ -5,8 +5,8 @@ import torch
 from peers import PEERS
 
 from rpg.config.peers import GaussianParams
-from rpg.model.peers.base import PeerConditions, ZooVectors
-from rpg.model.peers.gaussian import Gaussian
+from rpg.peers.base import PeerConditions, ZooVectors
+from rpg.peers.gaussian import Gaussian
 from rpg.tokenizer.layout import Layout
 
 LAYOUT = Layout.of({"weight": torch.zeros(2)}, width=4)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rpg.model.diffusion import T
-from rpg.model.peers.base import ConditionEmbedding, Peer, PeerConditions, ResidualMLP, ZooVectors, noise, noise_like
+from rpg.peers.base import ConditionEmbedding, Peer, PeerConditions, ResidualMLP, ZooVectors, noise, noise_like
 
 if TYPE_CHECKING:
     from rpg.config.peers import FlowParams

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model.peers.base import ConditionEmbedding, LatentDiffusion, PeerConditions, noise_like
+from rpg.peers.base import ConditionEmbedding, LatentDiffusion, PeerConditions, noise_like
 
 if TYPE_CHECKING:
     from rpg.config.peers import PDiffParams

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model.peers.base import ENCODED, Peer, PeerConditions, ZooVectors, noise
+from rpg.peers.base import ENCODED, Peer, PeerConditions, ZooVectors, noise
 
 if TYPE_CHECKING:
     from rpg.config.peers import SANEParams

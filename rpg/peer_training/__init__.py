@@ -1,0 +1,1 @@
+"""Train generators in RPG's place; their networks are in rpg.peers."""
