@@ -63,6 +63,8 @@ class SANE(Peer):
         )
         self.register_buffer("examples_EP", torch.zeros(0))
         self.register_buffer("states_E", torch.zeros(0, dtype=torch.int64))
+        # The examples' latents, which all batches of networks share while nothing is learned.
+        self._latents: Tensor | None = None
 
     def fit(self, zoo: ZooVectors) -> None:
         """Keep all checkpoints as examples."""
@@ -71,11 +73,13 @@ class SANE(Peer):
     def show(self, points_EP: Tensor, states_E: Tensor) -> None:
         """Take other examples to sample around."""
         self.examples_EP, self.states_E = points_EP.to(self.anchor), states_E.to(self.anchor.device)
+        self._latents = None
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: object) -> None:
         # The number of examples is that of the zoo's checkpoints.
         for name in ("examples_EP", "states_E"):
             setattr(self, name, torch.zeros_like(state_dict[f"{prefix}{name}"]))
+        self._latents = None
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def loss(
@@ -97,9 +101,16 @@ class SANE(Peer):
         partners = torch.arange(2 * count, device=similar.device).roll(count)
         return (1 - self.params.contrast) * loss + self.params.contrast * functional.cross_entropy(similar, partners)
 
+    def _encoded(self) -> Tensor:
+        """Return the latents [E, L, Z] of the examples."""
+        if self.training or self._latents is None:
+            parts = self.examples_EP.split(ENCODED)
+            self._latents = torch.cat([self.encoder(self.tokens_of(part)) for part in parts])
+        return self._latents
+
     def points(self, values: Mapping[str, Tensor], draws: Sequence[torch.Generator], temperature: float) -> Tensor:
         """Draw latent tokens from the examples' kernel density, and decode them."""
-        latents_ELZ = torch.cat([self.encoder(self.tokens_of(part)) for part in self.examples_EP.split(ENCODED)])
+        latents_ELZ = self._encoded()
         # With a single example, its own spread over the tokens gives the width of the kernel.
         spread = latents_ELZ.std(0) if len(latents_ELZ) > 1 else latents_ELZ[0].std(0).expand_as(latents_ELZ[0])
         shares_BE = torch.ones(len(draws), len(latents_ELZ))

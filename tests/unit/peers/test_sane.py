@@ -84,3 +84,31 @@ def test_examples_of_any_number_are_stored() -> None:
     other.load_state_dict(peer.state_dict())
     assert torch.equal(other.examples_EP, peer.examples_EP)
     assert torch.equal(other.states_E, peer.states_E)
+
+
+def test_examples_are_encoded_once_and_anew_when_they_or_the_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer, calls = model(bandwidth=1e-9), []
+    encode = peer.encoder.forward
+    monkeypatch.setattr(peer.encoder, "forward", lambda tokens: calls.append(len(tokens)) or encode(tokens))
+
+    def drawn() -> torch.Tensor:
+        with torch.inference_mode():
+            return peer.points({"permutation_state": torch.eye(3)}, [torch.Generator().manual_seed(0)] * 3, 1.0)
+
+    first = drawn()
+    assert torch.equal(drawn(), first)
+    assert calls == [6]
+    peer.show(peer.examples_EP[3:], torch.arange(3))
+    second = drawn()
+    assert calls == [6, 3]
+    assert not torch.allclose(second, first, atol=1e-3)
+    peer.train()
+    with torch.no_grad():
+        peer.encoder.into.weight.mul_(2)
+    third = drawn()
+    assert calls == [6, 3, 3]
+    assert not torch.allclose(third, second, atol=1e-3)
+    peer.load_state_dict(peer.state_dict())
+    peer.eval()
+    drawn()
+    assert calls == [6, 3, 3, 3]
