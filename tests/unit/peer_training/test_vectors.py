@@ -9,8 +9,8 @@ from peers import with_peer
 
 from rpg.evaluation.geometry import Space
 from rpg.evaluation.symmetries import find_space
-from rpg.peer_training.vectors import random_views, read_vectors
 from rpg.peer_training import vectors
+from rpg.peer_training.vectors import random_views, read_vectors
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.utils.errors import UserError
