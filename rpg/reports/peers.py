@@ -21,6 +21,7 @@ from rpg.paths import Paths, ablation_file, paths_of
 from rpg.reports.ablation import sample_of_trained, trained_networks
 from rpg.reports.artifacts import AblationResult, Variant
 from rpg.reports.formatting import label_set, mean, outcome, points, table
+from rpg.reports.published import PUBLISHED, RPG, SOURCES
 from rpg.reports.tables import measured_methods
 from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.store import TokenStore
@@ -228,6 +229,13 @@ class Comparison:
         for name, rival in rivals.items():
             if rival.generator and rival.generator.kind in ("p_diff", "sane"):
                 yield f"RPG samples {rival.costs[1] / sampling:.1f} times as fast as *{name}*."
+        for row in PUBLISHED.get(self.ablation.experiment, ()):
+            if row.best is not None:
+                method = row.method.removesuffix(", published")
+                yield (
+                    f"Published for this network: {method}'s best one has {row.best} of the originals' {row.original}"
+                    f" ({SOURCES[RPG]})."
+                )
 
     def _rank(self, contender: Contender, key: Set) -> float:
         return self.kind.rank(contender.scored.sets[key].validation.rpg.mean)

@@ -13,6 +13,7 @@ from rpg.config.loading import load_params
 from rpg.evaluation.results import NoveltyResult
 from rpg.paths import Paths, paths_of
 from rpg.reports.peers import HEADING, Comparison, Contender, comparisons, write_peers
+from rpg.reports.published import RPG, Published
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_sealed, write_sealed
 
@@ -67,6 +68,18 @@ def test_page_has_each_generator_with_its_costs_and_says_who_wins(duel: Path) ->
     assert f"RPG minus it, on the test split, is {above:+.2f}" in page
     data = json.loads((results / "peers.json").read_text())["duel"]
     assert {one["group"] for one in data} == {"originals", "RPG", "generator", "zoo"}
+
+
+def test_published_numbers_stand_below_the_table(duel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number that nobody published has no line."""
+    rows = (Published(RPG, "top1", 49.0, 48.5), Published("p-diff", "top1", 49.0, note="out of memory"))
+    monkeypatch.setattr("rpg.reports.peers.PUBLISHED", {"mini": rows})
+    comparison = Comparison(load_params(duel / "params.yaml"), "duel", duel / "results")
+    section = comparison.section(dict(comparison.methods()))
+    (line,) = [line for line in section.splitlines() if line.startswith("- Published")]
+    assert line == (
+        "- Published for this network: RPG's best one has 48.5 of the originals' 49.0 (Wang et al. 2025, arXiv 2501.11587)."
+    )
 
 
 def scores_of(duel: Path, variant: str) -> list[dict]:
