@@ -78,7 +78,8 @@ def test_published_numbers_stand_below_the_table(duel: Path, monkeypatch: pytest
     section = comparison.section(dict(comparison.methods()))
     (line,) = [line for line in section.splitlines() if line.startswith("- Published")]
     assert line == (
-        "- Published for this network: RPG's best one has 48.5 of the originals' 49.0 (Wang et al. 2025, arXiv 2501.11587)."
+        "- Published for this network: RPG's best one has 48.5 of the originals' 49.0"
+        " (Wang et al. 2025, arXiv 2501.11587)."
     )
 
 
