@@ -19,6 +19,7 @@ from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg
 from rpg.training.prompts import prompts_of
 from rpg.utils.errors import UserError
+from rpg.utils.files import read_json, write_sealed
 
 
 def trained(finished: Path, folder: Path, kind: str, **keys: object) -> dict[str, bytes]:
@@ -138,3 +139,13 @@ def test_a_peer_learns_from_images_of_the_task(shown: Path, tmp_path: Path, kind
     assert not torch.allclose(one, other, atol=1e-3)
     with pytest.raises(UserError, match="needs images"):
         table.requested([((0,), None)], [torch.Generator()])
+
+
+def test_a_width_beyond_the_stored_weights_is_one_line(finished: Path, tmp_path: Path) -> None:
+    """Such a network is not even built: it may not fit into memory."""
+    trained(finished, tmp_path / "rpg", "d2nwg")
+    config = read_json(tmp_path / "rpg/config.json", "rpg train")
+    config["model"]["generator"]["hidden"] = 10**12
+    write_sealed(tmp_path / "rpg/config.json", config)
+    with pytest.raises(UserError, match=r"model\.safetensors: does not fit config\.json.*run `rpg train` again"):
+        load_peer(tmp_path / "rpg", TokenStore(finished / "results/mini/tokens"), torch.device("cpu"))
