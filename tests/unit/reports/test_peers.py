@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import MINIATURE, ROOT, SETTINGS, run_layers
+from conftest import MINIATURE, ROOT, SETTINGS, TASKS, run_layers, write_tree
 from peers import PEERS
 
 from rpg.config.loading import load_params
@@ -105,6 +105,34 @@ def test_costs_are_means_of_the_trainings_and_the_largest_memory(duel: Path, tmp
     assert sampling > 0
 
 
+def test_seen_and_held_out_tasks_have_rows_of_their_own(tasks: Path, tmp_path: Path) -> None:
+    """With task codes; RPG's rows are those of the ablation's scores, and each set has its best rival."""
+    folder = tmp_path / "copy"
+    shutil.copytree(tasks, folder)
+    alone = {"tune": None, "hypernetwork": None}
+    flow = {"model.generator": PEERS["flow"], "train.steps": 20, **alone}
+    contest = {**DUEL, "experiment": "tasks", "variants": {"rpg": {}, "flow": flow}}
+    write_tree(folder, tasks=TASKS)
+    tree = yaml.safe_load((folder / "params.yaml").read_text())
+    (folder / "params.yaml").write_text(yaml.safe_dump({**tree, "ablations": {"duel": contest}}, sort_keys=False))
+    run_layers(folder, "train", "sample", "score", "novelty", experiment="duel/flow-0")
+    run_layers(folder, "ablation", experiment="duel")
+    comparison = Comparison(load_params(folder / "params.yaml"), "duel", folder / "results")
+    assert comparison.keys == ["seen", "held_out_pairs", "held_out"]
+    assert comparison.main == "held_out"
+    methods = dict(comparison.methods())
+    assert {group for _, group in methods} >= {"originals", "RPG", "generator"}
+    section = comparison.section(methods)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    means = {row[0]: row[1] for row in rows}
+    for name in ("rpg", "flow"):
+        for key, label in (("seen", "seen"), ("held_out", "held-out")):
+            own = comparison.contenders[name].scored.sets[key].test.rpg.mean
+            assert means[f"{name}, {label}"].startswith(f"{own:.2f} ±")
+    for label in ("seen", "held-out pairs", "held-out"):
+        assert f"- {label}: of generators in" in section
+
+
 def test_a_missing_ablation_is_one_line(duel: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"ablation\.json: missing.*rpg ablation --experiment duel"):
         write_peers(load_params(duel / "params.yaml"), tmp_path)
@@ -144,7 +172,9 @@ def test_committed_page_is_that_of_params() -> None:
     ]
     for name, section in zip(comparisons(params), sections, strict=True):
         names = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("| ")][1:]
-        assert names[: len(params.ablation(name).variants)] == list(params.ablation(name).variants)
+        # A variant has a row for each set of networks.
+        variants = [*dict.fromkeys(row.partition(", ")[0] for row in names)]
+        assert variants[: len(params.ablation(name).variants)] == list(params.ablation(name).variants)
 
 
 def test_a_generator_of_a_part_of_the_weights_is_no_rival(duel: Path, tmp_path: Path) -> None:
