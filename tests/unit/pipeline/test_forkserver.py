@@ -41,6 +41,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def with_default_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "rpg", *arguments],
@@ -49,8 +54,8 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # The tests themselves may run in the background, where Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # The tests themselves may run in the background, where Ctrl-C is ignored, or under nohup.
+        preexec_fn=with_default_signals,
     )
 
 
