@@ -24,6 +24,14 @@ TOKENS = ("tokens", "--experiment", "digits-vit", "--threads", "1")
 PATIENCE = 60
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hangup() -> Iterator[None]:
+    """Under nohup the tests, and all processes that they start, would ignore SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="module")
 def lifeline() -> Iterator[int]:
     """A running server, which has imported everything that it needs."""
@@ -41,11 +49,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def with_default_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "rpg", *arguments],
@@ -54,8 +57,8 @@ def command(folder: Path, *arguments: str, **environment: str) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # The tests themselves may run in the background, where Ctrl-C is ignored, or under nohup.
-        preexec_fn=with_default_signals,
+        # The tests themselves may run in the background, where Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
