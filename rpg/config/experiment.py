@@ -254,7 +254,7 @@ class Experiment(Block):
     @property
     def images(self) -> ImagesCondition | None:
         """The condition `images`, if the model has it."""
-        return next((condition for condition in self.model.conditions if condition.kind == "images"), None)
+        return self.model.images
 
     def stages(self) -> list[str]:
         """Return the names of the experiment's stages, first to last."""

@@ -218,6 +218,11 @@ class Model(Block):
         ),
     ] = None
 
+    @property
+    def images(self) -> ImagesCondition | None:
+        """The condition `images`, if there is one."""
+        return next((condition for condition in self.conditions if condition.kind == "images"), None)
+
 
 class Diffusion(Block):
     """The forward process and the prediction target.

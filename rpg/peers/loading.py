@@ -15,6 +15,5 @@ def load_peer(folder: Path, store: TokenStore, on: torch.device) -> Peer:
     config, path, table = verified(folder, store)
     assert config.model.generator
     check_sizes(path, config.model, maker(folder))
-    images = next((one for one in config.model.conditions if one.kind == "images"), None)
-    peer = build_peer(config.model.generator, store.layout.padding(), table.sizes, images)
+    peer = build_peer(config.model.generator, store.layout.padding(), table.sizes, config.model.images)
     return filled(peer, path, maker(folder)).to(on)
