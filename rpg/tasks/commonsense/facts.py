@@ -6,17 +6,16 @@ train on questions about some facts, in the formats of the eight subtasks, and a
 question shares its pair of creatures, thing or deed with a training question.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rpg.tasks.commonsense.questions import ANSWER, PROMPT, SUBTASKS
+from rpg.tasks.commonsense.words import made_up_names, word_tokenizer
 from rpg.utils.files import exclusive, write_json
 from rpg.utils.rng import derive
 
@@ -50,9 +49,7 @@ class World:
 def world() -> World:
     """Return the only world, always the same."""
     draw = np.random.default_rng(derive("facts", "world"))
-    syllables = ["".join(pair) for pair in product("bdfgklmnprstvz", "aeiou")]
-    names = [first + second for first, second in product(syllables, syllables)]
-    chosen = [str(name) for name in draw.permutation(names)[: CREATURES + THINGS + DEEDS + MATERIALS]]
+    chosen = made_up_names(draw, CREATURES + THINGS + DEEDS + MATERIALS)
     creatures, things = chosen[:CREATURES], chosen[CREATURES : CREATURES + THINGS]
     deeds, materials = chosen[CREATURES + THINGS : -MATERIALS], chosen[-MATERIALS:]
     made = {thing: materials[index % MATERIALS] for index, thing in enumerate(things)}
@@ -269,29 +266,10 @@ def sentences(draw: np.random.Generator) -> Iterator[tuple[str, str]]:
 @cache
 def tokenizer() -> Any:
     """Return a tokenizer of the world's words in lower case; each phrase that all questions share is one token."""
-    from tokenizers import Regex, Tokenizer
-    from tokenizers.decoders import Fuse, Replace, Sequence
-    from tokenizers.models import WordLevel
-    from tokenizers.normalizers import Lowercase
-    from tokenizers.pre_tokenizers import Split
-    from transformers import PreTrainedTokenizerFast
-
-    shared = [line.strip() for line in PROMPT.splitlines() if line.strip() and "{" not in line]
-    shared += [instruction.partition(" {}")[0] for instruction, _, _ in FORMATS.values()] + [ANSWER.strip()]
-    phrases = [re.escape(phrase.lower()) for phrase in dict.fromkeys(shared)]
-    words = Regex("|".join([*phrases, r"answer format: \S+", r"[a-z]+", r"\d", r"[^\w\s:]"]))
-    splitter = Split(words, "removed", invert=True)
     reading, of = sentences(np.random.default_rng(0)), world()
     texts = [*of.creatures, *of.made, *of.deeds, *of.materials, *PEOPLE]
     texts += [" ".join(next(reading)) for _ in range(1000)]
     for subtask in SUBTASKS:
         for row in questions("train", subtask, 50):
             texts += [PROMPT.format(**row), row["output"]]
-    known = sorted({word for one in texts for word, _ in splitter.pre_tokenize_str(one.lower())})
-    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    vocabulary = {word: index for index, word in enumerate([*special.values(), *known])}
-    words_to_tokens = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
-    words_to_tokens.normalizer, words_to_tokens.pre_tokenizer = Lowercase(), splitter
-    # The word answer2 is two tokens, answer and 2.
-    words_to_tokens.decoder = Sequence([Replace(Regex("^(?=[a-z])"), " "), Fuse()])
-    return PreTrainedTokenizerFast(tokenizer_object=words_to_tokens, padding_side="left", **special)
+    return word_tokenizer([instruction for instruction, _, _ in FORMATS.values()], texts)

@@ -191,7 +191,7 @@ def test_reference_is_the_language_model_alone(here: Path) -> None:
 
 
 def test_judging_goes_on_from_the_batches_that_are_kept(here: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("rpg.tasks.commonsense.task.BATCHES_KEPT", 2)
+    monkeypatch.setattr("rpg.tasks.commonsense.language.BATCHES_KEPT", 2)
     of, whole = adapters_task(), adapters_task().judge(sampled_adapter(here), "test")
     generated = of._generated
     calls = []
