@@ -18,7 +18,7 @@ CLASSES = {
 # Data set → its name in a sentence.
 TITLES = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10"}
 # Data sets that come with a package or that the project generates. All others need a folder.
-BUILT_IN = ("digits", "scenes", "facts")
+BUILT_IN = ("digits", "scenes", "facts", "fact_tasks")
 # Data set → its folder's name, if that differs from the data set's name.
 FOLDERS = {"ade20k": "ADEChallengeData2016"}
 
