@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from rpg.tasks.config import BaseConfig, Run, ZooConfig
 from rpg.tasks.stack import StateDict
 from rpg.utils.errors import UserError
 from rpg.utils.files import write_tensors
+
+if TYPE_CHECKING:
+    from rpg.config.model import TextCondition
 
 # A callback that gets the step and the state dicts of the networks in training.
 Save = Callable[[int, list[StateDict]], None]
@@ -254,8 +257,8 @@ class Task(ABC):
         """Return the most frequent right answer in training, in the task of `code`."""
         raise NotImplementedError("this task has no task codes")
 
-    def base_network(self, state_dict: StateDict) -> BaseAnswers:
-        """Return what a network of `train_base` with these weights can do for a task code."""
+    def base_network(self, state_dict: StateDict) -> BaseAnswers | None:
+        """Return what a network of `train_base` with these weights can do for a task code; None if it does nothing."""
         raise NotImplementedError("this task has no task codes")
 
     def pictures(self, state_dict: StateDict, count: int) -> list[Picture]:
@@ -361,6 +364,35 @@ class PromptedTask(DifferentiableTask):
     @abstractmethod
     def prompted_codes(self, data: str) -> list[str]:
         """Return the tasks that prompts show: the held-out codes, or those of other data."""
+
+
+class TextTask(DifferentiableTask):
+    """A task whose networks, adapters of a language model, questions without answers can ask for."""
+
+    @abstractmethod
+    def prompt_texts(self, split: str, code: str) -> list[str]:
+        """Return the questions of a task, in "train", "validation" or "test", as the language model reads them."""
+
+    @abstractmethod
+    def prompt_text(self, instruction: str, given: str = "") -> str:
+        """Return a question as the language model reads it; `given` is the input that the instruction speaks of."""
+
+    @abstractmethod
+    def train_together(self, zoo: ZooConfig, codes: Sequence[str]) -> StateDict:
+        """Return one adapter for all tasks `codes`, trained for as many steps as the zoo trains theirs together."""
+
+    @abstractmethod
+    def score_in_context(self, split: str, code: str, examples: Sequence[int]) -> float:
+        """Return the score of the language model alone, which reads some training questions with answers before each.
+
+        Its answer is the likeliest choice.
+
+        `examples` are the indices of these training questions.
+        """
+
+    @abstractmethod
+    def text_features(self, condition: "TextCondition", texts: Sequence[str]) -> Tensor:
+        """Return the features [n, F], on the CPU, of n questions for the condition `text`."""
 
 
 def tied_names(state_dict: Mapping[str, Tensor]) -> dict[str, str]:

@@ -121,6 +121,8 @@ class TaskConfig(Block):
     run_keys: ClassVar[frozenset[str]] = frozenset()
     # Whether each run of the zoo has a task code.
     has_codes: ClassVar[bool] = False
+    # The kinds of prompts that can ask for a network: images, text.
+    prompts: ClassVar[frozenset[str]] = frozenset()
     # Whether `Task.pictures` returns pictures.
     has_pictures: ClassVar[bool] = False
     # Hugging Face's names for the task and its metric.

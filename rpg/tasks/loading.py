@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from rpg.tasks.base import DifferentiableTask, PromptedTask, Task
+from rpg.tasks.base import DifferentiableTask, PromptedTask, Task, TextTask
 from rpg.tasks.config import TaskConfig
 from rpg.tasks.stack import StateDict
 from rpg.utils.device import device
@@ -38,6 +38,12 @@ def load_prompted(config: TaskConfig, data_root: str | None) -> PromptedTask:
     """Return the task of a block, for a task whose networks images can ask for; see `load_differentiable`."""
     task = load_task(config, data_root)
     assert isinstance(task, PromptedTask)
+    return task
+
+
+def text_task(task: Task) -> TextTask:
+    """Return the task, for a task whose networks questions can ask for; see `load_differentiable`."""
+    assert isinstance(task, TextTask)
     return task
 
 

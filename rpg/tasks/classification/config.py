@@ -174,6 +174,7 @@ class TaskCodes(_TimmClassification):
     base_block: ClassVar = ClassificationBase
     optional: ClassVar = frozenset({"base", "tune", "hypernetwork", "prompts"})
     has_codes: ClassVar = True
+    prompts: ClassVar = frozenset({"images"})
     run_keys: ClassVar = frozenset({"seen", "draw", "held_out", "held_out_pairs"})
 
     kind: Literal["task_codes"]

@@ -1,4 +1,4 @@
-"""Commonsense questions, answered by a language model with an adapter: `task.kind` commonsense."""
+"""Questions, answered by a language model with an adapter: `task.kind` commonsense and adapter_tasks."""
 
 import re
 import shutil
@@ -10,18 +10,24 @@ from pydantic import Field, model_validator
 
 from rpg.blocks import PARAMS_FILE, Betas, Block, Count, Positive, Revision, Seeds, Share
 from rpg.data import missing_data
-from rpg.tasks.config import BaseConfig, CardText, ReportSection, TaskConfig, ZooConfig
+from rpg.tasks.config import BaseConfig, CardText, ReportSection, Run, TaskConfig, ZooConfig
 from rpg.utils.artifacts import Reported
 from rpg.utils.errors import UserError, suggestion
 from rpg.utils.files import RESULTS
 from rpg.utils.hub import missing_on_hub
 
 if TYPE_CHECKING:
+    from rpg.tasks.commonsense.adapter_tasks import AdapterTaskSet
     from rpg.tasks.commonsense.task import Commonsense
 
 
 # The folder of a language model beside a packed generator.
 LANGUAGE_MODEL = "language_model"
+TITLES = {
+    "facts": "questions on a generated world of facts",
+    "fact_tasks": "tasks on a generated world of facts",
+    "commonsense": "eight commonsense benchmarks",
+}
 
 
 class Adapter(Block):
@@ -90,11 +96,11 @@ class AdapterZoo(ZooConfig):
         return self
 
 
-class CommonsenseTask(TaskConfig):
-    """Commonsense questions, answered by a language model with an adapter.
+class LanguageTaskConfig(TaskConfig):
+    """Questions, answered by a language model with an adapter.
 
-    The metric is the mean accuracy over the subtasks. `new_tokens` and `beams` control the generation of an answer.
-    `revision` is the commit of a model on the hub; it is null for a folder.
+    `new_tokens` and `beams` control the generation of an answer. `revision` is the commit of a model on the hub; it is
+    null for a folder.
     """
 
     base_block: ClassVar = LanguageBase
@@ -106,28 +112,10 @@ class CommonsenseTask(TaskConfig):
     extra: ClassVar = "language"
     how_to_build: ClassVar = "`generator.network(...)` returns a PeftModel (`pip install rpg-weights[language]`)."
 
-    kind: Literal["commonsense"]
-    data: Literal["facts", "commonsense"]
+    data: str
     model: Annotated[str, Field(description="the language model: a folder, or its name on the Hugging Face hub")]
     revision: Revision | None
     adapter: Adapter
-    training: Annotated[list[str], Field(min_length=1, description="files of training questions in the data folder")]
-    validation: Annotated[int, Field(ge=1, description="number of last training questions to hold out for validation")]
-    subtasks: Annotated[
-        list[
-            Literal[
-                "boolq",
-                "piqa",
-                "social_i_qa",
-                "hellaswag",
-                "winogrande",
-                "ARC-Easy",
-                "ARC-Challenge",
-                "openbookqa",
-            ]
-        ],
-        Field(min_length=1),
-    ]
     batch: Annotated[int, Field(ge=1, description="questions to answer at once")]
     beams: Count
     new_tokens: Count
@@ -138,9 +126,7 @@ class CommonsenseTask(TaskConfig):
 
     @property
     def dataset_title(self) -> str:
-        return {"facts": "questions on a generated world of facts", "commonsense": "eight commonsense benchmarks"}[
-            self.data
-        ]
+        return TITLES[self.data]
 
     def code(self) -> list[str]:
         return ["rpg/data/__init__.py", "rpg/tasks/adapters.py"]
@@ -161,11 +147,6 @@ class CommonsenseTask(TaskConfig):
         from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, Trainer  # noqa: F401
 
         import rpg.tasks.commonsense.task  # noqa: F401
-
-    def load(self, data_root: str | None) -> "Commonsense":
-        from rpg.tasks.commonsense.task import Commonsense
-
-        return Commonsense(self, data_root)
 
     @property
     def in_folder(self) -> bool:
@@ -195,7 +176,10 @@ class CommonsenseTask(TaskConfig):
 
     def reads(self, stage: str, experiment: Any) -> dict[str, list[Path]]:
         """Return the manifest of the language model's folder, if another experiment trains the model."""
-        if stage in ("base", "sample") or not self.borrowed_base():
+        if stage == "base" or not self.borrowed_base():
+            return {}
+        # A sample needs no language model, unless it is for questions that the model reads.
+        if stage == "sample" and not experiment.model.text:
             return {}
         # With a base block of its own, the zoo stage reads this manifest in every experiment.
         own = experiment.base and stage in ("zoo", "collect")
@@ -222,3 +206,79 @@ class CommonsenseTask(TaskConfig):
         from rpg.tasks.commonsense.report import section
 
         return section(experiments)
+
+
+class CommonsenseTask(LanguageTaskConfig):
+    """Commonsense questions, answered by a language model with an adapter.
+
+    The metric is the mean accuracy over the subtasks. `new_tokens` and `beams` control the generation of an answer.
+    `revision` is the commit of a model on the hub; it is null for a folder.
+    """
+
+    kind: Literal["commonsense"]
+    data: Literal["facts", "commonsense"]
+    training: Annotated[list[str], Field(min_length=1, description="files of training questions in the data folder")]
+    validation: Annotated[int, Field(ge=1, description="number of last training questions to hold out for validation")]
+    subtasks: Annotated[
+        list[
+            Literal[
+                "boolq",
+                "piqa",
+                "social_i_qa",
+                "hellaswag",
+                "winogrande",
+                "ARC-Easy",
+                "ARC-Challenge",
+                "openbookqa",
+            ]
+        ],
+        Field(min_length=1),
+    ]
+
+    def load(self, data_root: str | None) -> "Commonsense":
+        from rpg.tasks.commonsense.task import Commonsense
+
+        return Commonsense(self, data_root)
+
+
+class AdapterTasks(LanguageTaskConfig):
+    """Many tasks for one language model, and an adapter for each.
+
+    The questions of a task are in the data folder, in dataset/<task>/train.json and test.json; the last `validation`
+    training questions are for validation. RPG learns from the adapters of the tasks `seen`; those of `held_out` are
+    trained for the scores alone. The metric is the accuracy in percent.
+    """
+
+    optional: ClassVar = frozenset({"base", "tune", "hypernetwork", "prompts"})
+    has_codes: ClassVar = True
+    prompts: ClassVar = frozenset({"text"})
+    run_keys: ClassVar = frozenset({"seen", "held_out"})
+
+    kind: Literal["adapter_tasks"]
+    data: Literal["fact_tasks", "commonsense"]
+    seen: Annotated[list[str], Field(min_length=2, description="tasks that RPG learns from")]
+    held_out: Annotated[list[str], Field(min_length=1, description="tasks that RPG never learns from")]
+    validation: Annotated[
+        int, Field(ge=1, description="number of last training questions of each task to hold out for validation")
+    ]
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> "AdapterTasks":
+        tasks = [*self.seen, *self.held_out]
+        if twice := next((task for task in tasks if tasks.count(task) > 1), None):
+            raise ValueError(f"seen, held_out: '{twice}' is listed twice; remove one")
+        return self
+
+    def runs(self, zoo: ZooConfig) -> dict[int, Run]:
+        # The held-out tasks come first, so that more seen tasks change no other run's shard.
+        tasks = [*self.held_out, *self.seen]
+        return {
+            number * len(tasks) + index: Run(seed=seed, code=task, held_out=task in self.held_out)
+            for number, seed in enumerate(sorted(zoo.seeds))
+            for index, task in enumerate(tasks)
+        }
+
+    def load(self, data_root: str | None) -> "AdapterTaskSet":
+        from rpg.tasks.commonsense.adapter_tasks import AdapterTaskSet
+
+        return AdapterTaskSet(self, data_root)

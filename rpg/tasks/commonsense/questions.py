@@ -57,21 +57,29 @@ that appropriately completes the request.
 ANSWER = "the correct answer is "
 
 
+def prompt(instruction: str, given: str = "") -> str:
+    """Return the text that a language model continues, for an instruction and its input."""
+    return (PROMPT_WITH_INPUT if given else PROMPT).format(instruction=instruction, input=given)
+
+
 @dataclass(frozen=True)
 class Question:
-    """A question: `choices` are the names of its possible answers, `answer` is the index of the right one."""
+    """A question: `choices` are the names of its possible answers, `answer` is the index of the right one.
+
+    A language model reads the text `before`, such as other questions with answers, in front of the question.
+    """
 
     instruction: str
     input: str
     output: str
     choices: tuple[str, ...]
     answer: int
+    before: str = ""
 
     @property
     def prompt(self) -> str:
         """The text that a language model continues."""
-        template = PROMPT_WITH_INPUT if self.input else PROMPT
-        return template.format(instruction=self.instruction, input=self.input)
+        return self.before + prompt(self.instruction, self.input)
 
     def extract(self, text: str) -> int:
         """Return the index of the choice that a model's text names first; -1 if it names none.
