@@ -16,8 +16,8 @@ TASKS = ("rpg/tasks/base.py", "rpg/tasks/stack.py")
 # Keys of `Stage.reads_if`; the other keys are the names of optional stages.
 TASK_CODES = "task_codes"
 BASE_OF_TASK_CODES = "base and task_codes"
-# For experiments with the condition `images`.
-IMAGES = "images"
+# For experiments with the condition `images`, or `text`.
+IMAGES, TEXT = "images", "text"
 
 
 @dataclass(frozen=True)
@@ -294,13 +294,14 @@ STAGES = {
         ),
         Stage(
             "prompts",
-            "Measure networks for prompts beside rivals that see the same images.",
+            "Measure networks for prompts beside rivals that see the same prompts.",
             blocks=("task", "zoo", "sample", "prompts"),
             writes={"summary": "prompts.json", "rows": "prompts.csv", "table": "prompts.md"},
             lists=("summary", "files"),
             reads=("collect.checkpoints", *_TOKENS),
             reads_if={
                 IMAGES: ("base.manifest", "tune.model", "tune.config"),
+                TEXT: ("tune.model", "tune.config"),
                 "hypernetwork": ("hypernetwork.model", "hypernetwork.config"),
             },
             seconds=60,

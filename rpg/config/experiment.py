@@ -1,6 +1,6 @@
 """The experiment: its blocks, and the checks across blocks."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from rpg.blocks import PARAMS_FILE, Block, Count, Positive, absent
 from rpg.config.model import Diffusion, ImagesCondition, Model
-from rpg.config.prompts import PromptEvaluation
+from rpg.config.prompts import AnyPromptEvaluation
 from rpg.config.training import Hypernetwork, Train, Tune
 from rpg.stages import OPTIONAL, STAGES, TIMED
 from rpg.tasks.config import BaseConfig, Run, TaskConfig, ZooConfig
@@ -85,6 +85,10 @@ class Sample(Block):
             description="training images of no, and of yes, in a prompt; for the condition images",
         ),
     ] = None
+    questions: Annotated[
+        int | None,
+        Field(ge=1, exclude_if=absent, description="training questions in a prompt; for the condition text"),
+    ] = None
 
 
 class FineTune(Block):
@@ -156,7 +160,7 @@ class Experiment(Block):
     hypernetwork: Hypernetwork | None = None
     sample: Sample
     novelty: Novelty
-    prompts: Annotated[PromptEvaluation | None, Field(exclude_if=absent)] = None
+    prompts: Annotated[AnyPromptEvaluation | None, Field(exclude_if=absent)] = None
     wanted: Annotated[Wanted | None, Field(exclude_if=absent)] = None
     cluster: Annotated[
         dict[StageName, Allotment] | None,
@@ -192,10 +196,7 @@ class Experiment(Block):
                 raise ValueError("model.conditions: task_code needs task.kind task_codes")
             if self.sample.seen:
                 raise ValueError("sample.seen: needs task.kind task_codes")
-        if self.images:
-            self._check_images(kinds)
-        elif self.sample.images or self.prompts:
-            raise ValueError(f"{'sample.images' if self.sample.images else 'prompts'}: needs the condition images")
+        self._check_prompt(kinds)
         self.task.check_experiment(self)
         if self.model.generator:
             self._check_peer(self.model.generator.kind, kinds)
@@ -228,25 +229,49 @@ class Experiment(Block):
         for kind in ("task_code", "images"):
             if kind in kinds and generator in ("gaussian", "sane"):
                 raise ValueError(f"model.conditions: the generator {generator} knows no {kind}")
+        if "text" in kinds:
+            raise ValueError(f"model.conditions: the generator {generator} knows no text")
 
-    def _check_images(self, kinds: Collection[str]) -> None:
-        if not self.task.has_codes or not self.base or len(self.base.seeds) > 1:
+    def _check_prompt(self, kinds: Sequence[str]) -> None:
+        """Check the condition of a prompt, and the keys that need one."""
+        sizes = {"images": self.sample.images, "text": self.sample.questions}
+        for kind, key in (("images", "images"), ("text", "questions")):
+            if kind not in kinds and sizes[kind]:
+                raise ValueError(f"sample.{key}: needs the condition {kind}")
+        prompt = next((kind for kind in sizes if kind in kinds), None)
+        if prompt is None:
+            if self.prompts:
+                raise ValueError("prompts: needs the condition images or text")
+            return
+        if kinds.count(prompt) > 1 or len({*sizes} & {*kinds}) > 1:
+            raise ValueError("model.conditions: a model takes one prompt, of images or of text")
+        if prompt not in self.task.prompts:
+            raise ValueError(f"model.conditions: task.kind {self.task.kind} knows no {prompt}")
+        if prompt == "images" and (not self.base or len(self.base.seeds) > 1):
             raise ValueError("model.conditions: images needs task.kind task_codes and a base block of one seed")
-        if "task_code" in kinds or set(kinds) == {"images"}:
+        if "task_code" in kinds or set(kinds) == {prompt}:
             raise ValueError(
-                "model.conditions: images needs another condition, such as permutation_state, no task_code"
+                f"model.conditions: {prompt} needs another condition, such as permutation_state, no task_code"
             )
         if not self.model.generator and (self.train.steps or not self.tune):
-            raise ValueError("model.conditions: images are read in tune alone; add the block, and set train.steps to 0")
-        if not self.sample.images:
-            raise ValueError("sample.images: missing; images needs it")
+            raise ValueError(
+                f"model.conditions: {prompt} can be read in tune alone; add the block, and set train.steps to 0"
+            )
+        if not sizes[prompt]:
+            raise ValueError(f"sample.{'images' if prompt == 'images' else 'questions'}: missing; {prompt} needs it")
+        if self.prompts and self.prompts.prompt != prompt:
+            raise ValueError(f"prompts: these are the keys of another prompt; the model takes {prompt}")
 
     def has(self, condition: str) -> bool:
         """Return whether an optional stage is present.
 
-        "task_codes" stands for a task with codes, "images" for the condition of this kind. "A and B" needs both.
+        "task_codes" stands for a task with codes, "images" and "text" for conditions. "A and B" needs both.
         """
-        special = {"task_codes": lambda: self.task.has_codes, "images": lambda: self.images is not None}
+        special = {
+            "task_codes": lambda: self.task.has_codes,
+            "images": lambda: self.images is not None,
+            "text": lambda: self.model.text is not None,
+        }
         return all(
             special[part]() if part in special else getattr(self, part) is not None for part in condition.split(" and ")
         )

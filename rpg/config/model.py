@@ -54,6 +54,27 @@ class ImagesCondition(Block):
     reach: Reach
 
 
+class TextCondition(Block):
+    """Questions of a task, without answers: what a language model with an adapter is to be asked.
+
+    A language model turns each question into features: the means of its hidden states over the question's tokens. A set
+    encoder, which learns in `tune`, embeds them.
+    """
+
+    kind: Literal["text"]
+    encoder: Annotated[
+        str | None,
+        Field(description="folder of a sentence encoder that transformers opens; null: the language model itself"),
+    ]
+    hidden_states: Annotated[
+        list[Annotated[int, Field(ge=0)]],
+        Field(min_length=1, description="which hidden states enter the features; 0 are the embeddings of the tokens"),
+    ]
+    features: Annotated[int, Field(ge=2, description="F, the number of a question's features; `rpg tune` names it")]
+    hidden: Annotated[int, Field(ge=1, description="width of the set encoder")]
+    reach: Reach
+
+
 class UnconditionalCondition(Block):
     """No condition: one learned vector for all networks."""
 
@@ -83,7 +104,12 @@ class VectorCondition(Block):
 
 
 Condition = Annotated[
-    PermutationStateCondition | TaskCodeCondition | ImagesCondition | VectorCondition | UnconditionalCondition,
+    PermutationStateCondition
+    | TaskCodeCondition
+    | ImagesCondition
+    | TextCondition
+    | VectorCondition
+    | UnconditionalCondition,
     Field(discriminator="kind", title="Condition"),
 ]
 
@@ -222,6 +248,11 @@ class Model(Block):
     def images(self) -> ImagesCondition | None:
         """The condition `images`, if there is one."""
         return next((condition for condition in self.conditions if condition.kind == "images"), None)
+
+    @property
+    def text(self) -> TextCondition | None:
+        """The condition `text`, if there is one."""
+        return next((condition for condition in self.conditions if condition.kind == "text"), None)
 
 
 class Diffusion(Block):

@@ -19,6 +19,7 @@ from torch import Tensor
 from rpg.blocks import Precision
 from rpg.config.experiment import Experiment, Sample
 from rpg.model.rpg import RPG
+from rpg.model.set_encoder import GROUPS
 from rpg.paths import Paths
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import StateDict, unstack
@@ -61,7 +62,7 @@ def sample_networks(
 
     `vectors` maps conditions of the kind `vector` to numbers for all networks; omitted vectors are drawn. The noise of
     network k depends on `params.seed` and `first + k` alone. `precision` applies to matrix products on a GPU.
-    `prompts` [N, S, K, F + 1] are the values of the condition `images`. Raises UserError if the model cannot meet a
+    `prompts` [N, S, K, F + 1] are the values of a prompt. Raises UserError if the model cannot meet a
     request.
     """
     if isinstance(model, RPG) and len(requests) * params.steps >= COMPILED and worth_compiling(device(), model.width):
@@ -82,7 +83,7 @@ def sample_networks(
             temperature=params.temperature,
             precision=precision,
         )
-        told = {name: of for name, of in values.items() if name != "images"}
+        told = {name: of for name, of in values.items() if name not in GROUPS}
         rows = [{name: of[row].tolist() for name, of in told.items()} for row in range(len(part))]
         states, codes = zip(*map(met, rows), strict=True)
         # Tensors outside of the tokens can't be mixed; they come from the first state.
@@ -114,11 +115,11 @@ def sample_requests(store: TokenStore, params: Sample, states: bool) -> list[Req
 
 
 def _prompts(prompts: Prompts | None, requests: Sequence[Request], params: Sample) -> Tensor | None:
-    """Return a support set of `params.images` images a side for each request; None without prompts."""
-    if prompts is None or params.images is None:
+    """Return a prompt of training examples for each request; None for an RPG that takes none."""
+    if prompts is None:
         return None
-    # Each sample of a code has images of its own. The classes of a side take turns.
-    return prompts.values([code or "" for _, code in requests], params.images, True, generator(params.seed, "prompts"))
+    # Each sample of a code has examples of its own.
+    return prompts.sampled([code or "" for _, code in requests], params, generator(params.seed, "prompts"))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The conditions of the backbone: permutation state, task code, images and vectors that choose the requested networks.
+"""The conditions of the backbone: permutation state, task code, prompt and vectors that choose the requested networks.
 
-A condition is a module. Its input is the requested values [B, C] of B networks; those of images have more axes. Its
+A condition is a module. Its input is the requested values [B, C] of B networks; those of prompts have more axes. Its
 output is [B, 1, M], added to every position, or [B, L, M], one vector per position. `KINDS` lists all kinds. To add a
 kind, write a class here and its block in `rpg.config.model`.
 """
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rpg.model.image_set import ImageSet
+from rpg.model.set_encoder import GROUPS, SetEncoder
 from rpg.utils.statistics import divisor
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ class Unconditional(nn.Module):
 KINDS = {
     "permutation_state": PermutationState,
     "task_code": TaskCode,
-    "images": ImageSet,
+    "images": SetEncoder,
+    "text": SetEncoder,
     "vector": Vector,
     "unconditional": Unconditional,
 }
@@ -174,8 +175,8 @@ class Conditions(nn.Module):
         self.partial: set[str] = set()
         for entry in params:
             name = condition_name(entry)
-            # A support set has no fixed number of values.
-            size = 0 if entry.kind == "images" else sizes[name]
+            # A prompt has no fixed number of values.
+            size = 0 if entry.kind in GROUPS else sizes[name]
             self.kinds[_key(name)] = KINDS[entry.kind](entry, size, len(head_L), width, normalized)
             if (tokens_L := _tokens(entry, head_L)) is not None:
                 self.partial.add(name)

@@ -51,7 +51,7 @@ def read_vectors(experiment: Experiment, store: TokenStore, task: Task, prompts:
 
     def shown(picks: Sequence[int], draw: torch.Generator) -> Tensor:
         assert prompts
-        return prompts.draw([store.checkpoints[pick].code or "" for pick in picks], draw)
+        return prompts.drawn([store.checkpoints[pick].code or "" for pick in picks], 0.0, draw)[1]
 
     return ZooVectors(
         torch.from_numpy(points_NP),

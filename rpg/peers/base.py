@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from rpg.model import diffusion
 from rpg.model.embeddings import time_embedding
-from rpg.model.image_set import ImageSet
+from rpg.model.set_encoder import SetEncoder
 
 if TYPE_CHECKING:
     from rpg.config.model import ImagesCondition
@@ -50,7 +50,7 @@ class PeerConditions(nn.Module):
     def __init__(self, sizes: Mapping[str, int], images: "ImagesCondition | None" = None) -> None:
         super().__init__()
         self.sizes = dict(sizes)
-        self.images = ImageSet(images, 0, 1, IMAGES) if images else None
+        self.images = SetEncoder(images, 0, 1, IMAGES) if images else None
         self.width = sum(sizes.values()) + (IMAGES if images else 0)
 
     def forward(self, numbers_BC: Tensor, images_BSKF: Tensor | None = None) -> Tensor:

@@ -25,16 +25,16 @@ from rpg.config.experiment import Experiment
 from rpg.model import mamba2
 from rpg.model.backbones import TokenPositions
 from rpg.model.conditions import condition_name
-from rpg.model.image_set import SIDES
 from rpg.model.rpg import RPG
+from rpg.model.set_encoder import GROUPS
 from rpg.tokenizer.layout import Layout
 from rpg.utils import task_codes
 from rpg.utils.errors import UserError
 
 FLOAT32 = 4
+# The images of an answer, or the questions, in the prompts of a step.
+EXAMPLES = 10
 # Reads a tensor's device; torch calls it more often than all operations together.
-# The images of a class in the support sets of a step.
-IMAGES = 10
 DEVICE = torch.ops.prim.device.default
 
 
@@ -245,8 +245,8 @@ def measure(experiment: Experiment, layout: Layout, batch: int, picks: tuple[int
         meter.watch(model)
         with meter, parts_measured_once(meter):
             values = {
-                name: torch.zeros(batch, SIDES, IMAGES, condition.features + 1)
-                if condition.kind == "images"
+                name: torch.zeros(batch, GROUPS[condition.kind], EXAMPLES, condition.features + 1)
+                if condition.kind in ("images", "text")
                 else torch.zeros(batch, sizes[name])
                 for name, condition in zip(names, experiment.model.conditions, strict=True)
             }

@@ -11,18 +11,23 @@ from rpg.config.model import Condition
 from rpg.model.conditions import condition_name
 from rpg.tokenizer.store import TokenStore
 from rpg.utils import task_codes
-from rpg.utils.condition_requests import NOT_ON_IMAGES, Row, States, Vectors, outside, requested
+from rpg.utils.condition_requests import Row, States, Vectors, outside, requested
 from rpg.utils.errors import UserError
 from rpg.zoo.manifest import Checkpoint, unknown_vector
 
 Values = dict[str, Tensor]
-NO_IMAGES = "the model needs images of the task: add --images FOLDER with a folder of images for no, and one for yes"
+NOT_PROMPTED = "the model takes no prompt; leave it out"
+# Condition of a prompt → the fault of a request without one.
+NO_PROMPT = {
+    "images": "the model needs images of the task: add --images FOLDER with a folder of images for no, and one for yes",
+    "text": "the model needs questions of the task: add --prompts FILE with a question on each line",
+}
 
 
 def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Values:
     """Return name → values [N, C] of all checkpoints in `store`; UserError if a checkpoint lacks a vector's field.
 
-    A checkpoint has no images, so the condition `images` has no entry.
+    A checkpoint has no prompt, so the conditions `images` and `text` have no entry.
     """
 
     def values(condition: Condition, checkpoint: Checkpoint) -> list[float]:
@@ -43,7 +48,7 @@ def checkpoint_values(conditions: Sequence[Condition], store: TokenStore) -> Val
     return {
         condition_name(condition): torch.tensor([values(condition, checkpoint) for checkpoint in store.checkpoints])
         for condition in conditions
-        if condition.kind != "images"
+        if condition.kind not in NO_PROMPT
     }
 
 
@@ -106,19 +111,19 @@ class ConditionTable:
         vectors: Vectors | None = None,
         prompts: Tensor | None = None,
     ) -> Values:
-        """Return name → values [B, C] for B requested networks; `prompts` [B, S, K, F + 1] are those of `images`.
+        """Return name → values [B, C] for B requested networks; `prompts` [B, S, K, F + 1] are those of a prompt.
 
         A request holds permutation states, a task code, both, or None for either. `vectors` apply to all networks. A
         checkpoint drawn at random, of a requested state, supplies the values that a request omits. Raises UserError for
-        an unknown state or vector, for a code if the model was not trained on codes, and if images are missing or given
-        to a model that takes none.
+        an unknown state or vector, for a code if the model was not trained on codes, and if a prompt is missing, or
+        given to a model that takes none.
         """
-        takes = any(condition.kind == "images" for condition in self.conditions)
-        if takes != (prompts is not None):
-            raise UserError(NO_IMAGES if takes else NOT_ON_IMAGES)
+        kind = next((condition.kind for condition in self.conditions if condition.kind in NO_PROMPT), None)
+        if (kind is not None) != (prompts is not None):
+            raise UserError(NO_PROMPT[kind] if kind else NOT_PROMPTED)
         rows = [self._requested(*request, draw, vectors) for request, draw in zip(requests, draws, strict=True)]
         values = {name: torch.tensor([row[name] for row in rows]) for name in self.values}
-        return values if prompts is None else {**values, "images": prompts}
+        return values if kind is None or prompts is None else {**values, kind: prompts}
 
     def outside(self, vectors: Vectors | None) -> list[str]:
         """Return a line for each requested number outside of the range that the zoo's checkpoints have."""

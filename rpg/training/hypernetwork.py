@@ -23,7 +23,7 @@ from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import Values, checkpoint_values
 from rpg.training.model_file import fresh
-from rpg.training.prompts import Prompts, prompts_of, without_classes
+from rpg.training.prompts import Prompts, prompts_of
 from rpg.training.trainer import Loss, Training, run_training
 from rpg.utils.device import device
 from rpg.utils.rng import derive
@@ -34,7 +34,7 @@ class Drawn:
     """Random checkpoints of the zoo: their indices, the codes of their tasks, and the values of the conditions."""
 
     picks: list[int]
-    codes: list[str | None]
+    codes: Sequence[str | None]
     values: Values
 
 
@@ -59,12 +59,11 @@ class Generated:
     def draw(self, count: int, draw: torch.Generator) -> Drawn:
         """Draw `count` random checkpoints of the zoo, with prompts if RPG takes them."""
         picks = torch.randint(len(self.store), (count,), generator=draw).tolist()
-        codes = [self.codes[pick] for pick in picks]
+        codes: Sequence[str | None] = [self.codes[pick] for pick in picks]
         values = {name: value[picks] for name, value in self.values.items()}
         if self.prompts:
-            if self.params.absent and float(torch.rand((), generator=draw)) < self.params.absent:
-                codes = [without_classes(code or "", self.prompts.present, draw) for code in codes]
-            values["images"] = self.prompts.draw([code or "" for code in codes], draw)
+            told = [code or "" for code in codes]
+            codes, values[self.prompts.name] = self.prompts.drawn(told, self.params.absent, draw)
         return Drawn(picks, codes, {name: value.to(self.on) for name, value in values.items()})
 
     def from_noise(self, model: RPG, prototypes_BLW: Tensor, start_BLD: Tensor | None, draw: torch.Generator) -> Tensor:

@@ -1,24 +1,25 @@
-"""Draw support sets of training images, from which RPG learns to read prompts."""
+"""Draw prompts, from which RPG learns to read them: support sets of training images, or training questions."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from rpg.config.experiment import Experiment
-from rpg.config.model import ImagesCondition
-from rpg.model.image_set import ImageSet, support_values
+from rpg.config.experiment import Experiment, Sample
+from rpg.config.model import ImagesCondition, TextCondition
 from rpg.model.rpg import RPG
-from rpg.tasks.base import PromptedTask
-from rpg.tasks.loading import load_prompted
+from rpg.model.set_encoder import SetEncoder, support_values
+from rpg.tasks.base import PromptedTask, TextTask
+from rpg.tasks.loading import load_prompted, load_task, text_task
 from rpg.tasks.stack import StateDict
 from rpg.utils.errors import UserError
 from rpg.zoo.manifest import read_base
 
-# The most images of a class in a support set.
-MOST = 50
+# The most images of a class in a support set, and the most questions in a prompt.
+MOST, MOST_QUESTIONS = 50, 128
 # The share of the support sets whose images show the classes of a side in turn; the others are drawn at random.
 EVEN = 0.8
 
@@ -53,22 +54,58 @@ def draw_support(
     return sides[0], sides[1]
 
 
-class Prompts:
-    """The features of the training images, and support sets of them."""
+class Prompts(ABC):
+    """The features of training examples [n, F], and prompts of them for the condition `name`."""
+
+    name: str
+    features_nF: Tensor
+
+    def fit(self, model: RPG) -> None:
+        """Set the statistics of the features in a model that starts to learn from them."""
+        for _, kind in model.recurrent.conditions.named():
+            if isinstance(kind, SetEncoder):
+                kind.standardize(self.features_nF)
+
+    def check_features(self, what: str, expected: int) -> None:
+        """Raise UserError unless the features of `what` are as many as params.yaml says."""
+        if (found := self.features_nF.shape[1]) != expected:
+            raise UserError(
+                f"params.yaml: model.conditions: {self.name}: the features of {what} are {found}; set features"
+            )
+
+    @abstractmethod
+    def drawn(self, codes: Sequence[str], absent: float, draw: torch.Generator) -> tuple[Sequence[str | None], Tensor]:
+        """Return the tasks and the condition's values [B, S, K, F + 1] for prompts of a random size.
+
+        For the share `absent` of the calls, random classes are left out of prompts and tasks.
+        """
+
+    @abstractmethod
+    def sampled(self, codes: Sequence[str], params: Sample, draw: torch.Generator) -> Tensor:
+        """Return values [B, S, K, F + 1] for a prompt of each task, of the size that `params` names."""
+
+
+class ImagePrompts(Prompts):
+    """Support sets of training images."""
+
+    name = "images"
 
     def __init__(self, task: PromptedTask, base: StateDict, condition: ImagesCondition) -> None:
         self.images, self.classes_n = task.labeled_images("train")
         self.present = {*self.classes_n.tolist()}
         self.features_nF = task.image_features(base)(self.images)
-        found = self.features_nF.shape[1]
-        if found != condition.features:
-            raise UserError(f"params.yaml: model.conditions: images: the features of an image are {found}; set it")
+        self.check_features("an image", condition.features)
 
-    def fit(self, model: RPG) -> None:
-        """Set the statistics of the features in a model that starts to learn from them."""
-        for _, kind in model.recurrent.conditions.named():
-            if isinstance(kind, ImageSet):
-                kind.standardize(self.features_nF)
+    def drawn(self, codes: Sequence[str], absent: float, draw: torch.Generator) -> tuple[Sequence[str | None], Tensor]:
+        if absent and float(torch.rand((), generator=draw)) < absent:
+            codes = [without_classes(code, self.present, draw) for code in codes]
+        return codes, self.draw(codes, draw)
+
+    def sampled(self, codes: Sequence[str], params: Sample, draw: torch.Generator) -> Tensor:
+        # The validation of params.yaml has refused an experiment without the number.
+        assert params.images
+        # The classes of a side take turns.
+        return self.values(codes, params.images, True, draw)
 
     def values(self, codes: Sequence[str], count: int, evenly: bool, draw: torch.Generator) -> Tensor:
         """Return the condition's values [B, S, K, F + 1] for a support set of `count` images a side of each task."""
@@ -98,15 +135,51 @@ def without_classes(code: str, present: Collection[int], draw: torch.Generator) 
     return "".join(bits)
 
 
-def prompts_of(experiment: Experiment, base: Path, data_root: str | None) -> Prompts | None:
-    """Return the prompts of an experiment's training images; None without the condition `images`.
+class TextPrompts(Prompts):
+    """Prompts of training questions."""
 
-    `base` is the folder of the base network, whose features are used.
+    name = "text"
+
+    def __init__(self, task: TextTask, seen: Sequence[str], held_out: Sequence[str], condition: TextCondition) -> None:
+        """Compute the features of the tasks' training questions."""
+        codes = [*seen, *held_out]
+        self.by_code = {code: task.text_features(condition, task.prompt_texts("train", code)) for code in codes}
+        # RPG never learns from the questions of held-out tasks.
+        self.features_nF = torch.cat([self.by_code[code] for code in seen])
+        self.check_features("a question", condition.features)
+
+    def values(self, codes: Sequence[str], count: int, draw: torch.Generator) -> Tensor:
+        """Return values [B, 1, K, F + 1] for `count` random questions of each task, or all of a task with fewer."""
+        sets = []
+        for code in codes:
+            features = self.by_code[code]
+            sets.append([features[torch.randperm(len(features), generator=draw)[:count]]])
+        return support_values(sets)
+
+    def drawn(self, codes: Sequence[str], absent: float, draw: torch.Generator) -> tuple[Sequence[str | None], Tensor]:
+        # The logarithm of the size is uniform.
+        size = math.exp(math.log(MOST_QUESTIONS) * float(torch.rand((), generator=draw)))
+        return codes, self.values(codes, round(size), draw)
+
+    def sampled(self, codes: Sequence[str], params: Sample, draw: torch.Generator) -> Tensor:
+        assert params.questions
+        return self.values(codes, params.questions, draw)
+
+
+def prompts_of(experiment: Experiment, base: Path, data_root: str | None) -> Prompts | None:
+    """Return the prompts of an experiment's training examples; None for an RPG that takes none.
+
+    `base` is the folder of the base network, whose features of images are used.
     """
-    condition = experiment.images
-    if condition is None:
-        return None
-    return Prompts(load_prompted(experiment.task, data_root), prompts_base(experiment, base), condition)
+    if text := experiment.model.text:
+        # Of a held-out task, RPG sees the questions of a request alone.
+        known: dict[bool, dict[str, None]] = {False: {}, True: {}}
+        for run in experiment.runs().values():
+            known[run.held_out][run.code or ""] = None
+        return TextPrompts(text_task(load_task(experiment.task, data_root)), [*known[False]], [*known[True]], text)
+    if images := experiment.images:
+        return ImagePrompts(load_prompted(experiment.task, data_root), prompts_base(experiment, base), images)
+    return None
 
 
 def prompts_base(experiment: Experiment, folder: Path) -> StateDict:

@@ -76,7 +76,8 @@ def tune_loss(generated: Generated, params: Tune) -> Loss:
         again_BLD = model.denoise(x_BLD, t_B, prototypes_BLW, start_BLD)
         scores_2B = scores_B if scores_B is None else torch.cat([scores_B, scores_B])
         made_BLD = torch.cat([tokens_BLD, again_BLD])
-        task_loss = generated.loss(made_BLD, altered_picks + altered_picks, codes + codes, draw, scores_2B)
+        twice = [*codes, *codes]
+        task_loss = generated.loss(made_BLD, altered_picks + altered_picks, twice, draw, scores_2B)
         drawn, t, noise = drawn_tokens(tokens_BLD.shape, params.diffusion_batch, params.times, 1, draw)
         own = picked_tokens(generated.store, picks, drawn)
         own, drawn, t, noise = (tensor.to(generated.on) for tensor in (own, drawn, t, noise))

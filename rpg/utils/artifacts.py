@@ -17,8 +17,8 @@ T = TypeVar("T")
 # The type of an optional key with the default None. The key may be absent from a file, but it may not be null there.
 MayLack = Annotated[T | None, GetPydanticSchema(lambda kind, handler: handler(reduce(or_, get_args(kind)[:-1])))]
 
-# A task code in the format of rpg.utils.task_codes.
-Code = Annotated[str, Field(pattern=f"^[01]{{{task_codes.CLASSES}}}$")]
+# A task code in the format of rpg.utils.task_codes, or the name of a task.
+Code = Annotated[str, Field(pattern=f"^([01]{{{task_codes.CLASSES}}}|[A-Za-z][A-Za-z0-9_-]*)$")]
 
 # A number; an integer stays one, so that a file is written as it was read.
 Number = Annotated[float, WrapValidator(lambda number, validate: (validate(number), number)[1])]

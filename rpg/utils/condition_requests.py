@@ -15,6 +15,7 @@ States = tuple[int, ...]
 Row = dict[str, list[float]]
 # The fault of a request with images to a model that takes none.
 NOT_ON_IMAGES = "the model was not trained on images; leave them out"
+NOT_ON_QUESTIONS = "the model was not trained on questions; leave them out"
 STATE, CODE = "permutation_state", "task_code"
 
 

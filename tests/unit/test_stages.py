@@ -15,6 +15,7 @@ from rpg.stages import (
     STAGES,
     SUMMARIES,
     TASK_CODES,
+    TEXT,
     TIMED,
     Stage,
     Summary,
@@ -94,7 +95,7 @@ def test_artifacts_that_are_read_exist_and_are_of_earlier_stages(stage: Stage) -
 def test_an_optional_stage_is_read_only_where_it_is(stage: Stage) -> None:
     assert not {name.partition(".")[0] for name in stage.reads} & set(OPTIONAL)
     for condition, names in stage.reads_if.items():
-        assert condition in (*OPTIONAL, TASK_CODES, BASE_OF_TASK_CODES, IMAGES)
+        assert condition in (*OPTIONAL, TASK_CODES, BASE_OF_TASK_CODES, IMAGES, TEXT)
         if condition in OPTIONAL:
             assert {name.partition(".")[0] for name in names} == {condition}
 

@@ -1,20 +1,20 @@
-"""Images as a condition: what an experiment needs for them."""
+"""Images or questions as a condition: what an experiment needs for them."""
 
 import copy
 from typing import Any
 
 import pytest
-from conftest import SETTINGS, SHOWN
+from conftest import ASKED, SETTINGS, SHOWN
 
 from rpg.config.loading import check_params
 from rpg.config.params import Params
 from rpg.utils.errors import UserError
 
 
-def checked(change: Any = lambda tree: None) -> Params:
-    tree = copy.deepcopy(SHOWN)
+def checked(change: Any = lambda tree: None, tree: Any = SHOWN, name: str = "shown") -> Params:
+    tree = copy.deepcopy(tree)
     change(tree)
-    return check_params({**SETTINGS, "run": ["shown"], "experiments": {"shown": tree}})
+    return check_params({**SETTINGS, "run": [name], "experiments": {name: tree}})
 
 
 def test_what_is_measured() -> None:
@@ -39,13 +39,13 @@ def test_what_is_measured() -> None:
         ),
         (
             lambda t: t["train"].update(steps=5),
-            "images are read in tune alone; add the block, and set train.steps to 0",
+            "images can be read in tune alone; add the block, and set train.steps to 0",
         ),
         (lambda t: t["sample"].pop("images"), "sample.images: missing; images needs it"),
         (lambda t: t["model"]["conditions"].pop(1), "sample.images: needs the condition images"),
         (
             lambda t: t["model"]["conditions"].pop(1) and t["sample"].pop("images"),
-            "prompts: needs the condition images",
+            "prompts: needs the condition images or text",
         ),
         (lambda t: t["task"].update(hidden=[8, 12]), "hidden: must be some of the classes, 0 to 9"),
         (lambda t: t["task"].update(hidden=[1, 2]), "held_out: 314 needs 0 for the hidden classes"),
@@ -71,3 +71,47 @@ def test_codes_of_visible_classes() -> None:
     assert not {"0000100000", "1111011100", "1100111100", "0011000000"} & {*seen}
     assert task.hidden_classes == [8, 9]
     assert task.visible_classes == [*range(8)]
+
+
+def test_what_is_measured_for_questions() -> None:
+    experiment = checked(tree=ASKED, name="asked").experiment("asked")
+    assert experiment.prompts
+    assert experiment.prompts.questions == [1, 4]
+    assert experiment.model.text
+    assert experiment.images is None
+    assert experiment.has("text")
+    assert not experiment.has("images")
+    assert "prompts" in experiment.stages()
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda t: t["sample"].pop("questions"), "sample.questions: missing; text needs it"),
+        (lambda t: t["sample"].update(images=3), "sample.images: needs the condition images"),
+        (lambda t: t["model"]["conditions"].pop(1), "sample.questions: needs the condition text"),
+        (lambda t: t["model"]["conditions"].pop(0), "text needs another condition"),
+        (lambda t: t["train"].update(steps=5), "text can be read in tune alone"),
+        (lambda t: t.update(prompts=SHOWN["prompts"]), "prompts: these are the keys of another prompt"),
+        (lambda t: t["prompts"].update(nearest=1), "prompts.nearest"),
+        (lambda t: t["task"].update(seen=["size-bigger-truth"] * 2), "'size-bigger-truth' is listed twice"),
+        (lambda t: t["task"].update(held_out=[]), "task.held_out"),
+        (
+            lambda t: t["model"]["conditions"].append(SHOWN["model"]["conditions"][1]),
+            "a model takes one prompt, of images or of text",
+        ),
+        (
+            lambda t: (
+                t["model"]["conditions"].__setitem__(1, SHOWN["model"]["conditions"][1])
+                or t["sample"].update(images=3)
+                or t["sample"].pop("questions")
+            ),
+            "task.kind adapter_tasks knows no images",
+        ),
+    ],
+)
+def test_faults_of_questions_are_one_line(change: Any, fault: str) -> None:
+    with pytest.raises(UserError) as error:
+        checked(change, ASKED, "asked")
+    assert fault in str(error.value)
+    assert "\n" not in str(error.value)

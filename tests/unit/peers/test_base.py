@@ -5,7 +5,7 @@ from peers import PEERS
 
 from rpg.config.model import ImagesCondition
 from rpg.config.peers import GaussianParams
-from rpg.model.image_set import support_values
+from rpg.model.set_encoder import support_values
 from rpg.peers.base import FREQUENCIES, IMAGES, ConditionEmbedding, Peer, PeerConditions, ResidualMLP, noise
 from rpg.tokenizer.layout import Layout
 

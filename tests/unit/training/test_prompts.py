@@ -6,11 +6,11 @@ import torch
 from conftest import SHOWN
 
 from rpg.config.loading import load_params
-from rpg.model.image_set import ImageSet
+from rpg.model.set_encoder import SetEncoder
 from rpg.paths import paths_of
 from rpg.tokenizer.store import TokenStore
 from rpg.training.model_file import fresh
-from rpg.training.prompts import MOST, draw_support, prompts_of, without_classes
+from rpg.training.prompts import MOST, TextPrompts, draw_support, prompts_of, without_classes
 from rpg.utils.errors import UserError
 
 CLASSES = torch.arange(4).repeat(6)
@@ -81,7 +81,7 @@ def test_prompts_of_a_zoo(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 12 < sorted(sizes)[100] < 21
     model = fresh(experiment.model, experiment.diffusion, TokenStore(paths.folder("tokens")))
     prompts.fit(model)
-    (encoder,) = (kind for _, kind in model.recurrent.conditions.named() if isinstance(kind, ImageSet))
+    (encoder,) = (kind for _, kind in model.recurrent.conditions.named() if isinstance(kind, SetEncoder))
     torch.testing.assert_close(encoder.mean, prompts.features_nF.mean(0))
     torch.testing.assert_close(encoder.std, prompts.features_nF.std(0, correction=0))
 
@@ -96,3 +96,50 @@ def test_another_number_of_features_is_refused(shown: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match="features of an image are 18"):
         prompts_of(changed, paths.folder("base"), None)
     assert SHOWN["model"]["conditions"][1]["features"] == 18
+
+
+@pytest.fixture
+def questions(asked: Path, monkeypatch: pytest.MonkeyPatch) -> TextPrompts:
+    monkeypatch.chdir(asked)
+    prompts = prompts_of(load_params().experiment("asked"), Path("results/asked/base"), None)
+    assert isinstance(prompts, TextPrompts)
+    return prompts
+
+
+def test_questions_of_held_out_tasks_set_no_statistics(questions: TextPrompts) -> None:
+    task = load_params().experiment("asked").task
+    seen = sum(len(questions.by_code[code]) for code in task.seen)
+    assert questions.features_nF.shape == (seen, 64)
+    assert {*questions.by_code} == {*task.seen, *task.held_out}
+
+
+def test_a_draw_has_different_questions_of_its_task(questions: TextPrompts) -> None:
+    values = questions.values(["home-of-truth", "home-of-blank"], 7, draw())
+    assert values.shape == (2, 1, 7, 65)
+    for code, rows in zip(["home-of-truth", "home-of-blank"], values[:, 0], strict=True):
+        known = questions.by_code[code]
+        picks = [int((known == row[:-1]).all(1).nonzero()[0]) for row in rows]
+        assert len({*picks}) == 7
+        assert (rows[:, -1] == 1).all()
+    everything = questions.values(["home-of-truth"], 1000, draw())
+    assert everything.shape[2] == len(questions.by_code["home-of-truth"])
+
+
+def test_sizes_of_prompts_are_spread_over_their_logarithm(questions: TextPrompts) -> None:
+    sizes = [questions.drawn(["size-bigger-truth"], 0.0, draw(seed))[1].shape[2] for seed in range(200)]
+    assert min(sizes) == 1
+    most = len(questions.by_code["size-bigger-truth"])
+    assert max(sizes) == most
+    # Half of the sizes are below the square root of 128.
+    assert 0.4 < sum(size <= 11 for size in sizes) / len(sizes) < 0.6
+
+
+def test_the_number_of_features_must_be_right(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(asked)
+    experiment = load_params().experiment("asked")
+    assert experiment.model.text
+    wrong = experiment.model.text.model_copy(update={"hidden_states": [1]})
+    conditions = [experiment.model.conditions[0], wrong]
+    changed = experiment.model_copy(update={"model": experiment.model.model_copy(update={"conditions": conditions})})
+    with pytest.raises(UserError, match="text: the features of a question are 32; set features"):
+        prompts_of(changed, Path("results/asked/base"), None)

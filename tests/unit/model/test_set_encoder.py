@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 
 from rpg.config.model import ImagesCondition
-from rpg.model.image_set import ImageSet, support_values
+from rpg.model.set_encoder import SetEncoder, support_values
 
 PARAMS = ImagesCondition(kind="images", features=3, hidden=5, reach="all")
 
@@ -15,7 +15,7 @@ def images(*counts: int) -> list[torch.Tensor]:
 
 
 def test_by_hand() -> None:
-    encoder = ImageSet(PARAMS, 0, length=4, width=6)
+    encoder = SetEncoder(PARAMS, 0, length=4, width=6)
     encoder.standardize(torch.tensor([[0.0, 1.0, 5.0], [2.0, 3.0, 5.0]]))
     assert encoder.mean.tolist() == [1.0, 2.0, 5.0]
     # A constant feature must not divide by zero.
@@ -37,7 +37,7 @@ def test_by_hand() -> None:
 
 
 def test_neither_order_nor_padding_matters() -> None:
-    encoder = ImageSet(PARAMS, 0, length=4, width=6, normalized=True)
+    encoder = SetEncoder(PARAMS, 0, length=4, width=6, normalized=True)
     no, yes = images(4, 2)
     alone = encoder(support_values([[no, yes]]))
     torch.testing.assert_close(encoder(support_values([[no.flip(0), yes.flip(0)]])), alone)
@@ -48,7 +48,7 @@ def test_neither_order_nor_padding_matters() -> None:
 
 
 def test_a_repeated_image_changes_the_second_largest_number_alone() -> None:
-    encoder = ImageSet(PARAMS, 0, length=4, width=6)
+    encoder = SetEncoder(PARAMS, 0, length=4, width=6)
     image = images(1)[0]
     once, twice = (encoder(support_values([[image, image.expand(count, -1)]])) for count in (1, 2))
     assert not torch.allclose(once, twice)
@@ -57,12 +57,12 @@ def test_a_repeated_image_changes_the_second_largest_number_alone() -> None:
 
 
 def test_a_vector_for_each_token() -> None:
-    encoder = ImageSet(PARAMS.model_copy(update={"reach": "each"}), 0, length=4, width=6)
+    encoder = SetEncoder(PARAMS.model_copy(update={"reach": "each"}), 0, length=4, width=6)
     assert encoder(support_values([images(2, 2)] * 3)).shape == (3, 4, 6)
 
 
 def test_gradients_are_finite_where_images_are_absent() -> None:
-    encoder = ImageSet(PARAMS, 0, length=4, width=6, normalized=True)
+    encoder = SetEncoder(PARAMS, 0, length=4, width=6, normalized=True)
     encoder(support_values([images(1, 3), images(3, 1)])).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in encoder.parameters())
 
@@ -75,5 +75,5 @@ def test_support_values_by_hand() -> None:
 
 @pytest.mark.parametrize("count", [1, 5, 50, 10_000])
 def test_any_number_of_images(count: int) -> None:
-    encoder = ImageSet(PARAMS, 0, length=4, width=6, normalized=True)
+    encoder = SetEncoder(PARAMS, 0, length=4, width=6, normalized=True)
     assert encoder(support_values([images(count, 1)])).isfinite().all()

@@ -1,6 +1,7 @@
-"""The condition `images`: a labeled support set of images, embedded by a permutation-invariant set encoder.
+"""The conditions `images` and `text`: a set of examples, embedded by a permutation-invariant set encoder.
 
-B networks, S classes of a support set, K images of each at most, F features of an image.
+The examples of `images` are labeled, with a group for each answer; those of `text` are questions, in one group. B
+networks, S groups of a set, K examples of each at most, F features of an example.
 """
 
 from typing import TYPE_CHECKING
@@ -12,20 +13,22 @@ from torch.nn import functional
 from rpg.utils.statistics import divisor
 
 if TYPE_CHECKING:
-    from rpg.config.model import ImagesCondition
+    from rpg.config.model import ImagesCondition, TextCondition
 
-# The classes of a support set: those that the network answers with no and with yes.
+# The groups of a support set of images: those that the network answers with no and with yes.
 SIDES = 2
+# S, the groups of each kind of set.
+GROUPS = {"images": SIDES, "text": 1}
 # The encoder takes the largest and the second largest number. The second tells whether a kind of image is there twice.
 LARGEST = 2
 
 
-class ImageSet(nn.Module):
-    """Embed a support set of images (deep sets, Zaheer et al. 2017).
+class SetEncoder(nn.Module):
+    """Embed a set of examples (deep sets, Zaheer et al. 2017).
 
-    An MLP changes the features of each image. The encoder takes the mean and the two largest of its outputs and of the
-    features over the images of a class, and a second MLP embeds these numbers of both classes. So neither the
-    order nor the number of the images matters. Features are standardized by those of the training images, which a
+    An MLP changes the features of each example. The encoder takes the mean and the two largest of its outputs and of
+    the features over the examples of a group, and a second MLP embeds these numbers of all groups. So neither the
+    order nor the number of the examples matters. Features are standardized by those of the training examples, which a
     tuning sets; the state dict holds them.
     """
 
@@ -33,12 +36,12 @@ class ImageSet(nn.Module):
     std: Tensor
 
     def __init__(
-        self, params: "ImagesCondition", values: int, length: int, width: int, normalized: bool = False
+        self, params: "ImagesCondition | TextCondition", values: int, length: int, width: int, normalized: bool = False
     ) -> None:
         super().__init__()
         self.width, self.normalized = width, normalized
         outputs = width * (length if params.reach == "each" else 1)
-        pooled = SIDES * (1 + LARGEST) * (params.hidden + params.features)
+        pooled = GROUPS[params.kind] * (1 + LARGEST) * (params.hidden + params.features)
         self.of_image = nn.Sequential(
             nn.Linear(params.features, params.hidden), nn.SiLU(), nn.Linear(params.hidden, params.hidden)
         )
@@ -53,7 +56,7 @@ class ImageSet(nn.Module):
         self.register_buffer("std", torch.ones(params.features))
 
     def standardize(self, features_nF: Tensor) -> None:
-        """Take mean and deviation from the features [n, F] of the training images."""
+        """Take mean and deviation from the features [n, F] of the training examples."""
         std_F, mean_F = torch.std_mean(features_nF.double(), dim=0, correction=0)
         self.mean.copy_(mean_F)
         self.std.copy_(divisor(std_F, mean_F))
@@ -68,7 +71,7 @@ class ImageSet(nn.Module):
         numbers = torch.cat([features, self.of_image(features)], dim=-1)
         counts = present.sum(2).clamp(min=1)
         means = (numbers * present).sum(2) / counts
-        # With a single image there is no second number.
+        # With a single example there is no second number.
         room = functional.pad(numbers.masked_fill(~present, -torch.inf), (0, 0, 0, LARGEST - 1), value=-torch.inf)
         largest = room.topk(LARGEST, dim=2).values
         largest = largest.masked_fill(largest.isinf(), 0.0).flatten(2)
@@ -77,9 +80,9 @@ class ImageSet(nn.Module):
 
 
 def support_values(supports: list[list[Tensor]]) -> Tensor:
-    """Return values [B, S, K, F + 1] for the features [k, F] of the images of each class, in each of B support sets.
+    """Return values [B, S, K, F + 1] for the features [k, F] of the examples of each group, in each of B sets.
 
-    The last number of an image is 1; absent images are zeros.
+    The last number of an example is 1; absent examples are zeros.
     """
     features = supports[0][0].shape[1]
     most = max(len(of_class) for support in supports for of_class in support)
