@@ -276,7 +276,7 @@ def novelty(name: Name, threads: Threads = 1) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def prompts(name: Name, threads: Threads = 1) -> None:
-    """Measure networks for prompts beside rivals that see the same images."""
+    """Measure networks for prompts beside rivals that see the same prompts."""
     params, experiment, paths = _open(name, threads, "prompts")
     from rpg.evaluation.prompts import evaluate_prompts
 
@@ -301,9 +301,8 @@ def generate(
     classes: Classes = None,
     code: Code = None,
     describe: Annotated[str | None, typer.Option(help='The task in words: "even numbers".')] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="The task in pictures: a folder with the folders no and yes.")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="The task in pictures: a folder with folders no and yes.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Questions of the task without answers, one per line.")] = None,
     vector: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=NUMBERS", help="Value of a vector condition: validation_top1=98.5."),
@@ -347,6 +346,7 @@ def generate(
         steps=steps,
         vectors=vectors,
         images=images,
+        prompts=prompts,
     )
 
 

@@ -463,6 +463,51 @@ ADAPTERS = {
     "novelty": {"seed": 0, "networks": 2, "noise": [0.1]},
 }
 
+# An adapter for each task, and questions that ask for one.
+ASKED = {
+    **ADAPTERS,
+    "task": {
+        **{key: of for key, of in ADAPTERS["task"].items() if key not in ("training", "subtasks")},
+        "kind": "adapter_tasks",
+        "data": "fact_tasks",
+        "model": "results/asked/base/0000",
+        "adapter": {"kind": "lora", "rank": 2, "alpha": 4, "targets": ["q_proj", "down_proj"]},
+        "seen": ["size-bigger-truth", "size-bigger-choice", "home-of-truth", "home-of-blank"],
+        "held_out": ["home-of-choice", "speed-faster-truth"],
+        "validation": 6,
+    },
+    "zoo": {**ADAPTERS["zoo"], "seeds": [0], "runs_per_shard": 6, "steps": 20, "saves": 1},
+    "model": {
+        **MINIATURE["model"],
+        "start": "mean",
+        "conditions": [
+            {"kind": "permutation_state", "reach": "all", "dropout": 0.0},
+            {"kind": "text", "encoder": None, "hidden_states": [0, 1], "features": 64, "hidden": 16, "reach": "all"},
+        ],
+    },
+    "train": {**MINIATURE["train"], "steps": 0},
+    "tune": {**TASKS["tune"], "images": 4, "statistics": None},
+    "hypernetwork": {**TASKS["hypernetwork"], "images": 4, "statistics": None},
+    "sample": {**MINIATURE["sample"], "count": 1, "seen": 4, "questions": 5},
+    "prompts": {
+        "seed": 0,
+        "prompts": 2,
+        "questions": [1, 4],
+        "new": ["speed-faster-truth"],
+        "examples": [4],
+        "nearest": 2,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `finished`, for the miniature that sees questions, `asked`."""
+    folder = tmp_path_factory.mktemp("asked")
+    write_tree(folder, asked=ASKED)
+    run_layers(folder, *TASKS_LAYERS, "prompts", "tables", experiment="asked")
+    return folder
+
 
 @pytest.fixture(scope="session")
 def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -86,6 +86,8 @@ def _request(trained: TrainedRPG) -> str:
     """Return the arguments of an example."""
     if trained.encoder:
         return "images=images, labels=labels, seed=1"
+    if trained.takes_questions:
+        return "prompts=questions, seed=1"
     return "classes=[3, 8], seed=1" if trained.task.classes else "seed=1"
 
 
@@ -96,6 +98,8 @@ def _conditions(vocabulary: dict[str, Any]) -> list[str]:
             lines.append(f"`state`: a training run of the zoo, 0 to {choices - 1}, or several to mix")
         elif name == "task_code":
             lines.append(f"`classes`: some of {', '.join(choices)}; or `code`, one 0 or 1 for each of them")
+        elif name == "prompts":
+            lines.append(f"`prompts`: 1 to {choices} questions of a task, without answers")
         elif name == "images":
             shape = ", ".join(map(str, choices))
             lines.append(f"`images` [n, {shape}] and `labels` [n], 0 for no and 1 for yes: the task")

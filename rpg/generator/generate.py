@@ -25,6 +25,7 @@ def generate(
     vectors: Vectors | None = None,
     images: Any = None,
     labels: Sequence[Any] | None = None,
+    prompts: Sequence[Any] | None = None,
     architecture: str | None = None,
     root: Path | str = ".",
 ) -> dict[str, Tensor]:
@@ -33,10 +34,11 @@ def generate(
     Choose the task by `classes` (indices or names), by a task `code` ("0001000010") or in words (`describe`). `state`
     chooses one permutation state, or several to mix in equal shares. `vectors` sets conditions of the kind `vector` by
     name. `images` [n, C, H, W] with `labels` [n], 0 for no and 1 for yes, show the task to an RPG that takes images.
+    `prompts`, a list of questions without answers, show it to an RPG that takes questions.
     `architecture` names the experiment whose networks a joint experiment makes. Omitted values are drawn. An omitted
     seed or number of steps comes from params.yaml in the folder `root`.
 
     Raises UserError if the experiment is not trained, or if the request is contradictory or unknown.
     """
     trained = TrainedRPG.of_experiment(experiment, Path(root), architecture)
-    return trained.generate(classes, code, describe, state, seed, steps, vectors, images, labels)
+    return trained.generate(classes, code, describe, state, seed, steps, vectors, images, labels, prompts)

@@ -84,17 +84,19 @@ class Generator(ModelHubMixin):
         vectors: Vectors | None = None,
         images: Any = None,
         labels: Sequence[Any] | None = None,
+        prompts: Sequence[Any] | None = None,
     ) -> StateDict:
         """Return the state dict of one new network, on the CPU.
 
         Choose the task by `classes` (indices or names), by a task `code` ("0001000010") or in words (`describe`).
         `state` chooses one permutation state, or several to mix in equal shares. `vectors` sets conditions of the kind
         `vector` by name. `images` [n, C, H, W] with `labels` [n], 0 for no and 1 for yes, show the task to an RPG that
-        takes images. Omitted values are drawn. An omitted seed or number of steps is that of the experiment.
+        takes images. `prompts`, a list of questions without answers, show it to an RPG that takes questions. Omitted
+        values are drawn. An omitted seed or number of steps is that of the experiment.
 
         Raises UserError if the request is contradictory or unknown.
         """
-        return self._trained.generate(classes, code, describe, state, seed, steps, vectors, images, labels)
+        return self._trained.generate(classes, code, describe, state, seed, steps, vectors, images, labels, prompts)
 
     def network(
         self, state_dict: StateDict | None = None, *, build: Callable[[], nn.Module] | None = None, **request: Any

@@ -55,6 +55,8 @@ def unsuited(trained: TrainedRPG) -> str | None:
         return f"{missing[0]} is not installed; install rpg-weights[onnx]"
     if trained.encoder:
         return "RPG takes images, and torch computes their features"
+    if trained.takes_questions:
+        return "RPG takes questions, and a language model computes their features"
     if sample.solver == "ddpm" or sample.steps > MAX_STEPS:
         return f"the sampler draws noise in each step, or has more than {MAX_STEPS} steps"
     if other := next((tensor.dtype for tensor in layout.tensors if tensor.dtype not in DTYPES), None):

@@ -172,6 +172,11 @@ class GraphGenerator:
         """An RPG that takes images has no graph."""
         raise UserError(NOT_ON_IMAGES)
 
+    @property
+    def takes_questions(self) -> bool:
+        """An RPG that takes questions has no graph."""
+        return False
+
     @cached_property
     def _table(self) -> dict[str, np.ndarray]:
         return {name.removeprefix(TABLE): of for name, of in self._zoo.items() if name.startswith(TABLE)}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rpg.model.image_set import SIDES
+from rpg.model.set_encoder import SIDES
 from rpg.training.prompts import MOST
 from rpg.utils.errors import UserError
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from rpg.generator.describe import describe
 from rpg.utils import task_codes
-from rpg.utils.condition_requests import States, Vectors
+from rpg.utils.condition_requests import NOT_ON_QUESTIONS, States, Vectors
 from rpg.utils.errors import UserError, one_line
 
 
@@ -111,6 +111,8 @@ class NetworkGenerator(Protocol):
     ) -> Sequence[Any]: ...
     @property
     def image_form(self) -> Any: ...
+    @property
+    def takes_questions(self) -> bool: ...
     def write(self, path: Path, network: Any) -> None: ...
     def zoo_membership(self, code: str) -> str: ...
     def outside(self, vectors: Vectors | None) -> list[str]: ...
@@ -129,11 +131,12 @@ def generate_files(
     steps: int | None,
     vectors: Vectors | None,
     images: Path | None = None,
+    prompts: Path | None = None,
 ) -> None:
     """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print each network's states and code.
 
     An adapter becomes a folder for peft, any other network a .safetensors file. A number outside of the zoo's range
-    gives a warning. `images` is a folder of a prompt's pictures.
+    gives a warning. `images` is a folder of a prompt's pictures, `prompts` a file of a prompt's questions.
     """
     task = generator.task
     chosen = task_code(task, classes, code, sentence, generator.language_model)
@@ -143,15 +146,9 @@ def generate_files(
         print(f"'{sentence}' is {chosen} for {translator}: {means} (correct it with --code)")
     for line in generator.outside(vectors):
         print(one_line(f"look: {line}"), file=sys.stderr)
-    prompt = None
-    if images:
-        form = generator.image_form
-        # Pillow and torch are not needed for other requests.
-        from rpg.generator.prompt_images import read_prompt
-
-        prompt, lines = read_prompt(images, form, seed or 0)
-        for line in lines:
-            print(one_line(f"look: {line}"), file=sys.stderr)
+    prompt, lines = _prompt(generator, images, prompts, seed or 0)
+    for line in lines:
+        print(one_line(f"look: {line}"), file=sys.stderr)
     for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors, prompt)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")
         generator.write(path, network)
@@ -159,6 +156,25 @@ def generate_files(
         if network.code:
             facts = [f"code {network.code} ({generator.zoo_membership(network.code)})", *facts]
         print(one_line(f"{path}: {', '.join(facts)}"))
+
+
+def _prompt(generator: NetworkGenerator, images: Path | None, prompts: Path | None, seed: int) -> tuple[Any, list[str]]:
+    """Return the prompt of a folder of pictures or a file of questions, or None, and lines that say what was read."""
+    if images and prompts:
+        raise UserError("--images and --prompts may contradict each other: give one of them")
+    # Pillow and torch are not needed for other requests.
+    if images:
+        form = generator.image_form
+        from rpg.generator.prompt_images import read_prompt
+
+        return read_prompt(images, form, seed)
+    if prompts:
+        if not generator.takes_questions:
+            raise UserError(NOT_ON_QUESTIONS)
+        from rpg.generator.prompt_questions import read_question_prompt
+
+        return read_question_prompt(prompts, seed)
+    return None, []
 
 
 def zoo_membership(code: str, learned: Collection[str], held_out: Collection[str]) -> str:

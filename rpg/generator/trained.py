@@ -15,24 +15,25 @@ from rpg.config.loading import load_params
 from rpg.config.model import Diffusion, Model
 from rpg.config.params import Params
 from rpg.generator.prompt_images import ImageForm, ImagePrompt, given_prompt
+from rpg.generator.prompt_questions import QuestionPrompt, chosen, given_questions
 from rpg.generator.requests import task_code, zoo_membership
 from rpg.generator.sample import sample_networks
 from rpg.model.conditions import condition_name
 from rpg.model.diffusion import T
-from rpg.model.image_set import SIDES, support_values
 from rpg.model.rpg import RPG
+from rpg.model.set_encoder import SIDES, support_values
 from rpg.paths import Paths, paths_of
 from rpg.tasks.adapters import loaded, write_adapter
 from rpg.tasks.base import ImageEncoder, Task
 from rpg.tasks.config import TaskConfig
-from rpg.tasks.loading import load_prompted, load_task
+from rpg.tasks.loading import load_prompted, load_task, text_task
 from rpg.tasks.stack import StateDict
 from rpg.tokenizer.store import TokenStore
 from rpg.tokenizer.tokenizer import Tokenizer
 from rpg.training.conditions import ConditionTable
 from rpg.training.model_file import load_rpg, read_config
-from rpg.training.prompts import prompts_base
-from rpg.utils.condition_requests import NOT_ON_IMAGES, States, Vectors
+from rpg.training.prompts import MOST_QUESTIONS, prompts_base
+from rpg.utils.condition_requests import NOT_ON_IMAGES, NOT_ON_QUESTIONS, States, Vectors
 from rpg.utils.device import device
 from rpg.utils.errors import UserError, suggestion
 from rpg.utils.files import write_tensors
@@ -153,6 +154,11 @@ class TrainedRPG:
         return ImageForm(self.image_features.shape, self.image_features.white)
 
     @property
+    def takes_questions(self) -> bool:
+        """Whether questions without answers ask for a network."""
+        return self.settings.model.text is not None
+
+    @property
     def states(self) -> int:
         """The number of permutation states."""
         return self.table.sizes.get("permutation_state", 1)
@@ -170,25 +176,25 @@ class TrainedRPG:
         seed: int | None = None,
         steps: int | None = None,
         vectors: Vectors | None = None,
-        prompt: ImagePrompt | None = None,
+        prompt: ImagePrompt | QuestionPrompt | None = None,
     ) -> list[GeneratedNetwork]:
         """Generate `count` networks; each network draws a code or states that are None, and omitted vectors.
 
-        `prompt` shows the task to an RPG that takes images.
+        `prompt` shows the task to an RPG that takes images or questions.
 
         Network k depends on the seed and on k alone. Raises UserError for an unknown state or vector, for a code if
         the experiment has no task codes, and for a number of steps outside of 1 to 1000.
         """
         if steps is not None and not 1 <= steps <= T:
             raise UserError(f"--steps {steps}: must be between 1 and {T}")
-        chosen = self.settings.sample
-        update = {"seed": chosen.seed if seed is None else seed, "steps": chosen.steps if steps is None else steps}
+        own = self.settings.sample
+        update = {"seed": own.seed if seed is None else seed, "steps": own.steps if steps is None else steps}
         requests = [(states, code)] * count
         networks = sample_networks(
             self.model,
             self.table,
             self.tokenizer,
-            chosen.model_copy(update=update),
+            own.model_copy(update=update),
             requests,
             vectors,
             precision=self.settings.precision,
@@ -196,9 +202,18 @@ class TrainedRPG:
         )
         return [GeneratedNetwork(*network) for network in networks]
 
-    def _values(self, prompt: ImagePrompt) -> Tensor:
+    def _values(self, prompt: ImagePrompt | QuestionPrompt) -> Tensor:
+        if isinstance(prompt, QuestionPrompt):
+            return support_values([[self._question_features(prompt)]])
         features = self.image_features(prompt.images)
         return support_values([[features[prompt.labels == side] for side in range(SIDES)]])
+
+    def _question_features(self, prompt: QuestionPrompt) -> Tensor:
+        condition = self.settings.model.text
+        if condition is None:
+            raise UserError(NOT_ON_QUESTIONS)
+        task = text_task(self.benchmark)
+        return task.text_features(condition, [task.prompt_text(*question) for question in prompt.questions])
 
     def generate(
         self,
@@ -211,15 +226,22 @@ class TrainedRPG:
         vectors: Vectors | None,
         images: Any = None,
         labels: Sequence[Any] | None = None,
+        prompts: Sequence[Any] | None = None,
     ) -> StateDict:
         """Return the state dict of one network for a request in Python, as `rpg.generate` describes it."""
-        chosen = task_code(self.task, classes, code, sentence, self.language_model)
+        named = task_code(self.task, classes, code, sentence, self.language_model)
         states = (state,) if isinstance(state, int) else state
         vectors = {name: [of] if isinstance(of, int | float) else of for name, of in (vectors or {}).items()}
         for line in self.outside(vectors):
             warnings.warn(line, stacklevel=3)
-        prompt = None if images is None else given_prompt(images, labels, self.image_form, seed or 0)
-        return self.networks(1, chosen, tuple(states) if states else None, seed, steps, vectors, prompt)[0].state_dict
+        if images is not None and prompts is not None:
+            raise UserError("images and prompts may contradict each other: give one of them")
+        prompt: ImagePrompt | QuestionPrompt | None = None
+        if images is not None:
+            prompt = given_prompt(images, labels, self.image_form, seed or 0)
+        elif prompts is not None:
+            prompt = chosen(given_questions(prompts), seed or 0)
+        return self.networks(1, named, tuple(states) if states else None, seed, steps, vectors, prompt)[0].state_dict
 
     def outside(self, vectors: Vectors | None) -> list[str]:
         """Return a line for each requested number outside of the range that the zoo's checkpoints have."""
@@ -243,12 +265,15 @@ class TrainedRPG:
     def vocabulary(self) -> dict[str, Any]:
         """Return condition → its choices: the number of states, the classes, or the range of each number in the zoo.
 
-        Images have their shape (C, H, W).
+        Images have their shape (C, H, W), and prompts of questions the most questions.
         """
         found: dict[str, Any] = {}
         for condition in self.table.conditions:
             if condition.kind == "images":
                 found["images"] = self.image_form.shape
+                continue
+            if condition.kind == "text":
+                found["prompts"] = MOST_QUESTIONS
                 continue
             values_NC = self.table.values[condition_name(condition)]
             if condition.kind == "permutation_state":

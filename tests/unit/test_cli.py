@@ -32,8 +32,8 @@ OPTIONS = {
     ),
     "import": ("--experiment", "--weights"),
     "generate": (
-        "--experiment", "--generator", "--out", "--classes", "--code", "--describe", "--images", "--vector",
-        "--architecture", "--count", "--state", "--seed", "--steps", "--threads", "--runtime",
+        "--experiment", "--generator", "--out", "--classes", "--code", "--describe", "--images", "--prompts",
+        "--vector", "--architecture", "--count", "--state", "--seed", "--steps", "--threads", "--runtime",
     ),
     "joint": ("--experiment", "--threads"),
     "pack": ("--experiment", "--out", "--graph", "--no-graph"),
