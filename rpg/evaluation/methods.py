@@ -25,6 +25,8 @@ METHODS = {
     "base_probe": MethodFacts("logistic regression on the base network's features", "base network, own labels"),
     "ridge_pairs": MethodFacts("ridge regression, pairs of bits", "zoo"),
     "ridge": MethodFacts("ridge regression, bits", "zoo"),
+    "ridge_questions": MethodFacts("ridge regression, questions", "zoo"),
+    "nearest_questions": MethodFacts("weights of the seen task with the nearest questions", "zoo"),
     "nearest_task": MethodFacts("weights of the nearest seen task", "zoo"),
     "mean_network": MethodFacts("mean of the seen networks", "zoo"),
     "majority_class": MethodFacts("majority class", "own labels"),

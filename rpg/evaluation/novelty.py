@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 
 from rpg.config.experiment import Experiment, FineTune
-from rpg.evaluation.baselines import formulas
+from rpg.evaluation.baselines import embedded_tasks, formulas
 from rpg.evaluation.distance import ZooDistance, zoo_points
 from rpg.evaluation.fine_tuned import fine_tuned
 from rpg.evaluation.geometry import mapped
@@ -198,7 +198,7 @@ class NoveltyAnalysis:
         if self.params.fine_tune:
             yield from self._fine_tuned(mixed, self.params.fine_tune)
         if self.experiment.task.has_codes:
-            for kind, formula in formulas(self.store).items():
+            for kind, formula in formulas(self.store, embedded_tasks(self.experiment, self.task)).items():
                 for state, code in dict.fromkeys(requests):
                     yield self.network_at(kind, state, code, self.space.point(formula(state, code or "")))
 

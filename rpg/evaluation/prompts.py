@@ -22,8 +22,8 @@ from rpg.evaluation.prompt_table import PromptTrial, prompt_table
 from rpg.evaluation.refinement import refined
 from rpg.evaluation.supports import Support, best_on, nearest_mean, probed, steps_of, tuned, voted
 from rpg.generator.sample import sample_networks
-from rpg.model.image_set import support_values
 from rpg.model.rpg import RPG
+from rpg.model.set_encoder import support_values
 from rpg.paths import Paths
 from rpg.tasks.base import Judgement, PromptedTask
 from rpg.tasks.config import Run
@@ -58,7 +58,7 @@ class PromptRivals:
     """RPG and its rivals for support sets of one data set."""
 
     def __init__(self, experiment: Experiment, paths: Paths, task: PromptedTask, data: str) -> None:
-        assert experiment.prompts
+        assert isinstance(experiment.prompts, PromptEvaluation)
         self.experiment, self.paths, self.params = experiment, paths, experiment.prompts
         self.task, self.data = task, data
         # The task as the data set's images ask it; its networks are those of `task`.
@@ -286,7 +286,7 @@ def measure(rivals: PromptRivals) -> PromptTable:
     trained = rivals.trained()
     table.add(PromptMethod("trained", 0), 0, True, [*trained], rivals.judged([*trained.values()], [*trained]))
     lookup = rivals.task.base_network(rivals.base)
-    if rivals.data == "own":
+    if rivals.data == "own" and lookup:
         looked_up = [
             {split: lookup.look_up(split, code).scores[rivals.on.metric] for split in SPLITS} for code in rivals.codes
         ]
@@ -348,10 +348,15 @@ def _refine(
 
 
 def evaluate_prompts(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
-    """Measure RPG and its rivals on each data set of the block `prompts`; write prompts.csv and prompts.json."""
-    params: PromptEvaluation | None = experiment.prompts
+    """Measure RPG and its rivals for the prompts of the block `prompts`; write the files of the stage."""
+    if experiment.model.text:
+        from rpg.evaluation.question_prompts import evaluate_questions
+
+        evaluate_questions(experiment, paths, data_root)
+        return
+    params = experiment.prompts
     task = load_prompted(experiment.task, data_root)
-    assert params
+    assert isinstance(params, PromptEvaluation)
     tables = [measure(PromptRivals(experiment, paths, task, data)) for data in ("own", *params.data)]
     rows = pd.DataFrame([row for table in tables for row in table.rows])
     write_text(paths.file("prompts.rows"), rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))

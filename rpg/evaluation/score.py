@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from rpg.config.experiment import Experiment
-from rpg.evaluation.baselines import Formula, formulas
+from rpg.evaluation.baselines import Formula, embedded_tasks, formulas
 from rpg.evaluation.distance import refer_to_zoo
 from rpg.evaluation.intervals import ScoreSample, difference, mean_interval
 from rpg.evaluation.methods import RECOUNTED
@@ -160,7 +160,7 @@ class CodeBaselines:
 
     def score(self) -> Kinds:
         """Return kind → scored networks."""
-        formulas_by_name = formulas(self.store)
+        formulas_by_name = formulas(self.store, embedded_tasks(self.experiment, self.scorer.task))
         kinds = {
             name: self._score(self._from_formula(formula), name) for name, formula in formulas_by_name.items()
         } | self._scores_of_majority()
@@ -227,7 +227,10 @@ class CodeBaselines:
     def _scores_of_base(self) -> Kinds:
         """Return the scores of what the base network can do for each task without any training of the zoo."""
         task, experiment, folder = self.scorer.task, self.experiment, self.paths.folder("base")
-        bases = [task.base_network(read_base(experiment, folder, seed) or {}) for seed in self.store.seeds]
+        answering = (task.base_network(read_base(experiment, folder, seed) or {}) for seed in self.store.seeds)
+        bases = [one for one in answering if one is not None]
+        if not bases:
+            return {}
         lookup = [
             self.scorer.scored(
                 NetworkFacts(state=state, code=code), {split: bases[state].look_up(split, code) for split in SPLITS}

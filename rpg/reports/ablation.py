@@ -17,6 +17,7 @@ from rpg.evaluation.intervals import ScoreSample, difference
 from rpg.evaluation.methods import RECOUNTED, kinds
 from rpg.evaluation.novelty import run_distance
 from rpg.evaluation.prompt_table import PromptTrial, prompt_table
+from rpg.evaluation.question_table import question_table
 from rpg.evaluation.results import NoveltyResult, ParameterCount, ScoredNetwork, Scores
 from rpg.evaluation.score import SETS, SPLITS, run_label, summary
 from rpg.evaluation.wanted import read_wanted
@@ -68,9 +69,9 @@ def summarize(params: Params, name: str, results: Path) -> None:
 def _prompts(params: Params, name: str, results: Path) -> str | None:
     """Return the table of `rpg prompts` over all trainings of the variant that has the stage; None without one.
 
-    A variant without the stage is the RPG that is told the code.
+    A variant without the stage is the RPG that is told the code, if prompts are images.
     """
-    measured, device, told = [], "", []
+    measured, device, told, questions = [], "", [], False
     for trial, experiment in params.trials(name).items():
         paths = paths_of(params, trial, results)
         if experiment.prompts:
@@ -78,14 +79,18 @@ def _prompts(params: Params, name: str, results: Path) -> str | None:
             facts = read_sealed(paths.file("prompts.summary"), command)
             rows = pd.read_csv(verified_file(paths.file("prompts.rows"), paths.file("prompts.summary"), command))
             measured.append(PromptTrial(rows, facts["seconds"]))
-            device = facts["device"]
+            device, questions = facts["device"], experiment.model.text is not None
         else:
             scores = read_sealed(paths.file("score.scores"), f"rpg score --experiment {trial}", Scores)
             seed = experiment.train.seed
             told += [
                 {"code": one.code, "test": one.test, "training": seed} for one in scores.rpg if one.set == "held_out"
             ]
-    return prompt_table(measured, device, pd.DataFrame(told) if told else None) if measured else None
+    if not measured:
+        return None
+    if questions:
+        return question_table(measured, device)
+    return prompt_table(measured, device, pd.DataFrame(told) if told else None)
 
 
 def _choice(scores: Sequence[Scores], kind: str) -> float:

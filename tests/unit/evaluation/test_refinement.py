@@ -7,7 +7,7 @@ from torch.nn import functional
 from rpg.config.loading import load_params
 from rpg.evaluation.refinement import refined
 from rpg.model.diffusion import T
-from rpg.model.image_set import support_values
+from rpg.model.set_encoder import support_values
 from rpg.paths import paths_of
 from rpg.tasks.loading import load_task
 from rpg.tasks.stack import unstack

@@ -1,0 +1,218 @@
+"""Measure adapters for questions beside rivals that see the same questions: `rpg prompts --experiment facts-prompts`.
+
+Writes prompts.csv, a row for each method and draw of questions, prompts.md, the table, and prompts.json with the
+seconds of each method for one draw. The questions are training questions of held-out tasks, without their answers.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import product
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rpg.config.experiment import Experiment
+from rpg.config.prompts import TextPromptEvaluation
+from rpg.evaluation.baselines import formulas, standardized
+from rpg.evaluation.prompt_table import PromptTrial
+from rpg.evaluation.question_table import question_table
+from rpg.generator.sample import sample_networks
+from rpg.model.rpg import RPG
+from rpg.model.set_encoder import support_values
+from rpg.paths import Paths
+from rpg.tasks.base import TextTask
+from rpg.tasks.loading import load_task, text_task
+from rpg.tasks.stack import StateDict, unstack
+from rpg.tokenizer.store import TokenStore
+from rpg.training.conditions import ConditionTable
+from rpg.training.model_file import load_rpg, read_config
+from rpg.utils.device import describe, device
+from rpg.utils.files import file_entry, read_tensors, write_sealed, write_text
+from rpg.utils.progress import progress
+from rpg.utils.rng import generator
+
+# Draws that a method's seconds are measured on, one by one.
+TIMED = 5
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Questions of a held-out task: their indices among the training questions, and their features [n, F]."""
+
+    code: str
+    number: int
+    picks: tuple[int, ...]
+    features: Tensor
+
+
+# What makes an adapter for each draw.
+Adapters = Callable[[Sequence[Draw]], list[StateDict]]
+
+
+class QuestionRivals:
+    """RPG and its rivals for questions of held-out tasks."""
+
+    def __init__(self, experiment: Experiment, paths: Paths, task: TextTask) -> None:
+        condition = experiment.model.text
+        assert isinstance(experiment.prompts, TextPromptEvaluation)
+        assert condition
+        self.experiment, self.paths, self.params = experiment, paths, experiment.prompts
+        self.task, self.condition = task, condition
+        self.store = TokenStore(paths.folder("tokens"))
+        self.seen = [*dict.fromkeys(one.code or "" for one in self.store.checkpoints)]
+        self.codes = [*dict.fromkeys(one.code or "" for one in self.store.held_out)]
+
+    @cached_property
+    def features(self) -> dict[str, Tensor]:
+        """Task → features [n, F] of its training questions."""
+        return {
+            code: self.task.text_features(self.condition, self.task.prompt_texts("train", code))
+            for code in (*self.seen, *self.codes)
+        }
+
+    def draws(self, count: int) -> list[Draw]:
+        """Return `prompts` draws of `count` questions of each held-out task, or of all if the task has fewer."""
+        drawn = []
+        for code, number in product(self.codes, range(self.params.prompts)):
+            draw = generator(self.params.seed, "questions", code, number, count)
+            picks = torch.randperm(len(self.features[code]), generator=draw)[:count]
+            drawn.append(Draw(code, number, tuple(picks.tolist()), self.features[code][picks]))
+        return drawn
+
+    def read(self, draw: Draw) -> Draw:
+        """Return the draw with its features computed anew, as they are for a caller's questions."""
+        texts = self.task.prompt_texts("train", draw.code)
+        features = self.task.text_features(self.condition, [texts[pick] for pick in draw.picks])
+        return replace(draw, features=features)
+
+    def generated(self, model: RPG, table: ConditionTable, steps: int, draws: Sequence[Draw]) -> list[StateDict]:
+        """Return an adapter of a generator for each draw."""
+        sample = self.experiment.sample.model_copy(update={"steps": steps, "seed": self.params.seed})
+        values = support_values([[draw.features] for draw in draws])
+        requests = [((0,), None)] * len(draws)
+        return [one for one, *_ in sample_networks(model, table, self.store, sample, requests, prompts=values)]
+
+    def by_formula(self, name: str, draws: Sequence[Draw]) -> list[StateDict]:
+        """Return the adapter of a formula of `rpg.evaluation.baselines` for the mean features of each draw."""
+        formula = formulas(self.store, self._places(draws), name)[name]
+        return [self._of_tokens(formula(0, str(index))) for index in range(len(draws))]
+
+    def _places(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        """Return the standardized mean features of each seen task, and of each draw under its index."""
+        means = {code: self.features[code].mean(0) for code in self.seen}
+        of_draws = {str(index): draw.features.mean(0) for index, draw in enumerate(draws)}
+        return standardized(means | of_draws, self.seen)
+
+    def soup(self, draws: Sequence[Draw]) -> list[StateDict]:
+        """Return the mean of the adapters of the seen tasks whose questions are nearest to each draw."""
+        places, made = self._places(draws), []
+        for index in range(len(draws)):
+            distances = {code: float(torch.dist(places[code], places[str(index)])) for code in self.seen}
+            chosen = sorted(distances, key=distances.__getitem__)[: self.params.nearest]
+            mine = [index for index, one in enumerate(self.store.checkpoints) if one.code in chosen]
+            tokens = torch.stack([self.store[index] for index in mine]).nan_to_num(0.0)
+            made.append(self._of_tokens(tokens.mean(0)))
+        return made
+
+    def _of_tokens(self, tokens_LD: Tensor) -> StateDict:
+        return unstack(self.store.detokenize(tokens_LD.unsqueeze(0), torch.tensor([0])))[0]
+
+    def trained(self) -> dict[str, StateDict]:
+        """Return held-out task → the adapter that the zoo's recipe trained for it, on all training questions."""
+        folder = self.paths.folder("zoo")
+        return {one.code or "": read_tensors(folder / one.file) for one in self.store.held_out}
+
+    def mean_adapter(self) -> StateDict:
+        """Return the mean of all seen tasks' adapters."""
+        tokens = torch.stack([self.store[index] for index in range(len(self.store))]).nan_to_num(0.0)
+        return self._of_tokens(tokens.mean(0))
+
+    def judged(self, adapters: Sequence[StateDict], codes: Sequence[str]) -> list[float]:
+        """Return the score of each adapter on the test questions of its task; nothing is chosen by these scores."""
+        return [self.task.score(adapter, "test", code) for adapter, code in zip(adapters, codes, strict=True)]
+
+    def in_context(self, draws: Sequence[Draw]) -> list[float]:
+        """Return the scores of the language model alone, with the draw's questions and answers before each question."""
+        return [self.task.score_in_context("test", draw.code, draw.picks) for draw in draws]
+
+
+class QuestionTable:
+    """The rows of prompts.csv, and the seconds of each method."""
+
+    def __init__(self, rivals: QuestionRivals) -> None:
+        self.rivals = rivals
+        self.rows: list[dict[str, Any]] = []
+        self.seconds: list[dict[str, Any]] = []
+
+    def add(self, method: str, count: int, codes: Sequence[str], scores: Sequence[float]) -> None:
+        """Add the scores of a method for prompts of `count` questions, 0 for a method that sees none."""
+        new = self.rivals.params.new
+        self.rows += [
+            {"questions": count, "method": method, "code": code, "new": code in new, "test": score}
+            for code, score in zip(codes, scores, strict=True)
+        ]
+
+    def adapters(self, method: str, makes: Adapters, count: int, draws: Sequence[Draw]) -> None:
+        """Add a method that makes adapters, and its seconds for one draw."""
+        codes = [draw.code for draw in draws]
+        self.add(method, count, codes, self.rivals.judged(makes(draws), codes))
+        started = time.perf_counter()
+        for draw in draws[:TIMED]:
+            makes([self.rivals.read(draw)])
+        spent = (time.perf_counter() - started) / min(TIMED, len(draws))
+        self.seconds.append({"questions": count, "method": method, "seconds": round(spent, 5)})
+
+
+def measure_questions(rivals: QuestionRivals) -> QuestionTable:
+    """Return the table of an experiment with the condition `text`."""
+    table, params, experiment = QuestionTable(rivals), rivals.params, rivals.experiment
+    trained = rivals.trained()
+    table.add("trained", 0, [*trained], rivals.judged([*trained.values()], [*trained]))
+    table.add("mean_network", 0, rivals.codes, rivals.judged([rivals.mean_adapter()] * len(rivals.codes), rivals.codes))
+    for method, codes in (("trained", rivals.codes[:1]), ("together", rivals.seen)):
+        started = time.perf_counter()
+        together = rivals.task.train_together(experiment.zoo, codes)
+        table.seconds.append({"questions": 0, "method": method, "seconds": round(time.perf_counter() - started, 2)})
+    table.add("together", 0, rivals.codes, rivals.judged([together] * len(rivals.codes), rivals.codes))
+    alone = [Draw(code, 0, (), torch.empty(0)) for code in rivals.codes]
+    table.add("alone", 0, rivals.codes, rivals.in_context(alone))
+    folders = {"rpg": (rivals.paths.generator(experiment), experiment.sample.steps)}
+    if experiment.hypernetwork:
+        folders["hypernetwork"] = (rivals.paths.folder("hypernetwork"), 1)
+    models = {
+        name: (
+            load_rpg(folder, rivals.store, device()),
+            ConditionTable.of(read_config(folder).model.conditions, rivals.store),
+            steps,
+        )
+        for name, (folder, steps) in folders.items()
+    }
+    for count in progress(params.questions, "questions", total=len(params.questions)):
+        draws = rivals.draws(count)
+        for name, parts in models.items():
+            table.adapters(name, partial(rivals.generated, *parts), count, draws)
+        for name in ("ridge_questions", "nearest_questions"):
+            table.adapters(name, partial(rivals.by_formula, name), count, draws)
+        table.adapters("soup", rivals.soup, count, draws)
+        if count in params.examples:
+            codes = [draw.code for draw in draws]
+            started = time.perf_counter()
+            table.add("in_context", count, codes, rivals.in_context(draws))
+            spent = (time.perf_counter() - started) / len(draws)
+            table.seconds.append({"questions": count, "method": "in_context", "seconds": round(spent, 5)})
+    return table
+
+
+def evaluate_questions(experiment: Experiment, paths: Paths, data_root: str | None) -> None:
+    """Measure RPG and its rivals; write prompts.csv, prompts.md and prompts.json."""
+    task = text_task(load_task(experiment.task, data_root))
+    table = measure_questions(QuestionRivals(experiment, paths, task))
+    rows, on = pd.DataFrame(table.rows), describe(device())
+    write_text(paths.file("prompts.rows"), rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
+    write_text(paths.file("prompts.table"), question_table([PromptTrial(rows, table.seconds)], on))
+    files = [file_entry(paths.file(f"prompts.{name}")) for name in ("rows", "table")]
+    write_sealed(paths.file("prompts.summary"), {"device": on, "seconds": table.seconds, "files": files})

@@ -1,0 +1,95 @@
+"""The table of `rpg prompts` for questions: RPG and its rivals for the same held-out tasks, prompts.md."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rpg.evaluation.intervals import ScoreSample, difference, mean_interval
+from rpg.evaluation.prompt_table import PromptTrial
+
+HEADING = """# Adapters for questions
+
+Accuracy on the test questions of the held-out tasks, in percent: mean [95 % interval over the tasks{of}], minimum. A
+prompt has *n* questions of the task, without answers. *New* are the tasks about something that no seen task asks about,
+with n = {most}. Seconds are those of one prompt of n = {most}, or of the training, on {device}. *Knows* is what a
+method reads of the held-out task. The answer of the language model without an adapter is the likeliest choice, because
+it does not know the names of the choices; an adapter's answer is the choice that the text names.
+
+"""
+# Method → its name, and what it reads of the held-out task.
+METHODS = {
+    "trained": ("adapter trained for the task", "questions and answers"),
+    "rpg": ("RPG", "questions"),
+    "hypernetwork": ("hypernetwork, task loss only", "questions"),
+    "ridge_questions": ("ridge regression from the questions' features to the weights", "questions"),
+    "nearest_questions": ("adapter of the seen task with the nearest questions", "questions"),
+    "soup": ("mean of the adapters with the nearest questions", "questions"),
+    "together": ("one adapter, trained on all seen tasks", "nothing"),
+    "mean_network": ("mean of all adapters", "nothing"),
+    "in_context": ("language model, n answered questions before each", "n questions and answers"),
+    "alone": ("language model alone", "nothing"),
+}
+# Methods that each training of RPG makes anew, and methods that read answers.
+TRAINED, WITH_ANSWERS = ("rpg", "hypernetwork"), ("trained", "in_context")
+
+
+def question_table(trials: Sequence[PromptTrial], device: str) -> str:
+    """Return the text of prompts.md over all trainings of RPG."""
+    rows = pd.concat([trial.rows.assign(training=index) for index, trial in enumerate(trials)], ignore_index=True)
+    rows = rows[rows["method"].isin(TRAINED) | (rows["training"] == 0)]
+    counts = sorted(count for count in rows["questions"].unique() if count)
+    most = counts[-1]
+    seconds = {entry["method"]: entry["seconds"] for entry in trials[0].seconds if entry["questions"] in (0, most)}
+    of = " and trainings" if len(trials) > 1 else ""
+    columns = [f"n = {count}" for count in counts]
+    lines = [f"| adapters | knows | {' | '.join(columns)} | new | seconds |", f"|:--|:--|{'--:|' * (len(columns) + 2)}"]
+    for method, (name, knows) in METHODS.items():
+        own = rows[rows["method"] == method]
+        if own.empty:
+            continue
+        if (own["questions"] == 0).all():
+            cells = ["", *[""] * (len(counts) - 2), _cell(own)] if len(counts) > 1 else [_cell(own)]
+            new = own[own["new"].astype(bool)]
+        else:
+            cells = [_cell(own[own["questions"] == count]) for count in counts]
+            new = own[own["new"].astype(bool) & (own["questions"] == own["questions"].max())]
+        spent = f"{seconds[method]:.3f}" if method in seconds else ""
+        lines.append(f"| {name} | {knows} | {' | '.join(cells)} | {_cell(new)} | {spent} |")
+    table = "\n".join(lines)
+    return f"{HEADING.format(of=of, most=most, device=device)}{table}\n\n{_conclusion(rows, counts)}\n"
+
+
+def _cell(rows: pd.DataFrame) -> str:
+    """Return mean, interval over tasks and trainings, and minimum."""
+    if rows.empty:
+        return ""
+    scores = rows["test"].tolist()
+    interval = mean_interval(_sample(rows))
+    between = f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
+    return f"{sum(scores) / len(scores):.2f}{between}, {min(scores):.1f}"
+
+
+def _sample(rows: pd.DataFrame) -> ScoreSample:
+    trainings = rows["training"].tolist() if rows["training"].nunique() > 1 else ()
+    return ScoreSample(rows["test"].tolist(), rows["code"].tolist(), trainings)
+
+
+def _conclusion(rows: pd.DataFrame, counts: Sequence[int]) -> str:
+    """Return a sentence for each n: RPG's share of the trained adapters' mean, and the best rival without answers."""
+    trained = rows[rows["method"] == "trained"]["test"].mean()
+    sentences = []
+    for count in counts:
+        chosen = rows[rows["questions"].isin((0, count)) & ~rows["method"].isin(WITH_ANSWERS)]
+        samples = {str(method): of for method, of in chosen.groupby("method")}
+        own = samples.pop("rpg")
+        best = max(samples, key=lambda method, of=samples: of[method]["test"].mean())  # type: ignore[misc]
+        above, interval = difference(_sample(own), _sample(samples[best]))
+        low, high = interval or (above, above)
+        verdict = "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
+        mean = own["test"].mean()
+        share = f", {100 * mean / trained:.1f} % of the trained adapters' accuracy" if trained else ""
+        sentences.append(
+            f"n = {count}: RPG has {mean:.2f}{share}. Of the rivals without answers, *{METHODS[best][0]}* is the best."
+            f" RPG minus it is {above:+.2f} [{low:+.2f}, {high:+.2f}]: {verdict}."
+        )
+    return "\n".join(f"- {sentence}" for sentence in sentences)
