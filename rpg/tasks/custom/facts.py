@@ -23,8 +23,11 @@ from rpg.utils.errors import UserError
 CHECKPOINT = "checkpoint"
 # A manifest's own keys of a checkpoint, and the names of conditions that are no vectors.
 RESERVED = frozenset(
-    {"file", "sha256", "seed", "step", "held_out", "code", "permutation_state", "task_code", "images", "unconditional"}
-)
+    [
+        "file", "sha256", "seed", "step", "held_out", "code", "permutation_state", "task_code", "images", "text",
+        "unconditional",
+    ]
+)  # fmt: skip
 NAME = re.compile(r"\w[\w .-]*")
 # A column of more different texts is a name or a note, no class.
 MOST_CLASSES = 64
