@@ -234,16 +234,16 @@ class Experiment(Block):
 
     def _check_prompt(self, kinds: Sequence[str]) -> None:
         """Check the condition of a prompt, and the keys that need one."""
-        sizes = {"images": self.sample.images, "text": self.sample.questions}
-        for kind, key in (("images", "images"), ("text", "questions")):
-            if kind not in kinds and sizes[kind]:
+        keys = {"images": "images", "text": "questions"}
+        for kind, key in keys.items():
+            if kind not in kinds and getattr(self.sample, key):
                 raise ValueError(f"sample.{key}: needs the condition {kind}")
-        prompt = next((kind for kind in sizes if kind in kinds), None)
+        prompt = next((kind for kind in keys if kind in kinds), None)
         if prompt is None:
             if self.prompts:
                 raise ValueError("prompts: needs the condition images or text")
             return
-        if kinds.count(prompt) > 1 or len({*sizes} & {*kinds}) > 1:
+        if kinds.count(prompt) > 1 or len({*keys} & {*kinds}) > 1:
             raise ValueError("model.conditions: a model takes one prompt, of images or of text")
         if prompt not in self.task.prompts:
             raise ValueError(f"model.conditions: task.kind {self.task.kind} knows no {prompt}")
@@ -257,8 +257,8 @@ class Experiment(Block):
             raise ValueError(
                 f"model.conditions: {prompt} can be read in tune alone; add the block, and set train.steps to 0"
             )
-        if not sizes[prompt]:
-            raise ValueError(f"sample.{'images' if prompt == 'images' else 'questions'}: missing; {prompt} needs it")
+        if not getattr(self.sample, keys[prompt]):
+            raise ValueError(f"sample.{keys[prompt]}: missing; {prompt} needs it")
         if self.prompts and self.prompts.prompt != prompt:
             raise ValueError(f"prompts: these are the keys of another prompt; the model takes {prompt}")
 

@@ -80,14 +80,14 @@ def _section(rows: pd.DataFrame, trials: Sequence[PromptTrial], data: str, count
     for name, label in BOUNDS.items():
         chosen = rows[rows["method"] == name]
         if len(chosen):
-            lines.append(f"| *{label}* | {' | '.join([_cell(chosen), *[''] * (len(columns) + 1)])} |")
+            lines.append(f"| *{label}* | {' | '.join([cell(chosen), *[''] * (len(columns) + 1)])} |")
     shown = rows[~rows["method"].isin(BOUNDS)]
     pairs = shown[["method", "epochs"]].drop_duplicates().itertuples(index=False)
     order = [*METHODS]
     for method, epochs in sorted(pairs, key=lambda pair: (_place(pair[0], order), pair[0], pair[1])):
         own = shown[(shown["method"] == method) & (shown["epochs"] == epochs)]
-        cells = [_cell(own[(own["images"] == count) & own["evenly"]]) for count in counts]
-        cells.append(_cell(own[(own["images"] == middle) & ~own["evenly"].astype(bool)]))
+        cells = [cell(own[(own["images"] == count) & own["evenly"]]) for count in counts]
+        cells.append(cell(own[(own["images"] == middle) & ~own["evenly"].astype(bool)]))
         spent = seconds.get((method, epochs))
         text = "" if spent is None else f"{spent:.3f}"
         lines.append(f"| {_name(method, epochs)} | {' | '.join(cells)} | {text} |")
@@ -104,13 +104,17 @@ def _name(method: str, epochs: int) -> str:
     return f"{METHODS.get(method, method.replace('base, ', 'base network, ', 1))}{suffix}"
 
 
-def _cell(rows: pd.DataFrame) -> str:
+def score_sample(rows: pd.DataFrame) -> ScoreSample:
+    """Return the test scores of rows, by task and, if there are several, by training."""
+    trainings = rows["training"].tolist() if rows["training"].nunique() > 1 else ()
+    return ScoreSample(rows["test"].tolist(), rows["code"].tolist(), trainings)
+
+
+def cell(rows: pd.DataFrame) -> str:
     """Return mean, interval over tasks and trainings, and minimum."""
     if rows.empty:
         return ""
-    scores = rows["test"].tolist()
-    trainings = rows["training"].tolist() if rows["training"].nunique() > 1 else ()
-    interval = mean_interval(ScoreSample(scores, rows["code"].tolist(), trainings))
+    scores, interval = rows["test"].tolist(), mean_interval(score_sample(rows))
     between = f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
     return f"{sum(scores) / len(scores):.2f}{between}, {min(scores):.1f}"
 

@@ -359,9 +359,14 @@ def evaluate_prompts(experiment: Experiment, paths: Paths, data_root: str | None
     assert isinstance(params, PromptEvaluation)
     tables = [measure(PromptRivals(experiment, paths, task, data)) for data in ("own", *params.data)]
     rows = pd.DataFrame([row for table in tables for row in table.rows])
-    write_text(paths.file("prompts.rows"), rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-    seconds = [entry for table in tables for entry in table.seconds]
+    write_measured(paths, PromptTrial(rows, [entry for table in tables for entry in table.seconds]), prompt_table)
+
+
+def write_measured(paths: Paths, trial: PromptTrial, table: Callable[[Sequence[PromptTrial], str], str]) -> None:
+    """Write prompts.csv, prompts.md, whose text `table` returns, and, last, prompts.json."""
     on = describe(device())
-    write_text(paths.file("prompts.table"), prompt_table([PromptTrial(rows, seconds)], on))
+    rows = trial.rows.to_csv(index=False, float_format="%.4f", lineterminator="\n")
+    write_text(paths.file("prompts.rows"), rows)
+    write_text(paths.file("prompts.table"), table([trial], on))
     files = [file_entry(paths.file(f"prompts.{name}")) for name in ("rows", "table")]
-    write_sealed(paths.file("prompts.summary"), {"device": on, "seconds": seconds, "files": files})
+    write_sealed(paths.file("prompts.summary"), {"device": on, "seconds": trial.seconds, "files": files})

@@ -19,6 +19,7 @@ from rpg.config.experiment import Experiment
 from rpg.config.prompts import TextPromptEvaluation
 from rpg.evaluation.baselines import formulas, standardized
 from rpg.evaluation.prompt_table import PromptTrial
+from rpg.evaluation.prompts import generators, write_measured
 from rpg.evaluation.question_table import question_table
 from rpg.generator.sample import sample_networks
 from rpg.model.rpg import RPG
@@ -29,9 +30,7 @@ from rpg.tasks.loading import load_task, text_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
-from rpg.training.model_file import load_rpg, read_config
-from rpg.utils.device import describe, device
-from rpg.utils.files import file_entry, read_tensors, write_sealed, write_text
+from rpg.utils.files import read_tensors
 from rpg.utils.progress import progress
 from rpg.utils.rng import generator
 
@@ -180,21 +179,11 @@ def measure_questions(rivals: QuestionRivals) -> QuestionTable:
     table.add("together", 0, rivals.codes, rivals.judged([together] * len(rivals.codes), rivals.codes))
     alone = [Draw(code, 0, (), torch.empty(0)) for code in rivals.codes]
     table.add("alone", 0, rivals.codes, rivals.in_context(alone))
-    folders = {"rpg": (rivals.paths.generator(experiment), experiment.sample.steps)}
-    if experiment.hypernetwork:
-        folders["hypernetwork"] = (rivals.paths.folder("hypernetwork"), 1)
-    models = {
-        name: (
-            load_rpg(folder, rivals.store, device()),
-            ConditionTable.of(read_config(folder).model.conditions, rivals.store),
-            steps,
-        )
-        for name, (folder, steps) in folders.items()
-    }
+    models = list(generators(experiment, rivals.paths, rivals.store))
     for count in progress(params.questions, "questions", total=len(params.questions)):
         draws = rivals.draws(count)
-        for name, parts in models.items():
-            table.adapters(name, partial(rivals.generated, *parts), count, draws)
+        for name, model, conditions, steps in models:
+            table.adapters(name, partial(rivals.generated, model, conditions, steps), count, draws)
         for name in ("ridge_questions", "nearest_questions"):
             table.adapters(name, partial(rivals.by_formula, name), count, draws)
         table.adapters("soup", rivals.soup, count, draws)
@@ -211,8 +200,4 @@ def evaluate_questions(experiment: Experiment, paths: Paths, data_root: str | No
     """Measure RPG and its rivals; write prompts.csv, prompts.md and prompts.json."""
     task = text_task(load_task(experiment.task, data_root))
     table = measure_questions(QuestionRivals(experiment, paths, task))
-    rows, on = pd.DataFrame(table.rows), describe(device())
-    write_text(paths.file("prompts.rows"), rows.to_csv(index=False, float_format="%.4f", lineterminator="\n"))
-    write_text(paths.file("prompts.table"), question_table([PromptTrial(rows, table.seconds)], on))
-    files = [file_entry(paths.file(f"prompts.{name}")) for name in ("rows", "table")]
-    write_sealed(paths.file("prompts.summary"), {"device": on, "seconds": table.seconds, "files": files})
+    write_measured(paths, PromptTrial(pd.DataFrame(table.rows), table.seconds), question_table)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from rpg.evaluation.intervals import ScoreSample, difference, mean_interval
-from rpg.evaluation.prompt_table import PromptTrial
+from rpg.evaluation.intervals import difference
+from rpg.evaluation.prompt_table import PromptTrial, cell, score_sample
 
 HEADING = """# Adapters for questions
 
@@ -48,30 +48,15 @@ def question_table(trials: Sequence[PromptTrial], device: str) -> str:
         if own.empty:
             continue
         if (own["questions"] == 0).all():
-            cells = ["", *[""] * (len(counts) - 2), _cell(own)] if len(counts) > 1 else [_cell(own)]
+            cells = ["", *[""] * (len(counts) - 2), cell(own)] if len(counts) > 1 else [cell(own)]
             new = own[own["new"].astype(bool)]
         else:
-            cells = [_cell(own[own["questions"] == count]) for count in counts]
+            cells = [cell(own[own["questions"] == count]) for count in counts]
             new = own[own["new"].astype(bool) & (own["questions"] == own["questions"].max())]
         spent = f"{seconds[method]:.3f}" if method in seconds else ""
-        lines.append(f"| {name} | {knows} | {' | '.join(cells)} | {_cell(new)} | {spent} |")
+        lines.append(f"| {name} | {knows} | {' | '.join(cells)} | {cell(new)} | {spent} |")
     table = "\n".join(lines)
     return f"{HEADING.format(of=of, most=most, device=device)}{table}\n\n{_conclusion(rows, counts)}\n"
-
-
-def _cell(rows: pd.DataFrame) -> str:
-    """Return mean, interval over tasks and trainings, and minimum."""
-    if rows.empty:
-        return ""
-    scores = rows["test"].tolist()
-    interval = mean_interval(_sample(rows))
-    between = f" [{interval[0]:.1f}, {interval[1]:.1f}]" if interval else ""
-    return f"{sum(scores) / len(scores):.2f}{between}, {min(scores):.1f}"
-
-
-def _sample(rows: pd.DataFrame) -> ScoreSample:
-    trainings = rows["training"].tolist() if rows["training"].nunique() > 1 else ()
-    return ScoreSample(rows["test"].tolist(), rows["code"].tolist(), trainings)
 
 
 def _conclusion(rows: pd.DataFrame, counts: Sequence[int]) -> str:
@@ -83,7 +68,7 @@ def _conclusion(rows: pd.DataFrame, counts: Sequence[int]) -> str:
         samples = {str(method): of for method, of in chosen.groupby("method")}
         own = samples.pop("rpg")
         best = max(samples, key=lambda method, of=samples: of[method]["test"].mean())  # type: ignore[misc]
-        above, interval = difference(_sample(own), _sample(samples[best]))
+        above, interval = difference(score_sample(own), score_sample(samples[best]))
         low, high = interval or (above, above)
         verdict = "RPG wins" if low > 0 else "RPG loses" if high < 0 else "neither wins"
         mean = own["test"].mean()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from rpg.data import data_folder
 from rpg.tasks.base import BaseAnswers, Judgement, TextTask
@@ -242,9 +243,8 @@ class AdapterTaskSet(LanguageTask, TextTask):
 
 def padded_right(rows: Sequence[Mapping[str, Sequence[int]]]) -> tuple[Tensor, Tensor]:
     """Return the tokens and the labels [n, L] of `rows`, each filled up on the right."""
-    length = max(len(row["input_ids"]) for row in rows)
-    ids, labels = torch.zeros(len(rows), length, dtype=torch.int64), torch.full((len(rows), length), IGNORED)
-    for index, row in enumerate(rows):
-        ids[index, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
-        labels[index, : len(row["labels"])] = torch.tensor(row["labels"])
+    ids, labels = (
+        pad_sequence([torch.tensor(row[key]) for row in rows], batch_first=True, padding_value=fill)
+        for key, fill in (("input_ids", 0), ("labels", IGNORED))
+    )
     return ids, labels
