@@ -48,7 +48,7 @@ Names = Annotated[
 ]
 Classes = Annotated[str | None, typer.Option(help="The task by its classes: 3,8 or cat,dog.")]
 Code = Annotated[str | None, typer.Option(help="The task by its code, one 0 or 1 for each class: 0001000010.")]
-Weights = Annotated[Path | None, typer.Option(help="Score this state dict (.safetensors, .pth, .bin) and print it.")]
+Weights = Annotated[Path | None, typer.Option(help="Score this state dict, or the adapter in this folder.")]
 
 
 def _version(wanted: bool) -> None:
@@ -254,10 +254,10 @@ def score(
         raise UserError("--generator, --classes and --code are for one file: add --weights FILE")
     if weights:
         from rpg.evaluation.score_file import score_file
-        from rpg.generator.requests import split_classes, task_code
+        from rpg.generator.requests import scored_task, split_classes
 
         task, data_root, tokens = open_task(name, generator, threads)
-        print(score_file(task, weights, task_code(task, split_classes(classes), code, None), data_root, tokens))
+        print(score_file(task, weights, scored_task(task, split_classes(classes), code), data_root, tokens))
     elif name:
         params, experiment, paths = _open(name, threads)
         from rpg.evaluation.score import score_all

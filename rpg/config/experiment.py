@@ -259,8 +259,12 @@ class Experiment(Block):
             )
         if not getattr(self.sample, keys[prompt]):
             raise ValueError(f"sample.{keys[prompt]}: missing; {prompt} needs it")
+        if prompt == "text" and self.tune and self.tune.absent:
+            raise ValueError("tune.absent: needs the condition images: a prompt of text shows no classes")
         if self.prompts and self.prompts.prompt != prompt:
             raise ValueError(f"prompts: these are the keys of another prompt; the model takes {prompt}")
+        if self.prompts:
+            self.prompts.check_runs(self.runs().values())
 
     def has(self, condition: str) -> bool:
         """Return whether an optional stage is present.

@@ -254,6 +254,14 @@ class Model(Block):
         """The condition `text`, if there is one."""
         return next((condition for condition in self.conditions if condition.kind == "text"), None)
 
+    def with_encoder(self, folder: str) -> "Model":
+        """Return the block whose condition `text` has its sentence encoder in `folder`."""
+        conditions = [
+            condition.model_copy(update={"encoder": folder}) if condition.kind == "text" else condition
+            for condition in self.conditions
+        ]
+        return self.model_copy(update={"conditions": conditions})
+
 
 class Diffusion(Block):
     """The forward process and the prediction target.

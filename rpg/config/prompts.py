@@ -1,10 +1,13 @@
 """The block `prompts`: how networks for prompts are measured."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from rpg.blocks import Block, Count, Positive
+from rpg.tasks.config import Run
+from rpg.utils.errors import suggestion
 
 
 class PromptEvaluation(Block):
@@ -31,6 +34,9 @@ class PromptEvaluation(Block):
     refinement: Annotated[int, Field(ge=1, description="steps of refinement through the generator")]
     refinement_rate: Annotated[Positive, Field(description="learning rate of the refinement")]
 
+    def check_runs(self, runs: Iterable[Run]) -> None:
+        """Do nothing: support sets can be drawn for any tasks."""
+
 
 class TextPromptEvaluation(Block):
     """Questions of held-out tasks, and what RPG and its rivals make of the same questions.
@@ -51,6 +57,22 @@ class TextPromptEvaluation(Block):
         list[Count], Field(description="questions with answers before each question, for the language model alone")
     ]
     nearest: Annotated[int, Field(ge=2, description="adapters of the nearest seen tasks in a soup, their mean")]
+
+    @model_validator(mode="after")
+    def _examples_are_prompts(self) -> "TextPromptEvaluation":
+        if other := next((count for count in self.examples if count not in self.questions), None):
+            raise ValueError(f"examples: {other} is not in questions; the examples are a prompt's questions")
+        return self
+
+    def check_runs(self, runs: Iterable[Run]) -> None:
+        """Raise ValueError for new tasks that are not held out, and for a soup of more tasks than are seen."""
+        tasks: dict[bool, dict[str, None]] = {False: {}, True: {}}
+        for run in runs:
+            tasks[run.held_out][run.code or ""] = None
+        if other := next((task for task in self.new if task not in tasks[True]), None):
+            raise ValueError(f"prompts.new: '{other}' is no held-out task{suggestion(other, [*tasks[True]])}")
+        if self.nearest > len(tasks[False]):
+            raise ValueError(f"prompts.nearest: {self.nearest} of {len(tasks[False])} seen tasks; set fewer")
 
 
 def _kind(tree: Any) -> str:

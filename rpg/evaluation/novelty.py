@@ -29,11 +29,11 @@ import pandas as pd
 import torch
 
 from rpg.config.experiment import Experiment, FineTune
-from rpg.evaluation.baselines import embedded_tasks, formulas
 from rpg.evaluation.distance import ZooDistance, zoo_points
 from rpg.evaluation.fine_tuned import fine_tuned
 from rpg.evaluation.geometry import mapped
 from rpg.evaluation.interpolation import mixtures
+from rpg.evaluation.question_baselines import formulas_of
 from rpg.evaluation.results import Verdict
 from rpg.evaluation.score import read_answers, read_samples, summary
 from rpg.evaluation.symmetries import find_space, list_symmetries
@@ -198,7 +198,7 @@ class NoveltyAnalysis:
         if self.params.fine_tune:
             yield from self._fine_tuned(mixed, self.params.fine_tune)
         if self.experiment.task.has_codes:
-            for kind, formula in formulas(self.store, embedded_tasks(self.experiment, self.task)).items():
+            for kind, formula in formulas_of(self.experiment, self.task, self.store).items():
                 for state, code in dict.fromkeys(requests):
                     yield self.network_at(kind, state, code, self.space.point(formula(state, code or "")))
 

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from rpg.config.experiment import Experiment
 from rpg.config.prompts import TextPromptEvaluation
-from rpg.evaluation.baselines import formulas, standardized
 from rpg.evaluation.prompt_table import PromptTrial
 from rpg.evaluation.prompts import generators, write_measured
+from rpg.evaluation.question_baselines import QuestionBaselines
 from rpg.evaluation.question_table import question_table
 from rpg.generator.sample import sample_networks
 from rpg.model.rpg import RPG
@@ -95,40 +95,34 @@ class QuestionRivals:
         requests = [((0,), None)] * len(draws)
         return [one for one, *_ in sample_networks(model, table, self.store, sample, requests, prompts=values)]
 
-    def by_formula(self, name: str, draws: Sequence[Draw]) -> list[StateDict]:
-        """Return the adapter of a formula of `rpg.evaluation.baselines` for the mean features of each draw."""
-        formula = formulas(self.store, self._places(draws), name)[name]
-        return [self._of_tokens(formula(0, str(index))) for index in range(len(draws))]
+    @cached_property
+    def baselines(self) -> QuestionBaselines:
+        return QuestionBaselines(self.store, {code: self.features[code].mean(0) for code in self.seen})
 
-    def _places(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
-        """Return the standardized mean features of each seen task, and of each draw under its index."""
-        means = {code: self.features[code].mean(0) for code in self.seen}
-        of_draws = {str(index): draw.features.mean(0) for index, draw in enumerate(draws)}
-        return standardized(means | of_draws, self.seen)
+    def nearest(self, draws: Sequence[Draw]) -> list[StateDict]:
+        """Return the adapter of the seen task whose questions are nearest to each draw."""
+        return [self._of_tokens(self.baselines.nearest(0, draw.features.mean(0))) for draw in draws]
+
+    def ridge(self, draws: Sequence[Draw]) -> list[StateDict]:
+        """Return the adapter of the ridge regression for the mean features of each draw."""
+        return [self._of_tokens(self.baselines.ridge(0, draw.features.mean(0))) for draw in draws]
 
     def soup(self, draws: Sequence[Draw]) -> list[StateDict]:
         """Return the mean of the adapters of the seen tasks whose questions are nearest to each draw."""
-        places, made = self._places(draws), []
-        for index in range(len(draws)):
-            distances = {code: float(torch.dist(places[code], places[str(index)])) for code in self.seen}
-            chosen = sorted(distances, key=distances.__getitem__)[: self.params.nearest]
-            mine = [index for index, one in enumerate(self.store.checkpoints) if one.code in chosen]
-            tokens = torch.stack([self.store[index] for index in mine]).nan_to_num(0.0)
-            made.append(self._of_tokens(tokens.mean(0)))
-        return made
+        count = self.params.nearest
+        return [self._of_tokens(self.baselines.soup(0, draw.features.mean(0), count)) for draw in draws]
 
     def _of_tokens(self, tokens_LD: Tensor) -> StateDict:
         return unstack(self.store.detokenize(tokens_LD.unsqueeze(0), torch.tensor([0])))[0]
 
-    def trained(self) -> dict[str, StateDict]:
-        """Return held-out task → the adapter that the zoo's recipe trained for it, on all training questions."""
+    def trained(self) -> list[tuple[str, StateDict]]:
+        """Return held-out tasks, each with an adapter that the zoo trained for it on all its training questions."""
         folder = self.paths.folder("zoo")
-        return {one.code or "": read_tensors(folder / one.file) for one in self.store.held_out}
+        return [(one.code or "", read_tensors(folder / one.file)) for one in self.store.held_out]
 
     def mean_adapter(self) -> StateDict:
         """Return the mean of all seen tasks' adapters."""
-        tokens = torch.stack([self.store[index] for index in range(len(self.store))]).nan_to_num(0.0)
-        return self._of_tokens(tokens.mean(0))
+        return self._of_tokens(self.baselines.mean(0))
 
     def judged(self, adapters: Sequence[StateDict], codes: Sequence[str]) -> list[float]:
         """Return the score of each adapter on the test questions of its task; nothing is chosen by these scores."""
@@ -169,12 +163,12 @@ class QuestionTable:
 def measure_questions(rivals: QuestionRivals) -> QuestionTable:
     """Return the table of an experiment with the condition `text`."""
     table, params, experiment = QuestionTable(rivals), rivals.params, rivals.experiment
-    trained = rivals.trained()
-    table.add("trained", 0, [*trained], rivals.judged([*trained.values()], [*trained]))
+    codes, trained = zip(*rivals.trained(), strict=True)
+    table.add("trained", 0, codes, rivals.judged(trained, codes))
     table.add("mean_network", 0, rivals.codes, rivals.judged([rivals.mean_adapter()] * len(rivals.codes), rivals.codes))
-    for method, codes in (("trained", rivals.codes[:1]), ("together", rivals.seen)):
+    for method, tasks in (("trained", rivals.codes[:1]), ("together", rivals.seen)):
         started = time.perf_counter()
-        together = rivals.task.train_together(experiment.zoo, codes)
+        together = rivals.task.train_together(experiment.zoo, tasks)
         table.seconds.append({"questions": 0, "method": method, "seconds": round(time.perf_counter() - started, 2)})
     table.add("together", 0, rivals.codes, rivals.judged([together] * len(rivals.codes), rivals.codes))
     alone = [Draw(code, 0, (), torch.empty(0)) for code in rivals.codes]
@@ -184,13 +178,13 @@ def measure_questions(rivals: QuestionRivals) -> QuestionTable:
         draws = rivals.draws(count)
         for name, model, conditions, steps in models:
             table.adapters(name, partial(rivals.generated, model, conditions, steps), count, draws)
-        for name in ("ridge_questions", "nearest_questions"):
-            table.adapters(name, partial(rivals.by_formula, name), count, draws)
-        table.adapters("soup", rivals.soup, count, draws)
+        for name, makes in {
+            "ridge_questions": rivals.ridge, "nearest_questions": rivals.nearest, "soup": rivals.soup,
+        }.items():  # fmt: skip
+            table.adapters(name, makes, count, draws)
         if count in params.examples:
-            codes = [draw.code for draw in draws]
             started = time.perf_counter()
-            table.add("in_context", count, codes, rivals.in_context(draws))
+            table.add("in_context", count, [draw.code for draw in draws], rivals.in_context(draws))
             spent = (time.perf_counter() - started) / len(draws)
             table.seconds.append({"questions": count, "method": "in_context", "seconds": round(spent, 5)})
     return table

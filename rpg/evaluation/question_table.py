@@ -11,7 +11,8 @@ HEADING = """# Adapters for questions
 
 Accuracy on the test questions of the held-out tasks, in percent: mean [95 % interval over the tasks{of}], minimum. A
 prompt has *n* questions of the task, without answers. *New* are the tasks about something that no seen task asks about,
-with n = {most}. Seconds are those of one prompt of n = {most}, or of the training, on {device}. *Knows* is what a
+with n = {most}. Seconds are those of one prompt of n = {most}, or of the training, on {device}; those of the language
+model with answered questions are for its answers to all test questions. A cell of another n names it. *Knows* is what a
 method reads of the held-out task. The answer of the language model without an adapter is the likeliest choice, because
 it does not know the names of the choices; an adapter's answer is the choice that the text names.
 
@@ -39,7 +40,7 @@ def question_table(trials: Sequence[PromptTrial], device: str) -> str:
     rows = rows[rows["method"].isin(TRAINED) | (rows["training"] == 0)]
     counts = sorted(count for count in rows["questions"].unique() if count)
     most = counts[-1]
-    seconds = {entry["method"]: entry["seconds"] for entry in trials[0].seconds if entry["questions"] in (0, most)}
+    seconds = {(entry["method"], entry["questions"]): entry["seconds"] for entry in trials[0].seconds}
     of = " and trainings" if len(trials) > 1 else ""
     columns = [f"n = {count}" for count in counts]
     lines = [f"| adapters | knows | {' | '.join(columns)} | new | seconds |", f"|:--|:--|{'--:|' * (len(columns) + 2)}"]
@@ -47,14 +48,16 @@ def question_table(trials: Sequence[PromptTrial], device: str) -> str:
         own = rows[rows["method"] == method]
         if own.empty:
             continue
-        if (own["questions"] == 0).all():
-            cells = ["", *[""] * (len(counts) - 2), cell(own)] if len(counts) > 1 else [cell(own)]
-            new = own[own["new"].astype(bool)]
-        else:
+        largest = own["questions"].max()
+        if largest:
             cells = [cell(own[own["questions"] == count]) for count in counts]
-            new = own[own["new"].astype(bool) & (own["questions"] == own["questions"].max())]
-        spent = f"{seconds[method]:.3f}" if method in seconds else ""
-        lines.append(f"| {name} | {knows} | {' | '.join(cells)} | {cell(new)} | {spent} |")
+        else:
+            cells = [*[""] * (len(counts) - 1), cell(own)]
+        last = [cell(own[own["new"].astype(bool) & (own["questions"] == largest)])]
+        last.append(f"{seconds[method, largest]:.3f}" if (method, largest) in seconds else "")
+        if 0 < largest < most:
+            last = [f"{text} (n = {largest})" if text else "" for text in last]
+        lines.append(f"| {name} | {knows} | {' | '.join([*cells, *last])} |")
     table = "\n".join(lines)
     return f"{HEADING.format(of=of, most=most, device=device)}{table}\n\n{_conclusion(rows, counts)}\n"
 

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from rpg.config.experiment import Experiment
-from rpg.evaluation.baselines import Formula, embedded_tasks, formulas
+from rpg.evaluation.baselines import Formula
 from rpg.evaluation.distance import refer_to_zoo
 from rpg.evaluation.intervals import ScoreSample, difference, mean_interval
 from rpg.evaluation.methods import RECOUNTED
+from rpg.evaluation.question_baselines import formulas_of
 from rpg.evaluation.results import NetworkFacts, ScoredNetwork, Scores
 from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
@@ -160,7 +161,7 @@ class CodeBaselines:
 
     def score(self) -> Kinds:
         """Return kind → scored networks."""
-        formulas_by_name = formulas(self.store, embedded_tasks(self.experiment, self.scorer.task))
+        formulas_by_name = formulas_of(self.experiment, self.scorer.task, self.store)
         kinds = {
             name: self._score(self._from_formula(formula), name) for name, formula in formulas_by_name.items()
         } | self._scores_of_majority()

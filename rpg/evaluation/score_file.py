@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from rpg.evaluation.distance import refer_to_zoo
+from rpg.tasks.adapters import WEIGHTS as ADAPTER_FILE
 from rpg.tasks.config import TaskConfig
 from rpg.tasks.loading import load_task
 from rpg.utils.errors import UserError, one_line
@@ -16,18 +17,20 @@ def score_file(
 ) -> str:
     """Return one line with the score of the state dict in `weights` on the test split, in the task of `code` if any.
 
-    Networks that no function scores have a distance from the zoo, whose tokens are in the folder `tokens`. Raises
-    UserError if the weights do not fit, if there are task codes and neither `code` nor the file names one, or if the
-    tokens are missing.
+    `weights` is a file, or the folder of an adapter. Networks that no function scores have a distance from the zoo,
+    whose tokens are in the folder `tokens`. Raises UserError if the weights do not fit, if there are task codes and
+    neither `code` nor the file names one, or if the tokens are missing.
     """
     task = load_task(params, data_root)
     if not params.has_score and tokens:
         refer_to_zoo(task, tokens, None)
-    state_dict = read_tensors(weights)
+    file = weights / ADAPTER_FILE if weights.is_dir() else weights
+    state_dict = read_tensors(file)
     # Files from `rpg generate` name their task.
-    code = code or read_metadata(weights, "task_code")
+    code = code or read_metadata(file, "task_code")
     if code is None and params.has_codes:
-        raise UserError(f"{weights}: names no task; add --classes or --code")
+        option = "--code with the name of a task" if params.task_names else "--classes or --code"
+        raise UserError(f"{weights}: names no task; add {option}")
     for name, tensor in state_dict.items():
         if not torch.isfinite(tensor).all():
             raise UserError(f"{weights}: tensor '{name}' holds NaN or Inf")

@@ -170,7 +170,7 @@ class WantedScores:
     def __init__(self, experiment: Experiment, paths: Paths, data_root: str | None) -> None:
         assert experiment.wanted
         self.experiment, self.params, self.paths = experiment, experiment.wanted, paths
-        self.task = load_differentiable(experiment.task, data_root)
+        self.task = load_differentiable(experiment.task, experiment.zoo, data_root)
         self.store = TokenStore(paths.folder("tokens"))
         self.field = f"validation_{self.task.metric}"
         self.checkpoints = list_zoo(paths.folder("zoo")).checkpoints

@@ -163,7 +163,7 @@ class GraphGenerator:
         assert prompt is None
         return [self._network(k, code, states, seed, vectors) for k in range(count)]
 
-    def outside(self, vectors: Vectors | None) -> list[str]:
+    def outside(self, vectors: Vectors | None, prompt: Any = None) -> list[str]:
         """Return a line for each requested number outside of the range that the zoo's checkpoints have."""
         return outside(self._table, vectors)
 

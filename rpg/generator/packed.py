@@ -8,7 +8,7 @@ zoo.safetensors      stats.<name> [K] and skipped.<name> [S, *shape] of the toke
 model.onnx           the graph that generates without torch, where the model can be exported
 adapter_config.json  peft's settings, if the networks are adapters
 README.md            the model card
-language_model/, network.py    files that some networks are built from
+language_model/, network.py, sentence_encoder/    files that some networks are built from, or that read prompts
 """
 
 import json
@@ -63,6 +63,8 @@ from rpg.utils.files import (
 # Names of the tensors that turn a prompt's images into features.
 ENCODER = "encoder."
 WEIGHTS, CARD = "model.safetensors", "README.md"
+# The folder of a sentence encoder that reads prompts.
+SENTENCE_ENCODER = "sentence_encoder"
 
 
 class PackedConfig(Block):
@@ -117,7 +119,7 @@ def write_packed(trained: TrainedRPG, folder: Path, card: str, graph: bool = Tru
         version=__version__,
         name=trained.name,
         task=task.model_dump(),
-        model=settings.model,
+        model=_with_encoder(settings.model, folder),
         diffusion=settings.diffusion,
         sample=settings.sample,
         precision=settings.precision,
@@ -137,6 +139,19 @@ def write_packed(trained: TrainedRPG, folder: Path, card: str, graph: bool = Tru
     )
     write_sealed(folder / CONFIG, {**config.model_dump(), "layout": trained.tokenizer.layout.tree()})
     return why_not
+
+
+def _with_encoder(model: Model, folder: Path) -> Model:
+    """Copy the sentence encoder, if RPG's prompts need one, into `folder`; return the block that names it there."""
+    if not (model.text and model.text.encoder):
+        return model
+    shutil.copytree(model.text.encoder, folder / SENTENCE_ENCODER, dirs_exist_ok=True)
+    return model.with_encoder(SENTENCE_ENCODER)
+
+
+def _encoder_in(model: Model, folder: Path) -> Model:
+    """Return the block with the path of the sentence encoder that `_with_encoder` wrote into `folder`."""
+    return model.with_encoder(str(folder / SENTENCE_ENCODER)) if model.text and model.text.encoder else model
 
 
 def check_folder(folder: Path) -> None:
@@ -167,15 +182,15 @@ def read_packed(folder: Path) -> TrainedRPG:
         model = stored(folder / WEIGHTS, config.model, config.diffusion, layout, table.sizes, MAKER)
     except (ValueError, KeyError) as error:
         raise UserError(f"{folder / ZOO}: does not fit {CONFIG} ({error}); run `{MAKER}` again") from error
+    task = _task(config, folder)
     adapter: Callable[[], dict[str, Any]] | None = None
     if (folder / ADAPTER_CONFIG).is_file():
-        adapter = lambda: read_json(folder / ADAPTER_CONFIG, MAKER)  # noqa: E731
-    task = _task(config, folder)
+        adapter = lambda: task.adapter_tree(read_json(folder / ADAPTER_CONFIG, MAKER))  # noqa: E731
     encoder = {name.removeprefix(ENCODER): of for name, of in zoo.items() if name.startswith(ENCODER)}
     return TrainedRPG(
         config.name,
         task,
-        Settings(config.sample, config.precision, config.model, config.diffusion),
+        Settings(config.sample, config.precision, _encoder_in(config.model, folder), config.diffusion),
         model.to(device()),
         table,
         tokenizer,

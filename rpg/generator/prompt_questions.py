@@ -1,7 +1,7 @@
 """A prompt of questions without answers: a file of them, or texts in Python.
 
-A text file has a question on each line. In a JSON file, a list, or in one with a JSON value on each line, a question is
-a text, or an object of LLM-Adapters with the texts instruction and input; an answer in it is never read.
+A text file has a question on each line. A JSON file holds a question, a list of them, or one on each line. There a
+question is a text, or an object of LLM-Adapters with the texts instruction and input; an answer in it is never read.
 """
 
 import json
@@ -31,7 +31,8 @@ def read_question_prompt(file: Path, seed: int = 0) -> tuple[QuestionPrompt, lis
     read, that holds no question, or that holds something else.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        # Windows' editors put a byte order mark before the text.
+        text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"--prompts {file}: no such file; {EXAMPLE}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -51,9 +52,19 @@ def read_question_prompt(file: Path, seed: int = 0) -> tuple[QuestionPrompt, lis
 def _values(text: str, is_json: bool) -> list[Any]:
     if not is_json:
         return [line.strip() for line in text.splitlines() if line.strip()]
-    if text.lstrip().startswith("["):
-        return list(json.loads(text))
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and not lines[0].lstrip().startswith("[") and _is_json(lines[0]):
+        return [json.loads(line) for line in lines]
+    whole = json.loads(text) if lines else []
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return True
 
 
 def given_questions(values: Any, name: str = "prompts") -> QuestionPrompt:

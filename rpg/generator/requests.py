@@ -3,12 +3,15 @@
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rpg.generator.describe import describe
 from rpg.utils import task_codes
 from rpg.utils.condition_requests import NOT_ON_QUESTIONS, States, Vectors
-from rpg.utils.errors import UserError, one_line
+from rpg.utils.errors import UserError, one_line, suggestion
+
+if TYPE_CHECKING:
+    from rpg.tasks.config import TaskConfig
 
 
 class Choices(Protocol):
@@ -58,6 +61,15 @@ def task_code(
             )
         return describe(sentence, task.dataset, language_model)
     return None
+
+
+def scored_task(task: "TaskConfig", classes: Sequence[int | str] | None, code: str | None) -> str | None:
+    """Return the task that a network is to be scored in, as `task_code` does; tasks without bits have names."""
+    if task.task_names and code is not None and classes is None:
+        if code not in task.task_names:
+            raise UserError(f"--code {code}: no such task{suggestion(code, task.task_names)}")
+        return code
+    return task_code(task, classes, code, None)
 
 
 def check_code(code: str, classes: int) -> str:
@@ -115,7 +127,7 @@ class NetworkGenerator(Protocol):
     def takes_questions(self) -> bool: ...
     def write(self, path: Path, network: Any) -> None: ...
     def zoo_membership(self, code: str) -> str: ...
-    def outside(self, vectors: Vectors | None) -> list[str]: ...
+    def outside(self, vectors: Vectors | None, prompt: Any = None) -> list[str]: ...
 
 
 def generate_files(
@@ -135,8 +147,9 @@ def generate_files(
 ) -> None:
     """Write one network to `out`, or `count` to <out>-0, <out>-1, ..., and print each network's states and code.
 
-    An adapter becomes a folder for peft, any other network a .safetensors file. A number outside of the zoo's range
-    gives a warning. `images` is a folder of a prompt's pictures, `prompts` a file of a prompt's questions.
+    An adapter becomes a folder for peft, any other network a .safetensors file. A number outside of the zoo's range, or
+    questions of unknown words, give a warning. `images` is a folder of a prompt's pictures, `prompts` a file of a
+    prompt's questions.
     """
     task = generator.task
     chosen = task_code(task, classes, code, sentence, generator.language_model)
@@ -144,10 +157,8 @@ def generate_files(
         means = ", ".join(name for name, bit in zip(task.classes, chosen, strict=True) if bit == "1")
         translator = generator.language_model or "the lexicon"
         print(f"'{sentence}' is {chosen} for {translator}: {means} (correct it with --code)")
-    for line in generator.outside(vectors):
-        print(one_line(f"look: {line}"), file=sys.stderr)
     prompt, lines = _prompt(generator, images, prompts, seed or 0)
-    for line in lines:
+    for line in (*lines, *generator.outside(vectors, prompt)):
         print(one_line(f"look: {line}"), file=sys.stderr)
     for index, network in enumerate(generator.networks(count, chosen, states, seed, steps, vectors, prompt)):
         path = out if count == 1 else out.with_stem(f"{out.stem}-{index}")

@@ -38,6 +38,9 @@ from rpg.utils.device import device
 from rpg.utils.errors import UserError, suggestion
 from rpg.utils.files import write_tensors
 
+# A prompt with a larger share of unknown words gets a warning.
+MOST_UNKNOWN = 0.2
+
 
 @dataclass(frozen=True)
 class GeneratedNetwork:
@@ -212,8 +215,12 @@ class TrainedRPG:
         condition = self.settings.model.text
         if condition is None:
             raise UserError(NOT_ON_QUESTIONS)
+        return text_task(self.benchmark).text_features(condition, self._texts(prompt))
+
+    def _texts(self, prompt: QuestionPrompt) -> list[str]:
+        """Return the questions as the language model reads them."""
         task = text_task(self.benchmark)
-        return task.text_features(condition, [task.prompt_text(*question) for question in prompt.questions])
+        return [task.prompt_text(*question) for question in prompt.questions]
 
     def generate(
         self,
@@ -232,8 +239,6 @@ class TrainedRPG:
         named = task_code(self.task, classes, code, sentence, self.language_model)
         states = (state,) if isinstance(state, int) else state
         vectors = {name: [of] if isinstance(of, int | float) else of for name, of in (vectors or {}).items()}
-        for line in self.outside(vectors):
-            warnings.warn(line, stacklevel=3)
         if images is not None and prompts is not None:
             raise UserError("images and prompts may contradict each other: give one of them")
         prompt: ImagePrompt | QuestionPrompt | None = None
@@ -241,11 +246,18 @@ class TrainedRPG:
             prompt = given_prompt(images, labels, self.image_form, seed or 0)
         elif prompts is not None:
             prompt = chosen(given_questions(prompts), seed or 0)
+        for line in self.outside(vectors, prompt):
+            warnings.warn(line, stacklevel=3)
         return self.networks(1, named, tuple(states) if states else None, seed, steps, vectors, prompt)[0].state_dict
 
-    def outside(self, vectors: Vectors | None) -> list[str]:
-        """Return a line for each requested number outside of the range that the zoo's checkpoints have."""
-        return self.table.outside(vectors)
+    def outside(self, vectors: Vectors | None, prompt: ImagePrompt | QuestionPrompt | None = None) -> list[str]:
+        """Return a line for each requested number outside of the zoo's range, and for questions of unknown words."""
+        lines, condition = self.table.outside(vectors), self.settings.model.text
+        if condition and isinstance(prompt, QuestionPrompt):
+            share = text_task(self.benchmark).unknown_share(condition, self._texts(prompt))
+            if share > MOST_UNKNOWN:
+                lines.append(f"the language model does not know {100 * share:.0f} % of the questions' words")
+        return lines
 
     def zoo_membership(self, code: str) -> str:
         """Return "seen", "held out" or "not in the zoo": whether the zoo has checkpoints for the task of `code`."""

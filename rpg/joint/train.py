@@ -157,7 +157,8 @@ class JointTraining:
         assert params
         losses, first = [], 0
         for name, store in zip(self.joint.members, self.stores, strict=True):
-            task = load_differentiable(self.params.experiment(name).task, data_root)
+            experiment = self.params.experiment(name)
+            task = load_differentiable(experiment.task, experiment.zoo, data_root)
             generated = Generated(task, store, conditions, params, on)
             if self.joint.across:
                 after = model.states - first - len(store.seeds)

@@ -24,7 +24,7 @@ from rpg.pipeline.prerequisites import missing
 from rpg.pipeline.step_cost import FLOAT32, measure
 from rpg.tasks.base import Task
 from rpg.tasks.config import BaseConfig
-from rpg.tasks.loading import load_task
+from rpg.tasks.loading import load_task, text_task
 from rpg.tokenizer.layout import Layout
 from rpg.utils.device import bfloat16, has_bfloat16
 from rpg.utils.errors import UserError
@@ -157,6 +157,29 @@ def plan_of(
     )
 
 
+def text_tuning(params: Params, name: str, device: Device) -> str | None:
+    """Return a line on what RPG's tuning by a language model costs; None for other experiments.
+
+    The model's weights get no gradient: each goes through two operations per token forward, and two backward.
+    """
+    experiment = params.experiment(name)
+    if not (experiment.model.text and experiment.tune):
+        return None
+    cost = text_task(load_task(experiment.task, params.data_root)).loss_cost(_base(params, experiment), experiment.zoo)
+    hours = []
+    for block in (experiment.tune, experiment.hypernetwork):
+        if block:
+            tokens = block.steps * block.networks * block.images * cost.tokens
+            rate = getattr(device, block.precision) * device.share
+            hours.append(f"{4 * cost.weights * tokens / rate / 3600:.2g}")
+    return (
+        f"{name}: RPG learns in `rpg tune`, which the table leaves out: {experiment.tune.steps:,} steps of"
+        f" {experiment.tune.networks * experiment.tune.images} questions, each of at most {cost.tokens} tokens, through"
+        f" the {cost.weights:,} weights of the language model, {' h, and the hypernetwork '.join(hours)} h,"
+        f" {2 * cost.weights / GB:.3g} GB for the model in bfloat16"
+    )
+
+
 def checkpoints(experiment: Experiment, task: Task) -> tuple[int, int]:
     """Return the number of checkpoints that RPG learns from, and the number of held-out ones."""
     counts = {True: 0, False: 0}
@@ -167,13 +190,16 @@ def checkpoints(experiment: Experiment, task: Task) -> tuple[int, int]:
 
 def layout_of(params: Params, experiment: Experiment, task: Task) -> Layout:
     """Return the token layout of an experiment's checkpoints; UserError if the network can't be built."""
-    base: BaseConfig | None = experiment.base
-    if maker := experiment.task.borrowed_base():
-        base = params.experiment(maker).base
     with warnings.catch_warnings(action="ignore"):
-        skeleton = task.skeleton(base)
+        skeleton = task.skeleton(_base(params, experiment))
     tokens = experiment.tokens
     return Layout.of(skeleton, tokens.width, bool(tokens.canonical), by_channel=bool(tokens.by_channel))
+
+
+def _base(params: Params, experiment: Experiment) -> BaseConfig | None:
+    """Return the block of the base network that the zoo starts from, of this or of another experiment."""
+    maker = experiment.task.borrowed_base()
+    return params.experiment(maker).base if maker else experiment.base
 
 
 def describe(params: Params, names: list[str], device: str, processes: int = 1) -> str:
@@ -189,6 +215,8 @@ def describe(params: Params, names: list[str], device: str, processes: int = 1) 
             raise costs
         else:
             lines.append(f"{name}: {costs}")
+        if not isinstance(costs, UserError) and (line := text_tuning(params, name, on)):
+            lines.append(line)
         lines += [f"{name}: not there: {line}" for line in absent]
     if len(rows) == 1:
         table = tabulate(list(rows[0].items()), ["", "plan"], tablefmt="pipe", colalign=("left", "right"))

@@ -291,6 +291,9 @@ class ImageEncoder(Protocol):
 class DifferentiableTask(Task):
     """A task with a loss that is differentiable in the weights, so that RPG can train on it."""
 
+    def follow(self, zoo: ZooConfig) -> None:
+        """Prepare the training examples of the loss as the zoo's training does; there may be nothing to prepare."""
+
     @abstractmethod
     def losses(
         self,
@@ -366,6 +369,14 @@ class PromptedTask(DifferentiableTask):
         """Return the tasks that prompts show: the held-out codes, or those of other data."""
 
 
+@dataclass(frozen=True)
+class LossCost:
+    """What a loss needs: `weights` of the language model, which each of at most `tokens` of a question goes through."""
+
+    weights: int
+    tokens: int
+
+
 class TextTask(DifferentiableTask):
     """A task whose networks, adapters of a language model, questions without answers can ask for."""
 
@@ -391,8 +402,16 @@ class TextTask(DifferentiableTask):
         """
 
     @abstractmethod
+    def loss_cost(self, base: BaseConfig | None, zoo: ZooConfig) -> LossCost:
+        """Return what the loss of a question needs; loads no weights."""
+
+    @abstractmethod
     def text_features(self, condition: "TextCondition", texts: Sequence[str]) -> Tensor:
         """Return the features [n, F], on the CPU, of n questions for the condition `text`."""
+
+    @abstractmethod
+    def unknown_share(self, condition: "TextCondition", texts: Sequence[str]) -> float:
+        """Return the share of the questions' tokens that stand for words that the features' model does not know."""
 
 
 def tied_names(state_dict: Mapping[str, Tensor]) -> dict[str, str]:

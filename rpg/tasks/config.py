@@ -161,6 +161,11 @@ class TaskConfig(Block):
         return None
 
     @property
+    def task_names(self) -> tuple[str, ...]:
+        """The names of the tasks; empty for a benchmark whose tasks have codes of bits, or none."""
+        return ()
+
+    @property
     def in_words(self) -> bool:
         """Whether a sentence about the data set's classes can name a task."""
         return False
@@ -188,6 +193,10 @@ class TaskConfig(Block):
         Raises UserError if the block asks for that.
         """
         return self
+
+    def adapter_tree(self, tree: dict[str, Any]) -> dict[str, Any]:
+        """Return the content of adapter_config.json from a packed folder, for this block after `unpacked`."""
+        return tree
 
     @classmethod
     def import_libraries(cls) -> None:

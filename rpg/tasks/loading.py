@@ -5,9 +5,10 @@ from itertools import islice
 from typing import TypeVar
 
 from rpg.tasks.base import DifferentiableTask, PromptedTask, Task, TextTask
-from rpg.tasks.config import TaskConfig
+from rpg.tasks.config import TaskConfig, ZooConfig
 from rpg.tasks.stack import StateDict
 from rpg.utils.device import device
+from rpg.utils.errors import UserError
 
 Facts = TypeVar("Facts")
 
@@ -24,19 +25,26 @@ def differentiable(task: Task) -> DifferentiableTask | None:
     return task if isinstance(task, DifferentiableTask) else None
 
 
-def load_differentiable(config: TaskConfig, data_root: str | None) -> DifferentiableTask:
+def load_differentiable(config: TaskConfig, zoo: ZooConfig, data_root: str | None) -> DifferentiableTask:
     """Return the task of a block, for a task whose loss is differentiable in a network's weights.
+
+    The loss prepares its examples as the training of the `zoo` does.
 
     The validation of params.yaml has refused every other task.
     """
     task = differentiable(load_task(config, data_root))
     assert task
+    task.follow(zoo)
     return task
 
 
 def load_prompted(config: TaskConfig, data_root: str | None) -> PromptedTask:
     """Return the task of a block, for a task whose networks images can ask for; see `load_differentiable`."""
-    task = load_task(config, data_root)
+    return prompted_task(load_task(config, data_root))
+
+
+def prompted_task(task: Task) -> PromptedTask:
+    """Return the task, for a task whose networks images can ask for; see `load_differentiable`."""
     assert isinstance(task, PromptedTask)
     return task
 
@@ -45,6 +53,15 @@ def text_task(task: Task) -> TextTask:
     """Return the task, for a task whose networks questions can ask for; see `load_differentiable`."""
     assert isinstance(task, TextTask)
     return task
+
+
+def check_features(kind: str, found: int, expected: int) -> None:
+    """Raise UserError unless the prompts of the condition `kind` have as many features as params.yaml says."""
+    if found != expected:
+        raise UserError(
+            f"params.yaml: model.conditions: {kind}: features: {expected}, but the network that reads the prompts"
+            f" gives {found}; set features to {found}"
+        )
 
 
 def recounted(

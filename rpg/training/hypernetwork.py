@@ -124,7 +124,7 @@ def train_hypernetwork(
     store = TokenStore(tokens)
     torch.manual_seed(derive(params.seed, "hypernetwork", "weights"))
     model = fresh(block, experiment.diffusion, store)
-    task = load_differentiable(experiment.task, data_root)
+    task = load_differentiable(experiment.task, experiment.zoo, data_root)
     prompts = prompts_of(experiment, base, data_root)
     if prompts:
         prompts.fit(model)

@@ -13,9 +13,8 @@ from rpg.config.model import ImagesCondition, TextCondition
 from rpg.model.rpg import RPG
 from rpg.model.set_encoder import SetEncoder, support_values
 from rpg.tasks.base import PromptedTask, TextTask
-from rpg.tasks.loading import load_prompted, load_task, text_task
+from rpg.tasks.loading import check_features, load_prompted, load_task, text_task
 from rpg.tasks.stack import StateDict
-from rpg.utils.errors import UserError
 from rpg.zoo.manifest import read_base
 
 # The most images of a class in a support set, and the most questions in a prompt.
@@ -66,13 +65,6 @@ class Prompts(ABC):
             if isinstance(kind, SetEncoder):
                 kind.standardize(self.features_nF)
 
-    def check_features(self, what: str, expected: int) -> None:
-        """Raise UserError unless the features of `what` are as many as params.yaml says."""
-        if (found := self.features_nF.shape[1]) != expected:
-            raise UserError(
-                f"params.yaml: model.conditions: {self.name}: the features of {what} are {found}; set features"
-            )
-
     @abstractmethod
     def drawn(self, codes: Sequence[str], absent: float, draw: torch.Generator) -> tuple[Sequence[str | None], Tensor]:
         """Return the tasks and the condition's values [B, S, K, F + 1] for prompts of a random size.
@@ -94,7 +86,7 @@ class ImagePrompts(Prompts):
         self.images, self.classes_n = task.labeled_images("train")
         self.present = {*self.classes_n.tolist()}
         self.features_nF = task.image_features(base)(self.images)
-        self.check_features("an image", condition.features)
+        check_features(self.name, self.features_nF.shape[1], condition.features)
 
     def drawn(self, codes: Sequence[str], absent: float, draw: torch.Generator) -> tuple[Sequence[str | None], Tensor]:
         if absent and float(torch.rand((), generator=draw)) < absent:
@@ -146,7 +138,7 @@ class TextPrompts(Prompts):
         self.by_code = {code: task.text_features(condition, task.prompt_texts("train", code)) for code in codes}
         # RPG never learns from the questions of held-out tasks.
         self.features_nF = torch.cat([self.by_code[code] for code in seen])
-        self.check_features("a question", condition.features)
+        check_features(self.name, self.features_nF.shape[1], condition.features)
 
     def values(self, codes: Sequence[str], count: int, draw: torch.Generator) -> Tensor:
         """Return values [B, 1, K, F + 1] for `count` random questions of each task, or all of a task with fewer."""

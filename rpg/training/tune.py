@@ -101,7 +101,7 @@ def tune_rpg(
     store = TokenStore(tokens)
     model = load_rpg(rpg, store, on)
     config = read_config(rpg)
-    task = load_differentiable(experiment.task, data_root)
+    task = load_differentiable(experiment.task, experiment.zoo, data_root)
     prompts = prompts_of(experiment, base, data_root)
     if prompts:
         prompts.fit(model)

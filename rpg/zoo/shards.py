@@ -16,7 +16,7 @@ from typing import Any
 from rpg.config.experiment import Experiment
 from rpg.tasks.base import Task
 from rpg.tasks.config import Run
-from rpg.tasks.loading import load_task
+from rpg.tasks.loading import check_features, load_task, prompted_task, text_task
 from rpg.tasks.stack import StateDict
 from rpg.utils.errors import Diverged, UserError
 from rpg.utils.files import (
@@ -51,6 +51,7 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
     known += [f"validation_{task.metric}"] if experiment.task.has_score else []
     check_vectors(experiment.model.conditions, known, "a checkpoint of this zoo")
     start = {seed: read_base(experiment, base, seed) for seed in {run.seed for run in runs}}
+    _check_prompts(experiment, task, runs[0], start[runs[0].seed])
     most = experiment.zoo.runs_at_once()
     groups = [runs[first : first + most] for first in range(0, len(runs), most)]
     facts = {"recipe": experiment.recipe(runs), "base": fingerprint(experiment, base)}
@@ -78,6 +79,21 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
             manifest["diverged"] = diverged
         write_sealed(folder / "manifest.json", manifest)
         (folder / "finished.json").unlink(missing_ok=True)
+
+
+def _check_prompts(experiment: Experiment, task: Task, run: Run, base: StateDict | None) -> None:
+    """Raise UserError if the condition of a prompt does not fit the network that reads prompts.
+
+    `rpg tune` would find it when the zoo is trained.
+    """
+    if text := experiment.model.text:
+        asking = text_task(task)
+        features = asking.text_features(text, asking.prompt_texts("train", run.code or "")[:1])
+        check_features(text.kind, features.shape[1], text.features)
+    if (images := experiment.images) and base:
+        shown = prompted_task(task)
+        features = shown.image_features(base)(shown.labeled_images("train")[0][:1])
+        check_features(images.kind, features.shape[1], images.features)
 
 
 def _diverged(groups: list[Trained]) -> dict[str, int]:

@@ -18,14 +18,14 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from rpg.data import data_folder
-from rpg.tasks.base import BaseAnswers, Judgement, TextTask
+from rpg.tasks.base import BaseAnswers, Judgement, LossCost, TextTask
 from rpg.tasks.commonsense.config import AdapterTasks, AdapterZoo
-from rpg.tasks.commonsense.fact_tasks import TASKS, sentences, tokenizer, write_fact_tasks
-from rpg.tasks.commonsense.language import LanguageTask, line_of
+from rpg.tasks.commonsense.fact_tasks import TASKS, VALIDATION, sentences, tokenizer, write_fact_tasks
+from rpg.tasks.commonsense.language import LanguageTask, line_of, padded_left
 from rpg.tasks.commonsense.packing import IGNORED
 from rpg.tasks.commonsense.questions import Question, prompt, read_questions
 from rpg.tasks.commonsense.training import text_rows
-from rpg.tasks.config import ZooConfig
+from rpg.tasks.config import BaseConfig, ZooConfig
 from rpg.tasks.stack import StateDict
 from rpg.utils.device import device
 from rpg.utils.errors import UserError, suggestion
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 FACT_TASKS = RESULTS / "fact_tasks"
 ACCURACY = "accuracy"
-# Questions whose features are computed at once.
-TOGETHER = 64
+# Questions whose features are computed at once, and the most tokens of a question for a model without a limit.
+TOGETHER, TOKENS = 64, 512
 
 
 class AdapterTaskSet(LanguageTask, TextTask):
@@ -47,10 +47,11 @@ class AdapterTaskSet(LanguageTask, TextTask):
 
     def __init__(self, params: AdapterTasks, data_root: str | None) -> None:
         super().__init__(params, data_root, (ACCURACY,))
+        self._length: int | None = None
         # Caches, filled as tasks and encoders are asked for.
         self._questions: dict[str, dict[str, list[Question]]] = {}
         self._rows: dict[str, list[dict[str, list[int]]]] = {}
-        self._encoders: dict[str, tuple[Any, Any]] = {}
+        self._encoders: dict[str, tuple[Any, Callable[..., Any], Any]] = {}
 
     @cached_property
     def folder(self) -> Path:
@@ -69,6 +70,9 @@ class AdapterTaskSet(LanguageTask, TextTask):
         if self.params.data == "fact_tasks" and task not in TASKS:
             raise UserError(f"params.yaml: task.seen, task.held_out: no task '{task}'{suggestion(task, TASKS)}")
         folder, count = self.folder / "dataset" / task, self.params.validation
+        if self.params.data == "fact_tasks" and count > VALIDATION:
+            # The questions before the last VALIDATION ask about facts of the training questions.
+            raise UserError(f"params.yaml: task.validation: {count}, but a task of facts has {VALIDATION}; set fewer")
         training = read_questions(folder / "train.json")
         if count >= len(training):
             raise UserError(
@@ -126,7 +130,8 @@ class AdapterTaskSet(LanguageTask, TextTask):
     def _training_rows(self, code: str) -> list[dict[str, list[int]]]:
         if code not in self._rows:
             questions = self.asked("train", code)[""]
-            self._rows[code] = text_rows(self.tokenizer, [(one.prompt, one.output) for one in questions])
+            parts = [(one.prompt, one.output) for one in questions]
+            self._rows[code] = text_rows(self.tokenizer, parts, length=self._length)
         return self._rows[code]
 
     def losses(
@@ -160,6 +165,15 @@ class AdapterTaskSet(LanguageTask, TextTask):
         return functional.cross_entropy(
             logits_BLV[:, :-1].flatten(0, 1).float(), labels_BL[:, 1:].flatten(), ignore_index=IGNORED
         )
+
+    def follow(self, zoo: ZooConfig) -> None:
+        assert isinstance(zoo, AdapterZoo)
+        self._length = zoo.length
+
+    def loss_cost(self, base: BaseConfig | None, zoo: ZooConfig) -> LossCost:
+        assert isinstance(zoo, AdapterZoo)
+        with torch.device("meta"):
+            return LossCost(sum(weight.numel() for weight in self._empty(base).parameters()), zoo.length)
 
     def prompt_texts(self, split: str, code: str) -> list[str]:
         return [one.prompt for one in self.asked(split, code)[""]]
@@ -196,49 +210,67 @@ class AdapterTaskSet(LanguageTask, TextTask):
 
         Raises UserError if the encoder's folder can't be opened, or has fewer hidden states.
         """
-        text, states_of = self._encoder(condition)
+        text, states_of, config = self._encoder(condition)
+        # A tokenizer without a limit of its own has a huge one; the model has position embeddings for so many tokens.
+        most = min(text.model_max_length, getattr(config, "max_position_embeddings", None) or TOKENS)
         parts = []
         for start in range(0, len(texts), TOGETHER):
             part = list(texts[start : start + TOGETHER])
-            inputs = text(part, padding=True, padding_side="right", truncation=True, return_tensors="pt")
+            inputs = text(
+                part, padding=True, padding_side="right", truncation=True, max_length=most, return_tensors="pt"
+            )
             read = {name: inputs[name].to(device()) for name in ("input_ids", "attention_mask")}
             with torch.inference_mode():
                 states = states_of(**read, output_hidden_states=True).hidden_states
-            if (most := max(condition.hidden_states)) >= len(states):
+            if (last := max(condition.hidden_states)) >= len(states):
                 raise UserError(
-                    f"params.yaml: model.conditions: text: hidden_states: no {most}, the last is {len(states) - 1}"
+                    f"params.yaml: model.conditions: text: hidden_states: no {last}, the last is {len(states) - 1}"
                 )
             mask_BL1 = read["attention_mask"].unsqueeze(-1)
             means = [(states[index].float() * mask_BL1).sum(1) / mask_BL1.sum(1) for index in condition.hidden_states]
             parts.append(torch.cat(means, 1).cpu())
         return torch.cat(parts)
 
-    def _encoder(self, condition: "TextCondition") -> tuple[Any, Callable[..., Any]]:
-        """Return the tokenizer, and the model whose hidden states are the features."""
+    def unknown_share(self, condition: "TextCondition", texts: Sequence[str]) -> float:
+        text, _, _ = self._encoder(condition)
+        tokens = [token for tokens in text(list(texts))["input_ids"] for token in tokens]
+        return tokens.count(text.unk_token_id) / len(tokens)
+
+    def _encoder(self, condition: "TextCondition") -> tuple[Any, Callable[..., Any], Any]:
+        """Return the tokenizer, the model whose hidden states are the features, and the model's configuration."""
         if condition.encoder is not None:
-            return self._sentence_encoder(condition.encoder)
+            if condition.encoder not in self._encoders:
+                self._encoders[condition.encoder] = _sentence_encoder(condition.encoder)
+            return self._encoders[condition.encoder]
         model: Any = self.network
+        # Without the head, whose logits nobody reads.
+        body = model.get_base_model().base_model
 
         def plain(**inputs: Any) -> Any:
             with model.disable_adapter():
-                return model(**inputs, use_cache=False)
+                return body(**inputs, use_cache=False)
 
-        return self.tokenizer, plain
+        return self.tokenizer, plain, body.config
 
-    def _sentence_encoder(self, folder: str) -> tuple[Any, Any]:
-        from transformers import AutoModel, AutoTokenizer
 
-        if folder not in self._encoders:
-            try:
-                text = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-                model = AutoModel.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-            except Exception as error:
-                # Missing files, unknown architectures and damaged weights raise different exception types.
-                raise UserError(
-                    f"params.yaml: model.conditions: text: encoder '{folder}' cannot be opened ({line_of(error)})"
-                ) from error
-            self._encoders[folder] = text, model.to(device()).eval()
-        return self._encoders[folder]
+def _sentence_encoder(folder: str) -> tuple[Any, Callable[..., Any], Any]:
+    """Return the tokenizer, the encoder and the configuration of a model in a folder; UserError if it can't be opened.
+
+    Of a model with encoder and decoder, such as T5, the encoder is enough.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    where = f"params.yaml: model.conditions: text: encoder '{folder}'"
+    if not Path(folder).is_dir():
+        raise UserError(f"{where}: no such folder")
+    try:
+        text = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model = AutoModel.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        # Missing files, unknown architectures and damaged weights raise different exception types.
+        raise UserError(f"{where}: cannot be opened ({line_of(error)})") from error
+    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    return padded_left(text), reader.to(device()).eval(), model.config
 
 
 def padded_right(rows: Sequence[Mapping[str, Sequence[int]]]) -> tuple[Tensor, Tensor]:

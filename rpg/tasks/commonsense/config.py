@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from rpg.blocks import PARAMS_FILE, Betas, Block, Count, Positive, Revision, Seeds, Share
-from rpg.data import missing_data
+from rpg.data import BUILT_IN, data_folder, missing_data
 from rpg.tasks.config import BaseConfig, CardText, ReportSection, Run, TaskConfig, ZooConfig
 from rpg.utils.artifacts import Reported
 from rpg.utils.errors import UserError, suggestion
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rpg.tasks.commonsense.task import Commonsense
 
 
+# The stages that turn questions into features.
+READS_PROMPTS = frozenset({"tune", "hypernetwork", "sample", "score", "novelty", "prompts"})
 # The folder of a language model beside a packed generator.
 LANGUAGE_MODEL = "language_model"
 TITLES = {
@@ -140,6 +142,10 @@ class LanguageTaskConfig(TaskConfig):
 
     def unpacked(self, folder: Path) -> TaskConfig:
         return self if self.revision else self.model_copy(update={"model": str(folder / LANGUAGE_MODEL)})
+
+    def adapter_tree(self, tree: dict[str, Any]) -> dict[str, Any]:
+        # The path of the zoo's language model is none where the packed generator is.
+        return tree | {"base_model_name_or_path": self.model if self.revision else str(Path(self.model).resolve())}
 
     @classmethod
     def import_libraries(cls) -> None:
@@ -277,6 +283,37 @@ class AdapterTasks(LanguageTaskConfig):
             for number, seed in enumerate(sorted(zoo.seeds))
             for index, task in enumerate(tasks)
         }
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        from rpg.tasks.commonsense.fact_tasks import TASKS
+
+        # The world of facts has questions of further tasks.
+        return tuple(dict.fromkeys([*self.seen, *self.held_out, *(TASKS if self.data == "fact_tasks" else ())]))
+
+    def reads(self, stage: str, experiment: Any) -> dict[str, list[Path]]:
+        """Return the files of a sentence encoder, too."""
+        text = experiment.model.text
+        files = {}
+        if text and text.encoder and stage in READS_PROMPTS:
+            why = f"encoder-{re.sub(r'[^a-zA-Z0-9]+', '-', text.encoder).strip('-')}"
+            files[why] = sorted(path for path in Path(text.encoder).rglob("*") if path.is_file())
+        return super().reads(stage, experiment) | files
+
+    def missing(self, experiment: Any, data_root: str | None, stages: Collection[str]) -> list[str]:
+        lines = super().missing(experiment, data_root, stages)
+        if not lines and self.data not in BUILT_IN:
+            folder = data_folder(self.data, data_root) / "dataset"
+            files = [
+                folder / task / f"{part}.json" for task in (*self.seen, *self.held_out) for part in ("train", "test")
+            ]
+            lines += [
+                f"{path}: no such file; correct task.seen and task.held_out" for path in files if not path.is_file()
+            ]
+        text = experiment.model.text
+        if text and text.encoder and not Path(text.encoder).is_dir():
+            lines.append(f"{text.encoder}: no such folder; correct encoder in model.conditions")
+        return lines
 
     def load(self, data_root: str | None) -> "AdapterTaskSet":
         from rpg.tasks.commonsense.adapter_tasks import AdapterTaskSet

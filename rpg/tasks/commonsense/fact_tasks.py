@@ -22,7 +22,8 @@ from rpg.tasks.commonsense.words import made_up_names, word_tokenizer
 from rpg.utils.files import exclusive, write_json
 from rpg.utils.rng import derive
 
-TRAIN, VALIDATION, TEST = 64, 16, 40
+# Every task has at least so many different questions for validation.
+TRAIN, VALIDATION, TEST = 64, 8, 40
 COUNTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 CREATURES, THINGS, DEEDS, VALUES = 10, 20, 8, 4
 # The language model reads this many questions after each round of statements.

@@ -73,7 +73,7 @@ class LanguageTask(Task):
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return _padded(self._loaded(AutoTokenizer))
+        return padded_left(self._loaded(AutoTokenizer))
 
     def _loaded(self, loader: Any, **arguments: Any) -> Any:
         model = self.params.model
@@ -102,15 +102,20 @@ class LanguageTask(Task):
 
     def skeleton(self, base: BaseConfig | None) -> StateDict:
         from peft import get_peft_model, get_peft_model_state_dict
+
+        with torch.device("meta"), warnings.catch_warnings(action="ignore", category=FutureWarning):
+            model = get_peft_model(self._empty(base), self._config())
+            return get_peft_model_state_dict(model, save_embedding_layers=False)
+
+    def _empty(self, base: BaseConfig | None) -> Any:
+        """Return the language model, or the one that `base` will train, with random weights."""
         from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
         if isinstance(base, LanguageBase):
             config = language_config(base, self.world_tokenizer())
         else:
             config = LlamaConfig() if self.params.model in LLAMA_7B else self._loaded(AutoConfig)
-        with torch.device("meta"), warnings.catch_warnings(action="ignore", category=FutureWarning):
-            model = get_peft_model(AutoModelForCausalLM.from_config(config), self._config())
-            return get_peft_model_state_dict(model, save_embedding_layers=False)
+        return AutoModelForCausalLM.from_config(config)
 
     def _config(self, dropout: float = 0.0) -> Any:
         from peft import LoraConfig
@@ -358,7 +363,7 @@ class LanguageTask(Task):
         return torch.tensor([one.answer for questions in self.asked(split, code).values() for one in questions])
 
 
-def _padded(text: Any) -> Any:
+def padded_left(text: Any) -> Any:
     """Set a tokenizer to pad on the left, with token 0 if it has no padding token, as published."""
     text.padding_side = "left"
     if text.pad_token is None:

@@ -94,6 +94,13 @@ def test_what_is_measured_for_questions() -> None:
         (lambda t: t["train"].update(steps=5), "text can be read in tune alone"),
         (lambda t: t.update(prompts=SHOWN["prompts"]), "prompts: these are the keys of another prompt"),
         (lambda t: t["prompts"].update(nearest=1), "prompts.nearest"),
+        (lambda t: t["prompts"].update(nearest=5), "prompts.nearest: 5 of 4 seen tasks; set fewer"),
+        (lambda t: t["prompts"].update(examples=[4, 8]), "examples: 8 is not in questions"),
+        (
+            lambda t: t["prompts"].update(new=["speed-faster-trut"]),
+            "prompts.new: 'speed-faster-trut' is no held-out task; did you mean 'speed-faster-truth'?",
+        ),
+        (lambda t: t["tune"].update(absent=0.5), "tune.absent: needs the condition images"),
         (lambda t: t["task"].update(seen=["size-bigger-truth"] * 2), "'size-bigger-truth' is listed twice"),
         (lambda t: t["task"].update(held_out=[]), "task.held_out"),
         (

@@ -5,10 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from rpg.config.loading import load_params
-from rpg.evaluation.baselines import embedded_tasks, features, formulas
-from rpg.paths import paths_of
-from rpg.tasks.loading import load_task
+from rpg.evaluation.baselines import features, formulas
 from rpg.tokenizer.store import TokenStore
 
 
@@ -54,29 +51,3 @@ def test_nothing_held_out_is_fitted(tasks: Path, store: TokenStore) -> None:
     assert len(store) == 2 * 6 - 2
     held = {(entry["seed"], entry["code"]) for entry in layout["held_out"]}
     assert not held & {(entry["seed"], entry["code"]) for entry in layout["checkpoints"]}
-
-
-def test_tasks_without_bits_have_the_features_of_their_questions(asked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(asked)
-    experiment = load_params().experiment("asked")
-    task = load_task(experiment.task, None)
-    embedded = embedded_tasks(experiment, task)
-    assert embedded
-    seen = torch.stack([embedded[code] for code in experiment.task.seen])
-    torch.testing.assert_close(seen.mean(0), torch.zeros(64).double(), atol=1e-9, rtol=0)
-    store = TokenStore(paths_of(load_params(), "asked").folder("tokens"))
-    found = formulas(store, embedded)
-    assert {*found} == {"nearest_questions", "ridge_questions", "mean_network"}
-    for index, checkpoint in enumerate(store.checkpoints):
-        own = store[index].nan_to_num(0.0)
-        assert torch.equal(found["nearest_questions"](0, checkpoint.code or ""), own)
-    every = torch.stack([store[index] for index in range(len(store))]).nan_to_num(0.0)
-    assert torch.equal(found["mean_network"](0, "speed-faster-truth"), every.mean(0))
-    away = {code: float(torch.dist(embedded[code], embedded["home-of-choice"])) for code in experiment.task.seen}
-    nearest = min(away, key=away.__getitem__)
-    place = [checkpoint.code for checkpoint in store.checkpoints].index(nearest)
-    assert torch.equal(found["nearest_questions"](0, "home-of-choice"), store[place].nan_to_num(0.0))
-    assert list(formulas(store, embedded, "nearest_questions")) == ["nearest_questions"]
-    ridge = found["ridge_questions"](0, experiment.task.seen[0])
-    assert ridge.shape == every.shape[1:]
-    assert (ridge - every.mean(0)).norm() > 0

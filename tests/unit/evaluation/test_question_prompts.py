@@ -64,7 +64,7 @@ def test_the_nearest_adapter_is_one_of_the_zoo_and_a_soup_the_mean_of_two(asked:
     draws = rivals.draws(4)
     means = torch.stack([rivals.features[code].mean(0) for code in rivals.seen]).double()
     spread = means.std(0, correction=0).where(means.std(0, correction=0) > 1e-9, torch.tensor(1.0).double())
-    for draw, nearest in zip(draws, rivals.by_formula("nearest_questions", draws), strict=True):
+    for draw, nearest in zip(draws, rivals.nearest(draws), strict=True):
         away = ((draw.features.mean(0).double() - means) / spread).square().sum(1)
         expected = zoo[rivals.seen[int(away.argmin())]]
         for name in ("down_proj", "q_proj"):
@@ -76,6 +76,13 @@ def test_the_nearest_adapter_is_one_of_the_zoo_and_a_soup_the_mean_of_two(asked:
     soup, mean = rivals.soup(draws[:1])[0], rivals.mean_adapter()
     for name, tensor in mean.items():
         torch.testing.assert_close(soup[name], tensor)
+
+
+def test_every_checkpoint_of_a_held_out_task_is_a_trained_one(rivals: QuestionRivals) -> None:
+    """Two runs or two saves of a task are two networks."""
+    assert [code for code, _ in rivals.trained()] == [one.code for one in rivals.store.held_out]
+    rivals.store.held_out = [*rivals.store.held_out, *rivals.store.held_out]
+    assert len(rivals.trained()) == 2 * len(HELD_OUT)
 
 
 def test_a_row_is_the_score_of_its_adapter(asked: Path, rivals: QuestionRivals) -> None:

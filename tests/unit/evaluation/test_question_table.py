@@ -51,6 +51,16 @@ def test_who_wins_depends_on_the_interval() -> None:
     assert verdict(-60.0) == "RPG loses."
 
 
+def test_a_cell_of_another_n_names_it() -> None:
+    rows = rows_of(74.0)
+    rows = rows[~((rows["method"] == "in_context") & (rows["questions"] == 4))]
+    seconds = [*SECONDS, {"questions": 1, "method": "in_context", "seconds": 0.5}]
+    table = question_table([PromptTrial(rows, seconds)], "a CPU")
+    line = next(line for line in table.splitlines() if "answered questions before each" in line)
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[3:] == ["", "99.00, 99.0 (n = 1)", "0.500 (n = 1)"]
+
+
 def test_two_trainings_count_rivals_once() -> None:
     table = question_table([PromptTrial(rows_of(74.0), SECONDS), PromptTrial(rows_of(80.0), SECONDS)], "a CPU")
     assert "over the tasks and trainings" in table

@@ -23,7 +23,7 @@ from rpg.config.model import NoDenoiserConfig
 from rpg.model.backbones import TokenPositions
 from rpg.model.rpg import RPG
 from rpg.pipeline import step_cost
-from rpg.pipeline.plan import GPUS, MOMENTS, Device, _taken, describe, plan, plan_of
+from rpg.pipeline.plan import GPUS, MOMENTS, Device, _taken, describe, plan, plan_of, text_tuning
 from rpg.pipeline.step_cost import StepMeter, measure
 from rpg.tokenizer.layout import Layout
 from rpg.training.conditions import checkpoint_values
@@ -264,3 +264,16 @@ def test_parts_of_a_scan_cost_as_much_as_if_they_ran(
 
     monkeypatch.setattr(step_cost, "parts_measured_once", all_run)
     assert fast == measure(experiment, layout, 2, (4, 1), autocast)
+
+
+def test_tuning_by_a_language_model_has_a_line() -> None:
+    """LLaMA-7B has 6,738,415,616 weights (arXiv 2302.13971); each costs four operations per token."""
+    params = load_params(ROOT / "params.yaml")
+    line = text_tuning(params, "commonsense-prompts", GPUS["h100"])
+    hours = 4 * 6_738_415_616 * 4000 * 4 * 4 * 256 / (989e12 * 0.13) / 3600
+    assert line
+    assert "4,000 steps of 16 questions, each of at most 256 tokens" in line
+    assert f"the 6,738,415,616 weights of the language model, {hours:.2g} h, and the hypernetwork {hours:.2g} h" in line
+    assert line.endswith("13.5 GB for the model in bfloat16")
+    assert text_tuning(params, "digits-prompts", GPUS["h100"]) is None
+    assert line in describe(params, ["commonsense-prompts"], "h100")

@@ -59,6 +59,29 @@ def test_one_line_for_each_data_set_and_model(tmp_path: Path) -> None:
     assert f"hf download huggyllama/llama-7b --revision {COMMIT}" in model
 
 
+def test_tasks_and_the_encoder_of_questions_are_looked_for(tmp_path: Path) -> None:
+    experiment = PARAMS.experiment("commonsense-prompts")
+    task = experiment.task.model_copy(update={"model": str(tmp_path), "revision": None, "seen": ["boolq", "piqa"]})
+    conditions = experiment.model.with_encoder(f"{tmp_path}/encoder")
+    changed = experiment.model_copy(update={"task": task, "model": conditions})
+    for name in ("boolq", "ARC-Challenge"):
+        folder = tmp_path / "commonsense/dataset" / name
+        folder.mkdir(parents=True)
+        (folder / "train.json").touch()
+        (folder / "test.json").touch()
+    folder = tmp_path / "commonsense/dataset/piqa"
+    assert prerequisites.missing(changed, str(tmp_path)) == [
+        f"{folder}/train.json: no such file; correct task.seen and task.held_out",
+        f"{folder}/test.json: no such file; correct task.seen and task.held_out",
+        f"{tmp_path}/encoder: no such folder; correct encoder in model.conditions",
+    ]
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder/config.json").touch()
+    reads = changed.task.reads("tune", changed)
+    assert [*reads.values()] == [[tmp_path / "encoder/config.json"]]
+    assert changed.task.reads("zoo", changed) == {}
+
+
 def test_each_stage_asks_for_what_it_needs() -> None:
     experiment = PARAMS.experiment("imagenet-resnet18")
     assert len(prerequisites.missing(experiment, None, ["base", "zoo"])) == 2

@@ -93,7 +93,7 @@ def test_another_number_of_features_is_refused(shown: Path, monkeypatch: pytest.
         one.model_copy(update={"features": 7}) if one.kind == "images" else one for one in experiment.model.conditions
     ]
     changed = experiment.model_copy(update={"model": experiment.model.model_copy(update={"conditions": conditions})})
-    with pytest.raises(UserError, match="features of an image are 18"):
+    with pytest.raises(UserError, match=r"images: features: 7, .* gives 18; set features to 18"):
         prompts_of(changed, paths.folder("base"), None)
     assert SHOWN["model"]["conditions"][1]["features"] == 18
 
@@ -141,5 +141,5 @@ def test_the_number_of_features_must_be_right(asked: Path, monkeypatch: pytest.M
     wrong = experiment.model.text.model_copy(update={"hidden_states": [1]})
     conditions = [experiment.model.conditions[0], wrong]
     changed = experiment.model_copy(update={"model": experiment.model.model_copy(update={"conditions": conditions})})
-    with pytest.raises(UserError, match="text: the features of a question are 32; set features"):
+    with pytest.raises(UserError, match=r"text: features: 64, .* gives 32; set features to 32"):
         prompts_of(changed, Path("results/asked/base"), None)

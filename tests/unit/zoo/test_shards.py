@@ -11,7 +11,7 @@ from rpg.tasks.base import Save
 from rpg.tasks.classification.task import Classification
 from rpg.tasks.config import Run, ZooConfig
 from rpg.tasks.stack import StateDict
-from rpg.utils.errors import Diverged
+from rpg.utils.errors import Diverged, UserError
 from rpg.utils.files import sha256
 from rpg.zoo.shards import NEXT, train_shard
 
@@ -193,3 +193,20 @@ def test_zoo_whose_every_seed_diverges_stops(tmp_path: Path, capsys: pytest.Capt
     assert [f"training seed {k * NEXT} in its place" in line for k, line in enumerate(replaced, 1)] == [True] * 3
     assert last.startswith(f"rpg: error: zoo: seed {3 * NEXT} diverged at step 2; lower its learning_rate")
     assert [path.name for path in (tmp_path / "results/mini/zoo/0000-0001").iterdir()] == []
+
+
+@pytest.mark.parametrize(("name", "condition"), [("asked", "text"), ("shown", "images")])
+def test_a_wrong_number_of_features_is_found_before_the_zoo(
+    name: str, condition: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """`rpg tune` would find it after hours of training."""
+    monkeypatch.chdir(request.getfixturevalue(name))
+    experiment = load_params().experiment(name)
+    assert experiment.base
+    run = next(iter(experiment.runs().values()))
+    of = next(index for index, one in enumerate(experiment.model.conditions) if one.kind == condition)
+    right = experiment.model.conditions[of].features
+    experiment.model.conditions[of] = experiment.model.conditions[of].model_copy(update={"features": 7})
+    with pytest.raises(UserError, match=f"{condition}: features: 7, .* gives {right}; set features to {right}"):
+        train_shard(experiment, [run], tmp_path, Path(f"results/{name}/base"), None)
+    assert not [*tmp_path.iterdir()]

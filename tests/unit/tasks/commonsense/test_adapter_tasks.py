@@ -1,5 +1,7 @@
 """Many tasks for one language model: losses, features of questions and scores."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from rpg.config.loading import load_params
 from rpg.config.model import TextCondition
 from rpg.tasks.commonsense.adapter_tasks import AdapterTaskSet, padded_right
 from rpg.tasks.commonsense.config import AdapterTasks
-from rpg.tasks.commonsense.fact_tasks import TASKS
+from rpg.tasks.commonsense.fact_tasks import TASKS, VALIDATION, facts_of, relation
 from rpg.tasks.stack import stack
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_tensors
@@ -102,8 +104,64 @@ def test_a_sentence_encoder_in_a_folder(task: AdapterTaskSet, tmp_path: Path) ->
         expected = AutoModel.from_pretrained(tmp_path)(input_ids=inputs["input_ids"]).last_hidden_state[0].mean(0)
     torch.testing.assert_close(found[1], expected, atol=1e-5, rtol=1e-5)
     missing = condition.model_copy(update={"encoder": str(tmp_path / "none")})
-    with pytest.raises(UserError, match=r"encoder '.*none' cannot be opened"):
+    with pytest.raises(UserError, match=r"encoder '.*none': no such folder"):
         task.text_features(missing, texts)
+    (tmp_path / "config.json").write_text("{}")
+    damaged = AdapterTaskSet(task.params, None)
+    with pytest.raises(UserError, match=r"encoder '.*': cannot be opened"):
+        damaged.text_features(condition, texts)
+
+
+@pytest.mark.parametrize("kind", ["T5 has an encoder and a decoder", "BERT has 12 positions", "GPT-2 has no padding"])
+def test_sentence_encoders_of_other_kinds(task: AdapterTaskSet, tmp_path: Path, kind: str) -> None:
+    """Whatever the model, a question has the same features alone and beside a longer one."""
+    import transformers
+
+    own = transformers.AutoTokenizer.from_pretrained(task.params.model)
+    sizes = {"vocab_size": len(own)}
+    if kind.startswith("T5"):
+        config = transformers.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, **sizes)
+        model = transformers.T5Model(config)
+    elif kind.startswith("BERT"):
+        few = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "hidden_size": 8}
+        model = transformers.BertModel(transformers.BertConfig(max_position_embeddings=12, **few, **sizes))
+    else:
+        model = transformers.GPT2Model(transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, **sizes))
+        own.pad_token = None
+    own.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    condition = TextCondition(kind="text", encoder=str(tmp_path), hidden_states=[1], features=8, hidden=2, reach="all")
+    text = task.prompt_texts("train", SEEN[0])[0]
+    alone = task.text_features(condition, [text])
+    beside = task.text_features(condition, [text, text * 5])
+    assert alone.shape == (1, 8)
+    torch.testing.assert_close(alone[0], beside[0], atol=1e-5, rtol=1e-5)
+    assert beside.isfinite().all()
+    if kind.startswith("BERT"):
+        ids = own(text, return_tensors="pt")["input_ids"]
+        assert ids.shape[1] > 12
+        expected = model.eval()(input_ids=ids[:, :12]).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(alone[0], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_share_of_unknown_words(task: AdapterTaskSet) -> None:
+    condition = load_params().experiment("asked").model.text
+    assert condition
+    assert task.unknown_share(condition, task.prompt_texts("train", SEEN[0])) == 0.0
+    (tokens,) = task.tokenizer(["quantum is"])["input_ids"]
+    assert task.unknown_share(condition, ["quantum is"]) == tokens.count(task.tokenizer.unk_token_id) / len(tokens) > 0
+
+
+def test_more_validation_than_training_questions(task: AdapterTaskSet, tmp_path: Path) -> None:
+    folder = tmp_path / "commonsense/dataset/boolq"
+    folder.mkdir(parents=True)
+    instruction = "is it?\n\nAnswer format: true/false"
+    row = {"instruction": instruction, "input": "", "output": "true", "answer": "true"}
+    for part in ("train", "test"):
+        (folder / f"{part}.json").write_text(json.dumps([row] * 3))
+    params = task.params.model_copy(update={"data": "commonsense", "seen": ["boolq"] * 2, "validation": 3})
+    with pytest.raises(UserError, match="3 of 3 questions of boolq leave none to learn from"):
+        AdapterTaskSet(params, str(tmp_path)).check()
 
 
 def test_a_score_is_the_share_of_right_answers(asked: Path, task: AdapterTaskSet) -> None:
@@ -143,11 +201,26 @@ def test_faults_are_one_line(task: AdapterTaskSet) -> None:
     unknown = AdapterTaskSet(task.params.model_copy(update={"seen": ["size-bigger-truth", "size-biger-truth"]}), None)
     with pytest.raises(UserError, match=r"task 'size-biger-truth'.*'size-bigger-truth'"):
         unknown.check()
-    many = AdapterTaskSet(task.params.model_copy(update={"validation": 1000}), None)
-    with pytest.raises(UserError, match="leave none to learn from"):
-        many.check()
     with pytest.raises(UserError, match="outputs"):
         task.losses({}, [], 1, torch.Generator(), teachers={})
+
+
+def test_no_two_splits_share_a_fact(task: AdapterTaskSet) -> None:
+    """The names in a question tell its facts; for comparisons, whose question names two creatures, exactly."""
+    params = task.params.model_copy(update={"validation": VALIDATION})
+    for code in TASKS:
+        questions = AdapterTaskSet(params, None)._read(code)
+        assert len(questions["validation"]) == VALIDATION
+        if not code.startswith(("size", "weight", "age", "speed")):
+            continue
+        facts = {split: {frozenset(fact) for fact in facts_of(relation(code), split)} for split in questions}
+        creatures = {name for of in facts.values() for fact in of for name in fact}
+        for split, of_split in questions.items():
+            asked = {frozenset(creatures & {*re.findall(r"\w+", one.prompt)}) for one in of_split}
+            assert asked <= facts[split], (code, split)
+    many = AdapterTaskSet(task.params.model_copy(update={"validation": VALIDATION + 1}), None)
+    with pytest.raises(UserError, match=r"task\.validation: 9, but a task of facts has 8; set fewer"):
+        many.check()
 
 
 def test_runs_have_the_held_out_tasks_first() -> None:
@@ -185,3 +258,11 @@ def test_one_adapter_for_all_tasks_takes_the_zoo_s_steps_and_questions(
     assert seen == [(4 * 25, questions)]
     assert {*made} == {*task._untrained}
     assert any(not torch.equal(tensor, task._untrained[name]) for name, tensor in made.items())
+
+
+def test_the_loss_cuts_questions_as_the_zoo_does(task: AdapterTaskSet) -> None:
+    longest = max(len(row["input_ids"]) for row in task._training_rows(SEEN[0]))
+    zoo = load_params().experiment("asked").zoo
+    few = AdapterTaskSet(task.params, None)
+    few.follow(zoo.model_copy(update={"length": longest - 3}))
+    assert max(len(row["input_ids"]) for row in few._training_rows(SEEN[0])) == longest - 3
