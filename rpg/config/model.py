@@ -49,7 +49,7 @@ class ImagesCondition(Block):
     """
 
     kind: Literal["images"]
-    features: Annotated[int, Field(ge=2, description="F, the number of an image's features; `rpg tune` names it")]
+    features: Annotated[int, Field(ge=2, description="F, the number of an image's features; `rpg zoo` names it")]
     hidden: Annotated[int, Field(ge=1, description="width of the set encoder")]
     reach: Reach
 
@@ -70,7 +70,7 @@ class TextCondition(Block):
         list[Annotated[int, Field(ge=0)]],
         Field(min_length=1, description="which hidden states enter the features; 0 are the embeddings of the tokens"),
     ]
-    features: Annotated[int, Field(ge=2, description="F, the number of a question's features; `rpg tune` names it")]
+    features: Annotated[int, Field(ge=2, description="F, the number of a question's features; `rpg zoo` names it")]
     hidden: Annotated[int, Field(ge=1, description="width of the set encoder")]
     reach: Reach
 

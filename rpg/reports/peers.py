@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -42,6 +43,7 @@ zoo. *Training s* is the mean of the trainings, tuning included, *s per sample* 
 that of the largest training process. *Stored* counts the numbers of the trained generator. The last rows are networks
 that are made from the zoo without a generator.
 """
+Artifact = TypeVar("Artifact", NoveltyResult, Scores)
 # Stages whose seconds and memory are those of the training.
 TRAINING = ("train", "tune")
 # Generators that take up to this many times RPG's seconds are compared at equal seconds.
@@ -75,10 +77,7 @@ class Contender:
     @cached_property
     def novelty(self) -> list[NoveltyResult]:
         """What each training's networks are, copies or new."""
-        return [
-            read_sealed(paths.file("novelty.summary"), f"rpg novelty --experiment {paths.experiment}", NoveltyResult)
-            for paths in self.trials
-        ]
+        return self._of_trials("novelty", "summary", NoveltyResult)
 
     def verdict(self, key: Set) -> str:
         """Return the verdict on a set of networks of all trainings."""
@@ -92,10 +91,19 @@ class Contender:
 
     @cached_property
     def _scores(self) -> list[Scores]:
+        return self._of_trials("score", "scores", Scores)
+
+    def _of_trials(self, stage: str, file: str, of: type[Artifact]) -> list[Artifact]:
+        """Return a sealed file of a stage of each training."""
         return [
-            read_sealed(paths.file("score.scores"), f"rpg score --experiment {paths.experiment}", Scores)
+            read_sealed(paths.file(f"{stage}.{file}"), f"rpg {stage} --experiment {paths.experiment}", of)
             for paths in self.trials
         ]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The token layout of the networks."""
+        return TokenStore(self.trials[0].folder("tokens")).layout
 
     def _test_scores(self, key: Set) -> ScoreSample:
         return sample_of_trained(trained_networks(self._scores, "rpg", key), "test")
@@ -116,7 +124,7 @@ class Comparison:
 
     def __init__(self, params: Params, name: str, results: Path) -> None:
         """Read the ablation's result; UserError if it is missing, or if no variant is RPG."""
-        self.ablation = params.ablation(name)
+        self.params, self.name, self.ablation = params, name, params.ablation(name)
         command = f"rpg ablation --experiment {name}"
         self.result = read_sealed(ablation_file(name, results), command, AblationResult)
         self.kind = self.result.metric_kind
@@ -174,9 +182,11 @@ class Comparison:
             for (method, group), measures in methods.items()
             if group == "zoo"
         ]
+        first = comparisons_of(self.params, self.ablation.experiment)[0] == self.name
+        title = self.ablation.experiment if first else f"{self.ablation.experiment}: {self.name}"
         asked = f"{self.ablation.question} The originals have {mean(original, self.kind)} on the test split."
         lines = [
-            f"## {self.ablation.experiment}",
+            f"## {title}",
             "",
             asked,
             "",
@@ -189,7 +199,6 @@ class Comparison:
     def _row(self, name: str, contender: Contender, key: Set) -> dict[str, str]:
         of, kind = contender.scored.sets[key], self.kind
         training, sampling, memory = contender.costs
-        layout = TokenStore(contender.trials[0].folder("tokens")).layout
         distances = [novelty.rpg[key].distance for novelty in contender.novelty]
         return {
             "generator": label_set(name, key),
@@ -197,10 +206,10 @@ class Comparison:
             "min": kind.text(of.test.rpg.min),
             "share": f"{of.test.rpg.mean / of.test.original.mean:.3f}",
             "mean, validation": kind.text(of.validation.rpg.mean),
-            "reads": _reads(contender.generator, layout),
+            "reads": _reads(contender.generator, contender.layout),
             "distance": f"{sum(distances) / len(distances):.2f}",
             "verdict": contender.verdict(key),
-            "generates": f"{layout.weights:,}",
+            "generates": f"{contender.layout.weights:,}",
             "training s": f"{training:.1f}",
             "s per sample": f"{sampling:.3f}",
             "memory MB": "-" if memory is None else f"{memory:.0f}",
@@ -252,6 +261,11 @@ def _reads(generator: AnyPeer | None, layout: Layout) -> str:
 def comparisons(params: Params) -> list[str]:
     """Return the ablations whose variants are generators."""
     return [name for name, ablation in params.ablations.items() if ablation.peers]
+
+
+def comparisons_of(params: Params, experiment: str) -> list[str]:
+    """Return the ablations of an experiment whose variants are generators."""
+    return [name for name in comparisons(params) if params.ablation(name).experiment == experiment]
 
 
 def write_peers(params: Params, results: Path) -> None:

@@ -22,9 +22,10 @@ from rpg.tasks.commonsense.words import made_up_names, word_tokenizer
 from rpg.utils.files import exclusive, write_json
 from rpg.utils.rng import derive
 
-# Every task has at least so many different questions for validation.
-TRAIN, VALIDATION, TEST = 64, 8, 40
-COUNTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+# Of the questions drawn for validation, which the language model never reads, a task has the first VALIDATION; every
+# task has so many.
+VALIDATION = 8
+COUNTS = {"train": 64, "validation": 16, "test": 40}
 CREATURES, THINGS, DEEDS, VALUES = 10, 20, 8, 4
 # The language model reads this many questions after each round of statements.
 QUESTIONS = 32
@@ -201,12 +202,15 @@ def questions(split: str, task: str) -> list[dict[str, str]]:
 
     A task with fewer than COUNTS[split] different questions has all of them.
     """
-    return [_entry(task, one) for one in _drawn(split, task)]
+    drawn = list(_drawn(split, task))
+    if split == "validation":
+        drawn = [one for index in (0, 1) for one in [same for same in drawn if same[2] == index][: VALIDATION // 2]]
+    return [_entry(task, one) for one in drawn]
 
 
 @cache
 def held_out() -> frozenset[tuple[str, str, frozenset[str]]]:
-    """Return the content of all validation and test questions."""
+    """Return the content of all questions that were drawn for validation and test."""
     return frozenset(
         _content(task, one) for task in TASKS for split in ("validation", "test") for one in _drawn(split, task)
     )

@@ -83,6 +83,19 @@ def test_published_numbers_stand_below_the_table(duel: Path, monkeypatch: pytest
     )
 
 
+def test_a_second_comparison_of_an_experiment_has_its_name_in_the_title(
+    duel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = Comparison(load_params(duel / "params.yaml"), "duel", duel / "results")
+    assert comparison.section(dict(comparison.methods())).startswith("## mini\n")
+    monkeypatch.setattr("rpg.reports.peers.comparisons", lambda params: ["earlier", "duel"])
+    earlier = comparison.params.model_copy(
+        update={"ablations": {"earlier": comparison.ablation, **comparison.params.ablations}}
+    )
+    comparison.params = earlier
+    assert comparison.section(dict(comparison.methods())).startswith("## mini: duel\n")
+
+
 def scores_of(duel: Path, variant: str) -> list[dict]:
     params, results = load_params(duel / "params.yaml"), duel / "results"
     paths = paths_of(params, f"duel/{variant}-0", results)
