@@ -389,8 +389,11 @@ class TextTask(DifferentiableTask):
         """Return a question as the language model reads it; `given` is the input that the instruction speaks of."""
 
     @abstractmethod
-    def train_together(self, zoo: ZooConfig, codes: Sequence[str]) -> StateDict:
-        """Return one adapter for all tasks `codes`, trained for as many steps as the zoo trains theirs together."""
+    def train_together(self, zoo: ZooConfig, codes: Sequence[str], batches: int = 1) -> StateDict:
+        """Return one adapter for all tasks `codes`, which reads as many questions as all of theirs in the zoo together.
+
+        With several of the zoo's `batches` in a step, there are fewer steps, at half of the zoo's learning rate.
+        """
 
     @abstractmethod
     def score_in_context(self, split: str, code: str, examples: Sequence[int]) -> float:

@@ -178,11 +178,14 @@ class AdapterTaskSet(LanguageTask, TextTask):
     def prompt_texts(self, split: str, code: str) -> list[str]:
         return [one.prompt for one in self.asked(split, code)[""]]
 
-    def train_together(self, zoo: ZooConfig, codes: Sequence[str]) -> StateDict:
+    def train_together(self, zoo: ZooConfig, codes: Sequence[str], batches: int = 1) -> StateDict:
         assert isinstance(zoo, AdapterZoo)
         saves: list[StateDict] = []
-        steps = len(codes) * (zoo.steps + zoo.saves * zoo.save_every)
-        recipe = zoo.model_copy(update={"steps": steps - 1, "saves": 1, "save_every": 1})
+        steps = max(len(codes) * (zoo.steps + zoo.saves * zoo.save_every) // batches, 1)
+        changes: dict[str, Any] = {"steps": steps - 1, "saves": 1, "save_every": 1, "batch": zoo.batch * batches}
+        if batches > 1:
+            changes["learning_rate"] = zoo.learning_rate / 2
+        recipe = zoo.model_copy(update=changes)
         questions = [one for code in codes for one in self.asked("train", code)[""]]
         self.train_on(questions, recipe, zoo.seeds[0], "all tasks", lambda step, adapter: saves.append(adapter))
         return saves[-1]

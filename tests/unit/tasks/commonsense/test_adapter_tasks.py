@@ -243,19 +243,23 @@ def test_one_adapter_for_all_tasks_takes_the_zoo_s_steps_and_questions(
 ) -> None:
     import rpg.tasks.commonsense.language as language
 
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, int, float]] = []
     learn = language.train_language_model
 
     def few(model, rows, text, zoo, steps, *rest):
-        seen.append((steps, len(rows)))
+        seen.append((steps, len(rows), zoo.batch, zoo.learning_rate))
         return learn(model, rows, text, zoo, 2, *rest[:2], [2], rest[-1])
 
     monkeypatch.setattr(language, "train_language_model", few)
     zoo = load_params().experiment("asked").zoo
     made = task.train_together(zoo, SEEN)
     questions = sum(len(task.asked("train", code)[""]) for code in SEEN)
-    # 20 steps, and 5 more up to the only checkpoint.
-    assert seen == [(4 * 25, questions)]
+    task.train_together(zoo, SEEN, batches=4)
+    # 20 steps, and 5 more up to the only checkpoint; then a quarter of the steps with four times the questions.
+    assert seen == [
+        (4 * 25, questions, zoo.batch, zoo.learning_rate),
+        (25, questions, 4 * zoo.batch, zoo.learning_rate / 2),
+    ]
     assert {*made} == {*task._untrained}
     assert any(not torch.equal(tensor, task._untrained[name]) for name, tensor in made.items())
 

@@ -244,7 +244,7 @@ def test_no_held_out_question_is_read_or_trained_on_in_any_order_of_its_choices(
     contents = {split: {content(row["instruction"]) for row in rows[split]} for split in COUNTS}
     # `held_out` has more questions of each task for validation than its file.
     assert len(contents["validation"] | contents["test"]) <= len(held_out())
-    assert len(contents["validation"]) == VALIDATION * len(TASKS)
+    assert len(rows["validation"]) == VALIDATION * len(TASKS)
     assert not (contents["validation"] | contents["test"]) & (read | contents["train"])
     assert not contents["validation"] & contents["test"]
     # Most of the training questions are read, so the two kinds of text are comparable.
