@@ -14,7 +14,9 @@ def test_each_block_opens_its_task(tree: dict) -> None:
     task = load_task(parse_experiment(tree).task, None)
     assert type(task) is Classification
     assert (task.metrics, task.metric) == (("top1",), "top1")
-    assert isinstance(load_differentiable(parse_experiment(tree).task, None), DifferentiableTask)
+    assert isinstance(
+        load_differentiable(parse_experiment(tree).task, parse_experiment(tree).zoo, None), DifferentiableTask
+    )
 
 
 def test_skeleton_needs_neither_data_nor_memory() -> None:
@@ -27,4 +29,4 @@ def test_skeleton_needs_neither_data_nor_memory() -> None:
 def test_task_without_a_differentiable_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading refuses it; params.yaml has been refused before."""
     with pytest.raises(AssertionError):
-        load_differentiable(parse_experiment(ADAPTERS).task, None)
+        load_differentiable(parse_experiment(ADAPTERS).task, parse_experiment(ADAPTERS).zoo, None)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import TASKS
 
+from rpg.config.experiment import parse_experiment
 from rpg.data.digits import load_digits_images
 from rpg.tasks.base import DifferentiableTask
 from rpg.tasks.classification.config import TaskCodes
@@ -36,7 +37,8 @@ def code_of(*bits: int) -> str:
 
 def task(**changes: object) -> DifferentiableTask:
     """The task of the miniature, whose codes transform the images."""
-    return load_differentiable(TaskCodes.model_validate({**TASKS["task"], "bits": "transformations", **changes}), None)
+    params = TaskCodes.model_validate({**TASKS["task"], "bits": "transformations", **changes})
+    return load_differentiable(params, parse_experiment(TASKS).zoo, None)
 
 
 @pytest.mark.parametrize("bit", range(10))
