@@ -264,7 +264,7 @@ class Experiment(Block):
         if self.prompts and self.prompts.prompt != prompt:
             raise ValueError(f"prompts: these are the keys of another prompt; the model takes {prompt}")
         if self.prompts:
-            self.prompts.check_runs(self.runs().values())
+            self.prompts.check_tasks(self.codes(held_out=False), self.codes(held_out=True))
 
     def has(self, condition: str) -> bool:
         """Return whether an optional stage is present.
@@ -299,6 +299,10 @@ class Experiment(Block):
         A run keeps its index when params.yaml gains more runs.
         """
         return self.task.runs(self.zoo)
+
+    def codes(self, held_out: bool) -> list[str]:
+        """Return the task codes of the zoo's runs that RPG learns from, or of those that are held out."""
+        return list(dict.fromkeys(run.code or "" for run in self.runs().values() if run.held_out == held_out))
 
     def shards(self) -> dict[str, list[Run]]:
         """Return shard name → runs.

@@ -1,12 +1,11 @@
 """The block `prompts`: how networks for prompts are measured."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from rpg.blocks import Block, Count, Positive
-from rpg.tasks.config import Run
 from rpg.utils.errors import suggestion
 
 
@@ -34,7 +33,7 @@ class PromptEvaluation(Block):
     refinement: Annotated[int, Field(ge=1, description="steps of refinement through the generator")]
     refinement_rate: Annotated[Positive, Field(description="learning rate of the refinement")]
 
-    def check_runs(self, runs: Iterable[Run]) -> None:
+    def check_tasks(self, seen: Sequence[str], held_out: Sequence[str]) -> None:
         """Do nothing: support sets can be drawn for any tasks."""
 
 
@@ -64,15 +63,12 @@ class TextPromptEvaluation(Block):
             raise ValueError(f"examples: {other} is not in questions; the examples are a prompt's questions")
         return self
 
-    def check_runs(self, runs: Iterable[Run]) -> None:
+    def check_tasks(self, seen: Sequence[str], held_out: Sequence[str]) -> None:
         """Raise ValueError for new tasks that are not held out, and for a soup of more tasks than are seen."""
-        tasks: dict[bool, dict[str, None]] = {False: {}, True: {}}
-        for run in runs:
-            tasks[run.held_out][run.code or ""] = None
-        if other := next((task for task in self.new if task not in tasks[True]), None):
-            raise ValueError(f"prompts.new: '{other}' is no held-out task{suggestion(other, [*tasks[True]])}")
-        if self.nearest > len(tasks[False]):
-            raise ValueError(f"prompts.nearest: {self.nearest} of {len(tasks[False])} seen tasks; set fewer")
+        if other := next((task for task in self.new if task not in held_out), None):
+            raise ValueError(f"prompts.new: '{other}' is no held-out task{suggestion(other, held_out)}")
+        if self.nearest > len(seen):
+            raise ValueError(f"prompts.nearest: {self.nearest} of {len(seen)} seen tasks; set fewer")
 
 
 def _kind(tree: Any) -> str:

@@ -81,7 +81,7 @@ def formulas_of(experiment: Experiment, task: Task, store: TokenStore) -> dict[s
     if condition is None:
         return formulas(store)
     asking = text_task(task)
-    codes = dict.fromkeys(run.code or "" for run in experiment.runs().values())
+    codes = [*experiment.codes(held_out=False), *experiment.codes(held_out=True)]
     means = {code: asking.text_features(condition, asking.prompt_texts("train", code)).mean(0) for code in codes}
     baselines = QuestionBaselines(store, means)
     return {

@@ -165,10 +165,8 @@ def prompts_of(experiment: Experiment, base: Path, data_root: str | None) -> Pro
     """
     if text := experiment.model.text:
         # Of a held-out task, RPG sees the questions of a request alone.
-        known: dict[bool, dict[str, None]] = {False: {}, True: {}}
-        for run in experiment.runs().values():
-            known[run.held_out][run.code or ""] = None
-        return TextPrompts(text_task(load_task(experiment.task, data_root)), [*known[False]], [*known[True]], text)
+        seen, held_out = experiment.codes(held_out=False), experiment.codes(held_out=True)
+        return TextPrompts(text_task(load_task(experiment.task, data_root)), seen, held_out, text)
     if images := experiment.images:
         return ImagePrompts(load_prompted(experiment.task, data_root), prompts_base(experiment, base), images)
     return None
