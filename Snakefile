@@ -2,7 +2,8 @@ from snakemake.utils import min_version
 
 import rpg.pipeline.workflow as pipeline
 
-min_version("9.0")
+# Releases before 9.1.4 overlook changed params.
+min_version("9.1.4")
 
 
 # Not `configfile:`, because only rpg.config.loading reads params.yaml; it also validates against the schema.

@@ -33,7 +33,7 @@ from snakemake.scheduling.job_scheduler import JobScheduler
 import rpg.pipeline.workflow as pipeline
 from benchmarks.dag import plan
 from rpg.config.loading import load_params
-from rpg.pipeline.workflow import code, source_files
+from rpg.sources import code, source_files
 from rpg.stages import ALWAYS, OPTIONAL, STAGES, SUMMARIES
 from rpg.tasks.registry import task_blocks
 
@@ -160,6 +160,18 @@ def test_content_counts_and_not_time(checkout: Path, finished: Path) -> None:
         snakemake(checkout, "--touch", "--forceall", "--cores", "1", "results/tables.md")
 
 
+def test_profile_of_ones_own_with_fewer_triggers_overlooks_nothing(
+    checkout: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A common habit is `rerun-triggers: mtime` in a profile of one's own; Snakemake 9.27.1 then ignores params."""
+    take_as_finished(checkout, finished)
+    own = tmp_path_factory.mktemp("own")
+    (own / "config.yaml").write_text("rerun-triggers: mtime\n")
+    assert planned(checkout, "--profile", str(own)) == {}
+    write_params(checkout, train={"steps": 41})
+    assert set(planned(checkout, "--profile", str(own))) == set(RULES[3:])
+
+
 def test_fault_in_a_layer_shows_in_the_output(checkout: Path, finished: Path) -> None:
     take_as_finished(checkout, finished)
     write_params(checkout, train={"learning_rate": 1e30, "gradient_clip": 1e30, "warmup": 0.0})
@@ -184,6 +196,7 @@ MODULES = {
 SCHEMA = (
     "rpg/config/",
     "rpg/blocks.py",
+    "rpg/sources.py",
     "rpg/stages.py",
     "rpg/paths.py",
     "rpg/__init__.py",
