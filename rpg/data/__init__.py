@@ -15,6 +15,8 @@ CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
 }
 
+# Data set → width and height of its images in pixels.
+SIDES = {"digits": 8, "cifar10": 32}
 # Data set → its name in a sentence.
 TITLES = {"digits": "scikit-learn's digits", "cifar10": "CIFAR-10"}
 # Data sets that come with a package or that the project generates. All others need a folder.

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from rpg.blocks import Block, Count, Positive, Seeds, Share, absent
-from rpg.data import CLASSES, TITLES, missing_data
+from rpg.data import CLASSES, SIDES, TITLES, missing_data
 from rpg.tasks.config import BaseConfig, CardText, Run, TaskConfig, ZooConfig
 from rpg.utils import task_codes
+
+SHIFT = "maximum random shift of a training image in each direction, in pixels before the image is resized"
 
 if TYPE_CHECKING:
     from rpg.tasks.classification.task import Classification
@@ -42,9 +44,7 @@ class ClassificationBase(BaseConfig):
     batch: Count
     learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
-    shift: Annotated[
-        int, Field(ge=0, description="maximum random shift of a training image in pixels, in each direction")
-    ]
+    shift: Annotated[int, Field(ge=0, description=SHIFT)]
 
 
 class ClassificationZoo(ZooConfig):
@@ -68,9 +68,7 @@ class ClassificationZoo(ZooConfig):
     final_learning_rate: Positive
     weight_decay: Annotated[float, Field(ge=0)]
     label_smoothing: Share
-    shift: Annotated[
-        int, Field(ge=0, description="maximum random shift of a training image in pixels, in each direction")
-    ]
+    shift: Annotated[int, Field(ge=0, description=SHIFT)]
     saves: Count
     save_every: Count
     early: Annotated[
@@ -132,6 +130,15 @@ class _TimmClassification(TaskConfig):
     def visible_classes(self) -> list[int]:
         """All other classes."""
         return [index for index in range(len(CLASSES[self.data])) if index not in self.hidden_classes]
+
+    def check_experiment(self, experiment: Any) -> None:
+        side = SIDES[self.data]
+        for name, block in (("base", experiment.base), ("zoo", experiment.zoo)):
+            if block and block.shift > side // 4:
+                raise ValueError(
+                    f"{name}.shift: {block.shift} of {side} pixels, before images are resized to {self.resolution},"
+                    f" would move too much out of sight; at most {side // 4}"
+                )
 
     def code(self) -> list[str]:
         return ["rpg/data"]
@@ -265,6 +272,7 @@ class TaskCodes(_TimmClassification):
         }
 
     def check_experiment(self, experiment: Any) -> None:
+        super().check_experiment(experiment)
         if not experiment.sample.seen or experiment.sample.seen > self.seen:
             raise ValueError(f"sample.seen: must be from 1 to {self.seen} with task codes")
         if self.held_out_pairs and len(experiment.zoo.seeds) == 1:

@@ -425,6 +425,19 @@ def test_blocks_of_a_kind_need_its_tasks() -> None:
     assert fault_of(TASKS, lambda x: x.update(base=ADAPTERS["base"])) == "base.shift: missing"
 
 
+@pytest.mark.parametrize(("shift", "fits"), [(2, True), (3, False), (28, False)])
+def test_shift_is_a_part_of_the_image_before_it_is_resized(shift: int, fits: bool) -> None:
+    """Images of the digits have 8 pixels, whatever `resolution` is."""
+    for tree, block in ((MINIATURE, "zoo"), (TASKS, "zoo"), (TASKS, "base")):
+        changed = {**tree, block: {**tree[block], "shift": shift}}
+        if fits:
+            check_params({**SETTINGS, "run": ["x"], "experiments": {"x": changed}})
+            continue
+        fault = fault_of(changed, lambda experiment: None)
+        assert fault.startswith(f"{block}.shift: {shift} of 8 pixels")
+        assert fault.endswith("at most 2")
+
+
 def test_fine_tuning_needs_the_weights_that_it_starts_from() -> None:
     experiment = load_params(ROOT / "params.yaml").experiment("imagenet-resnet18").model_dump()
     line = fault_of(experiment, lambda x: x.update(base=None))
