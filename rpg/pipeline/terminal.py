@@ -22,6 +22,7 @@ from rpg.paths import METRICS, Paths
 from rpg.stages import STAGES
 from rpg.utils.errors import UserError
 from rpg.utils.files import read_json
+from rpg.utils.progress import time_left
 
 # Events and messages that the lines of the jobs replace.
 HIDDEN_EVENTS = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.PROGRESS, LogEvent.SHELLCMD}
@@ -76,7 +77,7 @@ class JobHandler(logging.Handler):
             seconds = (whole - done) * (time.monotonic() - self.begin) / done
         if len(self.done) == len(self.jobs):
             return "done"
-        return f"about {seconds / 60:.0f} min left" if seconds > 90 else f"about {max(seconds, 1):.0f} s left"
+        return time_left(seconds)
 
     def line(self, text: str) -> None:
         """Print one line, above the bar if there is one."""

@@ -25,7 +25,7 @@ from rpg.tasks.stack import StateDict, logits, mismatch, stack, unstack
 from rpg.utils import task_codes
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
-from rpg.utils.progress import progress
+from rpg.utils.progress import LastLoss, progress
 from rpg.utils.rng import derive, generator
 
 # Total number of images in a batch, over all networks that are scored at once.
@@ -143,11 +143,13 @@ class Classification(PromptedTask):
         cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, base.learning_rate, total_steps=base.steps)
         order = generator("base", "order", seed)
         batches = _batches(len(self.data.train.labels), base.batch, order)
-        for step in progress(range(1, base.steps + 1), "base", total=base.steps):
+        steps, loss = range(1, base.steps + 1), LastLoss()
+        for step in progress(steps, "base", total=base.steps, note=loss):
             batch = next(batches)
             images = _shift(self.data.train.images[batch], base.shift, order)
             images, labels_n = self.meaning.base_batch(images, self.data.train.labels[batch], self._white, order)
             losses_E = self._losses(network, weights, images, labels_n.unsqueeze(0), [None])
+            loss.of(losses_E)
             self._step(optimizer, losses_E, f"base: seed {seed}", step)
             if step < base.steps:
                 cycle.step()
@@ -180,7 +182,9 @@ class Classification(PromptedTask):
         batches = {seed: _batches(len(self.data.train.labels), zoo.batch, order[seed]) for seed in order}
         early = frozenset(zoo.early or ())
         of_run = torch.tensor([list(order).index(run.seed) for run in runs])
-        for step in range(1, zoo.steps + zoo.saves * zoo.save_every + 1):
+        seeds, loss = ", ".join(map(str, order)), LastLoss()
+        steps = range(1, zoo.steps + zoo.saves * zoo.save_every + 1)
+        for step in progress(steps, f"zoo: seed {seeds}", len(steps), note=loss, tenths=False):
             for name, _ in network.named_parameters():
                 weights[name].requires_grad_(step > zoo.head_steps or name not in shared)
             # The networks of one seed share a batch.
@@ -200,7 +204,8 @@ class Classification(PromptedTask):
                 zoo.label_smoothing,
                 zoo.focal_gamma,
             )
-            self._step(optimizer, losses_E, f"zoo: seed {', '.join(map(str, order))}", step)
+            loss.of(losses_E)
+            self._step(optimizer, losses_E, f"zoo: seed {seeds}", step)
             if step < zoo.steps:
                 cycle.step()
                 if step in early:

@@ -14,7 +14,7 @@ from rpg.tasks.commonsense.config import AdapterZoo, LanguageBase
 from rpg.tasks.commonsense.packing import IGNORED, Packed
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged
-from rpg.utils.progress import progress
+from rpg.utils.progress import LastLoss, progress
 
 
 def text_rows(
@@ -75,7 +75,8 @@ def train_language_model(
     """
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    shown = progress(range(steps), what, total=steps)
+    last = LastLoss()
+    shown = progress(range(steps), what, total=steps, note=last)
 
     class SaveAndReport(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -91,6 +92,7 @@ def train_language_model(
             loss = super().training_step(*arguments, **named)
             if not torch.isfinite(loss):
                 raise Diverged(f"{what} diverged at step {self.state.global_step + 1}; lower its learning_rate")
+            last.of(loss)
             return loss
 
     schedule: dict[str, Any] = {}

@@ -26,7 +26,7 @@ from rpg.utils.device import bfloat16, device
 from rpg.utils.errors import Diverged, UserError
 from rpg.utils.files import read_tensors
 from rpg.utils.hub import commit, timm_repository
-from rpg.utils.progress import progress
+from rpg.utils.progress import LastLoss, progress
 from rpg.utils.rng import derive, generator
 
 SCORE_BATCH = 128
@@ -156,10 +156,11 @@ class FineTuning(Task):
         optimizer = torch.optim.AdamW(network.parameters(), zoo.learning_rate, weight_decay=zoo.weight_decay)
         steps = zoo.steps + zoo.saves * zoo.save_every
         batches = self._training_batches(zoo.batch, steps, generator("zoo", "order", run.seed))
-        label = f"zoo: seed {run.seed}"
-        for step, (images, labels) in enumerate(progress(batches, label, total=steps), 1):
+        label, last = f"zoo: seed {run.seed}", LastLoss()
+        for step, (images, labels) in enumerate(progress(batches, label, total=steps, note=last), 1):
             with bfloat16(zoo.precision == "bfloat16", device()):
                 loss = functional.cross_entropy(network(images), labels)
+            last.of(loss)
             if not torch.isfinite(loss):
                 raise Diverged(f"{label} diverged at step {step}; lower its learning_rate")
             optimizer.zero_grad()

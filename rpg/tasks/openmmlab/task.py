@@ -32,7 +32,7 @@ from rpg.tasks.stack import StateDict
 from rpg.utils.device import device
 from rpg.utils.errors import Diverged, UserError
 from rpg.utils.files import RESULTS
-from rpg.utils.progress import progress
+from rpg.utils.progress import LastLoss, progress
 from rpg.utils.rng import derive
 
 # Maximum bytes of a split's images to cache in memory. A larger split is read again for each network.
@@ -341,7 +341,8 @@ class OpenMMLab(Task):
         from mmengine.runner import Runner
 
         what, steps = f"{stage}: seed {seed}", max(at)
-        shown = progress(range(steps), what, total=steps)
+        last = LastLoss()
+        shown = progress(range(steps), what, total=steps, note=last)
 
         class StartAndSave(Hook):
             """Loads `start` and saves the states at the steps `at`."""
@@ -355,7 +356,9 @@ class OpenMMLab(Task):
                 self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
             ) -> None:
                 step = runner.iter + 1
-                if not torch.isfinite(torch.as_tensor(outputs["loss"])):
+                loss = torch.as_tensor(outputs["loss"])
+                last.of(loss)
+                if not torch.isfinite(loss):
                     raise Diverged(f"{what} diverged at step {step}; lower its learning rate")
                 if step in at:
                     state = runner.model.state_dict()
