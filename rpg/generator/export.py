@@ -17,7 +17,7 @@ from rpg.generator.onnx_runtime import open_session
 from rpg.tasks.adapters import adapter_state, is_adapted, loaded
 from rpg.tasks.base import Task
 from rpg.tasks.stack import StateDict, mismatch
-from rpg.utils.errors import UserError, one_line
+from rpg.utils.errors import UserError, counted, one_line
 from rpg.utils.files import atomic, read_tensors
 
 PICKLES = (".pth", ".pt", ".bin")
@@ -46,7 +46,7 @@ def export_pth(weights: Path, out: Path, task: Task | None) -> str:
     if task:
         fitted(task, state_dict, weights)
     write_pickle(out, state_dict)
-    return one_line(f"{out}: a state dict of {len(state_dict)} tensors")
+    return one_line(f"{out}: a state dict of {counted(len(state_dict), 'tensor')}")
 
 
 def export_mmengine(weights: Path, out: Path, task: Task) -> str:

@@ -35,7 +35,7 @@ from rpg.tasks.custom.reading import (
 )
 from rpg.tasks.custom.task import COUNTER, OLD_WEIGHTS
 from rpg.tasks.stack import StateDict, mismatch
-from rpg.utils.errors import UserError, one_line
+from rpg.utils.errors import UserError, counted, one_line
 from rpg.utils.files import atomic, read_json, read_tensors, write_tensors
 
 # Files beside a network's weights that its library reads: configurations and tokenizers.
@@ -85,7 +85,7 @@ def export_like(checkpoint: Path, weights: Path, out: Path, choice: str | None =
         _write_folder(out, checkpoint, content, parts or {file.name: list(content)}, rest)
     else:
         _write(out, content, file)
-    return one_line(f"{out}: {len(put)} tensors {_form(place, checkpoint)}{rest}")
+    return one_line(f"{out}: {counted(len(put), 'tensor')} {_form(place, checkpoint)}{rest}")
 
 
 def _form(place: Place, checkpoint: Path) -> str:

@@ -26,7 +26,7 @@ from rpg.tasks.custom.runs import expanded
 from rpg.tasks.custom.task import Custom
 from rpg.tokenizer.copied import Copied
 from rpg.tokenizer.layout import Layout
-from rpg.utils.errors import UserError, one_line
+from rpg.utils.errors import UserError, counted, one_line
 
 # The folder of what `rpg init` writes for an experiment.
 FOLDER = Path("zoos")
@@ -170,7 +170,8 @@ def _told(found: Survey, rule: str) -> Iterator[str]:
     own = found.task.own
     numbers = sum(tensor.numel() for tensor in own.values())
     kinds = ", ".join(sorted(found.dtypes))
-    yield f"network: {len(own)} tensors with {numbers:,} numbers, {kinds}; all checkpoints have these tensors"
+    size = f"{counted(len(own), 'tensor')} with {counted(numbers, 'number')}"
+    yield f"network: {size}, {kinds}; all checkpoints have these tensors"
     if found.unlike:
         one = found.unlike[0]
         is_folder = found.zoo.found[one] == [one] and Path(one).is_dir()

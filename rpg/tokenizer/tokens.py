@@ -25,6 +25,7 @@ from rpg.tokenizer.layout import Layout
 from rpg.tokenizer.normalization import Stats, tokenize_rows
 from rpg.tokenizer.store import read_checkpoint
 from rpg.tokenizer.tokenizer import Tokenizer
+from rpg.utils.errors import counted
 from rpg.utils.files import (
     atomic,
     exclusive,
@@ -77,8 +78,9 @@ def write_tokens(zoo: Path, params: Tokens, folder: Path) -> None:
             digest = write_rows(temporary, layout, stats, source.state_dicts(layout), len(checkpoints))
         seeds = sorted(skipped)
         print(
-            f"tokens: {len(checkpoints)} checkpoints of {len(seeds)} runs; in each, {len(layout.tokenized)} tensors"
-            f" with {layout.weights:,} numbers become {layout.length} tokens of {layout.width}",
+            f"tokens: {counted(len(checkpoints), 'checkpoint')} of {counted(len(seeds), 'run')}; in each,"
+            f" {counted(len(layout.tokenized), 'tensor')} with {counted(layout.weights, 'number')} become"
+            f" {counted(layout.length, 'token')} of {layout.width}",
             flush=True,
         )
         of_states = {

@@ -14,6 +14,11 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a text like "1 file" or "2,000 files", for nouns with a plural in s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def one_line(text: str) -> str:
     """Return `text` as one printable line.
 

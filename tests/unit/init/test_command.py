@@ -281,7 +281,7 @@ def test_an_array_with_a_table(build: str | None) -> None:
     np.save("rows.npy", rows)
     Path("metrics.csv").write_text("accuracy\n" + "\n".join(map(str, range(5))))
     lines = told("rows.npy", build=build, facts=Path("metrics.csv"))
-    tensors = "9 tensors with 100 numbers, float32, int64" if build else "1 tensors with 83 numbers, float32"
+    tensors = "9 tensors with 100 numbers, float32, int64" if build else "1 tensor with 83 numbers, float32"
     assert lines[:6] == [
         "rows.npy: 5 networks of 83 weights, a file each in zoos/new",
         "found: 5 checkpoints, 1 of each of 5 runs; each row is a run",

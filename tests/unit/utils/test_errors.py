@@ -2,7 +2,7 @@
 
 import pytest
 
-from rpg.utils.errors import Diverged, UserError, one_line, suggestion
+from rpg.utils.errors import Diverged, UserError, counted, one_line, suggestion
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,10 @@ from rpg.utils.errors import Diverged, UserError, one_line, suggestion
 )
 def test_suggestion(name: str, known, text: str) -> None:
     assert suggestion(name, known) == text
+
+
+def test_one_of_a_thing_has_no_plural() -> None:
+    assert [counted(count, "file") for count in (0, 1, 2, 12345)] == ["0 files", "1 file", "2 files", "12,345 files"]
 
 
 def test_messages_are_one_printable_line() -> None:
