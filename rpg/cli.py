@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rpg import __version__
-from rpg.pipeline.commands import OPTIONS, ledger
+from rpg.pipeline.commands import OPTIONS, clean, ledger
 from rpg.utils.errors import UserError, one_line
 from rpg.utils.threads import limit_threads
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 ZOOS, STAGES, NETWORKS, RESULTS, PLANS = "Zoos of your own", "Stages", "Networks", "Results", "Plans and records"
 app.add_typer(ledger, name="ledger", rich_help_panel=PLANS)
+app.command(rich_help_panel=PLANS)(clean)
 
 Name = Annotated[str, typer.Option("--experiment", metavar="NAME", help="Name of an experiment in params.yaml.")]
 Threads = Annotated[
@@ -558,8 +559,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imports make hundreds of thousands of permanent objects. By default Python's garbage collector scans them after
     # every 700 new objects, which takes a fifth of a stage's start time.
     gc.set_threshold(100_000)
-    # At exit Python would collect and free all these objects. This takes half a second to two, for memory that the
-    # kernel frees a moment later.
+    # At exit Python would free them in half a second to two; the kernel frees the memory a moment later anyway.
     atexit.register(gc.freeze)
     command = typer.main.get_command(app)
     try:

@@ -1,4 +1,4 @@
-"""The command line's group `rpg ledger`: one function per verb."""
+"""The verb `rpg clean` and the group `rpg ledger`: one function per verb."""
 
 from typing import Annotated, Any
 
@@ -53,3 +53,16 @@ def push() -> None:
     from rpg.pipeline.ledger import push
 
     push()
+
+
+def clean(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Folders of results/.")] = None,
+    unlisted: Annotated[bool, typer.Option("--unlisted", help="Folders that params.yaml does not have.")] = False,
+    states: Annotated[bool, typer.Option("--states", help="Only saved states of stopped jobs.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them. Without it nothing is deleted.")] = False,
+) -> None:
+    """List what each folder of results/ takes on the disk, or delete some of them."""
+    from rpg.config.loading import load_params
+    from rpg.pipeline.clean import clean
+
+    clean(load_params(), names or [], unlisted, states, delete)

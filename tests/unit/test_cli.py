@@ -20,7 +20,9 @@ from rpg.cli import app, ledger, main
 from rpg.config.loading import json_schema
 from rpg.stages import STAGES, SUMMARIES
 
-OTHER_VERBS = ("init", "import", "generate", "pack", "export", "demo", "config", "show", "plan", "schema", "ledger")
+OTHER_VERBS = (
+    "init", "import", "generate", "pack", "export", "demo", "config", "show", "plan", "schema", "clean", "ledger",
+)  # fmt: skip
 # The options of verbs that have others than their kind; those of `ledger` are verbs.
 OPTIONS = {
     "zoo": ("--experiment", "--shard", "--threads"),
@@ -41,6 +43,7 @@ OPTIONS = {
     "demo": ("--experiment", "--generator", "--port", "--browser", "--no-browser"),
     "plan": ("--experiment", "--all", "--device", "--processes"),
     "config": (), "ablations": (), "peers": (), "tables": (), "show": (), "report": (), "schema": (),
+    "clean": ("--unlisted", "--states", "--delete"),
     "ledger": ("write", "status", "pull", "adopt", "push"),
 }  # fmt: skip
 
