@@ -20,6 +20,7 @@ from pydantic import (
 from rpg.blocks import PARAMS_FILE
 from rpg.config.params import Params, message_of
 from rpg.config.presets import merged, origin
+from rpg.sources import check_checkout
 from rpg.tasks.registry import task_blocks
 from rpg.utils.errors import UserError, suggestion
 
@@ -67,8 +68,9 @@ _OneKeyLoader.add_implicit_resolver(
 def load_params(path: Path = PARAMS_FILE) -> Params:
     """Read and validate params.yaml.
 
-    Raises UserError with one line about the first fault.
+    Raises UserError with one line about the first fault, or if the code that runs is another checkout's.
     """
+    check_checkout()
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

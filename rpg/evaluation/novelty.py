@@ -39,6 +39,7 @@ from rpg.evaluation.score import read_answers, read_samples, summary
 from rpg.evaluation.symmetries import find_space, list_symmetries
 from rpg.generator.manifest import Sampled
 from rpg.paths import Paths
+from rpg.sources import code_digest
 from rpg.tasks.loading import differentiable, load_task
 from rpg.tasks.stack import StateDict, unstack
 from rpg.tokenizer.store import TokenStore, read_checkpoint
@@ -99,7 +100,9 @@ class NoveltyAnalysis:
     def __init__(self, experiment: Experiment, paths: Paths, data_root: str | None) -> None:
         """Read zoo, samples and scores; UserError if a file is missing or changed."""
         self.experiment, self.paths, self.params = experiment, paths, experiment.novelty
-        self.store, self.kept = TokenStore(paths.folder("tokens")), paths.kept("novelty")
+        self.store = TokenStore(paths.folder("tokens"))
+        # Answers that older code gave are in another folder.
+        self.kept = paths.kept("novelty") / code_digest("novelty", experiment.task)[:16]
         self.task = load_task(experiment.task, data_root)
         _, self.names = read_zoo(paths.folder("zoo"))
         self.space = find_space(self.task, self.store.layout, self.store.stats)
@@ -481,4 +484,4 @@ def measure_novelty(experiment: Experiment, paths: Paths, data_root: str | None)
         if name in ("all", "between"):
             tree["rpg"][name]["ensemble"] = novelty.ensembles(name == "between")
     write_sealed(paths.file("novelty.summary"), {**tree, "files": [file_entry(paths.file("novelty.rows"))]})
-    shutil.rmtree(novelty.kept, ignore_errors=True)
+    shutil.rmtree(paths.kept("novelty"), ignore_errors=True)

@@ -26,6 +26,7 @@ from rpg.evaluation.question_baselines import formulas_of
 from rpg.evaluation.results import NetworkFacts, ScoredNetwork, Scores
 from rpg.generator.manifest import Sampled, Samples
 from rpg.paths import Paths
+from rpg.sources import code_digest
 from rpg.tasks.base import Judgement, Task
 from rpg.tasks.loading import differentiable, load_task, recounted
 from rpg.tasks.stack import StateDict, unstack
@@ -106,7 +107,9 @@ def score_all(experiment: Experiment, paths: Paths, data_root: str | None) -> No
 
     Raises UserError if a sample is missing or changed, or if only one of zoo and samples has task codes.
     """
-    scorer = Scorer(load_task(experiment.task, data_root), paths.kept("score"))
+    # Answers that older code gave are in another folder.
+    kept = paths.kept("score") / code_digest("score", experiment.task)[:16]
+    scorer = Scorer(load_task(experiment.task, data_root), kept)
     if not experiment.task.has_score:
         refer_to_zoo(scorer.task, paths.folder("tokens"), scorer.kept)
     checkpoints, _ = read_zoo(paths.folder("zoo"))

@@ -22,6 +22,7 @@ from rpg.config.params import Params
 from rpg.joint.model import STATES, JointRPG
 from rpg.model.rpg import RPG
 from rpg.paths import paths_of
+from rpg.sources import digest_of, joint_code
 from rpg.tasks.loading import load_differentiable
 from rpg.tokenizer.store import TokenStore
 from rpg.training.hypernetwork import Generated
@@ -118,12 +119,13 @@ class JointTraining:
         on = device()
         torch.manual_seed(derive(self.seed, "joint", "weights"))
         model = self.build()
+        sources = digest_of(joint_code(self.params.experiment(name).task for name in self.joint.experiments))
         for stage in self.stages:
             loss = self._train_loss(on) if stage == "train" else self._tune_loss(model, on, data_root)
             block = self.recipe.tune if stage == "tune" else self.recipe.train
             assert block
             training = Training(block, model, loss, stage, on)  # type: ignore[arg-type]
-            learns_from = [self.joint.model_dump(), self.recipe.model_dump(), stage, self._hashes()]
+            learns_from = [self.joint.model_dump(), self.recipe.model_dump(), stage, self._hashes(), sources]
             folder = self.folder(stage)
 
             def write(state_dict: dict[str, Tensor], folder: Path = folder, training: Training = training) -> None:

@@ -15,6 +15,7 @@ from rpg.config.experiment import Experiment
 from rpg.peer_training.vectors import read_vectors
 from rpg.peers.base import Peer, ZooVectors
 from rpg.peers.build import build_peer
+from rpg.sources import code_digest
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import ConditionTable
@@ -112,4 +113,5 @@ def train_peer(
     # What is stored, such as principal components, counts; the anchor is no part of the model.
     training.parameters = sum(tensor.numel() for name, tensor in model.state_dict().items() if name != "anchor")
     blocks = experiment.model_dump(include={"task", "model", "diffusion", "train"})
-    run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])
+    learns_from = [blocks, store.sha256, code_digest("train", experiment.task, peer=True)]
+    run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, learns_from)

@@ -15,7 +15,8 @@ import yaml
 from rpg.config.experiment import Experiment
 from rpg.config.params import Params
 from rpg.paths import METRICS, RESULTS, TABLES, Paths, ablation_file
-from rpg.pipeline.workflow import code, conditional_reads, has_peer, tables_reads, task_label
+from rpg.pipeline.workflow import conditional_reads, tables_reads, task_label
+from rpg.sources import code, has_peer
 from rpg.stages import OPTIONAL, STAGES, SUMMARIES, TASK_CODES, Stage, covered_by
 
 HEADER = """\

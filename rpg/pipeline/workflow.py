@@ -24,14 +24,10 @@ from rpg.paths import RESULTS, Paths, ablation_file, paths_of
 from rpg.pipeline import forkserver
 from rpg.pipeline.prerequisites import missing
 from rpg.pipeline.terminal import show_jobs
-from rpg.stages import ALWAYS, READS_DATA, STAGES, SUMMARIES, artifact
+from rpg.sources import code, has_peer, joint_code, source_files
+from rpg.stages import READS_DATA, STAGES, SUMMARIES, artifact
 from rpg.tasks.config import Run, TaskConfig
 from rpg.utils.errors import UserError
-
-# Files in a benchmark's folder that no stage depends on: blocks of params.yaml, texts, formats of other programs.
-NOT_COMPUTING = ("__init__.py", "config.py", "card.py", "report.py", "export.py")
-# Suffixes of source files, including data inside the package.
-SOURCES = (".py", ".js", ".safetensors", ".yml")
 
 # Settings of glibc's allocator: tensors of up to 32 MB come from the heap, and the heap keeps up to 1 GB of free
 # memory. By default glibc returns memory to the kernel many times per step and gets it back page by page. 32 MB is
@@ -229,8 +225,7 @@ def joint_inputs(wildcards: Wildcards) -> list[str]:
         names = [f"tokens.{key}" for key in STAGES["tokens"].writes] + ["score.metrics", "score.test"]
         files += [paths.file(read) for read in (*names, *(f"{stage}.seconds" for stage in stages))]
     tasks = [params.experiment(name).task for name in block.experiments]
-    sources = dict.fromkeys(file for task in tasks for file in code("tune", task))
-    return [*map(str, files), *source_files([*SUMMARIES["joint"].code, *sources])]
+    return [*map(str, files), *source_files(joint_code(tasks))]
 
 
 def tables_reads(params: Params, names: Iterable[str]) -> list[Path]:
@@ -259,35 +254,6 @@ def tables_inputs(config: Config) -> list[str]:
 def task_label(task: TaskConfig) -> str:
     """Return a label of the benchmark and its data set, as "classification-digits"."""
     return "-".join(dict.fromkeys([task.kind.replace("_", "-"), task.dataset]))
-
-
-def has_peer(experiment: Experiment) -> bool:
-    """Return whether another generator is in RPG's place."""
-    return experiment.model.generator is not None
-
-
-def code(stage: str, task: TaskConfig, peer: bool = False) -> list[str]:
-    """Return the source files and folders of a stage for an experiment with this task.
-
-    `peer`: another generator is in RPG's place.
-    """
-    further = STAGES[stage].peer_code if peer else ()
-    own = [*STAGES[stage].code, *further, *ALWAYS]
-    if STAGES[stage].task_code or further:
-        folder = type(task).__module__.split(".")[-2]
-        files = (file.as_posix() for file in Path("rpg/tasks", folder).glob("*.py") if file.name not in NOT_COMPUTING)
-        own += [*task.code(), *files]
-    return sorted(set(own))
-
-
-@cache
-def _folder_files(folder: str) -> tuple[str, ...]:
-    return tuple(sorted(str(file) for file in Path(folder).rglob("*") if file.suffix in SOURCES and file.is_file()))
-
-
-def source_files(entries: Iterable[str]) -> list[str]:
-    """Return the files among `entries`, and the source files in the folders among `entries`."""
-    return [file for entry in entries for file in (_folder_files(entry) if Path(entry).is_dir() else (entry,))]
 
 
 def memory(stage: str, config: Config) -> Callable[..., int]:

@@ -17,6 +17,7 @@ from rpg.config.model import Condition
 from rpg.config.training import Hypernetwork, Tune
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
+from rpg.sources import code_digest
 from rpg.tasks.base import DifferentiableTask
 from rpg.tasks.loading import load_differentiable
 from rpg.tasks.stack import StateDict
@@ -131,4 +132,5 @@ def train_hypernetwork(
     generated = Generated(task, store, experiment.model.conditions, params, on, prompts)
     training = Training(params, model, hypernetwork_loss(generated), "hypernetwork", on)
     blocks = experiment.model_dump(include={"task", "model", "diffusion", "hypernetwork"})
-    run_training(training, folder, seconds, block, experiment.diffusion, store, [blocks, store.sha256])
+    learns_from = [blocks, store.sha256, code_digest("hypernetwork", experiment.task)]
+    run_training(training, folder, seconds, block, experiment.diffusion, store, learns_from)

@@ -14,6 +14,7 @@ from rpg.config.model import Condition
 from rpg.config.training import Train
 from rpg.model.diffusion import T
 from rpg.model.rpg import RPG
+from rpg.sources import code_digest
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import Values, checkpoint_values, drop_states, drop_vectors
 from rpg.training.distributed import ALONE, ProcessGroup, joined
@@ -111,4 +112,5 @@ def train_rpg(experiment: Experiment, tokens: Path, folder: Path, seconds: Path)
         loss = train_loss(store, params, experiment.model.conditions, on, group)
         training = Training(params, model, loss, "train", on, group, params.sharded)
         blocks = experiment.model_dump(include={"model", "diffusion", "train"})
-        run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, [blocks, store.sha256])
+        learns_from = [blocks, store.sha256, code_digest("train", experiment.task)]
+        run_training(training, folder, seconds, experiment.model, experiment.diffusion, store, learns_from)

@@ -155,7 +155,7 @@ class Training:
         return self._whole((name, self.averages.get(name, tensor)) for name, tensor in state.items())
 
     def save(self, path: Path, fingerprint: str) -> None:
-        """Write all tensors that the next step needs; `fingerprint` identifies the training's params and tokens."""
+        """Write all tensors that the next step needs; `fingerprint` identifies params, inputs and code."""
         tensors = self._whole(self._state())
         if self.group.first:
             facts = {"fingerprint": fingerprint, "step": self.step, "seconds": self.seconds, "log": self.log}
@@ -192,6 +192,8 @@ class Training:
                 print(f"{path}: not a whole state; starting over", flush=True)
             return False
         if facts["fingerprint"] != fingerprint:
+            if self.group.first:
+                print(f"{path}: params, code or inputs have changed since this state; starting over", flush=True)
             return False
         for name, tensor in self.model.state_dict().items():
             fill(tensor, tensors[f"model.{name}"])
@@ -247,8 +249,8 @@ def run_training(
     """Take all steps, or resume a stopped training; write the model into `folder` and the time into `seconds`.
 
     `model` and `diffusion` are the blocks of the model's configuration. `learns_from` holds all params and hashes that
-    decide the model's bytes: an existing state is resumed only if its `learns_from` is equal. Raises Diverged if the
-    training diverges, and UserError if the processes do not share `folder`.
+    decide the model's bytes, the code's among them: an existing state is resumed only if its `learns_from` is equal.
+    Raises Diverged if the training diverges, and UserError if the processes do not share `folder`.
     """
 
     def write(state_dict: dict[str, Tensor]) -> None:
@@ -293,8 +295,14 @@ def _run(training: Training, state: Path, fingerprint: str) -> None:
     steps, started, before = training.params.steps, time.perf_counter(), training.seconds
     total, stage, group = torch.zeros((), device=training.on), training.stage, training.group
     left: Iterable[int] = range(training.step + 1, steps + 1)
+
+    def logged() -> str:
+        """Return the last loss of the log; a note must not wait for the other processes."""
+        last = training.log.splitlines()[-1].split(",")
+        return f"loss {float(last[1]):.3g}" if last[0].isdigit() else ""
+
     with postponed() as signalled:
-        for step in progress(left, stage, done=training.step, total=steps) if group.first else left:
+        for step in progress(left, stage, done=training.step, total=steps, note=logged) if group.first else left:
             total += training.one_step()
             if step % LOG_EVERY and step != steps:
                 continue

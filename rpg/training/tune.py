@@ -15,6 +15,7 @@ from rpg.config.experiment import Experiment
 from rpg.config.training import Tune
 from rpg.model.diffusion import T, add_noise
 from rpg.model.rpg import RPG
+from rpg.sources import code_digest
 from rpg.tasks.loading import load_differentiable
 from rpg.tokenizer.store import TokenStore
 from rpg.training.conditions import (
@@ -108,6 +109,5 @@ def tune_rpg(
     generated = Generated(task, store, config.model.conditions, params, on, prompts)
     training = Training(params, model, tune_loss(generated, params), "tune", on)
     blocks = experiment.model_dump(include={"task", "tune"})
-    run_training(
-        training, folder, seconds, config.model, config.diffusion, store, [blocks, (rpg / "config.json").read_text()]
-    )
+    learns_from = [blocks, (rpg / "config.json").read_text(), code_digest("tune", experiment.task)]
+    run_training(training, folder, seconds, config.model, config.diffusion, store, learns_from)

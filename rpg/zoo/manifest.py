@@ -73,11 +73,12 @@ class Trained(Form):
 
 
 class Finished(Form):
-    """zoo/<shard>/finished.json."""
+    """zoo/<shard>/finished.json; `code` is the digest of the code that trained the networks."""
 
     finished: list[Trained]
     recipe: dict[str, dict[str, Any]]
     base: str | None
+    code: str
 
 
 def read_base(experiment: Experiment, folder: Path, seed: int) -> "StateDict | None":

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rpg.config.experiment import Experiment
+from rpg.sources import code_digest
 from rpg.tasks.base import Task
 from rpg.tasks.config import Run
 from rpg.tasks.loading import check_features, load_task, prompted_task, text_task
@@ -59,13 +60,14 @@ def train_shard(experiment: Experiment, runs: list[Run], folder: Path, base: Pat
     resumes = experiment.zoo.trained_here
     with exclusive(folder):
         (folder / "manifest.json").unlink(missing_ok=True)
-        done = _finished(folder, facts) if resumes else []
+        made_by = {**facts, "code": code_digest("zoo", experiment.task)}
+        done = _finished(folder, made_by) if resumes else []
         if not done:
             clear(folder)
         for group in progress(groups[len(done) :], "zoo", total=len(groups), done=len(done)):
             done.append(_train_group(task, experiment, group, start, folder))
             if resumes and len(done) < len(groups):
-                write_sealed(folder / "finished.json", {**facts, "finished": [trained.tree() for trained in done]})
+                write_sealed(folder / "finished.json", {**made_by, "finished": [trained.tree() for trained in done]})
         # safetensors sorts tensors by name, but tokens follow the state dict's order, so the manifest keeps that order.
         manifest: dict[str, Any] = {**facts, "tensors": done[-1].tensors}
         manifest["checkpoints"] = [checkpoint.tree() for trained in done for checkpoint in trained.checkpoints]
@@ -100,15 +102,15 @@ def _diverged(groups: list[Trained]) -> dict[str, int]:
     return {seed: new for trained in groups for seed, new in trained.diverged.items()}
 
 
-def _finished(folder: Path, facts: dict[str, Any]) -> list[Trained]:
-    """Return the finished groups of a killed run with the same `facts`; none if one of their files was changed."""
+def _finished(folder: Path, made_by: dict[str, Any]) -> list[Trained]:
+    """Return the finished groups of a killed run; none if it was `made_by` others, or a file of them was changed."""
     path = folder / "finished.json"
     if not path.exists():
         return []
     try:
         before = read_sealed(path, "rpg zoo", Finished)
-        if {"recipe": before.recipe, "base": before.base} != facts:
-            return []
+        if {"recipe": before.recipe, "base": before.base, "code": before.code} != made_by:
+            raise UserError(f"{path}: params, code or base networks have changed since")
         for trained in before.finished:
             for checkpoint in trained.checkpoints:
                 check_unchanged(folder, checkpoint.file, checkpoint.sha256, "trained", "`rpg zoo`")

@@ -219,7 +219,7 @@ def imports_of_tests(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("rpg/tasks/**/__init__.py")), ids=lambda path: path.parent.name)
 def test_packages_of_benchmarks_hold_a_docstring_alone(path: Path) -> None:
-    """No stage depends on them (rpg.pipeline.workflow.NOT_COMPUTING)."""
+    """No stage depends on them (rpg.sources.NOT_COMPUTING)."""
     (statement,) = ast.parse(path.read_text()).body
     assert isinstance(statement, ast.Expr)
     assert isinstance(statement.value, ast.Constant)

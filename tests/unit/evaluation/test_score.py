@@ -14,9 +14,10 @@ from rpg.config.experiment import Experiment
 from rpg.config.loading import load_params
 from rpg.data import scenes as data_scenes
 from rpg.data.digits import load_digits_images
-from rpg.evaluation.score import CodeBaselines, Scorer, read_samples
+from rpg.evaluation.score import CodeBaselines, Scorer, read_samples, score_all
 from rpg.paths import Paths
 from rpg.stages import BASE_OF_TASK_CODES
+from rpg.tasks.classification.task import Classification
 from rpg.tasks.loading import load_task
 from rpg.tokenizer.store import TokenStore
 
@@ -74,6 +75,25 @@ def test_scoring_again_gives_the_same_bytes(finished: Path) -> None:
     before = path.read_bytes()
     run_layers(finished, "score")
     assert path.read_bytes() == before
+
+
+def test_answers_of_older_code_are_not_taken(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped job goes on from answers that are kept in a folder of its own code."""
+    kept, folders = Paths("mini", finished / "results").kept("score"), set()
+    judge_all = Classification.judge_all
+
+    def judged(self: Classification, networks: list, split: str, codes: list, folder: Path, **named: bool) -> list:
+        folders.add(folder.relative_to(kept).as_posix())
+        return judge_all(self, networks, split, codes, folder, **named)
+
+    monkeypatch.setattr(Classification, "judge_all", judged)
+    (kept / "older").mkdir(parents=True)
+    for digest in ("a" * 64, "b" * 64):
+        monkeypatch.setattr("rpg.evaluation.score.code_digest", lambda stage, task, digest=digest: digest)
+        experiment = load_params(finished / "params.yaml").experiment("mini")
+        score_all(experiment, Paths("mini", finished / "results"), None)
+    assert folders == {"a" * 16, "b" * 16}
+    assert not kept.exists()
 
 
 def test_all_metrics_of_segmentation(found: Path, monkeypatch) -> None:

@@ -184,6 +184,31 @@ def test_state_of_other_params_is_not_resumed(finished: Path, tmp_path: Path) ->
     assert train(finished, tmp_path / "rpg") == artifacts(finished / "results/mini/rpg")
 
 
+def test_state_of_other_code_is_not_resumed(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = Training.one_step
+
+    def stopping(self: Training) -> torch.Tensor:
+        if self.step + 1 == 25:
+            raise _Stop
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "one_step", stopping)
+        # A state that another code left, whose weights would end in other bytes.
+        patch.setattr("rpg.training.train.code_digest", lambda *_: "that of older code")
+        patch.setattr("rpg.training.trainer.Training.rate", lambda self, step: 0.0)
+        with pytest.raises(_Stop):
+            train(finished, tmp_path / "rpg")
+    state = tmp_path / "rpg/state/state.safetensors"
+    assert state.exists()
+    assert train(finished, tmp_path / "rpg") == artifacts(finished / "results/mini/rpg")
+    shown = capsys.readouterr().out
+    assert f"{state}: params, code or inputs have changed since this state; starting over" in shown
+    assert "going on from step" not in shown
+
+
 def test_damaged_state_starts_over(finished: Path, tmp_path: Path) -> None:
     state = tmp_path / "rpg/state/state.safetensors"
     state.parent.mkdir(parents=True)

@@ -109,16 +109,23 @@ def test_killed_shard_goes_on_with_the_seed_that_was_not_finished(
     assert contents(folder) == contents(finished / "results/mini/zoo/0000-0001")
 
 
-@pytest.mark.parametrize("fault", ["checkpoint", "list", "recipe"])
+@pytest.mark.parametrize("fault", ["checkpoint", "list", "recipe", "code"])
 def test_what_was_finished_counts_only_as_it_was_left(
-    fault: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     experiment = load_params(finished / "params.yaml").experiment("mini")
     other = experiment.model_copy(update={"zoo": experiment.zoo.model_copy(update={"learning_rate": 0.001})})
     runs, folder = experiment.shards()["0000-0001"], tmp_path / "0000-0001"
     monkeypatch.setattr(Classification, "train", stop_at(1, KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        train_shard(other if fault == "recipe" else experiment, runs, folder, tmp_path / "base", None)
+    with monkeypatch.context() as patch:
+        if fault == "code":
+            patch.setattr("rpg.zoo.shards.code_digest", lambda *_: "that of older code")
+        with pytest.raises(KeyboardInterrupt):
+            train_shard(other if fault == "recipe" else experiment, runs, folder, tmp_path / "base", None)
     if fault == "checkpoint":
         (folder / "0000-000044.safetensors").write_bytes(b"another network")
     elif fault == "list":
@@ -126,6 +133,7 @@ def test_what_was_finished_counts_only_as_it_was_left(
     seeds = trained(monkeypatch)
     train_shard(experiment, runs, folder, tmp_path / "base", None)
     assert seeds == [0, 1]
+    assert "zoo: starting over (" in capsys.readouterr().err
     assert contents(folder) == contents(finished / "results/mini/zoo/0000-0001")
 
 
