@@ -182,11 +182,9 @@ class Comparison:
             for (method, group), measures in methods.items()
             if group == "zoo"
         ]
-        first = comparisons_of(self.params, self.ablation.experiment)[0] == self.name
-        title = self.ablation.experiment if first else f"{self.ablation.experiment}: {self.name}"
         asked = f"{self.ablation.question} The originals have {mean(original, self.kind)} on the test split."
         lines = [
-            f"## {title}",
+            f"## {title_of(self.params, self.name)}",
             "",
             asked,
             "",
@@ -266,6 +264,12 @@ def comparisons(params: Params) -> list[str]:
 def comparisons_of(params: Params, experiment: str) -> list[str]:
     """Return the ablations of an experiment whose variants are generators."""
     return [name for name in comparisons(params) if params.ablation(name).experiment == experiment]
+
+
+def title_of(params: Params, name: str) -> str:
+    """Return the title of a comparison: its experiment, and its own name if the experiment has an earlier one."""
+    experiment = params.ablation(name).experiment
+    return experiment if comparisons_of(params, experiment)[0] == name else f"{experiment}: {name}"
 
 
 def write_peers(params: Params, results: Path) -> None:
